@@ -1,0 +1,1 @@
+"""Value gradients for self-supervised task design."""

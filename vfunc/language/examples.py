@@ -1,0 +1,59 @@
+"""What a piece of text is to this package: a prompt, a completion, and its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text. The learner's loss falls on `completion` alone; raw text has an empty prompt.
+
+    Attributes:
+        prompt: what is given (a question, with its closing separator); "" for raw text.
+        completion: what is predicted.
+        answer: the checkable final answer, where there is one (never seen by the learner's loss).
+        wrong: half-open character spans of `completion` that are known to be mistaken, as only
+            generated data can know; empty elsewhere.
+    """
+
+    prompt: str
+    completion: str
+    answer: str | None = None
+    wrong: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded token sequences, with what is predicted marked.
+
+    Position t reads `tokens[:, t]` and predicts `tokens[:, t + 1]`. Attention is causal and the
+    padding is on the right, so that no attention mask is needed.
+
+    Attributes:
+        tokens: token ids, B sequences of T + 1 tokens.
+        predict: which of the T predictions carry loss (completion tokens, never padding).
+        wrong: which of the T predicted tokens are known to be mistaken (all False if unknown).
+    """
+
+    tokens: Int[Tensor, "B T_plus_1"]
+    predict: Bool[Tensor, "B T"]
+    wrong: Bool[Tensor, "B T"]
+
+    @property
+    def inputs(self) -> Int[Tensor, "B T"]:
+        """What the learner reads."""
+        return self.tokens[:, :-1]
+
+    @property
+    def next_tokens(self) -> Int[Tensor, "B T"]:
+        """What the learner is to predict: the true token w_t of each position."""
+        return self.tokens[:, 1:]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on another device."""
+        return TokenBatch(self.tokens.to(device), self.predict.to(device), self.wrong.to(device))
