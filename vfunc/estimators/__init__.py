@@ -1,1 +1,26 @@
-""""""
+"""Value estimators: each is a direction in learner space, pulled back to the designer."""
+
+from vfunc.estimators.controls import RandomDirection, Zero
+from vfunc.estimators.estimator import (
+    ESTIMATORS,
+    Estimator,
+    make_estimator,
+    option_names,
+    register_estimator,
+)
+from vfunc.estimators.first_order import FirstOrder
+from vfunc.estimators.implicit import Implicit
+from vfunc.estimators.unrolled import Unrolled
+
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "FirstOrder",
+    "Implicit",
+    "RandomDirection",
+    "Unrolled",
+    "Zero",
+    "make_estimator",
+    "option_names",
+    "register_estimator",
+]

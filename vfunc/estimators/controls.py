@@ -1,0 +1,73 @@
+"""Controls: what a designer learns from no feedback at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vfunc import trees
+from vfunc.estimators.estimator import register_estimator
+from vfunc.estimators.first_order import first_order_value
+from vfunc.problem import ValueEstimate, ValueProblem, construct_task, feedback_gradient
+from vfunc.pullback import GRADIENT, Engine, pull_back
+from vfunc.trees import Params
+from vfunc.typecheck import typed
+
+
+@register_estimator("random")
+@dataclass(frozen=True)
+class RandomDirection:
+    """g_down replaced by a random direction of its norm (the paper's random feedback).
+
+    The value is first order's; the objective is <w, g_pre>, w drawn from the problem's seed and
+    held, so that it is an honest function of phi within a call.
+
+    Attributes:
+        engine: `auto`, an engine's name, or an engine.
+    """
+
+    engine: str | Engine = "auto"
+
+    @typed
+    def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
+        """See `Estimator.__call__`; the first of the problem's batches is used."""
+        construction = construct_task(problem, phi, problem.batches[0])
+        _, g_down = feedback_gradient(problem, theta)
+        value, spent = first_order_value(problem, theta, construction, g_down)
+        drawn = trees.normal_like(g_down, torch.Generator().manual_seed(problem.seed))
+        w = trees.scale(drawn, trees.norm(g_down) / trees.norm(drawn))
+        grad, product, chosen = pull_back(problem, theta, construction, w, self.engine)
+        return ValueEstimate(
+            value,
+            product.inner,
+            grad,
+            1.0,
+            {
+                "g_down_norm": float(trees.norm(g_down)),
+                **(GRADIENT + spent + product.passes).as_diagnostics(),
+                **product.diagnostics,
+                "engine": chosen.engine.name,
+                "engine_why": chosen.why,
+            },
+        )
+
+
+@register_estimator("zero")
+@dataclass(frozen=True)
+class Zero:
+    """No gradient: the designer stays as it was drawn. The value is first order's."""
+
+    @typed
+    def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
+        """See `Estimator.__call__`; the first of the problem's batches is used."""
+        construction = construct_task(problem, phi, problem.batches[0])
+        _, g_down = feedback_gradient(problem, theta)
+        value, spent = first_order_value(problem, theta, construction, g_down)
+        return ValueEstimate(
+            value,
+            torch.zeros_like(value),
+            trees.zeros_like(phi),
+            1.0,
+            {"g_down_norm": float(trees.norm(g_down)), **(GRADIENT + spent).as_diagnostics()},
+        )

@@ -1,0 +1,107 @@
+"""The protocol that every value estimator follows, and the registry that finds it by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from vfunc.errors import UserError
+from vfunc.problem import ValueEstimate, ValueProblem
+from vfunc.trees import Params
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """A way to estimate the value of a designer's tasks, and its gradient in phi."""
+
+    def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
+        """The estimate at (theta, phi); nothing that is passed in is changed."""
+        ...
+
+
+_Factory = TypeVar("_Factory", bound=Callable[..., Estimator])
+
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {}
+"""Estimators by name; the keyword arguments are the estimator's options."""
+
+
+def register_estimator(name: str) -> Callable[[_Factory], _Factory]:
+    """Class decorator: make an estimator known by `name`, on the command line too.
+
+    Raises:
+        UserError: the name is taken.
+    """
+
+    def register(factory: _Factory) -> _Factory:
+        if name in ESTIMATORS:
+            raise UserError(f"an estimator named {name!r} is already registered")
+        ESTIMATORS[name] = factory
+        return factory
+
+    return register
+
+
+def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estimator:
+    """The estimator of that name with these options.
+
+    Args:
+        name: a registered name, or `package.module:Name` for one's own.
+        options: keyword arguments; an option that the estimator does not take is refused.
+
+    Returns:
+        The estimator.
+
+    Raises:
+        UserError: an unknown name (the known ones are listed), a module that does not import, or
+            an option that the estimator does not take or does not accept.
+    """
+    options = dict(options or {})
+    factory = _imported(name) if ":" in name else ESTIMATORS.get(name)
+    if factory is None:
+        near = difflib.get_close_matches(name, ESTIMATORS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"unknown estimator {name!r}{hint} Known: {', '.join(ESTIMATORS)}, "
+            "or package.module:Name"
+        )
+    accepted = option_names(factory)
+    refused = [option for option in options if option not in accepted]
+    if refused:
+        raise UserError(
+            f"the estimator {name!r} does not use {', '.join(map(_flag, refused))}; "
+            f"it takes {', '.join(map(_flag, accepted)) or 'no options'}"
+        )
+    estimator = factory(**options)
+    if not callable(estimator):
+        raise UserError(f"{name!r} makes a {type(estimator).__name__}, which cannot be called")
+    return estimator
+
+
+def option_names(factory: Callable[..., Estimator]) -> tuple[str, ...]:
+    """Names of the options that an estimator takes."""
+    if dataclasses.is_dataclass(factory):
+        return tuple(field.name for field in dataclasses.fields(factory) if field.init)
+    return tuple(inspect.signature(factory).parameters)
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+def _imported(name: str) -> Callable[..., Estimator]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"the estimator {name!r} cannot be imported: {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        public = [n for n in dir(module) if not n.startswith("_") and n[0].isupper()]
+        raise UserError(
+            f"{module_name} has no {attribute!r}; it has {', '.join(public[:8])}"
+        ) from None

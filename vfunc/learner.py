@@ -1,0 +1,198 @@
+"""A live `nn.Module` seen as a pure function of the parameters in S.
+
+The module stays live, so that `generate`, PEFT, `save_pretrained` and every outside tool work;
+estimators see it only through `FunctionalLearner`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vfunc.errors import UserError
+from vfunc.trees import Params
+
+Subset: TypeAlias = str | Callable[[str, nn.Parameter], bool]
+
+
+@dataclass(frozen=True)
+class FunctionalLearner:
+    """`module` as a function of theta_S; parameters outside S are held constant.
+
+    Attributes:
+        module: the live module; it is never changed.
+        names: names of the parameters in S, as `module.named_parameters()` gives them (tied
+            parameters appear once).
+    """
+
+    module: nn.Module
+    names: tuple[str, ...]
+
+    @property
+    def theta(self) -> Params:
+        """theta_S now: the live parameters' values, detached, not copied."""
+        parameters = dict(self.module.named_parameters())
+        return {name: parameters[name].detach() for name in self.names}
+
+    @property
+    def live(self) -> dict[str, nn.Parameter]:
+        """The live parameters of S, as an optimizer holds them."""
+        parameters = dict(self.module.named_parameters())
+        return {name: parameters[name] for name in self.names}
+
+    def __call__(self, theta: Params, *args: Any, **kwargs: Any) -> Any:
+        """The module's output with theta in place of its own parameters in S."""
+        frozen = {name: p.detach() for name, p in self.module.named_parameters()}
+        return functional_call(self.module, frozen | theta, args, kwargs)
+
+
+def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:
+    """See `module` as a function of the parameters that `subset` selects.
+
+    Args:
+        module: the live learner.
+        subset: `all`; `last:N` (the last N blocks and the final norm); `lora`; `lora:last:N`;
+            `re:PATTERN` (searched in the parameter's name); or a callable (name, parameter) ->
+            bool. Only parameters that require a gradient are selected.
+
+    Returns:
+        The functional learner.
+
+    Raises:
+        UserError: nothing is selected, or the subset is not understood.
+    """
+    return FunctionalLearner(module, select(module, subset))
+
+
+def select(module: nn.Module, subset: Subset) -> tuple[str, ...]:
+    """Names of the trainable parameters that `subset` selects (see `functional`)."""
+    trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    accepts = subset if callable(subset) else _named_subset(module, subset)
+    names = tuple(name for name, p in trainable.items() if accepts(name, p))
+    if not names:
+        raise UserError(
+            f"the subset {subset!r} selects no trainable parameter; the learner has "
+            f"{describe(module)}"
+        )
+    return names
+
+
+def describe(module: nn.Module) -> str:
+    """What there is to select from, in a line: blocks, LoRA, parameter groups."""
+    found = blocks(module)
+    parts = [f"{len(found[1])} blocks ({found[0]}.0 to .{len(found[1]) - 1})"] if found else []
+    names = [name for name, _ in module.named_parameters()]
+    lora = sum("lora_" in name for name in names)
+    parts.append(f"{lora} LoRA tensors" if lora else "no LoRA")
+    tops = sorted({".".join(re.split(r"\.\d+\.", name)[0].split(".")[:2]) for name in names})
+    return ", ".join([*parts, "parameters under " + ", ".join(tops[:8])])
+
+
+def blocks(module: nn.Module) -> tuple[str, nn.Module] | None:
+    """The learner's stack of blocks: its longest list of modules of one class, with its name."""
+    stacks = [
+        (name, child)
+        for name, child in module.named_modules()
+        if isinstance(child, nn.ModuleList | nn.Sequential)
+        and len(child) > 0
+        and len({type(block) for block in child}) == 1
+        and any(True for _ in child.parameters())
+    ]
+    return max(stacks, key=lambda stack: len(stack[1]), default=None)  # type: ignore[arg-type]
+
+
+def _named_subset(module: nn.Module, subset: str) -> Callable[[str, nn.Parameter], bool]:
+    kind, _, rest = subset.partition(":")
+    if subset == "all":
+        return lambda name, p: True
+    if subset == "lora":
+        return lambda name, p: "lora_" in name
+    if kind == "last":
+        return _last(module, subset, rest)
+    if subset.startswith("lora:last:"):
+        last = _last(module, subset, subset.removeprefix("lora:last:"))
+        return lambda name, p: "lora_" in name and last(name, p)
+    if kind == "re":
+        try:
+            pattern = re.compile(rest)
+        except re.error as error:
+            raise UserError(f"the subset {subset!r} is not a regular expression: {error}") from None
+        return lambda name, p: bool(pattern.search(name))
+    raise UserError(f"unknown subset {subset!r}; known: all, last:N, lora, lora:last:N, re:PATTERN")
+
+
+def _last(module: nn.Module, subset: str, count: str) -> Callable[[str, nn.Parameter], bool]:
+    """The last `count` blocks and the norm that follows the stack."""
+    found = blocks(module)
+    if found is None:
+        raise UserError(f"{subset!r} needs a stack of blocks; the learner has {describe(module)}")
+    stack, layers = found
+    depth = len(layers)  # type: ignore[arg-type]
+    if not count.isdigit() or not 1 <= int(count) <= depth:
+        raise UserError(f"{subset!r} needs N from 1 to {depth}; the learner has {describe(module)}")
+    prefixes = [f"{stack}.{i}." for i in range(depth - int(count), depth)]
+    prefixes += [f"{norm}." for norm in _final_norms(module, stack)]
+    return lambda name, p: name.startswith(tuple(prefixes))
+
+
+def _final_norms(module: nn.Module, stack: str) -> list[str]:
+    """Norms registered beside the stack, after it: what the last block's output goes through."""
+    parent_name, _, own_name = stack.rpartition(".")
+    siblings = list(module.get_submodule(parent_name).named_children())
+    after = [n for n, _ in siblings].index(own_name) + 1
+    prefix = f"{parent_name}." if parent_name else ""
+    return [prefix + n for n, child in siblings[after:] if "norm" in type(child).__name__.lower()]
+
+
+@contextlib.contextmanager
+def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put every submodule in train or eval mode, and each back in its own mode afterwards."""
+    before = [(child, child.training) for child in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for child, was_training in before:
+            child.training = was_training
+
+
+@contextlib.contextmanager
+def replay_random_state(state: RandomState | None, device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers (dropout masks) as a forward that began in `state`.
+
+    The surrounding random state is untouched. None changes nothing.
+    """
+    if state is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        state.restore(device)
+        yield
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The generators' state at one moment: the CPU's, and the accelerator's if there is one."""
+
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        """The state at this moment."""
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.get_rng_state(), cuda)
+
+    def restore(self, device: torch.device) -> None:
+        """Set the generators back to this state."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)

@@ -1,0 +1,165 @@
+"""What a value estimator is asked: a `ValueProblem`; and what it answers: a `ValueEstimate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from vfunc import trees
+from vfunc.errors import UserError
+from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.trees import Params, Scalar
+from vfunc.typecheck import typed
+
+Task: TypeAlias = dict[str, Tensor]
+"""A constructed self-supervised task c_phi(B_u): inputs, targets and side information by name."""
+
+
+@dataclass(frozen=True)
+class LinearForm:
+    """States that the self-supervised loss is linear in one entry of the task.
+
+    L_pre(theta; c) = <c[target], coefficients(theta, c)>, where `coefficients` does not read
+    c[target]. For soft targets q over candidates, the coefficients are -log p_theta of the
+    candidates times each position's weight. It is what the `linear` engine lives on: the mixed
+    derivative in q is the tangent of the coefficients, and no backward pass through the learner
+    is needed.
+
+    Attributes:
+        target: the task's entry that carries phi; the only one that may depend on it.
+        coefficients: (theta, task) -> a tensor of the target's shape.
+    """
+
+    target: str
+    coefficients: Callable[[Params, Task], Tensor]
+
+
+@dataclass(frozen=True)
+class ValueProblem:
+    """One question: how should phi change so that the learner's next update lowers L_down?
+
+    The functions are pure: the same arguments give the same numbers, and nothing is changed.
+
+    Attributes:
+        construct: (phi, batch) -> task, differentiable in phi. What it takes from the learner
+            (candidates, log-probabilities, a teacher) is part of the batch: computed once at
+            theta_t and held constant.
+        pretrain_loss: (theta, task) -> L_pre, twice differentiable in (theta, task).
+        feedback_loss: theta -> L_down on the labelled feedback. Labels exist only in here.
+        batches: unlabeled batches B_0, B_1, ...; one is enough unless the estimator looks ahead.
+        rule: the learner's optimizer step U, simulated.
+        state: the learner's optimizer state at theta_t; empty before the first step.
+        linear: how the loss is linear in the task, if it is.
+        seed: fixes whatever an estimator draws (the `random` control's direction).
+    """
+
+    construct: Callable[[Params, Any], Task]
+    pretrain_loss: Callable[[Params, Task], Scalar]
+    feedback_loss: Callable[[Params], Scalar]
+    batches: tuple[Any, ...]
+    rule: UpdateRule
+    state: OptimizerState = field(default_factory=dict)
+    linear: LinearForm | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.batches:
+            raise UserError("a ValueProblem needs at least one unlabeled batch; `batches` is empty")
+
+
+@dataclass(frozen=True)
+class ValueEstimate:
+    """What an estimator answers.
+
+    Attributes:
+        value: the predicted decrease of L_down, in units of that loss.
+        objective: the scalar that `grad` differentiates; the value itself, but for `cosine`,
+            `random` and `zero`.
+        grad: +d objective / d phi (an ascent direction), shaped like phi.
+        scale: the unit s of the objective: a designer's optimizer minimises -objective / s, so
+            that neither the learning-rate schedule nor the look-ahead rescales its step.
+        diagnostics: norms, the cosine, solver residuals, learner passes, the engine and why.
+    """
+
+    value: Scalar
+    objective: Scalar
+    grad: Params
+    scale: float
+    diagnostics: Mapping[str, float | int | bool | str]
+
+
+@dataclass(frozen=True)
+class Construction:
+    """A task c_phi(B), detached for the learner's transforms, and the way back from it to phi.
+
+    Attributes:
+        task: every entry detached.
+        designed: names of the entries that depend on phi.
+        live: those entries with their graph back to `phi`.
+        phi: the autograd leaves they were made from.
+    """
+
+    task: Task
+    designed: tuple[str, ...]
+    live: Mapping[str, Tensor]
+    phi: Params
+
+    def pull(self, cotangents: Mapping[str, Tensor]) -> Params:
+        """Plain vector-Jacobian product through the designer alone: grad_phi <cotangents, c_phi>.
+
+        The graph is kept, so that several directions can be pulled back through one task.
+        """
+        if not self.designed:
+            return trees.zeros_like(self.phi)
+        grads = torch.autograd.grad(
+            [self.live[name] for name in self.designed],
+            list(self.phi.values()),
+            [cotangents[name] for name in self.designed],
+            allow_unused=True,
+            retain_graph=True,
+        )
+        return {
+            name: torch.zeros_like(x) if g is None else g
+            for (name, x), g in zip(self.phi.items(), grads, strict=True)
+        }
+
+
+@typed
+def construct_task(problem: ValueProblem, phi: Params, batch: Any) -> Construction:
+    """Construct c_phi(batch), remembering how each entry depends on phi.
+
+    Args:
+        problem: gives `construct`.
+        phi: the designer's parameters.
+        batch: one unlabeled batch.
+
+    Returns:
+        The construction; `pull` takes cotangents on the task back to phi.
+    """
+    phi = trees.leaves(phi)
+    with torch.enable_grad():
+        task = problem.construct(phi, batch)
+    designed = tuple(name for name, x in task.items() if x.requires_grad)
+    live = {name: task[name] for name in designed}
+    return Construction(trees.detach(task), designed, live, phi)
+
+
+@typed
+def pretrain_gradient(problem: ValueProblem, theta: Params, task: Task) -> Params:
+    """g_pre = grad_theta L_pre(theta; task), the task held constant."""
+    theta = trees.leaves(theta)
+    with torch.enable_grad():
+        return trees.gradient(problem.pretrain_loss(theta, trees.detach(task)), theta)
+
+
+@typed
+def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Params]:
+    """L_down(theta) and g_down = grad L_down(theta), both detached."""
+    theta = trees.leaves(theta)
+    with torch.enable_grad():
+        loss = problem.feedback_loss(theta)
+        return loss.detach(), trees.gradient(loss, theta)

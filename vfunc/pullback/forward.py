@@ -1,0 +1,71 @@
+"""Forward over reverse: the directional derivative, in theta, of the gradient in the task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vfunc import trees
+from vfunc.problem import LinearForm, Task, ValueProblem
+from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.trees import Params
+
+
+@dataclass(frozen=True)
+class Forward:
+    """d/d eps of grad_c L_pre(theta + eps w; c): equal to grad_c <w, grad_theta L_pre>.
+
+    jvp of grad, never grad of jvp: reverse over forward returns wrong numbers through layer_norm
+    and batch_norm without a word (pytorch issues 196700, 196699). No second-order graph is kept.
+    """
+
+    name: str = "forward"
+    differentiates_attention: bool = True
+
+    def refusal(
+        self, linear: LinearForm | None, designed: tuple[str, ...], *, hessian: bool
+    ) -> str | None:
+        """See `Engine.refusal`; it always applies."""
+        return None
+
+    def __call__(
+        self,
+        problem: ValueProblem,
+        theta: Params,
+        task: Task,
+        designed: tuple[str, ...],
+        w: Params,
+        *,
+        hessian: bool,
+    ) -> MixedProduct:
+        """See `Engine.__call__`."""
+        made = {name: task[name] for name in designed}
+        if not made and not hessian:
+            return _inner_alone(problem, theta, task, w)
+
+        def loss(made: Params, theta: Params) -> Tensor:
+            return problem.pretrain_loss(theta, task | made)
+
+        def gradients(theta: Params) -> tuple[object, Tensor]:
+            wrt = ((0, 1) if made else 1) if hessian else 0
+            return torch.func.grad_and_value(loss, argnums=wrt)(made, theta)
+
+        _, (products, inner) = torch.func.jvp(gradients, (theta,), (trees.detach(w),))
+        by_task, by_theta = (
+            products if hessian and made else (({}, products) if hessian else (products, None))
+        )
+        passes = Passes(backwards=1, tangents=1)
+        return MixedProduct(
+            inner.detach(),
+            trees.detach(by_task),
+            None if by_theta is None else trees.detach(by_theta),
+            passes,
+        )
+
+
+def _inner_alone(problem: ValueProblem, theta: Params, task: Task, w: Params) -> MixedProduct:
+    """<w, g_pre> is the tangent of the loss: nothing of the task depends on phi."""
+    _, inner = torch.func.jvp(lambda t: problem.pretrain_loss(t, task), (theta,), (w,))
+    return MixedProduct(inner.detach(), {}, None, Passes(tangents=1))

@@ -1,0 +1,61 @@
+"""Reverse over reverse: double backward in plain autograd. The reference engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vfunc import trees
+from vfunc.problem import LinearForm, Task, ValueProblem
+from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.trees import Params
+
+
+@dataclass(frozen=True)
+class Reverse:
+    """grad_c <w, grad_theta L_pre> by a backward pass through the backward pass.
+
+    Plain autograd rather than nested `torch.func.grad`: 0.8 of the time and 0.6 of the memory.
+    """
+
+    name: str = "reverse"
+    differentiates_attention: bool = True
+
+    def refusal(
+        self, linear: LinearForm | None, designed: tuple[str, ...], *, hessian: bool
+    ) -> str | None:
+        """See `Engine.refusal`; it always applies."""
+        return None
+
+    def __call__(
+        self,
+        problem: ValueProblem,
+        theta: Params,
+        task: Task,
+        designed: tuple[str, ...],
+        w: Params,
+        *,
+        hessian: bool,
+    ) -> MixedProduct:
+        """See `Engine.__call__`."""
+        theta = trees.leaves(theta)
+        made = trees.leaves({name: task[name] for name in designed})
+        with torch.enable_grad():
+            loss = problem.pretrain_loss(theta, task | made)
+            g_pre = torch.autograd.grad(
+                loss, list(theta.values()), create_graph=True, materialize_grads=True
+            )
+            inner = trees.dot(w, dict(zip(theta, g_pre, strict=True)))
+            products = trees.gradient(inner, _joined(made, theta if hessian else {}))
+        return MixedProduct(
+            inner.detach(),
+            {name: products[f"task {name}"] for name in made},
+            {name: products[f"theta {name}"] for name in theta} if hessian else None,
+            Passes(forwards=1, backwards=2),
+        )
+
+
+def _joined(task: Params, theta: Params) -> Params:
+    """One dict of both, so that one backward pass serves both; the names cannot collide."""
+    return {f"task {n}": x for n, x in task.items()} | {f"theta {n}": x for n, x in theta.items()}

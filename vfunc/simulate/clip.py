@@ -1,0 +1,34 @@
+"""Gradient-norm clipping as part of the simulated step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vfunc import trees
+from vfunc.trees import Params, Scalar
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Full-model gradient-norm clipping, as `torch.nn.utils.clip_grad_norm_`.
+
+    Attributes:
+        max_norm: the norm that the gradient is scaled down to.
+        outside: the gradient's norm over parameters outside S, held constant; 0 where S is all.
+    """
+
+    max_norm: float
+    outside: float = 0.0
+
+    def coefficient(self, g: Params) -> tuple[Scalar, Scalar]:
+        """(the factor min(1, max_norm / (n + 1e-6)), n), n the norm of the whole gradient."""
+        total = (trees.dot(g, g) + self.outside**2).sqrt()
+        return (self.max_norm / (total + 1e-6)).clamp(max=1.0), total
+
+    def vjp(self, g: Params, clipped_bar: Params) -> Params:
+        """Cotangent of g from that of the clipped gradient."""
+        factor, total = self.coefficient(g)
+        if float(factor) >= 1.0:
+            return clipped_bar
+        slope = factor / (total + 1e-6) / total * trees.dot(g, clipped_bar)
+        return {name: factor * x - slope * g[name] for name, x in clipped_bar.items()}

@@ -1,0 +1,43 @@
+"""An optimizer as a pure function of one tensor: the protocol, and the state it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorState:
+    """One parameter's optimizer state: steps taken, and its buffers (momentum, moments)."""
+
+    step: int = 0
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+OptimizerState: TypeAlias = dict[str, TensorState]
+"""State by parameter name; a name that is absent has taken no step."""
+
+Buffers: TypeAlias = dict[str, Tensor]
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """One optimizer's arithmetic on one tensor. `lr` is the step size eta."""
+
+    @property
+    def lr(self) -> float:
+        """The step size eta."""
+        ...
+
+    def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
+        """The next parameter and state."""
+        ...
+
+    def vjp(
+        self, p: Tensor, state: TensorState, g: Tensor, p_bar: Tensor, buffers_bar: Buffers
+    ) -> tuple[Tensor, Buffers, Tensor]:
+        """Cotangents of (p, state's buffers, g) from those of the next parameter and buffers."""
+        ...

@@ -1,0 +1,136 @@
+"""Arithmetic on parameter dicts: name -> tensor, the only container of the core.
+
+Names carry the structure, so order never matters: every function reads its second argument by
+the names of the first. Sums are accumulated in float32 at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+
+Params: TypeAlias = dict[str, Float[Tensor, "..."]]
+"""Parameters, gradients and directions by name."""
+
+Scalar: TypeAlias = Float[Tensor, ""]
+"""A real number, as a tensor without dimensions."""
+
+
+@typed
+def dot(a: Params, b: Params) -> Scalar:
+    """Inner product <a, b> over all entries.
+
+    Args:
+        a: parameters, any shapes.
+        b: parameters of the same names and shapes.
+
+    Returns:
+        The sum of products, in float32 or the inputs' own precision if that is higher.
+    """
+    total: Tensor | None = None
+    for name, x in a.items():
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        part = (x.to(dtype) * b[name].to(dtype)).sum()
+        total = part if total is None else total + part
+    return torch.zeros(()) if total is None else total
+
+
+@typed
+def norm(a: Params) -> Scalar:
+    """Euclidean norm of all entries together."""
+    return dot(a, a).sqrt()
+
+
+def scale(a: Params, factor: float | Tensor) -> Params:
+    """factor * a."""
+    return {name: x * factor for name, x in a.items()}
+
+
+def axpy(factor: float | Tensor, x: Params, y: Params) -> Params:
+    """y + factor * x."""
+    return {name: y[name] + factor * x[name] for name in y}
+
+
+def zeros_like(a: Params) -> Params:
+    """Zeros of the same names and shapes."""
+    return {name: torch.zeros_like(x) for name, x in a.items()}
+
+
+def detach(a: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without their graphs (no copy)."""
+    return {name: x.detach() for name, x in a.items()}
+
+
+def leaves(a: Params) -> Params:
+    """The same values as fresh autograd leaves (no copy)."""
+    return {name: x.detach().requires_grad_() for name, x in a.items()}
+
+
+def normal_like(a: Params, generator: torch.Generator) -> Params:
+    """Standard normal entries, drawn on the CPU so that every device sees the same numbers."""
+    return {
+        name: torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+        for name, x in a.items()
+    }
+
+
+def is_zero(a: Params) -> bool:
+    """Whether every entry is exactly zero."""
+    return not any(bool(x.any()) for x in a.values())
+
+
+def is_finite(a: Params) -> bool:
+    """Whether every entry is finite."""
+    return all(bool(torch.isfinite(x).all()) for x in a.values())
+
+
+def flatten(a: Params) -> Float[Tensor, " n"]:
+    """All entries as one vector, in the dict's order."""
+    return torch.cat([x.reshape(-1) for x in a.values()])
+
+
+def unflatten(vector: Float[Tensor, " n"], like: Params) -> Params:
+    """The inverse of `flatten`, with the names and shapes of `like`."""
+    parts = torch.split(vector, [x.numel() for x in like.values()])
+    return {
+        name: part.reshape(x.shape) for (name, x), part in zip(like.items(), parts, strict=True)
+    }
+
+
+def require_same_structure(what: str, a: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Check that two dicts have the same names and shapes.
+
+    Args:
+        what: what `a` is, for the message.
+        a: the dict to check.
+        like: the dict it has to match.
+
+    Raises:
+        UserError: names or shapes differ; the first few differences are listed.
+    """
+    missing = [name for name in like if name not in a]
+    extra = [name for name in a if name not in like]
+    shapes = [n for n in like if n in a and a[n].shape != like[n].shape]
+    if missing or extra or shapes:
+        raise UserError(
+            f"{what} does not match: missing {missing[:3]}, unexpected {extra[:3]}, "
+            f"other shapes {[(n, tuple(a[n].shape), tuple(like[n].shape)) for n in shapes[:3]]}"
+        )
+
+
+def gradient(output: Scalar, inputs: Params) -> Params:
+    """Plain first-order gradient of `output` in `inputs`; zeros where it does not depend."""
+    if not output.requires_grad:
+        return zeros_like(inputs)
+    grads = torch.autograd.grad(output, list(inputs.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(x) if g is None else g
+        for (name, x), g in zip(inputs.items(), grads, strict=True)
+    }
