@@ -1,1 +1,1 @@
-""""""
+"""Measures of a learner, and of how well values predict."""

@@ -1,1 +1,1 @@
-""""""
+"""The language modality: soft next-token targets, cross-entropy feedback, data."""

@@ -19,7 +19,9 @@ class FiniteDifference:
 
     Where the objective is linear in the task, G is the coefficients themselves and no backward
     pass is needed. The error is O(eps^2) truncation plus O(u / eps) rounding, u the unit
-    round-off; eps |w| = u^(1/3) (1 + |theta|) balances them.
+    round-off; eps |w| = u^(1/3) / 2 balances them for networks, whose layers have norms of
+    order 1, however large |theta| is over all of them: on a float32 Qwen2 of 0.33M parameters
+    with |theta| = 28, relative errors of 8e-4 at that length and 0.3 at 0.1.
 
     Attributes:
         step: eps |w|, the length of the perturbation in learner space; None chooses it.
@@ -76,9 +78,8 @@ class FiniteDifference:
 
 
 def step_length(theta: Params) -> float:
-    """eps |w| = u^(1/3) (1 + |theta|), u the round-off of theta's coarsest dtype."""
-    u = max(torch.finfo(x.dtype).eps for x in theta.values())
-    return u ** (1 / 3) * (1.0 + float(trees.norm(theta)))
+    """eps |w| = u^(1/3) / 2, u the round-off of theta's coarsest dtype."""
+    return 0.5 * max(torch.finfo(x.dtype).eps for x in theta.values()) ** (1 / 3)
 
 
 def _coefficients(

@@ -1,0 +1,114 @@
+"""The one-step probe: does the value predict what a step really does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+
+from vfunc import trees
+from vfunc.problem import (
+    ValueProblem,
+    construct_task,
+    feedback_gradient,
+    pretrain_gradient,
+)
+from vfunc.trees import Params, Scalar
+
+
+@dataclass(frozen=True)
+class ProbePoint:
+    """One batch's predicted and realised decrease of one loss, for one kind of step.
+
+    Attributes:
+        step: `small` (along -g_pre, a tenth as long as the learner's own step) or `real` (the
+            learner's next optimizer step).
+        feedback: `same` (the batch that g_down was measured on) or `held_out`.
+        predicted: -<g_down, step>, loss units.
+        realised: L_down before the step, minus after it.
+    """
+
+    step: str
+    feedback: str
+    predicted: float
+    realised: float
+
+
+@dataclass(frozen=True)
+class ProbeSummary:
+    """Predicted against realised decrease over the probe's batches, for one kind of step.
+
+    A correlation that is not defined (a constant, fewer than three points) is None.
+    """
+
+    step: str
+    feedback: str
+    count: int
+    predicted: float
+    realised: float
+    pearson: float | None
+    spearman: float | None
+
+
+def probe_points(
+    problem: ValueProblem,
+    theta: Params,
+    phi: Params,
+    held_out: Callable[[Params], Scalar],
+    small: float = 0.1,
+) -> list[ProbePoint]:
+    """Take one batch's step, small and real, on a copy, and see what it does to L_down.
+
+    Args:
+        problem: the batch, its feedback, and the learner's next step.
+        theta: the learner.
+        phi: the designer.
+        held_out: another L_down, on feedback that g_down has not seen.
+        small: the small step's length, in units of the real one's.
+
+    Returns:
+        Four points: two kinds of step on two losses.
+    """
+    task = construct_task(problem, phi, problem.batches[0]).task
+    g_pre = pretrain_gradient(problem, theta, task)
+    before, g_down = feedback_gradient(problem, theta)
+    after, _ = problem.rule.step(theta, problem.state, g_pre)
+    real = trees.axpy(-1.0, theta, after)
+    shrink = -small * trees.norm(real) / trees.norm(g_pre)
+    points = []
+    with torch.no_grad():
+        before_held_out = held_out(theta)
+        for kind, step in (("small", trees.scale(g_pre, shrink)), ("real", real)):
+            there = trees.axpy(1.0, step, theta)
+            predicted = -float(trees.dot(g_down, step))
+            same = float(before - problem.feedback_loss(there))
+            other = float(before_held_out - held_out(there))
+            points.append(ProbePoint(kind, "same", predicted, same))
+            points.append(ProbePoint(kind, "held_out", predicted, other))
+    return points
+
+
+def summarise(points: Iterable[ProbePoint]) -> list[ProbeSummary]:
+    """Pearson and Spearman correlation for every kind of step and feedback, in order of sight."""
+    groups: dict[tuple[str, str], list[ProbePoint]] = {}
+    for point in points:
+        groups.setdefault((point.step, point.feedback), []).append(point)
+    return [_summary(step, feedback, group) for (step, feedback), group in groups.items()]
+
+
+def _summary(step: str, feedback: str, points: list[ProbePoint]) -> ProbeSummary:
+    predicted = [p.predicted for p in points]
+    realised = [p.realised for p in points]
+    n = len(points)
+    defined = n >= 3 and len(set(predicted)) > 1 and len(set(realised)) > 1
+    return ProbeSummary(
+        step,
+        feedback,
+        n,
+        sum(predicted) / n,
+        sum(realised) / n,
+        float(stats.pearsonr(predicted, realised).statistic) if defined else None,
+        float(stats.spearmanr(predicted, realised).statistic) if defined else None,
+    )

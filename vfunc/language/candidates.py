@@ -1,0 +1,111 @@
+"""What a task takes from the learner: candidate tokens and what the learner thinks of them.
+
+Computed once at theta_t from the learner's own forward, detached, and held constant through an
+estimate, so that the objective is an honest function of phi alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.language.examples import TokenBatch
+from vfunc.language.soft_loss import CHUNK_ELEMENTS
+from vfunc.typecheck import typed
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The candidate set C_t of each position, and the learner's view of it, all detached.
+
+    Positions that are not predicted hold the next token K times and zeros.
+
+    Attributes:
+        candidates: the true token w_t first, then the learner's top K - 1 others, best first.
+        log_probs: the learner's log-probabilities of the candidates, over the full vocabulary.
+        entropy: of the learner's full distribution, in nats.
+    """
+
+    candidates: Int[Tensor, "B T K"]
+    log_probs: Float[Tensor, "B T K"]
+    entropy: Float[Tensor, "B T"]
+
+
+@dataclass(frozen=True)
+class ObservedBatch:
+    """An unlabeled batch B_u with what the learner thinks of it at theta_t."""
+
+    batch: TokenBatch
+    observation: Observation
+
+
+@typed
+def observe(logits: Float[Tensor, "B T V"], batch: TokenBatch, top_k: int) -> Observation:
+    """Candidates and features from the learner's logits on `batch`.
+
+    Args:
+        logits: the learner's output on `batch.inputs`.
+        batch: gives the true next tokens and which positions are predicted.
+        top_k: K, the size of the candidate set, true token included.
+
+    Returns:
+        The observation, detached.
+
+    Raises:
+        UserError: K is below 1 or above the vocabulary's size.
+    """
+    require_top_k(top_k, logits.shape[-1])
+    flat = logits.detach().flatten(0, 1)
+    truth = batch.next_tokens.flatten()
+    rows = batch.predict.flatten().nonzero().squeeze(-1)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    candidates = truth[:, None].expand(-1, top_k).clone()
+    log_probs = torch.zeros(candidates.shape, dtype=dtype, device=logits.device)
+    entropy = torch.zeros(truth.shape, dtype=dtype, device=logits.device)
+    for part in rows.split(max(1, CHUNK_ELEMENTS // flat.shape[-1])):
+        wide = flat.index_select(0, part).to(dtype)
+        log_p = wide - wide.logsumexp(-1, keepdim=True)
+        chosen = _true_token_first(log_p.topk(top_k, -1).indices, truth[part])
+        candidates[part] = chosen
+        log_probs[part] = log_p.gather(-1, chosen)
+        entropy[part] = -(log_p.exp() * log_p).sum(-1)
+    shape = batch.predict.shape
+    return Observation(
+        candidates.view(*shape, top_k), log_probs.view(*shape, top_k), entropy.view(shape)
+    )
+
+
+def require_top_k(top_k: int, vocabulary: int) -> None:
+    """Check that a candidate set of K tokens exists.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not 1 <= top_k <= vocabulary:
+        raise UserError(
+            f"--top-k {top_k} does not fit the learner's vocabulary of {vocabulary} tokens; "
+            f"give 1 to {vocabulary}"
+        )
+
+
+def one_hot(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """(candidates, q) of ordinary next-token prediction: the true token alone, with all the mass.
+
+    Shapes (B, T, 1) both.
+    """
+    candidates = batch.next_tokens.unsqueeze(-1)
+    return candidates, torch.ones(candidates.shape, device=candidates.device)
+
+
+def _true_token_first(best: Tensor, truth: Tensor) -> Tensor:
+    """Put the true token in front; without it among the best, the last of them gives way."""
+    is_true = best == truth[:, None]
+    absent = ~is_true.any(-1)
+    best = best.clone()
+    best[:, -1] = torch.where(absent, truth, best[:, -1])
+    is_true[:, -1] |= absent
+    return best.gather(-1, (~is_true).byte().argsort(dim=-1, stable=True))

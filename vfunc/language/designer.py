@@ -1,0 +1,136 @@
+"""The task designer of language: a compact causal transformer that scores candidates and gates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vfunc.errors import UserError
+from vfunc.language.candidates import Observation
+from vfunc.language.examples import TokenBatch
+from vfunc.language.targets import TargetForm, candidate_distribution, gate
+
+
+@dataclass(frozen=True)
+class DesignerConfig:
+    """Size and surface of a `TopKDesigner`.
+
+    Attributes:
+        vocabulary: tokens of the learner.
+        target: the form of its targets.
+        width: of the residual stream.
+        layers: transformer blocks.
+        heads: attention heads; they divide the width.
+        features: whether it sees the learner's log-probabilities and entropy.
+        gate_start: the gate's first logit; -2 is a gate of about 0.12 alpha_max.
+    """
+
+    vocabulary: int
+    target: TargetForm
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    features: bool = True
+    gate_start: float = -2.0
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads, self.vocabulary) < 1:
+            raise UserError("the designer's width, layers, heads and vocabulary must be positive")
+        if self.width % self.heads or self.width % 2:
+            raise UserError(
+                f"the designer's width {self.width} must be even and divisible by its "
+                f"{self.heads} heads"
+            )
+
+
+class TopKDesigner(nn.Module):
+    """phi: (tokens, what the learner thinks of them) -> (r, alpha) at every position.
+
+    The paper's TopKAugmentor: decoder-only, float32 whatever the learner's precision, and scoring
+    only the candidates. At position t it sees the tokens up to t, the true next token w_t, and
+    (with `features`) the learner's detached log-probabilities of the candidates and entropy.
+    """
+
+    def __init__(self, config: DesignerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embedding = nn.Embedding(config.vocabulary, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        block = nn.TransformerEncoderLayer(
+            width,
+            config.heads,
+            4 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.trunk = nn.TransformerEncoder(
+            block, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        learner = 4 if config.features else 0
+        self.gate = nn.Sequential(
+            nn.Linear(2 * width + learner, width), nn.GELU(), nn.Linear(width, 1)
+        )
+        nn.init.constant_(self.gate[-1].bias, config.gate_start)
+        if config.target.scores_candidates:
+            self.query = nn.Linear(width, width)
+            self.key = nn.Linear(width + (3 if config.features else 1), width)
+
+    def forward(
+        self, batch: TokenBatch, observation: Observation
+    ) -> tuple[Float[Tensor, "B T K"], Float[Tensor, "B T"]]:
+        """(r, alpha) of each position."""
+        context = self._context(batch)
+        log_probs = observation.log_probs.float()
+        truth = self.embedding(batch.next_tokens)
+        seen = [context, truth]
+        if self.config.features:
+            seen.append(_learner_features(log_probs, observation.entropy.float()))
+        logit = self.gate(torch.cat(seen, -1)).squeeze(-1)
+        scores = self._scores(context, observation, log_probs)
+        target = self.config.target
+        return candidate_distribution(target, log_probs, scores), gate(target, logit)
+
+    def _context(self, batch: TokenBatch) -> Tensor:
+        tokens = batch.inputs
+        length = tokens.shape[1]
+        x = self.embedding(tokens) + _positions(length, self.config.width, tokens.device)
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
+        return self.trunk(x, mask=mask, is_causal=True)
+
+    def _scores(
+        self, context: Tensor, observation: Observation, log_probs: Tensor
+    ) -> Tensor | None:
+        """Dot products of a context's query with its candidates' keys, from log p where seen."""
+        if not self.config.target.scores_candidates:
+            return None
+        is_true = torch.zeros_like(log_probs)
+        is_true[..., 0] = 1.0
+        seen = [self.embedding(observation.candidates), is_true.unsqueeze(-1)]
+        if self.config.features:
+            seen += [log_probs.unsqueeze(-1) / 8, log_probs.exp().unsqueeze(-1)]
+        keys = self.key(torch.cat(seen, -1))
+        scores = torch.einsum("btd,btkd->btk", self.query(context), keys)
+        scores = scores / math.sqrt(self.config.width)
+        # a free r starts at the learner's own distribution, and may go anywhere from there
+        starts_at_learner = self.config.features and self.config.target.form == "free"
+        return scores + log_probs if starts_at_learner else scores
+
+
+def _learner_features(log_probs: Tensor, entropy: Tensor) -> Tensor:
+    """log p and p of the true token, the entropy, the best log p: all of about unit size."""
+    truth = log_probs[..., 0]
+    return torch.stack([truth / 8, truth.exp(), entropy, log_probs.max(-1).values], -1)
+
+
+def _positions(length: int, width: int, device: torch.device) -> Tensor:
+    """Sinusoidal positions, scaled like the embedding (any length, no parameters)."""
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
+    angle = torch.arange(length, device=device)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1) * width**-0.5

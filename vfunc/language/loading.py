@@ -1,0 +1,93 @@
+"""Load a learner: a `save_pretrained` directory or a Hub id, with LoRA if asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from vfunc.errors import UserError
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What the paper adapts; modules that a learner does not have are left out."""
+
+
+def load_learner(
+    name: str, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The learner and its tokenizer, parameters in float32.
+
+    Mixed precision is autocast's: a bfloat16 parameter loses updates of a small step size.
+
+    Args:
+        name: a directory that `save_pretrained` wrote, or a Hub id.
+        device: where to put it.
+
+    Returns:
+        The learner in eval mode, and its tokenizer (with a padding token).
+
+    Raises:
+        UserError: it cannot be loaded; one line says why.
+    """
+    _require_present(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        learner = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the learner {name!r} cannot be loaded: {reason[:240]}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the learner {name!r} has a tokenizer without an end-of-text token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return learner.to(device), tokenizer
+
+
+def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float) -> nn.Module:
+    """The learner with low-rank adapters; only they are trainable.
+
+    Args:
+        learner: the learner to adapt.
+        rank: of the adapters.
+        alpha: their scale is alpha / rank.
+        dropout: on the adapters' input, in train mode.
+
+    Raises:
+        UserError: the learner has none of the modules that are adapted.
+    """
+    leaves = {name.rpartition(".")[2] for name, _ in learner.named_modules()}
+    targets = [name for name in LORA_TARGETS if name in leaves]
+    if not targets:
+        raise UserError(f"--lora-rank: the learner has none of {', '.join(LORA_TARGETS)}")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(learner, config)
+
+
+def _require_present(name: str) -> None:
+    """A path has to hold a learner; anything else has to look like a Hub id."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
+            raise UserError(
+                f"the learner directory {name!r} has no config.json; give a directory that "
+                "save_pretrained wrote"
+            )
+        return
+    looks_like_path = name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1
+    if looks_like_path or path.exists():
+        raise UserError(f"the learner directory {name!r} does not exist")

@@ -1,0 +1,169 @@
+"""Records, each with where it stands, from a file or from a data set of the Hugging Face Hub.
+
+A file is `.jsonl` (one JSON object a line), `.json` (a list of objects) or `.txt` (one document,
+a record with the single field `text`), each also gzipped with `.gz` appended and then read as a
+stream. A Hub id is `ID[:CONFIG[:SPLIT]]`. What cannot be read is a `UserError` that names the
+file and the line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import json
+import re
+import zlib
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vfunc.errors import UserError
+
+Record = tuple[str, Mapping[str, Any]]  # where it stands (for messages), and its fields
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz")
+
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?::[^:]*){0,2}")
+_HUB_TIMEOUT = 5.0  # seconds for the one request that tells whether the Hub is there
+
+
+def read_records(source: str) -> Iterator[Record]:
+    """The records of a file or of a Hub data set, in order.
+
+    Args:
+        source: a path, or a Hub id `ID[:CONFIG[:SPLIT]]` (default split: train).
+
+    Returns:
+        An iterator over (where, fields); `where` names file and line, or data set and record.
+
+    Raises:
+        UserError: while iterating: missing, unreadable, corrupt or malformed.
+    """
+    return _file_records(Path(source).expanduser()) if is_file(source) else _hub_records(source)
+
+
+def is_file(source: str) -> bool:
+    """Whether a source names a file: it exists, ends as one, or starts as a path."""
+    looks_local = source.endswith(SUFFIXES) or source.startswith(("/", "./", "../", "~"))
+    return looks_local or Path(source).exists()
+
+
+def is_text(source: str) -> bool:
+    """Whether a source is a text file, which has no fields of its own."""
+    return is_file(source) and source.removesuffix(".gz").endswith(".txt")
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        folder = path.parent
+        if not folder.is_dir():
+            raise UserError(f"{path}: there is no folder {folder}.")
+        near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()])
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise UserError(f"{path}: there is no such file in {folder.resolve()}{hint}")
+    if not path.is_file():
+        raise UserError(f"{path}: is not a file; give one of the form {', '.join(SUFFIXES)}.")
+    if not path.name.endswith(SUFFIXES):
+        raise UserError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)}.")
+
+
+def _file_records(path: Path) -> Iterator[Record]:
+    _require_file(path)
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    try:
+        # As bytes: decoding a line at a time tells which line is not UTF-8.
+        with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+            if kind == "jsonl":
+                for number, line in enumerate(file, start=1):
+                    where = f"{path}, line {number}"
+                    if text := _decode(where, line.removeprefix(BOM_UTF8)).rstrip():
+                        yield _as_record(where, _parse(path, text, number))
+                return
+            whole = _decode(str(path), file.read().removeprefix(BOM_UTF8))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: corrupt or cut-off gzip file ({error}).") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if kind == "txt":
+        yield str(path), {"text": whole.replace("\r\n", "\n")}
+        return
+    records = _parse(path, whole, 1) if whole.strip() else []
+    if not isinstance(records, list):
+        raise UserError(f"{path}: a .json file holds a list of records; for one a line use .jsonl.")
+    for number, record in enumerate(records, start=1):
+        yield _as_record(f"{path}, record {number}", record)
+
+
+def _decode(where: str, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: not UTF-8 text ({error.reason} at byte {error.start}); convert it."
+        ) from error
+
+
+def _parse(path: Path, text: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise UserError(f"{path}, {at}: malformed JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}, line {line}: malformed JSON ({error}).") from error
+
+
+def _as_record(where: str, record: Any) -> Record:
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a record has to be a JSON object, not {type(record).__name__}.")
+    return where, record
+
+
+@contextmanager
+def _hub_within_reach() -> Iterator[bool]:
+    """Whether the Hub answers; if not, `datasets` reads its local cache alone, without retries.
+
+    Left to itself without a network, `datasets` 5.2 retries for 23 s before it gives up.
+    """
+    import datasets.config
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    reachable = not any(before)
+    if reachable:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+        except Exception:
+            # The HTTP library, and with it the errors, depends on huggingface_hub's version.
+            reachable = False
+    try:
+        if not reachable:
+            constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        yield reachable
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def _hub_records(name: str) -> Iterator[Record]:
+    if not _HUB_ID.fullmatch(name):
+        raise UserError(f"{name!r}: neither a file nor a Hub id ID[:CONFIG[:SPLIT]].")
+    hub_id, config, split = (*name.split(":"), "", "")[:3]
+    import datasets  # 1.5 s to import: only where it is needed
+
+    with _hub_within_reach() as reachable:
+        try:
+            loaded = datasets.load_dataset(hub_id, config or None, split=split or "train")
+        except Exception as error:
+            # Its own errors, and those of pyarrow and the builders, share no base.
+            if not reachable:
+                raise UserError(
+                    f"{name}: no such file, and the Hub cannot be reached (nor is it in the local "
+                    "cache); give a file, or connect to the network."
+                ) from error
+            said = " ".join(str(error).split())[:300]
+            raise UserError(f"{name}: cannot be loaded from the Hub ({said}).") from error
+    for number, record in enumerate(loaded, start=1):
+        yield f"{name}, record {number}", record

@@ -1,0 +1,99 @@
+"""Soft targets q = (1 - alpha) onehot(w_t) + alpha r over the candidates (paper, equation 15).
+
+Three forms, by what is learned of r. Over the whole vocabulary sum_k p_k u_k = 0, u_k the value
+of a unit of target mass on token k: moving mass to the learner's own distribution costs nothing to
+first order, while improbable candidates have the largest |u|, and first-order value draws a free r
+to them. Hence:
+
+- `gate`: r = the learner's own top-K probabilities, renormalised; only alpha is learned.
+- `bounded`: r = softmax(log p + a learned shift within +-bound).
+- `free`: r is learned without a bound: the paper's form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+
+Form = Literal["gate", "bounded", "free"]
+
+
+@dataclass(frozen=True)
+class TargetForm:
+    """What of the target is learned.
+
+    Attributes:
+        form: `gate`, `bounded` or `free`.
+        alpha_max: the largest gate; alpha lies in [0, alpha_max].
+        shift_bound: `bounded`: the largest learned change of a log-probability, in nats.
+        gate_bound: the gate's logit stays within +- this, so that the gate can neither die at 0
+            nor stick at 1.
+    """
+
+    form: Form = "gate"
+    alpha_max: float = 1.0
+    shift_bound: float = 1.0
+    gate_bound: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            raise UserError(
+                f"unknown target form {self.form!r}; known: {', '.join(get_args(Form))}"
+            )
+        if not 0.0 <= self.alpha_max <= 1.0:
+            raise UserError(f"alpha_max must be in [0, 1], not {self.alpha_max}")
+        if not (self.shift_bound > 0 and self.gate_bound > 0):
+            raise UserError("shift_bound and gate_bound must be positive")
+
+    @property
+    def scores_candidates(self) -> bool:
+        """Whether the designer has to score the candidates."""
+        return self.form != "gate"
+
+
+@typed
+def candidate_distribution(
+    form: TargetForm,
+    log_probs: Float[Tensor, "B T K"],
+    scores: Float[Tensor, "B T K"] | None,
+) -> Float[Tensor, "B T K"]:
+    """r, a point of the simplex over the candidates.
+
+    Args:
+        form: which form.
+        log_probs: the learner's log-probabilities of the candidates, detached.
+        scores: the designer's scores; None for `gate`, which has none.
+
+    Returns:
+        r; sums to 1 over the candidates.
+    """
+    if scores is None:
+        return log_probs.softmax(-1)
+    if form.form == "bounded":
+        scores = log_probs + form.shift_bound * torch.tanh(scores / form.shift_bound)
+    return scores.softmax(-1)
+
+
+@typed
+def gate(form: TargetForm, logit: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """alpha in [0, alpha_max] from a logit that is softly bounded to +- gate_bound."""
+    return form.alpha_max * torch.sigmoid(form.gate_bound * torch.tanh(logit / form.gate_bound))
+
+
+@typed
+def mix(alpha: Float[Tensor, "B T"], r: Float[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
+    """q = (1 - alpha) onehot(w_t) + alpha r, the true token being candidate 0.
+
+    alpha = 0 gives the one-hot target exactly.
+    """
+    a = alpha.unsqueeze(-1)
+    truth = torch.zeros_like(r)
+    truth[..., 0] = 1.0
+    return (1 - a) * truth + a * r

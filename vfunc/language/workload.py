@@ -1,0 +1,188 @@
+"""The language modality as the training loop sees it (`vfunc.workload.Workload`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedTokenizerBase
+
+from vfunc.evaluation.generation import pass_at_1
+from vfunc.language.batches import tokens_in
+from vfunc.language.candidates import ObservedBatch, observe, one_hot
+from vfunc.language.data import LanguageData
+from vfunc.language.designer import DesignerConfig, TopKDesigner
+from vfunc.language.designer_file import load_designer
+from vfunc.language.examples import TokenBatch
+from vfunc.language.hand_made import hand_made_targets
+from vfunc.language.held_out import held_out_loss
+from vfunc.language.soft_loss import position_weights, soft_cross_entropy
+from vfunc.language.value_problem import (
+    LanguageLearner,
+    autocast,
+    designed_targets,
+    language_problem,
+    next_token_loss,
+)
+from vfunc.learner import FunctionalLearner, RandomState, mode
+from vfunc.problem import ValueProblem
+from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.trees import Params, Scalar
+from vfunc.workload import BuiltTask, Evaluation, Forward
+
+
+@dataclass(frozen=True)
+class LanguageWorkload:
+    """Soft next-token targets for a causal language model.
+
+    Attributes:
+        data: what is read.
+        tokenizer: the learner's.
+        designer: the designer's size and target form.
+        start_designer: a saved designer to start from, or None.
+        top_k: K.
+        batch_size: sequences in a micro-batch of the stream.
+        feedback_batch_size: sequences in a feedback batch.
+        fixed_alpha: the gate of `uniform_smoothing` and `self_distillation`.
+        device: where the learner is.
+        dtype: of mixed precision, or None.
+        seed: of the designer's first parameters.
+    """
+
+    data: LanguageData
+    tokenizer: PreTrainedTokenizerBase
+    designer: DesignerConfig
+    start_designer: str | None
+    top_k: int
+    batch_size: int
+    feedback_batch_size: int
+    fixed_alpha: float
+    device: torch.device
+    dtype: torch.dtype | None
+    seed: int
+    unit: str = "tokens"
+
+    def batch(self, position: int) -> TokenBatch:
+        """See `Workload.batch`."""
+        return self.data.stream.batch(position * self.batch_size, self.batch_size).to(self.device)
+
+    def feedback(self, index: int) -> TokenBatch:
+        """See `Workload.feedback`."""
+        size = self.feedback_batch_size
+        return self.data.feedback.batch(index * size, size).to(self.device)
+
+    def count(self, batch: TokenBatch) -> int:
+        """See `Workload.count`: input tokens, without padding."""
+        return tokens_in(batch)
+
+    def forward(self, learner: nn.Module, batch: TokenBatch, *, observe: bool) -> Forward:
+        """See `Workload.forward`."""
+        with autocast(self.device, self.dtype):
+            logits = learner(input_ids=batch.inputs, use_cache=False).logits
+        return Forward(batch, logits, self._observe(logits, batch) if observe else None)
+
+    def look_ahead(self, learner: nn.Module, batch: TokenBatch) -> ObservedBatch:
+        """See `Workload.look_ahead`."""
+        with torch.no_grad(), mode(learner, training=False), autocast(self.device, self.dtype):
+            logits = learner(input_ids=batch.inputs, use_cache=False).logits
+        return self._observe(logits, batch)
+
+    def build_task(self, arm: str, forward: Forward, designer: nn.Module | None) -> BuiltTask:
+        """See `Workload.build_task`. Candidates and q; the baseline's is the true token alone."""
+        if arm == "baseline":
+            return BuiltTask(one_hot(forward.batch), {})
+        observed = forward.observed
+        assert isinstance(observed, ObservedBatch)
+        if designer is None:
+            q, alpha = hand_made_targets(arm, observed, self.fixed_alpha)
+        else:
+            q, alpha = designed_targets(designer, observed)
+        return BuiltTask((observed.observation.candidates, q), _gate_notes(alpha, q, forward.batch))
+
+    def loss(self, forward: Forward, task: BuiltTask) -> Tensor:
+        """See `Workload.loss`."""
+        candidates, q = task.task
+        weight = position_weights(forward.batch.predict)
+        return soft_cross_entropy(forward.output, candidates, q, weight)
+
+    def new_designer(self) -> TopKDesigner:
+        """See `Workload.new_designer`."""
+        if self.start_designer is not None:
+            return load_designer(self.start_designer).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return TopKDesigner(self.designer).to(self.device)
+
+    def regulariser(self, designer: nn.Module, phi: Params, observed: ObservedBatch) -> Scalar:
+        """See `Workload.regulariser`: the mean gate over predicted positions."""
+        _, alpha = functional_call(designer, phi, (observed.batch, observed.observation))
+        return (alpha * position_weights(observed.batch.predict)).sum()
+
+    def problem(
+        self,
+        functional: FunctionalLearner,
+        designer: nn.Module,
+        observed: tuple[ObservedBatch, ...],
+        feedback: TokenBatch,
+        rule: UpdateRule,
+        state: OptimizerState,
+        *,
+        dropout: RandomState | None,
+        seed: int,
+    ) -> ValueProblem:
+        """See `Workload.problem`."""
+        learner = LanguageLearner(functional, self.dtype, dropout)
+        return language_problem(learner, designer, observed, feedback, rule, state, seed=seed)
+
+    def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
+        """See `Workload.held_out`."""
+        size = self.feedback_batch_size
+        batch = self.data.held_out.batch(index * size, size).to(self.device)
+        learner = LanguageLearner(functional, self.dtype)
+
+        def loss(theta: Params) -> Scalar:
+            return next_token_loss(learner.logits(theta, batch.inputs, dropout=False), batch)
+
+        return loss
+
+    def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
+        """See `Workload.evaluate`: the held-out loss, and at the end greedy Pass@1."""
+        held_out = held_out_loss(learner, self.data.evaluation, self.device, self.dtype)
+        metrics: dict[str, float] = {"loss": held_out.loss, "loss_examples": len(held_out.tokens)}
+        outcomes = {"loss": held_out.per_example}
+        if final and self.data.problems:
+            with autocast(self.device, self.dtype):
+                solved = pass_at_1(
+                    learner,
+                    self.tokenizer,
+                    self.data.problems,
+                    max_new_tokens=self.data.max_new_tokens,
+                )
+            metrics |= {
+                "pass_at_1": solved.mean,
+                "pass_at_1_standard_error": solved.standard_error,
+                "pass_at_1_examples": solved.count,
+            }
+            outcomes["pass_at_1"] = tuple(float(x) for x in solved.outcomes)
+        return Evaluation(metrics, outcomes)
+
+    def autocast(self) -> torch.dtype | None:
+        """See `Workload.autocast`."""
+        return self.dtype
+
+    def _observe(self, logits: Tensor, batch: TokenBatch) -> ObservedBatch:
+        return ObservedBatch(batch, observe(logits, batch, self.top_k))
+
+
+def _gate_notes(alpha: Tensor, q: Tensor, batch: TokenBatch) -> dict[str, float]:
+    """Means over predicted positions; apart on mistaken tokens, where the data know of any."""
+    predict = batch.predict
+    notes: dict[str, Any] = {"gate": alpha[predict].mean(), "moved": 1 - q[..., 0][predict].mean()}
+    if bool(batch.wrong.any()):
+        notes["gate_on_wrong"] = alpha[predict & batch.wrong].mean()
+        notes["gate_on_right"] = alpha[predict & ~batch.wrong].mean()
+    return {name: float(x) for name, x in notes.items()}

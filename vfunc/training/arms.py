@@ -1,0 +1,60 @@
+"""The arms of a comparison: same learner, stream, optimizer and loss; only the targets differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vfunc.errors import UserError
+from vfunc.estimators import Estimator, make_estimator
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How one arm gets its tasks.
+
+    Attributes:
+        name: as `--arms` spells it.
+        designed: whether a designer makes its tasks.
+        observes: whether its tasks need candidates (the baseline does not pay for them).
+        random: whether its designer is trained on a random direction instead of feedback.
+    """
+
+    name: str
+    designed: bool = False
+    observes: bool = True
+    random: bool = False
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("baseline", observes=False),
+        Arm("vpretraining", designed=True),
+        Arm("random_feedback", designed=True, random=True),
+        Arm("uniform_smoothing"),
+        Arm("self_distillation"),
+        Arm("confidence_gate"),
+        Arm("known_wrong"),
+    )
+}
+
+
+def arm_named(name: str) -> Arm:
+    """The arm of that name.
+
+    Raises:
+        UserError: there is none; the known ones are listed.
+    """
+    if name not in ARMS:
+        raise UserError(f"unknown arm {name!r}; known: {', '.join(ARMS)}")
+    return ARMS[name]
+
+
+def estimator_of(arm: Arm, name: str, options: dict[str, Any]) -> Estimator | None:
+    """The estimator that trains the arm's designer, or None without a designer."""
+    if not arm.designed:
+        return None
+    if arm.random:
+        return make_estimator("random", {k: v for k, v in options.items() if k == "engine"})
+    return make_estimator(name, options)

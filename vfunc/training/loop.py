@@ -1,0 +1,222 @@
+"""One arm, from its state to the end of its budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from vfunc import trees
+from vfunc.errors import NonFiniteError
+from vfunc.estimators import Estimator
+from vfunc.evaluation.probe import ProbePoint, probe_points
+from vfunc.training.arms import Arm
+from vfunc.training.budget import Budget, Schedule, spent_fraction
+from vfunc.training.interrupt import noting_interrupts
+from vfunc.training.state import ArmState
+from vfunc.training.step import (
+    MicroBatch,
+    StepOptions,
+    micro_batch,
+    optimizer_step,
+    value_problem,
+)
+from vfunc.workload import Evaluation, Workload
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What an arm's training is bounded and followed by.
+
+    Attributes:
+        budget: how long it trains.
+        lr: peak step size.
+        schedule: step size as a function of the budget's spent fraction.
+        eval_every: fraction of the budget between held-out evaluations.
+        save_every: fraction of the budget between checkpoints.
+        probe_batches: batches of the one-step probe, made halfway; 0 makes none.
+    """
+
+    budget: Budget
+    lr: float
+    schedule: Schedule
+    eval_every: float
+    save_every: float
+    probe_batches: int
+
+
+class Log(Protocol):
+    """Where an arm's news go."""
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """One line of the event log."""
+        ...
+
+    def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
+        """What the progress display shows."""
+        ...
+
+    def checkpoint(self, state: ArmState) -> None:
+        """Write the arm's state to disk."""
+        ...
+
+
+def run_arm(
+    arm: Arm,
+    state: ArmState,
+    workload: Workload,
+    estimator: Estimator | None,
+    options: StepOptions,
+    plan: ArmPlan,
+    log: Log,
+) -> Evaluation:
+    """Train one arm to the end of its budget, from wherever its state is.
+
+    Seconds count training alone: evaluation, the probe and saving are outside the clock.
+
+    Args:
+        arm: which tasks.
+        state: changed in place.
+        workload: the modality.
+        estimator: of the designer's value, or None.
+        options: of a step.
+        plan: of the whole.
+        log: where news go.
+
+    Returns:
+        The final evaluation.
+
+    Raises:
+        NonFiniteError: something is not finite; the last good state is on disk.
+        KeyboardInterrupt: the user asked to stop; the state after the last whole step is on disk.
+    """
+    if state.counters.step == 0:
+        _evaluate(arm, state, workload, log, final=False)
+    with noting_interrupts() as stop:
+        while (fraction := _fraction(plan, state)) < 1.0:
+            done = _one_step(arm, state, workload, estimator, options, plan, fraction, log)
+            after = _fraction(plan, state)
+            _report(arm, state, done, after, log)
+            if stop.asked:
+                log.checkpoint(state)
+                raise KeyboardInterrupt(f"stopped after step {state.counters.step} of {arm.name}")
+            if _crosses(plan.eval_every, fraction, after) and after < 1.0:
+                _evaluate(arm, state, workload, log, final=False)
+            if arm.designed and plan.probe_batches and after >= 0.5 and not state.counters.probed:
+                _probe(arm, state, workload, options, plan, log)
+            if _crosses(plan.save_every, fraction, after):
+                log.checkpoint(state)
+    return _evaluate(arm, state, workload, log, final=True)
+
+
+def _one_step(
+    arm: Arm,
+    state: ArmState,
+    workload: Workload,
+    estimator: Estimator | None,
+    options: StepOptions,
+    plan: ArmPlan,
+    fraction: float,
+    log: Log,
+) -> dict[str, Any]:
+    """One optimizer step: its micro-batches, then the step; returns what to log."""
+    lr = plan.lr * plan.schedule(fraction)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    began = time.perf_counter()
+    before = state.counters
+    try:
+        taken = [
+            micro_batch(arm, state, workload, estimator, options)
+            for _ in range(options.accumulate)
+        ]
+        norm = optimizer_step(arm, state, options)
+    except NonFiniteError:
+        # the learner has not moved since the window began: resume from there
+        state.counters = before
+        log.checkpoint(state)
+        raise
+    seconds = time.perf_counter() - began
+    state.counters = state.counters.advanced(seconds=state.counters.seconds + seconds)
+    units = state.counters.units - before.units
+    return {
+        "lr": lr,
+        "gradient_norm": norm,
+        "units_a_second": units / seconds if seconds > 0 else 0.0,
+        **_mean_notes(taken),
+    }
+
+
+def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
+    """Means over the window's micro-batches; the last estimate of it in full."""
+    notes: dict[str, Any] = {"train_loss": sum(m.loss for m in taken) / len(taken)}
+    for key in taken[-1].notes:
+        values = [m.notes[key] for m in taken if key in m.notes]
+        notes[key] = sum(values) / len(values)
+    estimates = [m.estimate for m in taken if m.estimate is not None]
+    if estimates:
+        last = estimates[-1]
+        notes["value"] = float(last.value)
+        notes["objective"] = float(last.objective)
+        notes["designer_gradient_norm"] = float(trees.norm(last.grad)) / last.scale
+        notes["estimate"] = dict(last.diagnostics)
+    return notes
+
+
+def _report(arm: Arm, state: ArmState, done: dict[str, Any], fraction: float, log: Log) -> None:
+    at = state.counters
+    counted = {"arm": arm.name, "step": at.step, "units": at.units, "seconds": at.seconds}
+    log.event("step", counted | done)
+    log.progress(fraction, counted | done)
+
+
+def _evaluate(
+    arm: Arm, state: ArmState, workload: Workload, log: Log, *, final: bool
+) -> Evaluation:
+    """Evaluate in eval mode; training goes on as if nothing had been."""
+    evaluation = workload.evaluate(state.learner, final=final)
+    at = state.counters
+    state.counters = at.advanced(evaluations=at.evaluations + 1)
+    counted = {"arm": arm.name, "step": at.step, "units": at.units, "seconds": at.seconds}
+    fields = counted | {"final": final} | dict(evaluation.metrics)
+    log.event("evaluation", fields)
+    return evaluation
+
+
+def _probe(
+    arm: Arm,
+    state: ArmState,
+    workload: Workload,
+    options: StepOptions,
+    plan: ArmPlan,
+    log: Log,
+) -> None:
+    """The one-step probe, on batches and feedback that training has not come to yet."""
+    assert state.designer is not None
+    at = state.counters
+    theta = state.functional.theta
+    phi = trees.detach(dict(state.designer.named_parameters()))
+    points: list[ProbePoint] = []
+    options = replace(options, accumulate=1)  # each batch stands for a whole window
+    for k in range(plan.probe_batches):
+        observed = workload.look_ahead(state.learner, workload.batch(at.micro_batch + 1 + k))
+        problem = value_problem(
+            state, workload, options, (observed,), workload.feedback(at.updates + k), None
+        )
+        held_out: Callable = workload.held_out(state.functional, k)
+        points += probe_points(problem, theta, phi, held_out)
+    state.counters = at.advanced(probed=True)
+    for point in points:
+        fields = {"arm": arm.name, "at_step": at.step, "step_kind": point.step}
+        rest = {k: v for k, v in vars(point).items() if k != "step"}
+        log.event("probe", fields | rest)
+
+
+def _fraction(plan: ArmPlan, state: ArmState) -> float:
+    at = state.counters
+    return spent_fraction(plan.budget, steps=at.step, tokens=at.units, seconds=at.seconds)
+
+
+def _crosses(every: float, before: float, after: float) -> bool:
+    return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)

@@ -1,0 +1,115 @@
+"""Where a run keeps its files.
+
+runs/<name>/
+  config.toml           the resolved configuration; `--config` with it repeats the run
+  events.jsonl          one line a step, evaluation and probe point
+  metrics.json          results of every arm, comparisons, versions
+  table.txt, table.md   the final table
+  arms/<arm>.json       one finished arm's results, with every example's outcome
+  checkpoints/<arm>.pt  an unfinished arm, to resume from
+  learners/<arm>/       save_pretrained directory
+  designers/<arm>.safetensors
+  plots/*.png
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vfunc.errors import UserError
+from vfunc.training.checkpoint import write_atomically
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder, and where things are in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.toml"
+
+    @property
+    def events(self) -> Path:
+        """The event log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """Everything that was measured."""
+        return self.path / "metrics.json"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of pictures."""
+        return self.path / "plots"
+
+    def result(self, arm: str) -> Path:
+        """A finished arm's results."""
+        return self.path / "arms" / f"{arm}.json"
+
+    def checkpoint(self, arm: str) -> Path:
+        """An unfinished arm's state."""
+        return self.path / "checkpoints" / f"{arm}.pt"
+
+    def learner(self, arm: str) -> Path:
+        """A finished arm's learner."""
+        return self.path / "learners" / arm
+
+    def designer(self, arm: str) -> Path:
+        """A finished arm's designer."""
+        return self.path / "designers" / f"{arm}.safetensors"
+
+    def finished(self, arm: str) -> dict[str, Any] | None:
+        """A finished arm's results, or None."""
+        path = self.result(arm)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def new_run(runs: Path, name: str, config: str, *, overwrite: bool) -> RunDirectory:
+    """Make a run's folder with its configuration in it.
+
+    Args:
+        runs: the folder of all runs.
+        name: this run's.
+        config: its resolved configuration, as TOML.
+        overwrite: whether a run of that name is replaced.
+
+    Raises:
+        UserError: it exists and is not to be replaced, or is no run.
+    """
+    run = RunDirectory(runs / name)
+    if run.path.exists():
+        if not overwrite:
+            raise UserError(
+                f"the run {run.path} exists; give --name another name, --overwrite to replace it, "
+                f"or --resume {name} to go on with it"
+            )
+        if any(run.path.iterdir()) and not run.config.exists():
+            raise UserError(f"--overwrite: {run.path} is not a run (no config.toml); left alone")
+        shutil.rmtree(run.path)
+    run.path.mkdir(parents=True)
+    write_atomically(run.config, lambda t: Path(t).write_text(config, encoding="utf-8"))
+    return run
+
+
+def existing_run(runs: Path, name: str) -> RunDirectory:
+    """The folder of a run to resume, by its name or its path.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    for path in (Path(name), runs / name):
+        if (path / "config.toml").exists():
+            return RunDirectory(path)
+    known = sorted(p.parent.name for p in runs.glob("*/config.toml"))
+    raise UserError(
+        f"--resume: no run {name!r} in {runs}; there "
+        + (f"are {', '.join(known[-8:])}" if known else "is none")
+    )

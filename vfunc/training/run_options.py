@@ -1,0 +1,193 @@
+"""Options of the command, the run and its data."""
+
+# ruff: noqa: RUF009 (`option` returns a dataclass field, as `field` does)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vfunc.language.mistakes import Mistakes
+from vfunc.training.arms import ARMS
+from vfunc.training.budget import Budget
+from vfunc.training.option import option
+
+Problem = Literal["careless_everywhere", "careless_source", "random_slips", "style_shift"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """This command. Not part of a run's configuration, so not in TOML files."""
+
+    preset: str | None = option(
+        "Start from a TOML file of experiments/presets, by its name.", default=None, metavar="NAME"
+    )
+    config: str | None = option(
+        "Read options from a TOML file: the names of this list, with _ for -. It wins over the "
+        "preset, and the command line wins over both. Every run writes one that repeats it.",
+        default=None,
+        metavar="FILE",
+    )
+    name: str | None = option(
+        "Name of the run, and of its directory.",
+        default=None,
+        shown="made from problem, estimator and seed, with a number if taken",
+        metavar="NAME",
+    )
+    runs_dir: str = option("Directory that holds the runs.", default="runs", metavar="DIR")
+    overwrite: bool = option("Replace the run of that name, if there is one.", default=False)
+    resume: str | None = option(
+        "Go on with an interrupted run: its name or directory. Its own options hold; only "
+        "--budget, --device, --threads and this group's may be given.",
+        default=None,
+        metavar="RUN",
+    )
+    dry_run: bool = option("Check everything, print the configuration and stop.", default=False)
+    debug: bool = option("Show the traceback of an error.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What to compare, for how long."""
+
+    arms: tuple[str, ...] = option(
+        "Ways of training to compare, separated by commas, each from the same start: "
+        + ", ".join(ARMS)
+        + " (known_wrong only on the embedded problem).",
+        default=("baseline", "vpretraining"),
+        shown="baseline,vpretraining",
+        metavar="ARM,ARM",
+    )
+    budget: Budget = option(
+        "What each arm may spend: 500steps, 2Mtokens, 60s, 10min, 1h. Evaluation and saving do "
+        "not count.",
+        default=Budget(300, "steps"),
+        metavar="BUDGET",
+    )
+    seed: int = option("Of everything that is drawn.", default=0, least=0)
+    fixed_alpha: float = option(
+        "Share of target mass that uniform_smoothing and self_distillation move.",
+        default=0.5,
+        above=0,
+        most=1,
+    )
+    eval_every: float = option(
+        "Fraction of the budget between evaluations on held-out data; 0 evaluates at the end only.",
+        default=0.1,
+        least=0,
+        most=1,
+    )
+    save_every: float = option(
+        "Fraction of the budget between checkpoints; 0 saves at the end only.",
+        default=0.25,
+        least=0,
+        most=1,
+    )
+    probe_batches: int = option(
+        "Batches of the one-step probe, which compares predicted with realised decrease; 0 skips "
+        "it.",
+        default=16,
+        least=0,
+    )
+    threads: int = option("CPU threads; 0 leaves the choice to torch.", default=0, least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The embedded problem, or data of your own by --stream, --feedback and --eval."""
+
+    problem: Problem | None = option(
+        "The embedded problem to train on: arithmetic word problems, of whose worked solutions a "
+        "share is wrong. None with --stream.",
+        shown="careless_everywhere",
+    )
+    wrong_share: float | None = option(
+        "Embedded: share of wrong solutions, within the careless styles.",
+        shown="the problem's",
+        least=0,
+        most=1,
+    )
+    mistakes: Mistakes | None = option(
+        "Embedded: how a wrong solution goes wrong.", shown="the problem's"
+    )
+    careless_styles: Literal["both", "textbook", "forum"] | None = option(
+        "Embedded: the styles whose authors err.", shown="the problem's"
+    )
+    forum_share: float | None = option(
+        "Embedded: share of the stream in forum style, the rest being textbook.",
+        shown="the problem's",
+        least=0,
+        most=1,
+    )
+    eval_forum_share: float | None = option(
+        "Embedded: the same for feedback, validation and test.",
+        shown="the problem's",
+        least=0,
+        most=1,
+    )
+    levels: tuple[float, float, float] | None = option(
+        "Embedded: weights of problems with 1, 2 and 3 events.",
+        shown="the problem's",
+        metavar="W1 W2 W3",
+        least=0,
+    )
+    stream_size: int | None = option(
+        "Embedded: distinct problems in the stream; it is read again from the start when it ends.",
+        shown="10000",
+        least=1,
+    )
+    eval_split: Literal["validation", "test"] | None = option(
+        "Embedded: what to evaluate on. Choose settings on validation, report test.", shown="test"
+    )
+    stream: str | None = option(
+        "Unlabeled text to train on: a .jsonl, .jsonl.gz or .txt file, or a Hub data set "
+        "ID[:CONFIG[:SPLIT]].",
+        default=None,
+        shown="the embedded problem's",
+        metavar="SOURCE",
+    )
+    feedback: str | None = option(
+        "Labelled examples that only the value signal sees; with --stream.",
+        default=None,
+        shown="the embedded problem's",
+        metavar="SOURCE",
+    )
+    eval: str | None = option(
+        "Held-out examples to evaluate on; with --stream.",
+        default=None,
+        shown="the embedded problem's",
+        metavar="SOURCE",
+    )
+    stream_fields: str | None = option(
+        "Which fields of --stream to read: prompt=FIELD,completion=FIELD or text=FIELD.",
+        default=None,
+        shown="recognised",
+        metavar="FIELDS",
+    )
+    feedback_fields: str | None = option(
+        "The same for --feedback.", default=None, shown="recognised", metavar="FIELDS"
+    )
+    eval_fields: str | None = option(
+        "The same for --eval.", default=None, shown="recognised", metavar="FIELDS"
+    )
+    stream_limit: int | None = option(
+        "Use this many examples of --stream, drawn by the seed.",
+        default=None,
+        shown="all",
+        least=1,
+    )
+    feedback_size: int = option("Feedback examples to use.", default=1024, least=1)
+    eval_size: int = option(
+        "Held-out examples to evaluate on.", shown="512 embedded, else 256", least=1
+    )
+    seq_len: int = option(
+        "Longest sequence, in tokens.", shown="128 on the embedded problem, else 512", least=2
+    )
+    batch_size: int = option(
+        "Sequences in a micro-batch.",
+        shown="32 on the embedded problem; else 4, or 8 for the embedded learner",
+        least=1,
+    )
+    feedback_batch_size: int = option(
+        "Feedback examples in an estimate.", shown="as --batch-size", least=1
+    )

@@ -1,0 +1,105 @@
+"""The state of one arm's training: live modules and optimizers, and plain counters beside them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from vfunc.learner import FunctionalLearner, functional
+from vfunc.training.method_options import OptimizerOptions
+
+
+@dataclass(frozen=True)
+class Counters:
+    """How far an arm has come.
+
+    Attributes:
+        step: optimizer steps taken.
+        micro_batch: micro-batches taken; the stream's position.
+        units: tokens (images) seen.
+        seconds: training time, without evaluation and saving.
+        updates: designer updates made; the feedback's position.
+        outside_norm: the last step's gradient norm outside S, for the simulated clipping.
+        evaluations: how many times it was evaluated.
+        probed: whether the one-step probe has been made.
+    """
+
+    step: int = 0
+    micro_batch: int = 0
+    units: int = 0
+    seconds: float = 0.0
+    updates: int = 0
+    outside_norm: float = 0.0
+    evaluations: int = 0
+    probed: bool = False
+
+    def advanced(self, **changes: Any) -> Counters:
+        """The same counters with changes."""
+        return replace(self, **changes)
+
+
+@dataclass
+class ArmState:
+    """What training an arm changes. Live torch objects, changed in place; counters are replaced.
+
+    Attributes:
+        learner: the live learner, in train mode between evaluations.
+        functional: the learner as a function of theta_S.
+        optimizer: the learner's.
+        designer: the task designer, if the arm has one.
+        designer_optimizer: the designer's, if it is trained.
+        counters: how far it has come.
+    """
+
+    learner: nn.Module
+    functional: FunctionalLearner
+    optimizer: torch.optim.Optimizer
+    designer: nn.Module | None
+    designer_optimizer: torch.optim.Optimizer | None
+    counters: Counters = field(default_factory=Counters)
+
+
+def build_optimizer(options: OptimizerOptions, learner: nn.Module) -> torch.optim.Optimizer:
+    """The learner's optimizer over every trainable parameter."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+    return torch.optim.AdamW(
+        parameters, options.lr, betas=options.betas, weight_decay=options.weight_decay
+    )
+
+
+def new_arm_state(
+    start: nn.Module,
+    align: str,
+    optimizer: OptimizerOptions,
+    designer: nn.Module | None,
+    designer_lr: float | None,
+) -> ArmState:
+    """An arm at the start checkpoint.
+
+    Args:
+        start: the start learner; it is copied, so that every arm begins with the same numbers.
+        align: the subset S.
+        optimizer: the learner's.
+        designer: the arm's own designer, or None.
+        designer_lr: the designer's step size; None freezes it.
+
+    Returns:
+        The state, with counters at zero.
+    """
+    learner = copy.deepcopy(start).train()
+    trained = designer is not None and designer_lr is not None
+    return ArmState(
+        learner,
+        functional(learner, align),
+        build_optimizer(optimizer, learner),
+        designer,
+        torch.optim.Adam(designer.parameters(), designer_lr) if trained else None,
+    )

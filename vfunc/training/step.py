@@ -1,0 +1,210 @@
+"""Algorithm 1, one micro-batch at a time: estimate, designer step, task, learner step.
+
+The learner's forward happens once: its output gives what the task takes from the learner, and
+carries the learner's own loss. Labels reach nothing but the designer's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from vfunc import trees
+from vfunc.errors import NonFiniteError
+from vfunc.estimators import Estimator
+from vfunc.learner import RandomState
+from vfunc.problem import ValueEstimate, ValueProblem
+from vfunc.simulate import Clip, from_optimizer
+from vfunc.training.arms import Arm
+from vfunc.training.state import ArmState
+from vfunc.trees import Params
+from vfunc.workload import Forward, Workload
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How an arm is trained.
+
+    Attributes:
+        accumulate: micro-batches an optimizer step.
+        clip: full-model gradient-norm clipping; 0 is off.
+        meta_period: r, micro-batches between designer updates.
+        burn_in: micro-batches before the first; until then a designer's arm is the baseline.
+        look_ahead: unlabeled batches that the estimator wants.
+        gate_penalty: lambda of the designer's regulariser.
+        train_mode: whether estimates repeat the learner's dropout masks.
+        seed: of what estimators draw.
+    """
+
+    accumulate: int
+    clip: float
+    meta_period: int
+    burn_in: int
+    look_ahead: int
+    gate_penalty: float
+    train_mode: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one micro-batch did, for the log."""
+
+    loss: float
+    notes: Mapping[str, float]
+    estimate: ValueEstimate | None
+
+
+def micro_batch(
+    arm: Arm,
+    state: ArmState,
+    workload: Workload,
+    estimator: Estimator | None,
+    options: StepOptions,
+) -> MicroBatch:
+    """Take one micro-batch: update the designer if it is due, then add to the learner's gradient.
+
+    Args:
+        arm: which tasks.
+        state: changed in place.
+        workload: the modality.
+        estimator: of the designer's value; None for arms without one.
+        options: see `StepOptions`.
+
+    Returns:
+        What happened.
+
+    Raises:
+        NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped.
+    """
+    at = state.counters
+    where = f"arm {arm.name}, step {at.step}, micro-batch {at.micro_batch}"
+    batch = workload.batch(at.micro_batch)
+    drawn = RandomState.now(next(state.learner.parameters()).device)
+    burning_in = arm.designed and at.micro_batch < options.burn_in
+    forward = workload.forward(state.learner, batch, observe=arm.observes and not burning_in)
+    estimate = None
+    due = (at.micro_batch - options.burn_in) % options.meta_period == 0 and not burning_in
+    if estimator is not None and state.designer_optimizer is not None and due:
+        dropout = drawn if options.train_mode else None
+        estimate = _update_designer(state, workload, estimator, options, forward, dropout, where)
+    source = "baseline" if burning_in else arm.name
+    task = workload.build_task(source, forward, state.designer)
+    loss = workload.loss(forward, task)
+    value = float(loss)
+    _require_finite("the learner's loss", loss, where)
+    (loss / options.accumulate).backward()
+    state.counters = state.counters.advanced(
+        micro_batch=at.micro_batch + 1, units=at.units + workload.count(batch)
+    )
+    return MicroBatch(value, task.notes, estimate)
+
+
+def optimizer_step(arm: Arm, state: ArmState, options: StepOptions) -> float:
+    """Clip and step the learner; returns the gradient's norm before clipping.
+
+    Raises:
+        NonFiniteError: the gradient is not finite; the learner has not moved.
+    """
+    inside = set(state.functional.names)
+    live = [(n, p) for n, p in state.learner.named_parameters() if p.grad is not None]
+    outside = [p.grad for n, p in live if n not in inside]
+    outside_norm = float(get_total_norm(outside)) if options.clip and outside else 0.0
+    gradients = [p.grad for _, p in live]
+    norm = get_total_norm(gradients)
+    _require_finite("the learner's gradient", norm, f"arm {arm.name}, step {state.counters.step}")
+    if options.clip:
+        clip_grad_norm_([p for _, p in live], options.clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.counters = state.counters.advanced(
+        step=state.counters.step + 1, outside_norm=outside_norm
+    )
+    return float(norm)
+
+
+def value_problem(
+    state: ArmState,
+    workload: Workload,
+    options: StepOptions,
+    observed: tuple[object, ...],
+    feedback: object,
+    dropout: RandomState | None,
+) -> ValueProblem:
+    """The value problem of the learner's next step, read off the live optimizer."""
+    assert state.designer is not None
+    live = state.functional.live
+    in_window = state.counters.micro_batch % options.accumulate
+    rule, optimizer_state = from_optimizer(
+        state.optimizer,
+        live,
+        clip=Clip(options.clip, state.counters.outside_norm) if options.clip else None,
+        accumulated={n: p.grad.detach() for n, p in live.items() if p.grad is not None}
+        if in_window
+        else None,
+        weight=1 / options.accumulate,
+        closes_window=in_window == options.accumulate - 1,
+    )
+    return workload.problem(
+        state.functional,
+        state.designer,
+        observed,
+        feedback,
+        rule,
+        optimizer_state,
+        dropout=dropout,
+        # a new draw an update, the same in a resumed run
+        seed=options.seed * 1_000_003 + state.counters.updates,
+    )
+
+
+def _update_designer(
+    state: ArmState,
+    workload: Workload,
+    estimator: Estimator,
+    options: StepOptions,
+    forward: Forward,
+    dropout: RandomState | None,
+    where: str,
+) -> ValueEstimate:
+    designer, optimizer = state.designer, state.designer_optimizer
+    assert designer is not None and optimizer is not None
+    at = state.counters
+    ahead = tuple(
+        workload.look_ahead(state.learner, workload.batch(at.micro_batch + k))
+        for k in range(1, options.look_ahead)
+    )
+    observed = (forward.observed, *ahead)
+    feedback = workload.feedback(at.updates)
+    problem = value_problem(state, workload, options, observed, feedback, dropout)
+    phi = trees.detach(dict(designer.named_parameters()))
+    estimate = estimator(problem, state.functional.theta, phi)
+    _require_finite("the value", estimate.value, where)
+    _require_finite("the designer's objective", estimate.objective, where)
+    descent = trees.scale(estimate.grad, -1 / estimate.scale)
+    if options.gate_penalty:
+        penalty = _penalty_gradient(workload, state, phi, forward)
+        descent = trees.axpy(options.gate_penalty, penalty, descent)
+    if not trees.is_finite(descent):
+        raise NonFiniteError(f"the designer's gradient is not finite ({where})")
+    for name, parameter in designer.named_parameters():
+        parameter.grad = descent[name].to(parameter.dtype)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.counters = at.advanced(updates=at.updates + 1)
+    return estimate
+
+
+def _penalty_gradient(workload: Workload, state: ArmState, phi: Params, forward: Forward) -> Params:
+    assert state.designer is not None
+    phi = trees.leaves(phi)
+    return trees.gradient(workload.regulariser(state.designer, phi, forward.observed), phi)
+
+
+def _require_finite(what: str, x: Tensor, where: str) -> None:
+    if not bool(torch.isfinite(x)):
+        raise NonFiniteError(f"{what} is {float(x)} ({where})")

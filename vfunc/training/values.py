@@ -1,0 +1,162 @@
+"""Is a value of an option's type, within its bounds, and at peace with the others?"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from beartype.door import is_bearable
+
+from vfunc.errors import UserError
+from vfunc.training.arms import ARMS
+from vfunc.training.budget import Budget, parse_budget
+from vfunc.training.config import FIELDS, TYPES
+from vfunc.training.option import option_of
+
+_SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_TOGETHER = ("stream", "feedback", "eval")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """`; did you mean X?`, or nothing if nothing is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def typed_value(name: str, value: Any, where: str) -> Any:
+    """A value as its option's type has it.
+
+    Whole numbers become floats, and lists tuples, where those are wanted; budgets and arms may be
+    text.
+
+    Args:
+        name: the option.
+        value: as given.
+        where: the option and where it was given, for messages.
+
+    Raises:
+        UserError: there is no such option, or the value is not of its type.
+    """
+    if name not in FIELDS:
+        raise UserError(f"{where}: no such option{nearest(name, FIELDS)}")
+    hint = TYPES[name]
+    if hint is Budget and isinstance(value, str):
+        return parse_budget(value)
+    if name == "arms" and isinstance(value, str):
+        value = tuple(arm.strip() for arm in value.split(",") if arm.strip())
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(value, tuple) and float in get_args(_required(hint)):
+        value = tuple(_as_float(entry) for entry in value)
+    elif _required(hint) is float:
+        value = _as_float(value)
+    # beartype takes True for an int, as Python does; nobody who writes `seed = true` means 1
+    stray = isinstance(value, bool) and _required(hint) is not bool
+    if value is None or stray or not is_bearable(value, hint):
+        raise UserError(f"{where} must be {type_in_words(name)}, not {value!r}")
+    return value
+
+
+def type_in_words(name: str) -> str:
+    """What an option's values are: `a whole number`, `one of adamw, sgd`."""
+    hint = _required(TYPES[name])
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    if get_origin(hint) is tuple:
+        entries = get_args(hint)
+        return "names, separated by commas" if entries[0] is str else f"{len(entries)} numbers"
+    words = {int: "a whole number", float: "a number", bool: "true or false", Budget: "a budget"}
+    return words.get(hint, "text")
+
+
+def check_bounds(name: str, value: Any, where: str) -> None:
+    """Refuse numbers that are not finite or out of the option's bounds, and malformed names.
+
+    Raises:
+        UserError: the value is refused; the message says what is allowed.
+    """
+    said = option_of(FIELDS[name])
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        bounds = (
+            ("above", said.above, said.above is None or number > said.above),
+            ("at least", said.least, said.least is None or number >= said.least),
+            ("below", said.below, said.below is None or number < said.below),
+            ("at most", said.most, said.most is None or number <= said.most),
+        )
+        if not math.isfinite(number) or not all(held for _, _, held in bounds):
+            wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in bounds if bound is not None)
+            raise UserError(f"{where} must be {wanted or 'finite'}, not {number}")
+    if name == "arms":
+        _check_arms(value, where)
+    if name == "align" and not _SUBSET.fullmatch(value):
+        raise UserError(
+            f"{where} must be all, last:N, lora, lora:last:N or re:PATTERN, not {value!r}"
+        )
+    if name == "device" and not _DEVICE.fullmatch(value):
+        raise UserError(f"{where} must be auto, cpu, cuda or cuda:N, not {value!r}")
+    if isinstance(value, str) and not value.strip():
+        raise UserError(f"{where} is empty")
+
+
+def check_combination(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other or need one that is missing.
+
+    Args:
+        given: what was given.
+        options: the same with every default.
+
+    Raises:
+        UserError: the first contradiction, and how to resolve it.
+    """
+    missing = [name for name in _TOGETHER if name not in given]
+    if 0 < len(missing) < len(_TOGETHER):
+        lacking = " and ".join(f"--{name}" for name in missing)
+        raise UserError(
+            f"data of your own needs --stream, --feedback and --eval together; {lacking} is missing"
+        )
+    if "known_wrong" in options["arms"] and not missing:
+        raise UserError(
+            "the arm known_wrong has to be told which tokens are wrong, which only the embedded "
+            "problem can; take it out of --arms, or drop --stream"
+        )
+    if options["optimizer"] == "sgd" and "lr" not in given:
+        raise UserError("--optimizer sgd has no learning rate that suits most learners; give --lr")
+    width, heads = options["designer_width"], options["designer_heads"]
+    if width % heads or width % 2:
+        raise UserError(
+            f"--designer-width {width} must be even and divisible by --designer-heads {heads}"
+        )
+    if options["levels"] is not None and not any(options["levels"]):
+        raise UserError("--levels gives every level weight 0; give one a weight above 0")
+    align = options["align"]
+    if align.startswith("lora") and options["learner"] == "embedded" and not options["lora_rank"]:
+        raise UserError(
+            f"--align {align} needs adapters, which the embedded learner has not; give --lora-rank"
+        )
+
+
+def _check_arms(arms: tuple[str, ...], where: str) -> None:
+    for arm in arms:
+        if arm not in ARMS:
+            known = ", ".join(ARMS)
+            raise UserError(f"{where}: unknown arm {arm!r}{nearest(arm, ARMS)}; known: {known}")
+        if arms.count(arm) > 1:
+            raise UserError(f"{where} names {arm} twice")
+    if not arms:
+        raise UserError(f"{where} names no arm; known: {', '.join(ARMS)}")
+
+
+def _required(hint: Any) -> Any:
+    """X of `X | None`."""
+    rest = [kind for kind in get_args(hint) if kind is not type(None)]
+    return rest[0] if len(rest) == 1 and type(None) in get_args(hint) else hint
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,125 @@
+"""What the loop asks of a modality: batches, one forward, tasks, a value problem, evaluation.
+
+The loop knows nothing else about what it trains on. The language modality's answer is
+`vfunc.language.workload.LanguageWorkload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vfunc.learner import FunctionalLearner, RandomState
+from vfunc.problem import ValueProblem
+from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.trees import Params, Scalar
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The learner's one forward of a micro-batch.
+
+    Attributes:
+        batch: the unlabeled batch, on the learner's device.
+        output: the learner's output, with its graph.
+        observed: the batch with what tasks take from the learner, detached; None if not asked for.
+    """
+
+    batch: Any
+    output: Tensor
+    observed: Any | None
+
+
+@dataclass(frozen=True)
+class BuiltTask:
+    """A detached task for the learner to step on, and what to say about it in the log."""
+
+    task: Any
+    notes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out results.
+
+    Attributes:
+        metrics: numbers by name; `loss` is always among them.
+        outcomes: per-example numbers by metric, for paired comparisons between arms.
+    """
+
+    metrics: Mapping[str, float]
+    outcomes: Mapping[str, tuple[float, ...]]
+
+
+class Workload(Protocol):
+    """A modality's side of the loop. Nothing here changes the learner or global random state."""
+
+    unit: str
+    """What a token budget counts here."""
+
+    def batch(self, position: int) -> Any:
+        """The unlabeled micro-batch at that position of the stream, on the learner's device."""
+        ...
+
+    def feedback(self, index: int) -> Any:
+        """The feedback batch at that position."""
+        ...
+
+    def count(self, batch: Any) -> int:
+        """How many units of a token budget the batch holds."""
+        ...
+
+    def forward(self, learner: nn.Module, batch: Any, *, observe: bool) -> Forward:
+        """One forward in the learner's own mode, with its graph."""
+        ...
+
+    def look_ahead(self, learner: nn.Module, batch: Any) -> Any:
+        """Observe a batch that the learner does not step on now, without a graph."""
+        ...
+
+    def build_task(self, arm: str, forward: Forward, designer: nn.Module | None) -> BuiltTask:
+        """The arm's task for this micro-batch, detached."""
+        ...
+
+    def loss(self, forward: Forward, task: BuiltTask) -> Tensor:
+        """The learner's self-supervised loss on the task, from the forward it already has."""
+        ...
+
+    def new_designer(self) -> nn.Module:
+        """A designer as drawn from the run's seed."""
+        ...
+
+    def regulariser(self, designer: nn.Module, phi: Params, observed: Any) -> Scalar:
+        """R(phi) on this batch."""
+        ...
+
+    def problem(
+        self,
+        functional: FunctionalLearner,
+        designer: nn.Module,
+        observed: tuple[Any, ...],
+        feedback: Any,
+        rule: UpdateRule,
+        state: OptimizerState,
+        *,
+        dropout: RandomState | None,
+        seed: int,
+    ) -> ValueProblem:
+        """The value problem at this moment."""
+        ...
+
+    def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
+        """L_down on labelled data that no feedback batch holds (for the probe alone)."""
+        ...
+
+    def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
+        """Held-out metrics; `final` adds those that are too slow to follow during a run."""
+        ...
+
+    def autocast(self) -> torch.dtype | None:
+        """The dtype of mixed precision, or None."""
+        ...
