@@ -10,6 +10,7 @@ with loss on the solution, stops before it has learned them well, and saves both
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import tyro
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from vfunc.errors import UserError
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER, greedy_pass_at_1
 from vfunc.language.examples import Example
 from vfunc.language.streams import StreamSpec, embedded_examples
@@ -36,10 +38,10 @@ class Options:
     """Directory to write config.json, model.safetensors and the tokenizer to."""
     seed: int = 0
     """Seed of the weights, the problems and their order."""
-    batches: int = 800
-    """Training batches; the learning rate's schedule is that of --schedule-batches."""
+    batches: int = 600
+    """Training batches: few enough that the learner solves under half of the problems."""
     schedule_batches: int = 1600
-    """Batches over which the learning rate falls to zero; training stops before."""
+    """Batches over which the learning rate would fall to zero; at least --batches."""
     batch_size: int = 32
     """Examples a batch."""
     problems: int = 16_000
@@ -47,7 +49,7 @@ class Options:
     lr: float = 3e-3
     """Peak learning rate of AdamW."""
     vocabulary: int = 448
-    """Tokens in the vocabulary, of which 256 are bytes and one ends a text."""
+    """Upper limit of the vocabulary: 256 bytes, the end of a text, and pieces of words."""
     hidden: int = 96
     """Width of the learner."""
     intermediate: int = 256
@@ -62,6 +64,25 @@ class Options:
     """Standard deviation of the initial weights; transformers' 0.02 is for wider learners."""
     validation: int = 256
     """Validation problems to measure Pass@1 and loss on."""
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "batch_size", "validation"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+        if self.schedule_batches < self.batches:
+            raise UserError(
+                f"--schedule-batches {self.schedule_batches} is below --batches {self.batches}: "
+                "the learning rate would fall below zero; raise it or lower --batches"
+            )
+        if self.problems < self.batch_size:
+            raise UserError(
+                f"--problems {self.problems} do not fill a batch of {self.batch_size}; ask for more"
+            )
+        if self.vocabulary < 257:
+            raise UserError(
+                f"--vocabulary {self.vocabulary} has no room for 256 bytes and the end of a text; "
+                "give at least 257"
+            )
 
 
 def train_tokenizer(examples: list[Example], vocabulary: int) -> Qwen2Tokenizer:
@@ -177,4 +198,8 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -13,11 +13,15 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+# By default beartype draws from Python's global random state to pick which item of a sequence it
+# checks; checking must not change what a run draws.
+_CHECKER = beartype(conf=BeartypeConf(is_random=False))
 
 ENABLED = os.environ.get("VFUNC_TYPECHECK", "1") != "0"
 
@@ -26,7 +30,7 @@ def typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Check the annotations of `function` at every call (see the module's docstring)."""
     if not ENABLED:
         return function
-    checked = jaxtyped(typechecker=beartype)(function)
+    checked = jaxtyped(typechecker=_CHECKER)(function)
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:

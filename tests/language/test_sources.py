@@ -73,13 +73,6 @@ def complaint(source, **options) -> str:
             None,
         ),
         (
-            {"instruction": "I", "input": "", "output": "O"},
-            "prompt=instruction+input,completion=output",
-            "I\n",
-            "O",
-            None,
-        ),
-        (
             {"instruction": "I", "response": "O"},
             "prompt=instruction,completion=response",
             "I\n",

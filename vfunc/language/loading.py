@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from vfunc.errors import UserError
 
@@ -40,8 +43,9 @@ def load_learner(
     """
     _require_present(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        learner = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            learner = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the learner {name!r} cannot be loaded: {reason[:240]}") from error
@@ -76,6 +80,18 @@ def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float)
         task_type="CAUSAL_LM",
     )
     return get_peft_model(learner, config)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars that transformers draws for every load and save."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _require_present(name: str) -> None:

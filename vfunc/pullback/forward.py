@@ -10,6 +10,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.problem import LinearForm, Task, ValueProblem
 from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.pullback.tangent import tangent_along
 from vfunc.trees import Params
 
 
@@ -52,7 +53,7 @@ class Forward:
             wrt = ((0, 1) if made else 1) if hessian else 0
             return torch.func.grad_and_value(loss, argnums=wrt)(made, theta)
 
-        _, (products, inner) = torch.func.jvp(gradients, (theta,), (trees.detach(w),))
+        _, (products, inner) = tangent_along(gradients, theta, w)
         by_task, by_theta = (
             products if hessian and made else (({}, products) if hessian else (products, None))
         )
@@ -67,5 +68,5 @@ class Forward:
 
 def _inner_alone(problem: ValueProblem, theta: Params, task: Task, w: Params) -> MixedProduct:
     """<w, g_pre> is the tangent of the loss: nothing of the task depends on phi."""
-    _, inner = torch.func.jvp(lambda t: problem.pretrain_loss(t, task), (theta,), (w,))
+    _, inner = tangent_along(lambda t: problem.pretrain_loss(t, task), theta, w)
     return MixedProduct(inner.detach(), {}, None, Passes(tangents=1))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from vfunc import trees
 from vfunc.problem import LinearForm, Task, ValueProblem
 from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.pullback.tangent import tangent_along
 from vfunc.trees import Params
 
 
@@ -50,9 +49,7 @@ class Linear:
         """See `Engine.__call__`."""
         linear = problem.linear
         assert linear is not None  # refusal() comes first
-        _, tangent = torch.func.jvp(
-            lambda t: linear.coefficients(t, task), (theta,), (trees.detach(w),)
-        )
+        _, tangent = tangent_along(lambda t: linear.coefficients(t, task), theta, w)
         tangent = tangent.detach()
         return MixedProduct(
             trees.dot({"q": task[linear.target]}, {"q": tangent}),

@@ -16,7 +16,8 @@ Options = Mapping[str, Any]
 FIXED_ALPHA_ARMS = ("uniform_smoothing", "self_distillation")
 DESIGNED_ARMS = tuple(name for name, arm in ARMS.items() if arm.designed)
 OBSERVING_ARMS = tuple(name for name, arm in ARMS.items() if arm.observes)
-FILE_DATA = ("feedback", "eval", "stream_fields", "feedback_fields", "eval_fields", "stream_limit")
+# --feedback and --eval without --stream are incomplete rather than useless: see `values`.
+FILE_DATA = ("stream_fields", "feedback_fields", "eval_fields", "stream_limit")
 SAVED_WITH_DESIGNER = (
     "targets",
     "alpha_max",
@@ -56,8 +57,20 @@ RULES = (
         lambda options: options["stream"] is None,
         "it belongs to the embedded problem, and --stream brings data of your own",
     ),
+    Rule(
+        FILE_DATA,
+        lambda options: options["stream"] is not None,
+        "it is for data of your own; give --stream, --feedback and --eval",
+    ),
+    Rule(
+        ("mistakes", "careless_styles"),
+        lambda options: options["wrong_share"] != 0,
+        "nothing is wrong in the stream; give --wrong-share above 0",
+    ),
     Rule(("momentum",), lambda options: options["optimizer"] == "sgd", "it is for --optimizer sgd"),
-    Rule(("betas",), lambda options: options["optimizer"] == "adamw", "it is for --optimizer adamw"),
+    Rule(
+        ("betas",), lambda options: options["optimizer"] == "adamw", "it is for --optimizer adamw"
+    ),
     Rule(
         ("lora_alpha", "lora_dropout"),
         lambda options: options["lora_rank"] > 0,

@@ -68,9 +68,7 @@ def assemble(config: RunConfig) -> Assembled:
     device = pick_device(config.learner.device)
     torch.manual_seed(config.run.seed)
     name = config.learner.learner
-    learner, tokenizer = load_learner(
-        str(EMBEDDED_LEARNER) if name == EMBEDDED else name, device
-    )
+    learner, tokenizer = load_learner(str(EMBEDDED_LEARNER) if name == EMBEDDED else name, device)
     vocabulary = learner.get_input_embeddings().num_embeddings
     require_top_k(config.designer.top_k, vocabulary)
     module: nn.Module = learner

@@ -25,8 +25,10 @@ from vfunc.training.run_options import CommandOptions, DataOptions, RunOptions
 class RunConfig:
     """A complete configuration: what `resolve` returns.
 
-    Fields that do nothing in a combination (`optimizer.momentum` with adamw) hold their defaults.
-    Those of the embedded problem are None with data of one's own, and the reverse.
+    Fields that do nothing in a combination (`optimizer.momentum` with adamw) hold their defaults;
+    so do the size and targets of a designer that is loaded, which come from its file instead.
+    Fields of the embedded problem are None with data of one's own, and the reverse. The
+    estimator's own options are None unless they were given.
     """
 
     command: CommandOptions

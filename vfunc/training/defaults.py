@@ -13,10 +13,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from vfunc.language.arithmetic import STYLES
-from vfunc.language.streams import DEFAULT_PRESET, StreamSpec, stream_preset
-from vfunc.training.config import FIELDS, RunConfig
+from vfunc.language.streams import DEFAULT_PRESET, stream_preset
+from vfunc.training.config import FIELDS
 from vfunc.training.method_options import EMBEDDED
-from vfunc.training.run_options import DataOptions
+
+EMBEDDED_DATA = (
+    "problem",
+    "mistakes",
+    "wrong_share",
+    "careless_styles",
+    "forum_share",
+    "eval_forum_share",
+    "levels",
+    "stream_size",
+    "eval_split",
+)
 
 
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,28 +41,6 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     for defaults in (_of_data, _of_learner, _of_optimizer, _of_designer):
         options = defaults(options) | options
     return options
-
-
-def stream_spec(data: DataOptions) -> StreamSpec:
-    """What the embedded problem's stream is like.
-
-    Args:
-        data: options of a run on the embedded problem.
-    """
-    assert data.problem is not None, "data of one's own has no stream specification"
-    return StreamSpec(
-        mistakes=data.mistakes,
-        share_wrong=data.wrong_share,
-        careless_styles=STYLES if data.careless_styles == "both" else (data.careless_styles,),
-        forum_share=data.forum_share,
-        evaluation_forum_share=data.eval_forum_share,
-        levels=data.levels,
-    )
-
-
-def on_embedded_problem(config: RunConfig) -> bool:
-    """Whether the data are the package's own."""
-    return config.data.problem is not None
 
 
 def _of_data(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,16 +102,3 @@ def _of_designer(options: Mapping[str, Any]) -> dict[str, Any]:
         "gate_penalty": 0.3 if targets == "bounded" else 0.0,
         "top_k": 16 if embedded_problem else 64,
     }
-
-
-EMBEDDED_DATA = (
-    "problem",
-    "mistakes",
-    "wrong_share",
-    "careless_styles",
-    "forum_share",
-    "eval_forum_share",
-    "levels",
-    "stream_size",
-    "eval_split",
-)

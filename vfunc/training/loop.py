@@ -121,15 +121,14 @@ def _one_step(
     log: Log,
 ) -> dict[str, Any]:
     """One optimizer step: its micro-batches, then the step; returns what to log."""
-    lr = plan.lr * plan.schedule(fraction)
+    lr = plan.lr * plan.schedule.factor(fraction)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     began = time.perf_counter()
     before = state.counters
     try:
         taken = [
-            micro_batch(arm, state, workload, estimator, options)
-            for _ in range(options.accumulate)
+            micro_batch(arm, state, workload, estimator, options) for _ in range(options.accumulate)
         ]
         norm = optimizer_step(arm, state, options)
     except NonFiniteError:
@@ -215,7 +214,7 @@ def _probe(
 
 def _fraction(plan: ArmPlan, state: ArmState) -> float:
     at = state.counters
-    return spent_fraction(plan.budget, steps=at.step, tokens=at.units, seconds=at.seconds)
+    return spent_fraction(plan.budget, at.step, at.units, at.seconds)
 
 
 def _crosses(every: float, before: float, after: float) -> bool:

@@ -172,10 +172,9 @@ class EstimatorOptions:
     )
     meta_period: int = option("Micro-batches between designer updates.", default=8, least=1)
     burn_in: int = option(
-        "Fraction of the budget before the designer's first update.",
-        default=0.0,
+        "Micro-batches before the designer's first update; until then its arm is the baseline.",
+        default=0,
         least=0,
-        most=1,
     )
     estimate_mode: Literal["eval", "train"] = option(
         "The learner's mode in estimates; train repeats its step's own dropout.", default="eval"

@@ -24,10 +24,10 @@ class Option:
     help: str
     default: str = ""
     metavar: str | None = None
-    above: float | None = None
-    least: float | None = None
-    below: float | None = None
-    most: float | None = None
+    above: float | int | None = None
+    least: float | int | None = None
+    below: float | int | None = None
+    most: float | int | None = None
 
 
 def option(help: str, *, default: Any = dataclasses.MISSING, shown: str | None = None, **more: Any):

@@ -15,7 +15,6 @@ from typing import Any
 
 from vfunc.errors import UserError
 from vfunc.training.applicability import useless_options
-from vfunc.training.budget import Schedule
 from vfunc.training.config import GROUPS, RunConfig
 from vfunc.training.defaults import with_defaults
 from vfunc.training.values import check_bounds, check_combination, typed_value
@@ -88,11 +87,6 @@ def estimator_options(config: RunConfig) -> dict[str, Any]:
     """The estimator's own options that were given, by name; the registry refuses foreign ones."""
     options = {name: getattr(config.estimator, name) for name in ESTIMATOR_OPTIONS}
     return {name: value for name, value in options.items() if value is not None}
-
-
-def schedule(config: RunConfig) -> Schedule:
-    """The learner's learning-rate schedule."""
-    return Schedule(config.optimizer.warmup, config.optimizer.final_lr)
 
 
 def default_name(config: RunConfig) -> str:

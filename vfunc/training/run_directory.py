@@ -99,17 +99,10 @@ def new_run(runs: Path, name: str, config: str, *, overwrite: bool) -> RunDirect
     return run
 
 
-def existing_run(runs: Path, name: str) -> RunDirectory:
-    """The folder of a run to resume, by its name or its path.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    for path in (Path(name), runs / name):
-        if (path / "config.toml").exists():
-            return RunDirectory(path)
-    known = sorted(p.parent.name for p in runs.glob("*/config.toml"))
-    raise UserError(
-        f"--resume: no run {name!r} in {runs}; there "
-        + (f"are {', '.join(known[-8:])}" if known else "is none")
-    )
+def free_name(runs: Path, stem: str) -> str:
+    """`stem`, or `stem-2`, `stem-3`, ...: the first that no run has."""
+    name, number = stem, 1
+    while (runs / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name

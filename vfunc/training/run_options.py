@@ -38,7 +38,7 @@ class CommandOptions:
     overwrite: bool = option("Replace the run of that name, if there is one.", default=False)
     resume: str | None = option(
         "Go on with an interrupted run: its name or directory. Its own options hold; only "
-        "--budget, --device, --threads and this group's may be given.",
+        "--budget, --device, --threads, --runs-dir, --dry-run and --debug go with it.",
         default=None,
         metavar="RUN",
     )

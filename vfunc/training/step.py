@@ -6,10 +6,10 @@ carries the learner's own loss. Labels reach nothing but the designer's paramete
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
@@ -95,13 +95,12 @@ def micro_batch(
     source = "baseline" if burning_in else arm.name
     task = workload.build_task(source, forward, state.designer)
     loss = workload.loss(forward, task)
-    value = float(loss)
     _require_finite("the learner's loss", loss, where)
     (loss / options.accumulate).backward()
     state.counters = state.counters.advanced(
         micro_batch=at.micro_batch + 1, units=at.units + workload.count(batch)
     )
-    return MicroBatch(value, task.notes, estimate)
+    return MicroBatch(float(loss.detach()), task.notes, estimate)
 
 
 def optimizer_step(arm: Arm, state: ArmState, options: StepOptions) -> float:
@@ -206,5 +205,6 @@ def _penalty_gradient(workload: Workload, state: ArmState, phi: Params, forward:
 
 
 def _require_finite(what: str, x: Tensor, where: str) -> None:
-    if not bool(torch.isfinite(x)):
-        raise NonFiniteError(f"{what} is {float(x)} ({where})")
+    number = float(x.detach())
+    if not math.isfinite(number):
+        raise NonFiniteError(f"{what} is {number} ({where})")

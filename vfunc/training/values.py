@@ -50,12 +50,12 @@ def typed_value(name: str, value: Any, where: str) -> Any:
         value = tuple(arm.strip() for arm in value.split(",") if arm.strip())
     if isinstance(value, list):
         value = tuple(value)
-    if isinstance(value, tuple) and float in get_args(_required(hint)):
+    if isinstance(value, tuple) and float in get_args(required(hint)):
         value = tuple(_as_float(entry) for entry in value)
-    elif _required(hint) is float:
+    elif required(hint) is float:
         value = _as_float(value)
     # beartype takes True for an int, as Python does; nobody who writes `seed = true` means 1
-    stray = isinstance(value, bool) and _required(hint) is not bool
+    stray = isinstance(value, bool) and required(hint) is not bool
     if value is None or stray or not is_bearable(value, hint):
         raise UserError(f"{where} must be {type_in_words(name)}, not {value!r}")
     return value
@@ -63,7 +63,7 @@ def typed_value(name: str, value: Any, where: str) -> Any:
 
 def type_in_words(name: str) -> str:
     """What an option's values are: `a whole number`, `one of adamw, sgd`."""
-    hint = _required(TYPES[name])
+    hint = required(TYPES[name])
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(get_args(hint))
     if get_origin(hint) is tuple:
@@ -90,7 +90,9 @@ def check_bounds(name: str, value: Any, where: str) -> None:
             ("at most", said.most, said.most is None or number <= said.most),
         )
         if not math.isfinite(number) or not all(held for _, _, held in bounds):
-            wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in bounds if bound is not None)
+            wanted = " and ".join(
+                f"{word} {bound:g}" for word, bound, _ in bounds if bound is not None
+            )
             raise UserError(f"{where} must be {wanted or 'finite'}, not {number}")
     if name == "arms":
         _check_arms(value, where)
@@ -152,7 +154,7 @@ def _check_arms(arms: tuple[str, ...], where: str) -> None:
         raise UserError(f"{where} names no arm; known: {', '.join(ARMS)}")
 
 
-def _required(hint: Any) -> Any:
+def required(hint: Any) -> Any:
     """X of `X | None`."""
     rest = [kind for kind in get_args(hint) if kind is not type(None)]
     return rest[0] if len(rest) == 1 and type(None) in get_args(hint) else hint

@@ -1,0 +1,387 @@
+"""Small smooth value problems, shared by the tests of the mathematical core."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vfunc
+from vfunc.float64 import keep_float64
+from vfunc.simulate import SGD, Adam, Clip, TensorState, UpdateRule
+
+BATCHES = 4
+FEATURES, HIDDEN, CLASSES = 3, 4, 3
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What an optimizer step is made of, in plain numbers, for the core and for the oracle."""
+
+    kind: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-3
+    max_norm: float | None = None
+    outside: float = 0.0
+    weight: float = 1.0
+    accumulated: dict[str, Tensor] | None = None
+    steps: int = 0
+    buffers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def rule(self) -> UpdateRule:
+        """The package's own form of it."""
+        if self.kind == "sgd":
+            rule = SGD(self.lr, self.momentum, self.dampening, self.nesterov, self.weight_decay)
+        else:
+            rule = Adam(self.lr, self.betas, self.eps, self.weight_decay, self.kind == "adamw")
+        clip = None if self.max_norm is None else Clip(self.max_norm, self.outside)
+        return UpdateRule(rule, clip, self.accumulated, self.weight)
+
+    def state(self) -> dict[str, TensorState]:
+        """The package's own form of the state."""
+        return {name: TensorState(self.steps, dict(b)) for name, b in self.buffers.items()}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A problem with the point it is asked at."""
+
+    problem: vfunc.ValueProblem
+    theta: dict[str, Tensor]
+    phi: dict[str, Tensor]
+    optimizer: Optimizer
+
+    def under(self, optimizer: Optimizer) -> Situation:
+        """The same question for another optimizer."""
+        problem = replace(self.problem, rule=optimizer.rule(), state=optimizer.state())
+        return replace(self, problem=problem, optimizer=optimizer)
+
+
+PLAIN = Optimizer()
+
+# Adam's epsilon and moments are of the gradient's size, so that the step is smooth over the
+# distances that finite differences take; its behaviour at 1e-8 has tests of its own.
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": PLAIN,
+    "sgd decay": Optimizer(weight_decay=0.2),
+    "momentum": Optimizer(momentum=0.8, dampening=0.3, weight_decay=0.1, steps=3),
+    "momentum fresh": Optimizer(momentum=0.7, dampening=0.4),
+    "nesterov": Optimizer(momentum=0.6, nesterov=True, steps=2),
+    "adam": Optimizer("adam", lr=0.03, eps=1e-2, weight_decay=0.1, steps=5),
+    "adam fresh": Optimizer("adam", lr=0.03, eps=0.05),
+    "adamw": Optimizer("adamw", lr=0.03, eps=1e-2, weight_decay=0.3, steps=2),
+    "clip": Optimizer(max_norm=0.05),
+    "clip adamw": Optimizer("adamw", lr=0.03, eps=1e-3, max_norm=0.04, outside=0.3, steps=3),
+    "accumulate": Optimizer(momentum=0.5, weight=0.25, max_norm=0.06, steps=1),
+}
+
+
+def with_state(name: str, theta: dict[str, Tensor], seed: int) -> Optimizer:
+    """The named optimizer with a random state after `steps` steps, shaped like theta."""
+    optimizer = OPTIMIZERS[name]
+    draw = generator(seed + 1)
+    buffers = {}
+    if optimizer.steps:
+        for key, p in theta.items():
+            first = 0.05 * normal(draw, *p.shape)
+            if optimizer.kind == "sgd":
+                buffers[key] = {"momentum_buffer": first}
+            else:
+                second = 0.002 + 0.01 * torch.rand(p.shape, generator=draw, dtype=torch.float64)
+                buffers[key] = {"exp_avg": first, "exp_avg_sq": second}
+    accumulated = None
+    if optimizer.weight != 1.0:
+        accumulated = {key: 0.1 * normal(draw, *p.shape) for key, p in theta.items()}
+    return replace(optimizer, buffers=buffers, accumulated=accumulated)
+
+
+def generator(seed: int) -> torch.Generator:
+    """Random numbers of a case."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(draw: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal, float64."""
+    return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+
+def chosen(draw: torch.Generator, names: list[str]) -> list[str]:
+    """A random non-empty subset."""
+    keep = [n for n in names if float(torch.rand((), generator=draw)) < 0.7]
+    return keep or names[-1:]
+
+
+def _soft_target(phi: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """(1 - alpha) onehot + alpha r."""
+    r = F.softmax(torch.tanh(x) @ phi["r"].T + phi["bias"], -1)
+    alpha = 0.5 * torch.sigmoid(phi["gate"])
+    return (1 - alpha) * F.one_hot(y, CLASSES).to(r) + alpha * r
+
+
+def _view(phi: dict[str, Tensor], x: Tensor) -> Tensor:
+    """mask * x + (1 - mask) * mean(x)."""
+    mask = torch.sigmoid(x @ phi["mask"].T + phi["shift"])
+    return mask * x + (1 - mask) * x.mean(-1, keepdim=True)
+
+
+def _supervised(
+    logits: Callable[[dict[str, Tensor], Tensor], Tensor],
+    draw: torch.Generator,
+    theta: dict[str, Tensor],
+    *,
+    view: bool,
+) -> Situation:
+    """Classification of random points, with soft targets, and a learned view of the input."""
+
+    def batch(size: int) -> tuple[Tensor, Tensor]:
+        return normal(draw, size, FEATURES), torch.randint(0, CLASSES, (size,), generator=draw)
+
+    phi = {
+        "r": normal(draw, CLASSES, FEATURES),
+        "bias": normal(draw, CLASSES),
+        "gate": normal(draw),
+    }
+    if view:
+        phi |= {"mask": normal(draw, FEATURES, FEATURES), "shift": normal(draw, FEATURES)}
+
+    def construct(phi, batch):
+        x, y = batch
+        return {"x": _view(phi, x) if view else x, "q": _soft_target(phi, x, y)}
+
+    def coefficients(theta, task):
+        return -F.log_softmax(logits(theta, task["x"]), -1) / len(task["x"])
+
+    def pretrain_loss(theta, task):
+        return (task["q"] * coefficients(theta, task)).sum()
+
+    fx, fy = batch(6)
+
+    def feedback_loss(theta):
+        return F.cross_entropy(logits(theta, fx), fy)
+
+    problem = vfunc.ValueProblem(
+        construct,
+        pretrain_loss,
+        feedback_loss,
+        tuple(batch(5) for _ in range(BATCHES)),
+        PLAIN.rule(),
+        linear=None if view else vfunc.LinearForm("q", coefficients),
+        seed=int(torch.randint(0, 1000, (), generator=draw)),
+    )
+    return Situation(problem, theta, phi, PLAIN)
+
+
+def mlp(seed: int, *, view: bool) -> Situation:
+    """A tanh network as a plain function; S a random subset of its four tensors."""
+    draw = generator(seed)
+    every = {
+        "w1": normal(draw, HIDDEN, FEATURES),
+        "b1": normal(draw, HIDDEN),
+        "w2": normal(draw, CLASSES, HIDDEN) / math.sqrt(HIDDEN),
+        "b2": normal(draw, CLASSES),
+    }
+
+    def logits(theta, x):
+        p = every | theta
+        return torch.tanh(x @ p["w1"].T + p["b1"]) @ p["w2"].T + p["b2"]
+
+    theta = {n: every[n] for n in chosen(draw, list(every))}
+    return _supervised(logits, draw, theta, view=view)
+
+
+class Block(nn.Module):
+    """A residual block with LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(HIDDEN)
+        self.linear = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + torch.tanh(self.linear(self.norm(h)))
+
+
+class NormedNetwork(nn.Module):
+    """Two residual blocks, a final norm, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(FEATURES, HIDDEN)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.norm = nn.LayerNorm(HIDDEN)
+        self.head = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        for block in self.blocks:
+            h = block(h)
+        return self.head(self.norm(h))
+
+
+def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A float64 module, its norms moved off their symmetric start; the global state is kept."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = make().double()
+        with torch.no_grad():
+            for p in module.parameters():
+                p.add_(0.1 * torch.randn(p.shape, dtype=torch.float64))
+    return module
+
+
+def layernorm(seed: int, *, view: bool) -> Situation:
+    """A live module with LayerNorm; S by name."""
+    draw = generator(seed)
+    module = seeded(NormedNetwork, seed)
+    subset = ("all", "last:1", "re:norm|head")[seed % 3]
+    learner = vfunc.functional(module, subset)
+    return _supervised(learner, draw, learner.theta, view=view)
+
+
+VOCABULARY = 11
+
+
+@functools.cache
+def _qwen2_config():
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        tie_word_embeddings=True,
+    )
+
+
+def tiny_qwen2(seed: int, attention: str = "sdpa") -> nn.Module:
+    """A two-layer float64 Qwen2 with random weights, tied embeddings."""
+    from transformers import Qwen2ForCausalLM
+
+    def make() -> nn.Module:
+        model = Qwen2ForCausalLM(_qwen2_config())
+        model.set_attn_implementation(attention)
+        return model
+
+    return seeded(make, seed).eval()
+
+
+def qwen2(seed: int) -> Situation:
+    """A tiny Qwen2 in float64 with soft next-token targets; S by name."""
+    draw = generator(seed)
+    module = tiny_qwen2(seed, ("sdpa", "eager")[seed % 2])
+    learner = vfunc.functional(module, ("last:1", "re:mlp|norm", "all")[seed % 3])
+
+    def log_p(theta, tokens):
+        with keep_float64():
+            logits = learner(theta, input_ids=tokens[:, :-1], use_cache=False).logits
+        return F.log_softmax(logits, -1)
+
+    def construct(phi, tokens):
+        r = F.softmax(phi["table"][tokens[:, :-1]], -1)
+        alpha = 0.5 * torch.sigmoid(phi["gate"])
+        return {
+            "tokens": tokens,
+            "q": (1 - alpha) * F.one_hot(tokens[:, 1:], VOCABULARY).to(r) + alpha * r,
+        }
+
+    def coefficients(theta, task):
+        return -log_p(theta, task["tokens"]) / task["tokens"][:, 1:].numel()
+
+    def pretrain_loss(theta, task):
+        return (task["q"] * coefficients(theta, task)).sum()
+
+    def tokens() -> Tensor:
+        return torch.randint(0, VOCABULARY, (2, 6), generator=draw)
+
+    feedback = tokens()
+
+    def feedback_loss(theta):
+        return F.nll_loss(log_p(theta, feedback).flatten(0, 1), feedback[:, 1:].flatten())
+
+    phi = {"table": normal(draw, VOCABULARY, VOCABULARY), "gate": normal(draw)}
+    problem = vfunc.ValueProblem(
+        construct,
+        pretrain_loss,
+        feedback_loss,
+        tuple(tokens() for _ in range(BATCHES)),
+        PLAIN.rule(),
+        linear=vfunc.LinearForm("q", coefficients),
+        seed=seed,
+    )
+    return Situation(problem, learner.theta, phi, PLAIN)
+
+
+CASES: dict[str, Callable[[int], Situation]] = {
+    "mlp": functools.partial(mlp, view=False),
+    "mlp view": functools.partial(mlp, view=True),
+    "layernorm": functools.partial(layernorm, view=False),
+    "layernorm view": functools.partial(layernorm, view=True),
+    "qwen2": qwen2,
+}
+
+SMALL = tuple(name for name in CASES if name != "qwen2")
+
+
+def situation(case: str, seed: int, optimizer: str = "sgd") -> Situation:
+    """The case at that seed, under the named optimizer somewhere in its run."""
+    made = CASES[case](seed)
+    return made.under(with_state(optimizer, made.theta, seed))
+
+
+def engines(made: Situation, *, hessian: bool) -> list[str]:
+    """The exact engines that apply."""
+    linear = made.problem.linear is not None and not hessian
+    return ["reverse", "forward", *(["linear"] if linear else [])]
+
+
+def direction(like: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """A random direction of norm 1."""
+    draw = generator(seed)
+    raw = {name: normal(draw, *x.shape) for name, x in like.items()}
+    size = math.sqrt(sum(float((x * x).sum()) for x in raw.values()))
+    return {name: x / size for name, x in raw.items()}
+
+
+def inner(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """<a, b>, apart from the package's own."""
+    return math.fsum(float((a[name] * b[name]).sum()) for name in a)
+
+
+def size(a: dict[str, Tensor]) -> float:
+    """|a|."""
+    return math.sqrt(inner(a, a))
+
+
+def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """|a - b| / |b|, zero where both are."""
+    assert a.keys() == b.keys()
+    gap = size({name: a[name] - b[name] for name in a})
+    return gap / size(b) if size(b) else gap
+
+
+def moved(phi: dict[str, Tensor], step: float, along: dict[str, Tensor]) -> dict[str, Tensor]:
+    """phi + step * along."""
+    return {name: x + step * along[name] for name, x in phi.items()}
+
+
+def slope(function: Callable[[float], float], step: float = 2e-3) -> float:
+    """function'(0) by central differences, extrapolated once (Richardson): error O(step^4)."""
+
+    def central(h: float) -> float:
+        return (function(h) - function(-h)) / (2 * h)
+
+    return (4 * central(step / 2) - central(step)) / 3

@@ -1,0 +1,117 @@
+"""Soft cross-entropy: against torch's, its own plain form, and the one-hot baseline bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vfunc.language.soft_loss as module
+from vfunc.language.soft_loss import candidate_log_probs, position_weights, soft_cross_entropy
+
+
+def drawn(seed, b=2, t=5, v=11, k=4, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(b, t, v, generator=g, dtype=dtype)
+    candidates = torch.stack([torch.randperm(v, generator=g)[:k] for _ in range(b * t)]).view(
+        b, t, k
+    )
+    q = torch.rand(b, t, k, generator=g, dtype=dtype)
+    predict = torch.rand(b, t, generator=g) > 0.3
+    predict[0, 0] = True
+    return logits, candidates, q / q.sum(-1, keepdim=True), predict
+
+
+@given(st.integers(0, 10**6))
+def test_equals_torch_cross_entropy_with_probabilities(seed):
+    logits, candidates, q, predict = drawn(seed)
+    full = torch.zeros_like(logits).scatter(-1, candidates, q)
+    expected = torch.nn.functional.cross_entropy(logits[predict], full[predict])
+    ours = soft_cross_entropy(logits, candidates, q, position_weights(predict).double())
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_written_gradient_equals_autograds_in_any_chunking(seed, elements):
+    logits, candidates, q, predict = drawn(seed)
+    weight = torch.rand(predict.shape, dtype=torch.float64) * predict
+    plain = logits.clone().requires_grad_()
+    loss = -(weight[..., None] * q * candidate_log_probs(plain, candidates, weight)).sum()
+    (expected,) = torch.autograd.grad(2.5 * loss, plain)
+    ours = logits.clone().requires_grad_()
+    before, module.CHUNK_ELEMENTS = module.CHUNK_ELEMENTS, elements
+    try:
+        value = soft_cross_entropy(ours, candidates, q, weight)
+        (gradient,) = torch.autograd.grad(2.5 * value, ours)
+    finally:
+        module.CHUNK_ELEMENTS = before
+    torch.testing.assert_close(value, loss, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_mass_on_the_true_token_is_the_baseline_bit_for_bit(dtype):
+    logits, candidates, q, predict = drawn(3, b=4, t=9, v=64, k=16, dtype=torch.float32)
+    logits = logits.to(dtype)
+    weight = position_weights(predict)
+    one_hot = torch.zeros_like(q)
+    one_hot[..., 0] = 1.0
+    results = []
+    for ids, target in ((candidates, one_hot), (candidates[..., :1], one_hot[..., :1])):
+        x = logits.clone().requires_grad_()
+        loss = soft_cross_entropy(x, ids, target, weight)
+        loss.backward()
+        results.append((loss.detach(), x.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_low_precision_logits_are_reduced_in_float32():
+    logits, candidates, q, predict = drawn(5, v=200, dtype=torch.float32)
+    rounded = logits.bfloat16()
+    weight = position_weights(predict)
+    exact = soft_cross_entropy(rounded.double(), candidates, q.double(), weight)
+    ours = soft_cross_entropy(rounded, candidates, q, weight)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=0)
+
+
+class _Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    """Records the largest float32 tensor that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
+            self.largest = max(self.largest, out.numel())
+        return out
+
+
+def test_full_vocabulary_float32_never_exists(monkeypatch):
+    b, t, v, k = 2, 32, 500, 4
+    logits, candidates, q, predict = drawn(1, b, t, v, k, torch.float32)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 4 * v)
+    weight = position_weights(torch.ones_like(predict))
+    x = logits.bfloat16().requires_grad_()
+    with _Sizes() as sizes:
+        soft_cross_entropy(x, candidates, q, weight).backward()
+    assert sizes.largest <= 4 * v
+    with _Sizes() as sizes:
+        candidate_log_probs(x.detach(), candidates, weight)
+    assert sizes.largest <= 4 * v
+
+
+def test_targets_with_a_graph_are_refused():
+    logits, candidates, q, predict = drawn(0)
+    with pytest.raises(ValueError, match="detached"):
+        soft_cross_entropy(
+            logits, candidates, q.requires_grad_(), position_weights(predict).double()
+        )
+
+
+def test_nothing_predicted_is_a_zero_loss():
+    logits, candidates, q, predict = drawn(0)
+    weight = position_weights(torch.zeros_like(predict))
+    assert weight.sum() == 0

@@ -1,0 +1,22 @@
+"""Forward mode, without the deprecation warning that torch's own set-up of it prints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vfunc.trees import Params
+
+
+def tangent_along(function: Callable[[Params], Any], theta: Params, w: Params) -> tuple[Any, Any]:
+    """(function(theta), its directional derivative along w), by one forward-mode pass.
+
+    torch 2.13 and later warn of `torch.jit.script`, which they use themselves the first time that
+    forward mode is asked for.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=Warning)
+        return torch.func.jvp(function, (theta,), ({n: x.detach() for n, x in w.items()},))

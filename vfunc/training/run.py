@@ -1,0 +1,175 @@
+"""A whole run: its arms one after another, then what they amount to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from vfunc.language.designer import TopKDesigner
+from vfunc.language.designer_file import save_designer
+from vfunc.language.loading import quiet
+from vfunc.report.events import EventLog, read_events
+from vfunc.report.progress import Progress, Status, progress
+from vfunc.training.arms import ARMS, estimator_of
+from vfunc.training.assemble import Assembled, arm_plan, assemble, step_options
+from vfunc.training.budget import spent_fraction
+from vfunc.training.checkpoint import (
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+    write_json,
+)
+from vfunc.training.config import RunConfig
+from vfunc.training.config_file import to_toml
+from vfunc.training.loop import run_arm
+from vfunc.training.resolve import default_name, estimator_options
+from vfunc.training.run_directory import RunDirectory, free_name, new_run
+from vfunc.training.state import ArmState, Counters, new_arm_state
+from vfunc.training.summary import describe_run, finish
+from vfunc.workload import Evaluation
+
+
+class RunLog:
+    """An arm's news: to the event log, the display, and the checkpoint file."""
+
+    def __init__(self, events: EventLog, display: Progress, checkpoint: Path) -> None:
+        self._events, self._display, self._checkpoint = events, display, checkpoint
+        self._latest: dict[str, float] = {}
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """See `vfunc.training.loop.Log`."""
+        self._events.write({"kind": kind, **fields})
+        if kind == "evaluation":
+            self._latest["heldout_loss"] = fields["loss"]
+
+    def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
+        """See `vfunc.training.loop.Log`; the display keeps the last value that was estimated."""
+        self._latest |= {name: fields[name] for name in ("value", "gate") if name in fields}
+        status = Status(
+            step=fields["step"],
+            tokens_per_second=fields["units_a_second"],
+            loss=fields["train_loss"],
+            **self._latest,
+        )
+        self._display.update(fraction, status)
+
+    def checkpoint(self, state: ArmState) -> None:
+        """See `vfunc.training.loop.Log`."""
+        save_checkpoint(state, self._checkpoint)
+
+
+def run(config: RunConfig) -> None:
+    """Carry out a configuration: train every arm, evaluate, write the run's files, print a table.
+
+    Args:
+        config: resolved; `command` says where, and whether to resume or only check.
+
+    Raises:
+        UserError: the user's mistake, in one line.
+        NonFiniteError: training broke down; the last good state is on disk.
+        KeyboardInterrupt: stopped by the user; the state is on disk.
+        OSError: a file cannot be written.
+    """
+    console = Console()
+    parts = assemble(config)
+    console.print(describe_run(parts), highlight=False)
+    if config.command.dry_run:
+        console.print(to_toml(config), end="", markup=False, highlight=False)
+        return
+    runs = Path(config.command.runs_dir)
+    if config.command.resume:
+        directory = RunDirectory(Path(config.command.resume))
+        write_atomically(directory.config, lambda t: Path(t).write_text(to_toml(config)))
+    else:
+        name = config.command.name or free_name(runs, default_name(config))
+        directory = new_run(runs, name, to_toml(config), overwrite=config.command.overwrite)
+    for arm in config.run.arms:
+        if directory.finished(arm) is None:
+            _run_one(arm, parts, directory)
+    finish(parts, directory, console)
+
+
+def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:
+    """Train one arm to its end, and write what it leaves."""
+    config, arm = parts.config, ARMS[name]
+    estimator = estimator_of(arm, config.estimator.estimator, estimator_options(config))
+    torch.manual_seed(config.run.seed)
+    state = new_arm_state(
+        parts.learner,
+        config.estimator.align,
+        config.optimizer,
+        parts.workload.new_designer() if arm.designed else None,
+        None if config.designer.freeze_designer else config.designer.designer_lr,
+    )
+    checkpoint = directory.checkpoint(name)
+    if checkpoint.exists():
+        load_checkpoint(state, checkpoint)
+    _forget_events_after(directory, name, state.counters)
+    with (
+        EventLog(directory.events) as events,
+        progress(name, start=_spent(config, state.counters)) as display,
+    ):
+        log = RunLog(events, display, checkpoint)
+        began = time.perf_counter()
+        evaluation = run_arm(
+            arm, state, parts.workload, estimator, step_options(config), arm_plan(config), log
+        )
+        wall = time.perf_counter() - began
+    # the last checkpoint stays until the results are whole
+    _write_results(name, parts, directory, state, evaluation, wall)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _write_results(
+    name: str,
+    parts: Assembled,
+    directory: RunDirectory,
+    state: ArmState,
+    evaluation: Evaluation,
+    wall: float,
+) -> None:
+    learner = directory.learner(name)
+    learner.parent.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        state.learner.save_pretrained(learner)
+    parts.tokenizer.save_pretrained(learner)
+    if isinstance(state.designer, TopKDesigner):
+        designer = state.designer
+        write_atomically(directory.designer(name), lambda path: save_designer(designer, path))
+    at = state.counters
+    content = {
+        "arm": name,
+        "steps": at.step,
+        parts.workload.unit: at.units,
+        "seconds": at.seconds,
+        "wall_seconds": wall,
+        "designer_updates": at.updates,
+        "metrics": dict(evaluation.metrics),
+        "outcomes": {k: list(v) for k, v in evaluation.outcomes.items()},
+    }
+    if next(state.learner.parameters()).device.type == "cuda":
+        content["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    write_json(directory.result(name), content)
+
+
+def _forget_events_after(directory: RunDirectory, arm: str, at: Counters) -> None:
+    """A resumed arm goes on from its checkpoint: what the log holds beyond it did not happen."""
+    if not directory.events.exists():
+        return
+    kept = [
+        e
+        for e in read_events(directory.events)
+        if e.get("arm") != arm or (at.step > 0 and e.get("step", e.get("at_step", 0)) <= at.step)
+    ]
+    whole = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
+    write_atomically(directory.events, lambda t: Path(t).write_text(whole, encoding="utf-8"))
+
+
+def _spent(config: RunConfig, at: Counters) -> float:
+    return spent_fraction(config.run.budget, at.step, at.units, at.seconds)
