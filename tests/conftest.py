@@ -5,7 +5,7 @@ from __future__ import annotations
 import jaxtyping
 
 # Before anything imports vfunc: every annotated function of the package is checked in tests.
-jaxtyping.install_import_hook("vfunc", "beartype.beartype")
+jaxtyping.install_import_hook("vfunc", "annotation_checker.check")
 
 import hypothesis
 import pytest
@@ -15,7 +15,9 @@ hypothesis.settings.register_profile(
     "vfunc",
     derandomize=True,
     deadline=None,
-    max_examples=6,
+    max_examples=3,
+    # seeds do not shrink to anything simpler
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
     database=None,
     suppress_health_check=[
         hypothesis.HealthCheck.too_slow,

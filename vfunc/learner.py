@@ -50,7 +50,9 @@ class FunctionalLearner:
     def __call__(self, theta: Params, *args: Any, **kwargs: Any) -> Any:
         """The module's output with theta in place of its own parameters in S."""
         frozen = {name: p.detach() for name, p in self.module.named_parameters()}
-        return functional_call(self.module, frozen | theta, args, kwargs)
+        # copies: batch norm in train mode writes its running statistics
+        buffers = {name: b.clone() for name, b in self.module.named_buffers()}
+        return functional_call(self.module, frozen | buffers | theta, args, kwargs)
 
 
 def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:

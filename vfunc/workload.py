@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, RandomState
-from vfunc.problem import ValueProblem
+from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 
@@ -55,6 +55,7 @@ class Evaluation:
     outcomes: Mapping[str, tuple[float, ...]]
 
 
+@runtime_checkable
 class Workload(Protocol):
     """A modality's side of the loop. Nothing here changes the learner or global random state."""
 
@@ -114,6 +115,15 @@ class Workload(Protocol):
 
     def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
         """L_down on labelled data that no feedback batch holds (for the probe alone)."""
+        ...
+
+    def value_map(
+        self, observed: Any, task: Task, cotangent: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """Where in a task the value lies, as plain data for a picture.
+
+        `cotangent` is grad_c V, V = <g_down, g_pre>, for the entries of the task that phi makes.
+        """
         ...
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:

@@ -101,15 +101,14 @@ def test_wrong_answers(completion: str, answer: str) -> None:
         "(" * 500,
     ],
 )
-def test_an_answer_that_would_explode_is_wrong_at_once(answer: str) -> None:
-    finished: list[bool] = []
-    thread = threading.Thread(
-        target=lambda: finished.append(is_correct(f"\\boxed{{{answer}}}", "\\frac{1}{2}")),
-        daemon=True,
-    )
-    thread.start()
-    thread.join(10)
-    assert finished == [False]
+def test_an_answer_that_would_explode_is_wrong_and_never_evaluated(
+    answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[str] = []
+    # Evaluating in earnest would hang the test where the guard fails.
+    monkeypatch.setattr("math_verify.parse", lambda text, **_: evaluated.append(text))
+    assert not is_correct(f"\\boxed{{{answer}}}", "\\frac{1}{2}")
+    assert not evaluated
 
 
 def test_works_in_a_thread_and_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:

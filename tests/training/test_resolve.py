@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from vfunc.errors import UserError
 from vfunc.language.streams import PRESETS, StreamSpec
 from vfunc.training.arms import ARMS
-from vfunc.training.assemble import stream_spec
 from vfunc.training.budget import Budget
 from vfunc.training.config import COMMAND, FIELDS, TYPES
 from vfunc.training.config_file import load_toml, to_toml
@@ -77,6 +76,9 @@ def test_defaults_follow_one_another():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_stream_of_a_problem_is_its_preset_until_its_parts_are_given(name):
+    # imported here: it brings all that a run is made of, which the other tests do without
+    from vfunc.training.assemble import stream_spec
+
     assert stream_spec(resolve({"problem": name}).data) == PRESETS[name]
     given = {
         "problem": name, "wrong_share": 0.25, "mistakes": "random_slips",
@@ -130,6 +132,9 @@ def test_the_stream_of_a_problem_is_its_preset_until_its_parts_are_given(name):
         ({"align": "lora"}, "--align lora .*--lora-rank"),
         ({"device": "gpu"}, "--device must be auto, cpu"),
         ({"learner": " "}, "--learner is empty"),
+        ({"name": "../x"}, "--name must be a plain directory name"),
+        ({"name": ".."}, "--name must be a plain directory name"),
+        ({"name": "a/b"}, "--name must be a plain directory name"),
         ({"budget": "5"}, "--budget '5'"),
         ({"warmup": 1.0}, "--warmup must be at least 0 and below 1"),
         ({"alpha_max": 1.5}, "--alpha-max must be at least 0 and at most 1"),
@@ -152,6 +157,7 @@ def test_options_that_do_nothing_or_disagree_are_refused(given, said):
         {"targets": "bounded", "shift_bound": 2.0},
         {"designer": "d", "freeze_designer": True},
         {"designer": "d", "designer_lr": 1e-3},
+        {"name": "run-1.b_2"},
         {"lora_rank": 4, "lora_alpha": 4, "lora_dropout": 0.0, "align": "lora:last:1"},
         {"arms": "baseline,self_distillation", "fixed_alpha": 0.25, "top_k": 4},
         {"arms": "random_feedback", "engine": "reverse"},
@@ -229,7 +235,7 @@ def _values(name):
 _ANY = {name: _values(name) for name in FIELDS if name not in COMMAND}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(given_=st.fixed_dictionaries({}, optional=_ANY), files=st.booleans())
 def test_a_resolved_configuration_repeats_itself(tmp_path_factory, given_, files):
     if not files:

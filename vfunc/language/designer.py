@@ -60,7 +60,6 @@ class TopKDesigner(nn.Module):
         self.config = config
         width = config.width
         self.embedding = nn.Embedding(config.vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
         block = nn.TransformerEncoderLayer(
             width,
             config.heads,
@@ -114,7 +113,7 @@ class TopKDesigner(nn.Module):
         is_true[..., 0] = 1.0
         seen = [self.embedding(observation.candidates), is_true.unsqueeze(-1)]
         if self.config.features:
-            seen += [log_probs.unsqueeze(-1) / 8, log_probs.exp().unsqueeze(-1)]
+            seen += [log_probs.unsqueeze(-1), log_probs.exp().unsqueeze(-1)]
         keys = self.key(torch.cat(seen, -1))
         scores = torch.einsum("btd,btkd->btk", self.query(context), keys)
         scores = scores / math.sqrt(self.config.width)
@@ -124,13 +123,13 @@ class TopKDesigner(nn.Module):
 
 
 def _learner_features(log_probs: Tensor, entropy: Tensor) -> Tensor:
-    """log p and p of the true token, the entropy, the best log p: all of about unit size."""
+    """log p and p of the true token, the entropy, the best log p."""
     truth = log_probs[..., 0]
-    return torch.stack([truth / 8, truth.exp(), entropy, log_probs.max(-1).values], -1)
+    return torch.stack([truth, truth.exp(), entropy, log_probs.max(-1).values], -1)
 
 
 def _positions(length: int, width: int, device: torch.device) -> Tensor:
-    """Sinusoidal positions, scaled like the embedding (any length, no parameters)."""
+    """Sinusoidal positions, of the size of the embedding (any length, no parameters)."""
     rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     angle = torch.arange(length, device=device)[:, None] * rate
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1) * width**-0.5
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)

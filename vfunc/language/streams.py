@@ -36,7 +36,7 @@ SPLITS: dict[str, range] = {
     "test": range(92, 100),
 }
 # Draws in a row that give no new problem before a split counts as exhausted. The rarest split
-# takes one draw in 17, so that 20,000 misses in a row mean fewer than about 1 in 1,000 are left.
+# takes about one draw in 20, so that by then well under one in a hundred of its problems is left.
 PATIENCE = 20_000
 
 

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy import stats
 
 from vfunc.errors import UserError
@@ -89,6 +89,7 @@ def learning_curves(
             axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
         axes.set_xlabel("learner steps" if against == "steps" else "tokens predicted")
         axes.set_ylabel("Pass@1 (%)" if name == "pass_at_1" else "held-out loss (nats per token)")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: si(number)))
         if name == "heldout_loss":
             _log_if_wide(axes)

@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, TextIO, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm
 
 from vfunc.errors import UserError
 from vfunc.report.table import si
 from vfunc.typecheck import typed
+
+_FASTEST = 0.1  # seconds between two refreshes of the live display
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,24 @@ class Status:
     gate: float | None = None
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """What progress is written to: a text file, a terminal, or what stands in for them."""
+
+    def write(self, text: str, /) -> object:
+        """Take text."""
+        ...
+
+    def flush(self) -> None:
+        """Pass it on."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        ...
+
+
+@runtime_checkable
 @runtime_checkable
 class Progress(Protocol):
     """The progress of one arm, for use in a `with` statement."""
@@ -73,7 +93,7 @@ def progress(
     arm: str,
     *,
     start: float | int = 0.0,
-    stream: TextIO | None = None,
+    stream: Stream | None = None,
     lines: int = 15,
     clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
@@ -104,13 +124,18 @@ def progress(
 class _Live:
     """A bar, and a line of figures below it."""
 
-    def __init__(self, arm: str, start: float, stream: TextIO) -> None:
+    def __init__(self, arm: str, start: float, stream: Stream) -> None:
         self._arm, self._start, self._stream = arm, start, stream
         self._bar: tqdm | None = None
         self._figures: tqdm | None = None
 
     def __enter__(self) -> _Live:
-        shared = {"file": self._stream, "dynamic_ncols": True, "miniters": 0}
+        shared = {
+            "file": self._stream,
+            "dynamic_ncols": True,
+            "mininterval": _FASTEST,
+            "miniters": 0,
+        }
         # The time left is taken from the mean rate (smoothing 0): evaluations make the pace uneven.
         self._bar = tqdm(
             total=1.0,
@@ -160,7 +185,7 @@ class _Lines:
     """Lines that each stand by themselves, at equal shares of the budget."""
 
     def __init__(
-        self, arm: str, start: float, stream: TextIO, lines: int, clock: Callable[[], float]
+        self, arm: str, start: float, stream: Stream, lines: int, clock: Callable[[], float]
     ) -> None:
         self._arm, self._start, self._stream = arm, start, stream
         self._lines, self._clock = lines, clock

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vfunc import trees
 from vfunc.errors import NonFiniteError
 from vfunc.estimators import Estimator
 from vfunc.evaluation.probe import ProbePoint, probe_points
+from vfunc.problem import ValueProblem, construct_task, feedback_gradient
+from vfunc.pullback import mixed_product
 from vfunc.training.arms import Arm
 from vfunc.training.budget import Budget, Schedule, spent_fraction
 from vfunc.training.interrupt import noting_interrupts
@@ -22,6 +24,7 @@ from vfunc.training.step import (
     optimizer_step,
     value_problem,
 )
+from vfunc.trees import Params
 from vfunc.workload import Evaluation, Workload
 
 
@@ -46,6 +49,7 @@ class ArmPlan:
     probe_batches: int
 
 
+@runtime_checkable
 class Log(Protocol):
     """Where an arm's news go."""
 
@@ -97,7 +101,7 @@ def run_arm(
         while (fraction := _fraction(plan, state)) < 1.0:
             done = _one_step(arm, state, workload, estimator, options, plan, fraction, log)
             after = _fraction(plan, state)
-            _report(arm, state, done, after, log)
+            _report(arm, state, workload, done, after, log)
             if stop.asked:
                 log.checkpoint(state)
                 raise KeyboardInterrupt(f"stopped after step {state.counters.step} of {arm.name}")
@@ -163,9 +167,21 @@ def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
     return notes
 
 
-def _report(arm: Arm, state: ArmState, done: dict[str, Any], fraction: float, log: Log) -> None:
+def _counted(arm: Arm, state: ArmState, workload: Workload) -> dict[str, Any]:
+    """Where an arm stands, as every event says it."""
     at = state.counters
-    counted = {"arm": arm.name, "step": at.step, "units": at.units, "seconds": at.seconds}
+    return {"arm": arm.name, "step": at.step, workload.unit: at.units, "seconds": at.seconds}
+
+
+def _report(
+    arm: Arm,
+    state: ArmState,
+    workload: Workload,
+    done: dict[str, Any],
+    fraction: float,
+    log: Log,
+) -> None:
+    counted = _counted(arm, state, workload)
     log.event("step", counted | done)
     log.progress(fraction, counted | done)
 
@@ -177,9 +193,10 @@ def _evaluate(
     evaluation = workload.evaluate(state.learner, final=final)
     at = state.counters
     state.counters = at.advanced(evaluations=at.evaluations + 1)
-    counted = {"arm": arm.name, "step": at.step, "units": at.units, "seconds": at.seconds}
-    fields = counted | {"final": final} | dict(evaluation.metrics)
-    log.event("evaluation", fields)
+    counted = _counted(arm, state, workload)
+    names = {"loss": "heldout_loss"}
+    measured = {names.get(k, k): v for k, v in evaluation.metrics.items()}
+    log.event("evaluation", counted | {"final": final} | measured)
     return evaluation
 
 
@@ -205,11 +222,31 @@ def _probe(
         )
         held_out: Callable = workload.held_out(state.functional, k)
         points += probe_points(problem, theta, phi, held_out)
+        if k == 0:
+            _map_values(arm, state, workload, problem, phi, observed, log)
     state.counters = at.advanced(probed=True)
     for point in points:
         fields = {"arm": arm.name, "at_step": at.step, "step_kind": point.step}
         rest = {k: v for k, v in vars(point).items() if k != "step"}
         log.event("probe", fields | rest)
+
+
+def _map_values(
+    arm: Arm,
+    state: ArmState,
+    workload: Workload,
+    problem: ValueProblem,
+    phi: Params,
+    observed: Any,
+    log: Log,
+) -> None:
+    """Where in a task the value lies, for a picture: the pullback's own learner part."""
+    theta = state.functional.theta
+    construction = construct_task(problem, phi, observed)
+    _, g_down = feedback_gradient(problem, theta)
+    product, _ = mixed_product(problem, theta, construction, g_down)
+    fields = workload.value_map(observed, construction.task, product.task)
+    log.event("value_map", {"arm": arm.name, "at_step": state.counters.step, **fields})
 
 
 def _fraction(plan: ArmPlan, state: ArmState) -> float:

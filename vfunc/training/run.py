@@ -46,7 +46,7 @@ class RunLog:
         """See `vfunc.training.loop.Log`."""
         self._events.write({"kind": kind, **fields})
         if kind == "evaluation":
-            self._latest["heldout_loss"] = fields["loss"]
+            self._latest["heldout_loss"] = fields["heldout_loss"]
 
     def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
         """See `vfunc.training.loop.Log`; the display keeps the last value that was estimated."""

@@ -13,6 +13,7 @@ from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
 from vfunc.report.events import read_events
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
 from vfunc.report.table import ArmRow, ProbeRow, arms_table, markdown, probe_table, write_text
+from vfunc.report.token_map import token_map
 from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
 from vfunc.training.provenance import provenance
@@ -144,9 +145,8 @@ def _row(result: Mapping[str, Any], compared: Mapping[str, Any] | None) -> ArmRo
 
 
 def _probe_row(summary: ProbeSummary) -> ProbeRow:
-    feedback = "same feedback" if summary.feedback == "same" else "held-out"
     return ProbeRow(
-        f"{summary.step}, {feedback}",
+        _probe_name(summary.step, summary.feedback),
         summary.count,
         summary.predicted,
         summary.realised,
@@ -156,15 +156,42 @@ def _probe_row(summary: ProbeSummary) -> ProbeRow:
 
 
 def _plots(events: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Draw what there is to draw: curves, the probe, the token value map."""
     written = [folder / "learning_curves.png"]
-    learning_curves(events, written[0])
+    # Pass@1 is measured at the end alone, and has no curve
+    curves = [{k: v for k, v in e.items() if k != "pass_at_1"} for e in events]
+    learning_curves(curves, written[0])
     if any("value" in e for e in events):
         written.append(folder / "value_curves.png")
-        value_curves(events, written[-1])
-    if any(e["kind"] == "probe" for e in events):
+        value_curves([e for e in events if e["kind"] == "step"], written[-1])
+    points = _probe_points(events)
+    if points:
         written.append(folder / "probe.png")
-        probe_scatter(events, written[-1])
+        probe_scatter(points, written[-1])
+    for e in events:
+        if e["kind"] == "value_map":
+            written.append(folder / f"value_map_{e['arm']}.png")
+            token_map(e["tokens"], e["values"], e["gates"], e["wrong"], written[-1])
     return written
+
+
+def _probe_points(
+    events: list[dict[str, Any]],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Predicted and realised decreases of the first arm that was probed, a kind of step each."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    probes = [e for e in events if e["kind"] == "probe"]
+    for e in probes:
+        if e["arm"] == probes[0]["arm"]:
+            kind = _probe_name(e["step_kind"], e["feedback"])
+            predicted, realised = found.setdefault(kind, ([], []))
+            predicted.append(float(e["predicted"]))
+            realised.append(float(e["realised"]))
+    return found
+
+
+def _probe_name(step: str, feedback: str) -> str:
+    return f"{step}, {'same feedback' if feedback == 'same' else 'held-out'}"
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from vfunc.training.option import option_of
 
 _SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_RUN_NAME = re.compile(r"\w[\w.+=,@ -]*")
 _TOGETHER = ("stream", "feedback", "eval")
 
 
@@ -102,6 +103,9 @@ def check_bounds(name: str, value: Any, where: str) -> None:
         )
     if name == "device" and not _DEVICE.fullmatch(value):
         raise UserError(f"{where} must be auto, cpu, cuda or cuda:N, not {value!r}")
+    # overwriting removes the run's directory: a name must not lead out of --runs-dir
+    if name == "name" and not _RUN_NAME.fullmatch(value):
+        raise UserError(f"{where} must be a plain directory name, such as my-run_2, not {value!r}")
     if isinstance(value, str) and not value.strip():
         raise UserError(f"{where} is empty")
 
