@@ -1,0 +1,293 @@
+"""What estimators report: values, units, passes, notes, and errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import pytest
+import torch
+import vfunc
+from hypothesis import given
+from hypothesis import strategies as st
+from vfunc.simulate import SGD, AdamW, UpdateRule
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SEEDS = st.integers(0, 10_000)
+IMPLICIT = {"damping": 10.0, "solver_tolerance": 1e-8}
+ALL = [
+    ("first_order", {}),
+    ("first_order", {"value": "cosine"}),
+    ("first_order", {"value": "preconditioned"}),
+    ("unrolled", {}),
+    ("unrolled", {"lookahead_steps": 3}),
+    ("implicit", IMPLICIT),
+    ("random", {}),
+    ("zero", {}),
+]
+
+
+def plain(made):
+    """(eta V, g_down, g_pre) by hand."""
+    task = made.problem.construct(made.phi, made.problem.batches[0])
+    g_pre = vfunc.pretrain_gradient(made.problem, made.theta, task)
+    _, g_down = vfunc.feedback_gradient(made.problem, made.theta)
+    return made.optimizer.lr * cases.inner(g_down, g_pre), g_down, g_pre
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+@given(seed=SEEDS, case=st.sampled_from(cases.SMALL))
+def test_value_objective_and_scale(name, options, seed, case):
+    made = cases.situation(case, seed)
+    estimate = vfunc.make_estimator(name, options)(made.problem, made.theta, made.phi)
+    v, g_down, g_pre = plain(made)
+    eta = made.optimizer.lr
+    cosine = cases.inner(g_down, g_pre) / cases.size(g_down) / cases.size(g_pre)
+    if name in ("first_order", "random", "zero"):
+        assert float(estimate.value) == pytest.approx(v, rel=1e-9)
+    objective, scale = {
+        "first_order": (cosine if options.get("value") == "cosine" else v, eta),
+        "unrolled": (float(estimate.value), eta * options.get("lookahead_steps", 1)),
+        "implicit": (float(estimate.value), 0.1),
+        "random": (float(estimate.objective), 1.0),
+        "zero": (0.0, 1.0),
+    }[name]
+    assert float(estimate.objective) == pytest.approx(objective, rel=1e-9)
+    assert estimate.scale == pytest.approx(1.0 if options.get("value") == "cosine" else scale)
+    assert estimate.diagnostics["g_down_norm"] == pytest.approx(cases.size(g_down))
+    assert estimate.grad.keys() == made.phi.keys()
+    assert all(estimate.grad[n].shape == x.shape for n, x in made.phi.items())
+    if "cosine" in estimate.diagnostics:
+        assert estimate.diagnostics["cosine"] == pytest.approx(cosine)
+        assert estimate.diagnostics["g_pre_norm"] == pytest.approx(cases.size(g_pre))
+
+
+def test_the_scale_keeps_the_designer_s_step_whatever_the_schedule_says():
+    made = cases.situation("mlp", 1)
+    for name, options in ALL[:2]:
+        ask = vfunc.make_estimator(name, options)
+        big, small = (
+            ask(replace(made.problem, rule=UpdateRule(SGD(eta))), made.theta, made.phi)
+            for eta in (0.1, 1e-4)
+        )
+        one = {n: g / big.scale for n, g in big.grad.items()}
+        two = {n: g / small.scale for n, g in small.grad.items()}
+        assert cases.apart(one, two) <= 1e-9
+
+
+@given(seed=SEEDS)
+def test_each_parameter_group_has_its_own_eta(seed):
+    made = cases.situation("layernorm", 3 * seed)
+    rules = {n: SGD(0.1 if n.startswith("head") else 0.02) for n in made.theta}
+    problem = replace(made.problem, rule=UpdateRule(rules))
+    first = vfunc.FirstOrder()(problem, made.theta, made.phi)
+    stepped = vfunc.FirstOrder("preconditioned")(problem, made.theta, made.phi)
+    assert float(first.value) == pytest.approx(float(stepped.value), rel=1e-9)
+    assert cases.apart(first.grad, stepped.grad) <= 1e-9
+    assert first.scale == 0.1
+
+
+@given(seed=SEEDS, case=st.sampled_from(cases.SMALL))
+def test_unrolled_splits_its_value(seed, case):
+    made = cases.situation(case, seed, "adamw")
+    notes = vfunc.Unrolled(2)(made.problem, made.theta, made.phi)
+    first = notes.diagnostics["first_order_value"]
+    assert float(notes.value) == pytest.approx(first + notes.diagnostics["curvature_term"])
+    one = vfunc.Unrolled(1)(made.problem, made.theta, made.phi).diagnostics
+    stepped = vfunc.FirstOrder("preconditioned")(made.problem, made.theta, made.phi)
+    assert one["first_order_value"] == pytest.approx(float(stepped.value), rel=1e-9)
+
+
+def counted(problem):
+    """The problem with a list that grows by one at every forward of the learner."""
+    calls = []
+
+    def noting(function):
+        def call(*args):
+            calls.append(function)
+            return function(*args)
+
+        return call
+
+    linear = problem.linear
+    if linear is not None:
+        linear = vfunc.LinearForm(linear.target, noting(linear.coefficients))
+    return calls, replace(
+        problem,
+        pretrain_loss=noting(problem.pretrain_loss),
+        feedback_loss=noting(problem.feedback_loss),
+        linear=linear,
+    )
+
+
+@pytest.mark.parametrize("case", ["mlp", "mlp view"])
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_passes_are_what_was_spent(name, options, case, monkeypatch):
+    made = cases.situation(case, 7)
+    names = ["reverse", "forward", "finite_difference", "auto"]
+    if case == "mlp" and options.get("lookahead_steps", 1) == 1:
+        names.append("linear")
+    backwards = []
+    real = torch.autograd.grad
+
+    def grad(outputs, inputs, *args, **kwargs):
+        # the designer's own vector-Jacobian product passes cotangents; it is not the learner's
+        if not args and isinstance(outputs, torch.Tensor):
+            backwards.append(outputs)
+        return real(outputs, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    for engine in [None] if name == "zero" else names:
+        chosen = dict(options) if engine is None else options | {"engine": engine}
+        calls, problem = counted(made.problem)
+        backwards.clear()
+        estimate = vfunc.make_estimator(name, chosen)(problem, made.theta, made.phi)
+        spent = estimate.diagnostics
+        assert spent["forwards"] + spent["tangents"] == len(calls), engine
+        if spent["tangents"] == 0:
+            # functional transforms do their backward passes elsewhere
+            assert spent["backwards"] == len(backwards), engine
+
+
+@pytest.mark.parametrize(
+    ("engine", "case", "passes"),
+    [
+        ("reverse", "mlp", (2, 3, 0)),
+        ("forward", "mlp", (1, 2, 1)),
+        ("linear", "mlp", (1, 1, 1)),
+        ("finite_difference", "mlp", (3, 1, 0)),
+        ("finite_difference", "mlp view", (3, 3, 0)),
+    ],
+)
+def test_passes_of_the_first_order_value(engine, case, passes):
+    made = cases.situation(case, 0)
+    notes = vfunc.FirstOrder(engine=engine)(made.problem, made.theta, made.phi).diagnostics
+    assert (notes["forwards"], notes["backwards"], notes["tangents"]) == passes
+    assert notes["engine"] == engine
+    assert notes["engine_why"] == "asked for"
+
+
+def test_random_is_fixed_by_the_problem_s_seed_alone():
+    made = cases.situation("mlp", 2)
+    ask = vfunc.RandomDirection()
+
+    def at(seed):
+        return ask(replace(made.problem, seed=seed), made.theta, made.phi)
+
+    torch.manual_seed(0)
+    one = at(3)
+    torch.manual_seed(1)
+    two, other = at(3), at(4)
+    assert torch.equal(one.objective, two.objective)
+    assert all(torch.equal(one.grad[n], two.grad[n]) for n in one.grad)
+    assert not torch.equal(one.objective, other.objective)
+
+
+def test_random_has_the_norm_of_the_feedback_gradient():
+    """By Cauchy's inequality with equality: a loss that is linear in theta gives back w."""
+    theta, phi = {"x": torch.zeros(6)}, {"c": torch.ones(6)}
+    g_down = torch.arange(6.0)
+    problem = vfunc.ValueProblem(
+        construct=lambda phi, batch: {"c": phi["c"]},
+        pretrain_loss=lambda theta, task: (theta["x"] * task["c"]).sum(),
+        feedback_loss=lambda theta: g_down @ theta["x"],
+        batches=(None,),
+        rule=UpdateRule(SGD(0.1)),
+        seed=5,
+    )
+    w = vfunc.RandomDirection()(problem, theta, phi).grad["c"]
+    assert float(w.norm()) == pytest.approx(float(g_down.norm()))
+    assert abs(float(w @ g_down)) < 0.99 * float(g_down.norm()) ** 2
+
+
+def test_zero_leaves_the_designer():
+    made = cases.situation("mlp", 2)
+    estimate = vfunc.Zero()(made.problem, made.theta, made.phi)
+    assert cases.size(estimate.grad) == 0
+    assert float(estimate.objective) == 0
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_a_designer_that_ignores_phi_has_no_gradient(name, options):
+    made = cases.situation("mlp", 2)
+    fixed = made.problem.construct(made.phi, made.problem.batches[0])
+    problem = replace(made.problem, construct=lambda phi, batch: dict(fixed))
+    for engine in (None,) if name == "zero" else ("auto", "reverse", "forward", "finite_difference"):
+        chosen = options if engine is None else options | {"engine": engine}
+        estimate = vfunc.make_estimator(name, chosen)(problem, made.theta, made.phi)
+        assert cases.size(estimate.grad) == 0
+        assert torch.isfinite(estimate.value)
+
+
+def test_lookahead_needs_as_many_batches():
+    made = cases.situation("mlp", 2)
+    with pytest.raises(vfunc.UserError, match="lookahead_steps 5 needs as many .* has 4"):
+        vfunc.Unrolled(5)(made.problem, made.theta, made.phi)
+    with pytest.raises(vfunc.UserError, match="needs at least one unlabeled batch"):
+        replace(made.problem, batches=())
+
+
+def test_lookahead_reads_every_batch_in_turn():
+    """A batch past the first must count, and its order too."""
+    made = cases.situation("mlp", 6, "momentum")
+    order = made.problem.batches
+
+    def grad(*indices):
+        problem = replace(made.problem, batches=tuple(order[i] for i in indices))
+        return vfunc.Unrolled(2)(problem, made.theta, made.phi).grad
+
+    assert cases.apart(grad(0, 1), grad(0, 0)) > 1e-3
+    assert cases.apart(grad(0, 1), grad(1, 0)) > 1e-6
+
+
+def test_implicit_says_that_it_did_not_converge():
+    made = cases.situation("mlp", 2)
+    ask = vfunc.Implicit(damping=0.5, solver_tolerance=1e-11, max_iterations=1)
+    with pytest.raises(vfunc.NotConvergedError, match="raise --damping or --solver-tolerance"):
+        ask(made.problem, made.theta, made.phi)
+
+
+def test_implicit_damping_defaults_to_one_over_eta():
+    made = cases.situation("mlp", 2)
+    default = vfunc.Implicit()(made.problem, made.theta, made.phi)
+    assert default.diagnostics["damping"] == pytest.approx(10.0)
+    assert default.scale == pytest.approx(0.1)
+    given_ = vfunc.Implicit(damping=10.0)(made.problem, made.theta, made.phi)
+    assert cases.apart(given_.grad, default.grad) <= 1e-9
+    looser = vfunc.Implicit(damping=10.0, solver_tolerance=1e-3)
+    notes = looser(made.problem, made.theta, made.phi).diagnostics
+    assert 1e-9 < notes["inner_gap"] <= 1e-3
+    assert notes["adjoint_iterations"] < default.diagnostics["adjoint_iterations"]
+
+
+def test_notes_of_the_simulated_step_reach_the_diagnostics():
+    made = cases.situation("mlp", 2, "clip adamw")
+    for ask in (vfunc.FirstOrder("preconditioned"), vfunc.Unrolled()):
+        notes = ask(made.problem, made.theta, made.phi).diagnostics
+        assert notes["clip_outside_held"] is True
+        assert notes["window_incomplete"] is False
+
+
+def test_single_precision_agrees_with_double():
+    made = cases.situation("mlp view", 9)
+
+    def single(x):
+        return x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+    theta, phi = ({n: single(x) for n, x in p.items()} for p in (made.theta, made.phi))
+    wide = made.problem
+
+    # the constants of the case are float64: take the parameters up at the learner's door
+    problem = replace(
+        wide,
+        construct=lambda phi, batch: wide.construct({n: x.double() for n, x in phi.items()}, batch),
+        pretrain_loss=lambda t, c: wide.pretrain_loss({n: x.double() for n, x in t.items()}, c),
+        feedback_loss=lambda t: wide.feedback_loss({n: x.double() for n, x in t.items()}),
+        rule=UpdateRule(AdamW(0.01, eps=1e-3)),
+    )
+    for name, options in ALL[:5]:
+        got = vfunc.make_estimator(name, options)(problem, theta, phi)
+        want = vfunc.make_estimator(name, options)(problem, made.theta, made.phi)
+        assert all(g.dtype == torch.float32 for g in got.grad.values())
+        assert cases.apart({n: g.double() for n, g in got.grad.items()}, want.grad) < 1e-4

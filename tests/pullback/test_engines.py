@@ -1,0 +1,140 @@
+"""Choosing an engine, and what each one does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import pytest
+import torch
+import vfunc
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from vfunc.pullback import ENGINES, FiniteDifference, choose_engine
+from vfunc.pullback.finite_difference import step_length
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+LINEAR = vfunc.LinearForm("q", lambda theta, task: task["q"])
+
+
+@pytest.mark.parametrize(
+    ("linear", "designed", "hessian", "name", "why"),
+    [
+        (LINEAR, ("q",), False, "linear", "the objective is linear in the targets"),
+        (LINEAR, ("q", "x"), False, "reverse", r"also makes \['x'\]"),
+        (LINEAR, ("q",), True, "reverse", "no Hessian-vector product"),
+        (None, ("q",), False, "reverse", "declares no `linear` form"),
+    ],
+)
+def test_auto_says_why(linear, designed, hessian, name, why):
+    chosen = choose_engine("auto", linear, designed, hessian=hessian)
+    assert chosen.engine.name == name
+    assert chosen.why.startswith("auto: ")
+    import re
+
+    assert re.search(why, chosen.why)
+
+
+@pytest.mark.parametrize(
+    ("linear", "designed", "hessian", "why"),
+    [
+        (LINEAR, ("x", "q"), False, r"also makes \['x'\], in which the objective is not linear"),
+        (LINEAR, ("q",), True, "no Hessian-vector product"),
+        (None, ("q",), False, "declares no `linear` form"),
+    ],
+)
+def test_linear_refuses_what_it_cannot_do(linear, designed, hessian, why):
+    with pytest.raises(vfunc.UserError, match="the engine 'linear' does not apply here: .*" + why):
+        choose_engine("linear", linear, designed, hessian=hessian)
+
+
+def test_an_unknown_engine_lists_the_known():
+    with pytest.raises(vfunc.UserError, match="unknown engine 'revers'; known: auto, linear") as r:
+        choose_engine("revers", None, ())
+    assert all(name in str(r.value) for name in ENGINES)
+
+
+def test_unrolled_over_several_steps_refuses_the_linear_engine():
+    made = cases.situation("mlp", 0)
+    with pytest.raises(vfunc.UserError, match="'linear' does not apply here"):
+        vfunc.Unrolled(2, engine="linear")(made.problem, made.theta, made.phi)
+
+
+def test_an_engine_object_is_taken_as_it_is():
+    made = cases.situation("mlp view", 0)
+    engine = FiniteDifference(step=1e-2)
+    notes = vfunc.FirstOrder(engine=engine)(made.problem, made.theta, made.phi).diagnostics
+    assert notes["fd_step"] == 1e-2
+    assert notes["engine"] == "finite_difference"
+
+
+def test_finite_difference_error_falls_with_the_square_of_its_step():
+    made = cases.situation("mlp view", 0)
+    exact = vfunc.FirstOrder(engine="reverse")(made.problem, made.theta, made.phi).grad
+    errors = [
+        cases.apart(
+            vfunc.FirstOrder(engine=FiniteDifference(step=h))(
+                made.problem, made.theta, made.phi
+            ).grad,
+            exact,
+        )
+        for h in (4e-2, 2e-2, 1e-2)
+    ]
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.05)
+
+
+def test_finite_difference_step_follows_the_coarsest_precision():
+    double, single = torch.zeros(1), torch.zeros(1, dtype=torch.float32)
+    assert step_length({"a": double}) == pytest.approx(0.5 * 2.0 ** (-52 / 3))
+    assert step_length({"a": double, "b": single}) == pytest.approx(0.5 * 2.0 ** (-23 / 3))
+    with pytest.raises(vfunc.UserError, match="step must be positive, not 0"):
+        FiniteDifference(step=0.0)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("hessian", [False, True])
+def test_zero_direction_gives_zero(engine, hessian):
+    made = cases.situation("mlp", 0)
+    if engine == "linear" and hessian:
+        pytest.skip("linear has no Hessian products")
+    construction = vfunc.construct_task(made.problem, made.phi, made.problem.batches[0])
+    w = {n: torch.zeros_like(x) for n, x in made.theta.items()}
+    product, _ = vfunc.pullback.mixed_product(
+        made.problem, made.theta, construction, w, engine, hessian=hessian
+    )
+    assert float(product.inner) == 0
+    assert cases.size(construction.pull(product.task)) == 0
+    assert not hessian or cases.size(product.hessian) == 0
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_fused_attention_is_kept_off_the_engines_that_cannot_differentiate_it(engine):
+    """With a fused kernel asked for around the call, exact engines still run, on the math path."""
+    made = cases.situation("qwen2", 6)  # sdpa
+    want = vfunc.FirstOrder(engine="reverse")(made.problem, made.theta, made.phi)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        got = vfunc.FirstOrder(engine=engine)(made.problem, made.theta, made.phi)
+    assert cases.apart(got.grad, want.grad) <= (1e-5 if engine == "finite_difference" else 1e-9)
+
+
+def test_construction_detaches_the_task_and_remembers_the_way_back():
+    made = cases.situation("mlp view", 0)
+    construction = vfunc.construct_task(made.problem, made.phi, made.problem.batches[0])
+    assert construction.designed == ("x", "q")
+    assert not any(x.requires_grad for x in construction.task.values())
+    cotangents = {n: torch.ones_like(construction.task[n]) for n in construction.designed}
+    # q sums to one at every point, so that only x carries a gradient
+    pulled = construction.pull(cotangents)
+    assert pulled["r"].abs().max() < 1e-15
+    assert cases.size(pulled) > 0
+    again = construction.pull(cotangents)
+    assert cases.apart(again, pulled) == 0
+
+
+def test_construction_of_a_problem_without_design_pulls_zeros():
+    made = cases.situation("mlp", 0)
+    problem = replace(made.problem, construct=lambda phi, batch: {"q": torch.ones(2)})
+    construction = vfunc.construct_task(problem, made.phi, None)
+    assert construction.designed == ()
+    assert cases.size(construction.pull({})) == 0

@@ -1,0 +1,189 @@
+"""Subsets by name, and a live module as a pure function."""
+
+from __future__ import annotations
+
+import re
+
+import cases
+import pytest
+import torch
+import vfunc
+from torch import nn
+from vfunc.learner import RandomState, describe, mode, replay_random_state, select
+
+QWEN2_LAST = {"model.layers.1.", "model.norm."}
+
+
+@pytest.fixture(scope="module")
+def qwen2():
+    return cases.tiny_qwen2(0)
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """A tiny Qwen2 with LoRA on two projections."""
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
+        return get_peft_model(cases.tiny_qwen2(0), config)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """A ViT of depth 2."""
+    import timm
+
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=24, num_heads=2, num_classes=3
+    )
+
+
+def names_of(module):
+    return [n for n, _ in module.named_parameters()]
+
+
+def test_all_takes_every_parameter_once(qwen2):
+    chosen = select(qwen2, "all")
+    assert list(chosen) == names_of(qwen2)
+    assert "lm_head.weight" not in chosen  # tied to the embedding
+
+
+def test_last_takes_the_last_block_and_the_final_norm(qwen2, vit):
+    want = [n for n in names_of(qwen2) if n.startswith(tuple(QWEN2_LAST))]
+    assert list(select(qwen2, "last:1")) == want
+    assert "model.norm.weight" in want
+    assert any(n.startswith("model.layers.0.") for n in select(qwen2, "last:2"))
+    vit_names = select(vit, "last:1")
+    assert {n.rsplit(".", 1)[0] for n in vit_names} >= {"norm", "blocks.1.norm1", "blocks.1.mlp.fc2"}
+    assert all(n.startswith(("blocks.1.", "norm.")) for n in vit_names)
+
+
+def test_lora_takes_the_adapters(adapted):
+    chosen = select(adapted, "lora")
+    assert len(chosen) == 2 * 2 * 2
+    assert all("lora_" in n for n in chosen)
+    assert set(select(adapted, "all")) == set(chosen)  # peft freezes the rest
+    last = select(adapted, "lora:last:1")
+    assert set(last) == {n for n in chosen if ".layers.1." in n}
+    assert set(select(adapted, "last:1")) == set(last)
+
+
+def test_regular_expressions_and_callables(qwen2):
+    assert all(".mlp." in n for n in select(qwen2, "re:mlp"))
+    assert list(select(qwen2, r"re:layers\.0\..*norm")) == [
+        n for n in names_of(qwen2) if re.search(r"layers\.0\..*norm", n)
+    ]
+    vectors = select(qwen2, lambda name, p: p.ndim == 1)
+    assert set(vectors) == {n for n, p in qwen2.named_parameters() if p.ndim == 1}
+
+
+def test_eleven_blocks_are_not_confused_with_one():
+    module = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(1, 1) for _ in range(12)])})
+    assert {n.split(".")[1] for n in select(module, "last:11")} == {str(i) for i in range(1, 12)}
+    assert {n.split(".")[1] for n in select(module, "last:1")} == {"11"}
+
+
+@pytest.mark.parametrize("subset", ["lora", "lora:last:1", "re:nothing_like_it"])
+def test_an_empty_match_lists_what_there_is(qwen2, subset):
+    with pytest.raises(vfunc.UserError, match="selects no trainable parameter") as raised:
+        select(qwen2, subset)
+    message = str(raised.value)
+    assert repr(subset) in message
+    assert "2 blocks (model.layers.0 to .1)" in message
+    assert "no LoRA" in message
+    assert "model.embed_tokens" in message
+
+
+def test_an_empty_callable_is_an_error_too(qwen2):
+    with pytest.raises(vfunc.UserError, match="selects no trainable parameter"):
+        select(qwen2, lambda name, p: False)
+
+
+@pytest.mark.parametrize("subset", ["last:0", "last:3", "last:", "last:two", "last:-1"])
+def test_a_count_out_of_range_says_the_range(qwen2, subset):
+    with pytest.raises(vfunc.UserError, match=r"needs N from 1 to 2; the learner has 2 blocks"):
+        select(qwen2, subset)
+
+
+@pytest.mark.parametrize("subset", ["alll", "first:2", "", "lora:first:1", "Last:1"])
+def test_an_unknown_subset_is_spelled_out(qwen2, subset):
+    with pytest.raises(vfunc.UserError, match="known: all, last:N, lora, lora:last:N, re:PATTERN"):
+        select(qwen2, subset)
+
+
+def test_a_broken_pattern_and_a_missing_stack(qwen2):
+    with pytest.raises(vfunc.UserError, match="is not a regular expression"):
+        select(qwen2, "re:(")
+    with pytest.raises(vfunc.UserError, match="needs a stack of blocks"):
+        select(nn.Linear(2, 2), "last:1")
+
+
+def test_frozen_parameters_are_never_selected():
+    module = cases.NormedNetwork()
+    module.head.requires_grad_(False)
+    assert not any(n.startswith("head") for n in select(module, "all"))
+    with pytest.raises(vfunc.UserError, match="selects no trainable"):
+        select(module, "re:head")
+
+
+def test_description_of_adapters(adapted):
+    assert "8 LoRA tensors" in describe(adapted)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_learner_is_a_pure_function_of_theta():
+    module = cases.seeded(cases.NormedNetwork, 0)
+    learner = vfunc.functional(module, "last:1")
+    x = cases.normal(cases.generator(0), 4, cases.FEATURES)
+    assert torch.equal(learner(learner.theta, x), module(x))
+    theta = {n: p + 0.1 for n, p in learner.theta.items()}
+    before = {n: p.clone() for n, p in module.named_parameters()}
+    moved = learner(theta, x)
+    assert not torch.allclose(moved, module(x))
+    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
+    with torch.no_grad():
+        for name, p in learner.live.items():
+            p.copy_(theta[name])
+    assert torch.equal(module(x), moved)
+
+
+def test_parameters_outside_the_subset_get_no_gradient():
+    module = cases.NormedNetwork()
+    learner = vfunc.functional(module, "re:head")
+    learner(vfunc.trees.leaves(learner.theta), torch.ones(2, cases.FEATURES)).sum().backward()
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.usefixtures("float64")
+def test_tied_weights_move_together(qwen2):
+    learner = vfunc.functional(qwen2, "re:embed_tokens")
+    tokens = torch.tensor([[1, 2, 3]])
+    theta = {n: 2 * p for n, p in learner.theta.items()}
+    h = learner(theta, input_ids=tokens, use_cache=False, output_hidden_states=True)
+    logits = h.hidden_states[-1] @ (2 * qwen2.model.embed_tokens.weight).T
+    torch.testing.assert_close(h.logits, logits)
+
+
+def test_mode_puts_every_module_back_in_its_own():
+    module = cases.NormedNetwork().train()
+    module.blocks[0].eval()
+    before = [m.training for m in module.modules()]
+    with pytest.raises(RuntimeError), mode(module, training=False):
+        assert not any(m.training for m in module.modules())
+        raise RuntimeError
+    assert [m.training for m in module.modules()] == before
+
+
+def test_dropout_masks_are_repeated_and_the_random_state_kept():
+    cpu = torch.device("cpu")
+    state = RandomState.now(cpu)
+    first = torch.rand(3)
+    after = torch.get_rng_state()
+    with replay_random_state(state, cpu):
+        assert torch.equal(torch.rand(3), first)
+    assert torch.equal(torch.get_rng_state(), after)
+    with replay_random_state(None, cpu):
+        torch.rand(1)
+    assert not torch.equal(torch.get_rng_state(), after)
