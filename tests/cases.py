@@ -5,51 +5,19 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from measures import generator, normal
+from optimizers import PLAIN, Optimizer, with_state
 from torch import Tensor, nn
 
 import vfunc
 from vfunc.float64 import keep_float64
-from vfunc.simulate import SGD, Adam, Clip, TensorState, UpdateRule
 
 BATCHES = 4
 FEATURES, HIDDEN, CLASSES = 3, 4, 3
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """What an optimizer step is made of, in plain numbers, for the core and for the oracle."""
-
-    kind: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.0
-    dampening: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-3
-    max_norm: float | None = None
-    outside: float = 0.0
-    weight: float = 1.0
-    accumulated: dict[str, Tensor] | None = None
-    steps: int = 0
-    buffers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-
-    def rule(self) -> UpdateRule:
-        """The package's own form of it."""
-        if self.kind == "sgd":
-            rule = SGD(self.lr, self.momentum, self.dampening, self.nesterov, self.weight_decay)
-        else:
-            rule = Adam(self.lr, self.betas, self.eps, self.weight_decay, self.kind == "adamw")
-        clip = None if self.max_norm is None else Clip(self.max_norm, self.outside)
-        return UpdateRule(rule, clip, self.accumulated, self.weight)
-
-    def state(self) -> dict[str, TensorState]:
-        """The package's own form of the state."""
-        return {name: TensorState(self.steps, dict(b)) for name, b in self.buffers.items()}
 
 
 @dataclass(frozen=True)
@@ -65,54 +33,6 @@ class Situation:
         """The same question for another optimizer."""
         problem = replace(self.problem, rule=optimizer.rule(), state=optimizer.state())
         return replace(self, problem=problem, optimizer=optimizer)
-
-
-PLAIN = Optimizer()
-
-# Adam's epsilon and moments are of the gradient's size, so that the step is smooth over the
-# distances that finite differences take; its behaviour at 1e-8 has tests of its own.
-OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": PLAIN,
-    "sgd decay": Optimizer(weight_decay=0.2),
-    "momentum": Optimizer(momentum=0.8, dampening=0.3, weight_decay=0.1, steps=3),
-    "momentum fresh": Optimizer(momentum=0.7, dampening=0.4),
-    "nesterov": Optimizer(momentum=0.6, nesterov=True, steps=2),
-    "adam": Optimizer("adam", lr=0.03, eps=1e-2, weight_decay=0.1, steps=5),
-    "adam fresh": Optimizer("adam", lr=0.03, eps=0.05),
-    "adamw": Optimizer("adamw", lr=0.03, eps=1e-2, weight_decay=0.3, steps=2),
-    "clip": Optimizer(max_norm=0.05),
-    "clip adamw": Optimizer("adamw", lr=0.03, eps=1e-3, max_norm=0.04, outside=0.3, steps=3),
-    "accumulate": Optimizer(momentum=0.5, weight=0.25, max_norm=0.06, steps=1),
-}
-
-
-def with_state(name: str, theta: dict[str, Tensor], seed: int) -> Optimizer:
-    """The named optimizer with a random state after `steps` steps, shaped like theta."""
-    optimizer = OPTIMIZERS[name]
-    draw = generator(seed + 1)
-    buffers = {}
-    if optimizer.steps:
-        for key, p in theta.items():
-            first = 0.05 * normal(draw, *p.shape)
-            if optimizer.kind == "sgd":
-                buffers[key] = {"momentum_buffer": first}
-            else:
-                second = 0.002 + 0.01 * torch.rand(p.shape, generator=draw, dtype=torch.float64)
-                buffers[key] = {"exp_avg": first, "exp_avg_sq": second}
-    accumulated = None
-    if optimizer.weight != 1.0:
-        accumulated = {key: 0.1 * normal(draw, *p.shape) for key, p in theta.items()}
-    return replace(optimizer, buffers=buffers, accumulated=accumulated)
-
-
-def generator(seed: int) -> torch.Generator:
-    """Random numbers of a case."""
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(draw: torch.Generator, *shape: int) -> Tensor:
-    """Standard normal, float64."""
-    return torch.randn(shape, generator=draw, dtype=torch.float64)
 
 
 def chosen(draw: torch.Generator, names: list[str]) -> list[str]:
@@ -199,12 +119,16 @@ def mlp(seed: int, *, view: bool) -> Situation:
     return _supervised(logits, draw, theta, view=view)
 
 
+# LayerNorm's epsilon is of its input's size: four features can otherwise have next to no
+# variance, and the curvature of a million that comes of it says nothing about the estimators.
+
+
 class Block(nn.Module):
     """A residual block with LayerNorm."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(HIDDEN)
+        self.norm = nn.LayerNorm(HIDDEN, eps=0.1)
         self.linear = nn.Linear(HIDDEN, HIDDEN)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -218,7 +142,7 @@ class NormedNetwork(nn.Module):
         super().__init__()
         self.embed = nn.Linear(FEATURES, HIDDEN)
         self.blocks = nn.ModuleList([Block(), Block()])
-        self.norm = nn.LayerNorm(HIDDEN)
+        self.norm = nn.LayerNorm(HIDDEN, eps=0.1)
         self.head = nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -346,42 +270,3 @@ def engines(made: Situation, *, hessian: bool) -> list[str]:
     """The exact engines that apply."""
     linear = made.problem.linear is not None and not hessian
     return ["reverse", "forward", *(["linear"] if linear else [])]
-
-
-def direction(like: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """A random direction of norm 1."""
-    draw = generator(seed)
-    raw = {name: normal(draw, *x.shape) for name, x in like.items()}
-    size = math.sqrt(sum(float((x * x).sum()) for x in raw.values()))
-    return {name: x / size for name, x in raw.items()}
-
-
-def inner(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """<a, b>, apart from the package's own."""
-    return math.fsum(float((a[name] * b[name]).sum()) for name in a)
-
-
-def size(a: dict[str, Tensor]) -> float:
-    """|a|."""
-    return math.sqrt(inner(a, a))
-
-
-def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """|a - b| / |b|, zero where both are."""
-    assert a.keys() == b.keys()
-    gap = size({name: a[name] - b[name] for name in a})
-    return gap / size(b) if size(b) else gap
-
-
-def moved(phi: dict[str, Tensor], step: float, along: dict[str, Tensor]) -> dict[str, Tensor]:
-    """phi + step * along."""
-    return {name: x + step * along[name] for name, x in phi.items()}
-
-
-def slope(function: Callable[[float], float], step: float = 2e-3) -> float:
-    """function'(0) by central differences, extrapolated once (Richardson): error O(step^4)."""
-
-    def central(h: float) -> float:
-        return (function(h) - function(-h)) / (2 * h)
-
-    return (4 * central(step / 2) - central(step)) / 3

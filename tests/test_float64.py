@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 
 import cases
+import measures
 import pytest
 import torch
 import torch.nn.functional as F
+
 import vfunc
 from vfunc.float64 import keep_float64
 
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 def disagreement(around, attention):
     """Of a directional derivative of a float64 Qwen2's loss with finite differences, relative."""
     learner = vfunc.functional(cases.tiny_qwen2(1, attention), "all")
-    tokens = torch.randint(0, cases.VOCABULARY, (2, 7), generator=cases.generator(1))
+    tokens = torch.randint(0, cases.VOCABULARY, (2, 7), generator=measures.generator(1))
 
     def loss(theta):
         with around():
@@ -26,10 +28,10 @@ def disagreement(around, attention):
 
     theta = {n: x.requires_grad_() for n, x in learner.theta.items()}
     g = dict(zip(theta, torch.autograd.grad(loss(theta), list(theta.values())), strict=True))
-    along = cases.direction(theta, 2)
+    along = measures.direction(theta, 2)
     with torch.no_grad():
-        fd = cases.slope(lambda h: float(loss(cases.moved(theta, h, along))))
-    return abs(fd - cases.inner(g, along)) / cases.size(g)
+        fd = measures.slope(lambda h: float(loss(measures.moved(theta, h, along))))
+    return abs(fd - measures.inner(g, along)) / measures.size(g)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -6,12 +6,23 @@ import ast
 from pathlib import Path
 
 import pytest
+
 import vfunc
 
 ROOT = Path(vfunc.__file__).parent
-CORE = (
-    "trees learner problem simulate pullback solvers estimators errors typecheck float64 workload"
-).split()
+CORE = [
+    "trees",
+    "learner",
+    "problem",
+    "simulate",
+    "pullback",
+    "solvers",
+    "estimators",
+    "errors",
+    "typecheck",
+    "float64",
+    "workload",
+]
 MODALITIES = ("language", "vision")
 OUTER = ("training", "evaluation", "report")
 

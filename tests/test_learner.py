@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import cases
+import measures
 import pytest
 import torch
-import vfunc
 from torch import nn
+
+import vfunc
 from vfunc.learner import RandomState, describe, mode, replay_random_state, select
 
 QWEN2_LAST = {"model.layers.1.", "model.norm."}
@@ -56,7 +58,11 @@ def test_last_takes_the_last_block_and_the_final_norm(qwen2, vit):
     assert "model.norm.weight" in want
     assert any(n.startswith("model.layers.0.") for n in select(qwen2, "last:2"))
     vit_names = select(vit, "last:1")
-    assert {n.rsplit(".", 1)[0] for n in vit_names} >= {"norm", "blocks.1.norm1", "blocks.1.mlp.fc2"}
+    assert {n.rsplit(".", 1)[0] for n in vit_names} >= {
+        "norm",
+        "blocks.1.norm1",
+        "blocks.1.mlp.fc2",
+    }
     assert all(n.startswith(("blocks.1.", "norm.")) for n in vit_names)
 
 
@@ -136,7 +142,7 @@ def test_description_of_adapters(adapted):
 def test_the_learner_is_a_pure_function_of_theta():
     module = cases.seeded(cases.NormedNetwork, 0)
     learner = vfunc.functional(module, "last:1")
-    x = cases.normal(cases.generator(0), 4, cases.FEATURES)
+    x = measures.normal(measures.generator(0), 4, cases.FEATURES)
     assert torch.equal(learner(learner.theta, x), module(x))
     theta = {n: p + 0.1 for n, p in learner.theta.items()}
     before = {n: p.clone() for n, p in module.named_parameters()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 import vfunc
 from vfunc import trees
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cases
 import jaxtyping
 import pytest
 import torch
+
 import vfunc
 
 # Refusals come from jaxtyping, from beartype, or from both, as one another's cause.
@@ -46,11 +48,15 @@ def test_public_functions_refuse_wrong_arguments():
 
 def test_a_loss_that_is_not_a_scalar_is_refused():
     made = cases.situation("mlp", 0)
-    from dataclasses import replace
-
     problem = replace(made.problem, feedback_loss=lambda theta: torch.ones(2))
     with pytest.raises((*REFUSALS, vfunc.UserError)):
         vfunc.feedback_gradient(problem, made.theta)
+
+
+def test_inner_functions_are_checked_in_tests():
+    """The import hook of the tests covers what `@typed` does not."""
+    with pytest.raises(REFUSALS):
+        vfunc.trees.scale({"x": torch.ones(2, dtype=torch.int64)}, 2.0)
 
 
 PROBE = """

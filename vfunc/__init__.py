@@ -16,6 +16,7 @@ from vfunc.estimators import (
     make_estimator,
     register_estimator,
 )
+from vfunc.float64 import keep_float64
 from vfunc.learner import FunctionalLearner, functional
 from vfunc.problem import (
     LinearForm,
@@ -61,6 +62,7 @@ __all__ = [
     "feedback_gradient",
     "from_optimizer",
     "functional",
+    "keep_float64",
     "make_estimator",
     "pretrain_gradient",
     "pull_back",

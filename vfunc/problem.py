@@ -54,6 +54,8 @@ class ValueProblem:
         rule: the learner's optimizer step U, simulated.
         state: the learner's optimizer state at theta_t; empty before the first step.
         linear: how the loss is linear in the task, if it is.
+        compute_dtype: what L_pre is computed in where that is coarser than theta's own dtype
+            (autocast); finite differences take their step from it.
         seed: fixes whatever an estimator draws (the `random` control's direction).
     """
 
@@ -64,6 +66,7 @@ class ValueProblem:
     rule: UpdateRule
     state: OptimizerState = field(default_factory=dict)
     linear: LinearForm | None = None
+    compute_dtype: torch.dtype | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -127,7 +127,7 @@ def require_same_structure(what: str, a: Mapping[str, Tensor], like: Mapping[str
 
 def gradient(output: Scalar, inputs: Params) -> Params:
     """Plain first-order gradient of `output` in `inputs`; zeros where it does not depend."""
-    if not output.requires_grad:
+    if not output.requires_grad or not inputs:
         return zeros_like(inputs)
     grads = torch.autograd.grad(output, list(inputs.values()), allow_unused=True)
     return {

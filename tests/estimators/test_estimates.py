@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import cases
+import measures
 import pytest
 import torch
-import vfunc
 from hypothesis import given
 from hypothesis import strategies as st
+
+import vfunc
 from vfunc.simulate import SGD, AdamW, UpdateRule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -33,7 +35,7 @@ def plain(made):
     task = made.problem.construct(made.phi, made.problem.batches[0])
     g_pre = vfunc.pretrain_gradient(made.problem, made.theta, task)
     _, g_down = vfunc.feedback_gradient(made.problem, made.theta)
-    return made.optimizer.lr * cases.inner(g_down, g_pre), g_down, g_pre
+    return made.optimizer.lr * measures.inner(g_down, g_pre), g_down, g_pre
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
@@ -43,7 +45,7 @@ def test_value_objective_and_scale(name, options, seed, case):
     estimate = vfunc.make_estimator(name, options)(made.problem, made.theta, made.phi)
     v, g_down, g_pre = plain(made)
     eta = made.optimizer.lr
-    cosine = cases.inner(g_down, g_pre) / cases.size(g_down) / cases.size(g_pre)
+    cosine = measures.inner(g_down, g_pre) / measures.size(g_down) / measures.size(g_pre)
     if name in ("first_order", "random", "zero"):
         assert float(estimate.value) == pytest.approx(v, rel=1e-9)
     objective, scale = {
@@ -55,12 +57,12 @@ def test_value_objective_and_scale(name, options, seed, case):
     }[name]
     assert float(estimate.objective) == pytest.approx(objective, rel=1e-9)
     assert estimate.scale == pytest.approx(1.0 if options.get("value") == "cosine" else scale)
-    assert estimate.diagnostics["g_down_norm"] == pytest.approx(cases.size(g_down))
+    assert estimate.diagnostics["g_down_norm"] == pytest.approx(measures.size(g_down))
     assert estimate.grad.keys() == made.phi.keys()
     assert all(estimate.grad[n].shape == x.shape for n, x in made.phi.items())
     if "cosine" in estimate.diagnostics:
         assert estimate.diagnostics["cosine"] == pytest.approx(cosine)
-        assert estimate.diagnostics["g_pre_norm"] == pytest.approx(cases.size(g_pre))
+        assert estimate.diagnostics["g_pre_norm"] == pytest.approx(measures.size(g_pre))
 
 
 def test_the_scale_keeps_the_designer_s_step_whatever_the_schedule_says():
@@ -73,7 +75,7 @@ def test_the_scale_keeps_the_designer_s_step_whatever_the_schedule_says():
         )
         one = {n: g / big.scale for n, g in big.grad.items()}
         two = {n: g / small.scale for n, g in small.grad.items()}
-        assert cases.apart(one, two) <= 1e-9
+        assert measures.apart(one, two) <= 1e-9
 
 
 @given(seed=SEEDS)
@@ -84,7 +86,7 @@ def test_each_parameter_group_has_its_own_eta(seed):
     first = vfunc.FirstOrder()(problem, made.theta, made.phi)
     stepped = vfunc.FirstOrder("preconditioned")(problem, made.theta, made.phi)
     assert float(first.value) == pytest.approx(float(stepped.value), rel=1e-9)
-    assert cases.apart(first.grad, stepped.grad) <= 1e-9
+    assert measures.apart(first.grad, stepped.grad) <= 1e-9
     assert first.scale == 0.1
 
 
@@ -204,7 +206,7 @@ def test_random_has_the_norm_of_the_feedback_gradient():
 def test_zero_leaves_the_designer():
     made = cases.situation("mlp", 2)
     estimate = vfunc.Zero()(made.problem, made.theta, made.phi)
-    assert cases.size(estimate.grad) == 0
+    assert measures.size(estimate.grad) == 0
     assert float(estimate.objective) == 0
 
 
@@ -213,16 +215,18 @@ def test_a_designer_that_ignores_phi_has_no_gradient(name, options):
     made = cases.situation("mlp", 2)
     fixed = made.problem.construct(made.phi, made.problem.batches[0])
     problem = replace(made.problem, construct=lambda phi, batch: dict(fixed))
-    for engine in (None,) if name == "zero" else ("auto", "reverse", "forward", "finite_difference"):
+    for engine in (
+        (None,) if name == "zero" else ("auto", "reverse", "forward", "finite_difference")
+    ):
         chosen = options if engine is None else options | {"engine": engine}
         estimate = vfunc.make_estimator(name, chosen)(problem, made.theta, made.phi)
-        assert cases.size(estimate.grad) == 0
+        assert measures.size(estimate.grad) == 0
         assert torch.isfinite(estimate.value)
 
 
 def test_lookahead_needs_as_many_batches():
     made = cases.situation("mlp", 2)
-    with pytest.raises(vfunc.UserError, match="lookahead_steps 5 needs as many .* has 4"):
+    with pytest.raises(vfunc.UserError, match=r"lookahead_steps 5 needs as many .* has 4"):
         vfunc.Unrolled(5)(made.problem, made.theta, made.phi)
     with pytest.raises(vfunc.UserError, match="needs at least one unlabeled batch"):
         replace(made.problem, batches=())
@@ -237,8 +241,8 @@ def test_lookahead_reads_every_batch_in_turn():
         problem = replace(made.problem, batches=tuple(order[i] for i in indices))
         return vfunc.Unrolled(2)(problem, made.theta, made.phi).grad
 
-    assert cases.apart(grad(0, 1), grad(0, 0)) > 1e-3
-    assert cases.apart(grad(0, 1), grad(1, 0)) > 1e-6
+    assert measures.apart(grad(0, 1), grad(0, 0)) > 1e-3
+    assert measures.apart(grad(0, 1), grad(1, 0)) > 1e-6
 
 
 def test_implicit_says_that_it_did_not_converge():
@@ -254,7 +258,7 @@ def test_implicit_damping_defaults_to_one_over_eta():
     assert default.diagnostics["damping"] == pytest.approx(10.0)
     assert default.scale == pytest.approx(0.1)
     given_ = vfunc.Implicit(damping=10.0)(made.problem, made.theta, made.phi)
-    assert cases.apart(given_.grad, default.grad) <= 1e-9
+    assert measures.apart(given_.grad, default.grad) <= 1e-9
     looser = vfunc.Implicit(damping=10.0, solver_tolerance=1e-3)
     notes = looser(made.problem, made.theta, made.phi).diagnostics
     assert 1e-9 < notes["inner_gap"] <= 1e-3
@@ -290,4 +294,4 @@ def test_single_precision_agrees_with_double():
         got = vfunc.make_estimator(name, options)(problem, theta, phi)
         want = vfunc.make_estimator(name, options)(problem, made.theta, made.phi)
         assert all(g.dtype == torch.float32 for g in got.grad.values())
-        assert cases.apart({n: g.double() for n, g in got.grad.items()}, want.grad) < 1e-4
+        assert measures.apart({n: g.double() for n, g in got.grad.items()}, want.grad) < 1e-4

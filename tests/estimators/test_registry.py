@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import cases
+import measures
 import pytest
+
 import vfunc
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_the_estimators_that_come_with_the_package():
-    assert list(vfunc.ESTIMATORS) == ["random", "zero", "first_order", "implicit", "unrolled"] or set(
-        vfunc.ESTIMATORS
-    ) >= {"first_order", "unrolled", "implicit", "random", "zero"}
+    assert set(vfunc.ESTIMATORS) >= {"first_order", "unrolled", "implicit", "random", "zero"}
 
 
 def test_options_reach_the_estimator():
@@ -71,12 +71,12 @@ def test_a_user_s_own_estimator_is_loaded_and_right():
     made = cases.situation("mlp", 4)
     ask = vfunc.make_estimator("user_estimator:TwoBatches", {"share": 0.25})
     estimate = ask(made.problem, made.theta, made.phi)
-    along = cases.direction(made.phi, 0)
-    expected = cases.slope(
-        lambda h: float(ask(made.problem, made.theta, cases.moved(made.phi, h, along)).objective)
+    along = measures.direction(made.phi, 0)
+    expected = measures.slope(
+        lambda h: float(ask(made.problem, made.theta, measures.moved(made.phi, h, along)).objective)
     )
-    assert cases.inner(estimate.grad, along) == pytest.approx(
-        expected, abs=1e-6 * cases.size(estimate.grad)
+    assert measures.inner(estimate.grad, along) == pytest.approx(
+        expected, abs=1e-6 * measures.size(estimate.grad)
     )
     with pytest.raises(vfunc.UserError, match="does not use --damping; it takes --share"):
         vfunc.make_estimator("user_estimator:TwoBatches", {"damping": 1.0})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import cases
+import measures
+import optimizers
 import pytest
-import vfunc
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import vfunc
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -41,19 +44,22 @@ def engine_names(name, options, made):
     """The engines that this estimator can be given here."""
     if "engine" not in vfunc.estimators.option_names(vfunc.ESTIMATORS[name]):
         return [None]
-    return [*cases.engines(made, hessian=options.get("lookahead_steps", 1) > 1), "finite_difference"]
+    return [
+        *cases.engines(made, hessian=options.get("lookahead_steps", 1) > 1),
+        "finite_difference",
+    ]
 
 
 def check(made, name, options, seed):
     """|slope of the objective - <grad, direction>| <= bound |grad|, for every engine."""
     objective = vfunc.make_estimator(name, options)
-    along = cases.direction(made.phi, seed)
+    along = measures.direction(made.phi, seed)
     if name == "zero":
         expected = 0.0
     else:
-        expected = cases.slope(
+        expected = measures.slope(
             lambda h: float(
-                objective(made.problem, made.theta, cases.moved(made.phi, h, along)).objective
+                objective(made.problem, made.theta, measures.moved(made.phi, h, along)).objective
             )
         )
     for engine in engine_names(name, options, made):
@@ -61,11 +67,11 @@ def check(made, name, options, seed):
         if engine == "finite_difference" and name == "implicit":
             given_ = given_ | {"solver_tolerance": 1e-9}  # its own products are no more exact
         estimate = vfunc.make_estimator(name, given_)(made.problem, made.theta, made.phi)
-        got = cases.inner(estimate.grad, along)
+        got = measures.inner(estimate.grad, along)
         bound = DIFFERENCED if engine == "finite_difference" else EXACT
-        assert abs(got - expected) <= bound * cases.size(estimate.grad), engine
+        assert abs(got - expected) <= bound * measures.size(estimate.grad), engine
         if name != "zero":
-            assert cases.size(estimate.grad) > 0
+            assert measures.size(estimate.grad) > 0
 
 
 @pytest.mark.parametrize(("name", "options"), variants())
@@ -85,7 +91,7 @@ def test_gradient_of_the_objective_for_a_transformer(name, options, seed):
     check(made, name, options, seed)
 
 
-@pytest.mark.parametrize("optimizer", list(cases.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", list(optimizers.OPTIMIZERS))
 @pytest.mark.parametrize(
     ("name", "options"),
     [

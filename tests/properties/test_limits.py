@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import cases
+import measures
 import numpy as np
 import pytest
 import torch
-import vfunc
 from hypothesis import given
 from hypothesis import strategies as st
+
+import vfunc
 from vfunc.simulate import SGD, UpdateRule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -40,7 +42,7 @@ def test_lookahead_of_one_step_is_first_order_to_second_order_in_eta(case, seed)
         one = vfunc.Unrolled(1)(problem, made.theta, made.phi)
         value_errors.append(abs(float(one.value - first.value)))
         gap = {n: one.grad[n] - first.grad[n] for n in one.grad}
-        grad_errors.append(cases.size(gap))
+        grad_errors.append(measures.size(gap))
     assert exponent(etas, value_errors) == pytest.approx(2, abs=0.15)
     assert exponent(etas, grad_errors) == pytest.approx(2, abs=0.15)
 
@@ -55,7 +57,7 @@ def test_one_step_objective_expands_in_eta(case, seed):
     here = float(made.problem.feedback_loss(made.theta))
     etas, errors = [4e-3, 2e-3, 1e-3, 5e-4], []
     for eta in etas:
-        j = float(made.problem.feedback_loss(cases.moved(made.theta, -eta, g_pre)))
+        j = float(made.problem.feedback_loss(measures.moved(made.theta, -eta, g_pre)))
         v = float(vfunc.FirstOrder()(at_rate(made, eta), made.theta, made.phi).value)
         errors.append(abs(j - (here - v)))
     assert exponent(etas, errors) == pytest.approx(2, abs=0.15)
@@ -73,7 +75,7 @@ def test_implicit_goes_over_into_first_order_as_damping_grows(case, seed):
         estimate = ask(made.problem, made.theta, made.phi)
         value_errors.append(abs(damping * float(estimate.value) - float(v.value)))
         gap = {n: damping * estimate.grad[n] - v.grad[n] for n in v.grad}
-        grad_errors.append(cases.size(gap))
+        grad_errors.append(measures.size(gap))
     assert exponent(dampings, value_errors) == pytest.approx(-1, abs=0.15)
     assert exponent(dampings, grad_errors) == pytest.approx(-1, abs=0.15)
 
@@ -102,7 +104,7 @@ def test_repeated_gradient_steps_reach_the_implicit_solution(case, seed):
         made.problem, made.theta, made.phi
     )
     assert float(looked.value) == pytest.approx(float(solved.value), rel=1e-6)
-    assert cases.apart(looked.grad, solved.grad) <= 1e-6
+    assert measures.apart(looked.grad, solved.grad) <= 1e-6
 
 
 @given(seed=SEEDS, case=st.sampled_from(cases.SMALL))
@@ -111,7 +113,7 @@ def test_preconditioned_by_plain_sgd_is_first_order(seed, case):
     first = vfunc.FirstOrder()(made.problem, made.theta, made.phi)
     stepped = vfunc.FirstOrder("preconditioned")(made.problem, made.theta, made.phi)
     assert float(stepped.value) == pytest.approx(float(first.value), rel=1e-9, abs=1e-14)
-    assert cases.apart(stepped.grad, first.grad) <= 1e-9
+    assert measures.apart(stepped.grad, first.grad) <= 1e-9
     assert stepped.scale == first.scale
 
 
@@ -127,7 +129,7 @@ def test_momentum_and_decay_add_a_constant_and_precondition(seed, case, optimize
     for phi in (made.phi, {n: x + 0.3 for n, x in made.phi.items()}):
         a, b = first(made.problem, made.theta, phi), stepped(made.problem, made.theta, phi)
         gaps.append(float(b.value) - factor * float(a.value))
-        assert cases.apart(b.grad, {n: factor * x for n, x in a.grad.items()}) <= 1e-9
+        assert measures.apart(b.grad, {n: factor * x for n, x in a.grad.items()}) <= 1e-9
     assert gaps[0] == pytest.approx(gaps[1], rel=1e-9, abs=1e-13)
     assert abs(gaps[0]) > 1e-9
 
@@ -139,43 +141,42 @@ def test_subset_is_a_direction_that_is_zero_outside(value, seed):
     module = cases.seeded(cases.NormedNetwork, seed)
     everything = vfunc.functional(module, "all")
     part = vfunc.functional(module, "last:1")
-    whole = cases._supervised(everything, cases.generator(seed), everything.theta, view=True)
-    some = cases._supervised(part, cases.generator(seed), part.theta, view=True)
+    whole = cases._supervised(everything, measures.generator(seed), everything.theta, view=True)
+    some = cases._supervised(part, measures.generator(seed), part.theta, view=True)
     _, g_down = vfunc.feedback_gradient(whole.problem, whole.theta)
-    w = {
-        n: 0.1 * g if n in part.names else torch.zeros_like(g)
-        for n, g in g_down.items()
-    }
+    w = {n: 0.1 * g if n in part.names else torch.zeros_like(g) for n, g in g_down.items()}
     construction = vfunc.construct_task(whole.problem, whole.phi, whole.problem.batches[0])
     grad, product, _ = vfunc.pull_back(whole.problem, whole.theta, construction, w)
     estimate = vfunc.FirstOrder(value)(some.problem, some.theta, some.phi)
     assert float(product.inner) == pytest.approx(float(estimate.value), rel=1e-10)
-    assert cases.apart(grad, estimate.grad) <= 1e-10
+    assert measures.apart(grad, estimate.grad) <= 1e-10
 
 
 @given(seed=SEEDS, eta=st.floats(1e-3, 3.0))
 def test_lower_bound_on_quadratics(seed, eta):
     """L_down(theta) - L_down(theta+) >= eta V - (L eta^2 / 2) |g_pre|^2, tight along L's vector."""
-    draw = cases.generator(seed)
-    root = cases.normal(draw, 5, 5)
+    draw = measures.generator(seed)
+    root = measures.normal(draw, 5, 5)
     curvature = root @ root.T / 5
     smoothness, vectors = torch.linalg.eigh(curvature)
-    pull = cases.normal(draw, 5)
+    pull = measures.normal(draw, 5)
 
     def ask(task_gradient):
         problem = vfunc.ValueProblem(
             construct=lambda phi, batch: {"c": phi["c"]},
             pretrain_loss=lambda theta, task: (theta["x"] * task["c"]).sum(),
-            feedback_loss=lambda theta: 0.5 * theta["x"] @ curvature @ theta["x"] + pull @ theta["x"],
+            feedback_loss=lambda theta: (
+                0.5 * theta["x"] @ curvature @ theta["x"] + pull @ theta["x"]
+            ),
             batches=(None,),
             rule=UpdateRule(SGD(eta)),
         )
-        theta, phi = {"x": cases.normal(draw, 5)}, {"c": task_gradient}
+        theta, phi = {"x": measures.normal(draw, 5)}, {"c": task_gradient}
         promised = float(vfunc.FirstOrder()(problem, theta, phi).value)
         promised -= 0.5 * float(smoothness[-1]) * eta**2 * float(task_gradient @ task_gradient)
         return float(vfunc.Unrolled(1)(problem, theta, phi).value), promised
 
-    won, promised = ask(cases.normal(draw, 5))
+    won, promised = ask(measures.normal(draw, 5))
     assert won >= promised - 1e-12
     won, promised = ask(vectors[:, -1].clone())
     assert won == pytest.approx(promised, rel=1e-9, abs=1e-11)
@@ -188,13 +189,11 @@ def test_cosine_ignores_the_size_of_the_gradient(seed):
 
     def scaled(factor):
         loss = made.problem.pretrain_loss
-        problem = replace(
-            made.problem, pretrain_loss=lambda t, c: factor * loss(t, c), linear=None
-        )
+        problem = replace(made.problem, pretrain_loss=lambda t, c: factor * loss(t, c), linear=None)
         return vfunc.FirstOrder("cosine")(problem, made.theta, made.phi)
 
     one, ten = scaled(1.0), scaled(10.0)
     assert float(ten.objective) == pytest.approx(float(one.objective), rel=1e-10)
-    assert cases.apart(ten.grad, one.grad) <= 1e-9
+    assert measures.apart(ten.grad, one.grad) <= 1e-9
     assert float(ten.value) == pytest.approx(10 * float(one.value), rel=1e-10)
     assert -1 <= float(one.objective) <= 1

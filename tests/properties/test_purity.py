@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 
 import cases
+import measures
 import numpy as np
 import pytest
 import torch
-import vfunc
 from torch import nn
+
+import vfunc
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -40,7 +42,7 @@ def snapshot(module, optimizer, phi):
     modes = {n: m.training for n, m in module.named_modules()}
     needs = {n: p.requires_grad for n, p in module.named_parameters()}
     copies = {n: x.detach().clone() for n, x in tensors.items()}
-    return copies, modes, needs, random.getstate(), np.random.get_state()[1].tolist()
+    return copies, modes, needs, random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
 
 
 ALL = [
@@ -61,7 +63,7 @@ def test_estimating_changes_nothing(name, options, training):
     module.inner.train(training)  # a mixture of modes has to come back as a mixture
     made = cases._supervised(
         learner := vfunc.functional(module, "all"),
-        cases.generator(3),
+        measures.generator(3),
         learner.theta,
         view=True,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import cases
+import measures
 import pytest
 import torch
-import vfunc
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import vfunc
 from vfunc.pullback import ENGINES, FiniteDifference, choose_engine
 from vfunc.pullback.finite_difference import step_length
 
@@ -30,8 +33,6 @@ def test_auto_says_why(linear, designed, hessian, name, why):
     chosen = choose_engine("auto", linear, designed, hessian=hessian)
     assert chosen.engine.name == name
     assert chosen.why.startswith("auto: ")
-    import re
-
     assert re.search(why, chosen.why)
 
 
@@ -72,7 +73,7 @@ def test_finite_difference_error_falls_with_the_square_of_its_step():
     made = cases.situation("mlp view", 0)
     exact = vfunc.FirstOrder(engine="reverse")(made.problem, made.theta, made.phi).grad
     errors = [
-        cases.apart(
+        measures.apart(
             vfunc.FirstOrder(engine=FiniteDifference(step=h))(
                 made.problem, made.theta, made.phi
             ).grad,
@@ -104,8 +105,8 @@ def test_zero_direction_gives_zero(engine, hessian):
         made.problem, made.theta, construction, w, engine, hessian=hessian
     )
     assert float(product.inner) == 0
-    assert cases.size(construction.pull(product.task)) == 0
-    assert not hessian or cases.size(product.hessian) == 0
+    assert measures.size(construction.pull(product.task)) == 0
+    assert not hessian or measures.size(product.hessian) == 0
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
@@ -115,7 +116,7 @@ def test_fused_attention_is_kept_off_the_engines_that_cannot_differentiate_it(en
     want = vfunc.FirstOrder(engine="reverse")(made.problem, made.theta, made.phi)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         got = vfunc.FirstOrder(engine=engine)(made.problem, made.theta, made.phi)
-    assert cases.apart(got.grad, want.grad) <= (1e-5 if engine == "finite_difference" else 1e-9)
+    assert measures.apart(got.grad, want.grad) <= (1e-5 if engine == "finite_difference" else 1e-9)
 
 
 def test_construction_detaches_the_task_and_remembers_the_way_back():
@@ -127,9 +128,9 @@ def test_construction_detaches_the_task_and_remembers_the_way_back():
     # q sums to one at every point, so that only x carries a gradient
     pulled = construction.pull(cotangents)
     assert pulled["r"].abs().max() < 1e-15
-    assert cases.size(pulled) > 0
+    assert measures.size(pulled) > 0
     again = construction.pull(cotangents)
-    assert cases.apart(again, pulled) == 0
+    assert measures.apart(again, pulled) == 0
 
 
 def test_construction_of_a_problem_without_design_pulls_zeros():
@@ -137,4 +138,4 @@ def test_construction_of_a_problem_without_design_pulls_zeros():
     problem = replace(made.problem, construct=lambda phi, batch: {"q": torch.ones(2)})
     construction = vfunc.construct_task(problem, made.phi, None)
     assert construction.designed == ()
-    assert cases.size(construction.pull({})) == 0
+    assert measures.size(construction.pull({})) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mpmath
 import pytest
 import torch
+
 from vfunc.simulate import Adam, AdamW, TensorState
 
 pytestmark = pytest.mark.usefixtures("float64")

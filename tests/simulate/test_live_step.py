@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import cases
+import measures
+import optimizers
 import pytest
 import torch
-import vfunc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+import vfunc
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.update import UpdateRule
 
@@ -22,7 +25,7 @@ SHARES = st.floats(0.0, 0.95)
 
 
 @st.composite
-def optimizers(draw):
+def live_optimizers(draw):
     """A function: parameter groups -> a live optimizer, at random hyper-parameters."""
     decay = draw(st.sampled_from([0.0, 0.01, 0.3]))
     kind = draw(st.sampled_from(["sgd", "adam", "adamw"]))
@@ -51,8 +54,8 @@ def live(module, make, lr):
 
 def backward(module, seed, weight=1.0):
     """Add weight * a gradient of some loss to .grad."""
-    draw = cases.generator(seed)
-    x = cases.normal(draw, 5, cases.FEATURES)
+    draw = measures.generator(seed)
+    x = measures.normal(draw, 5, cases.FEATURES)
     y = torch.randint(0, cases.CLASSES, (5,), generator=draw)
     (weight * nn.functional.cross_entropy(module(x), y)).backward()
 
@@ -66,7 +69,7 @@ def grads(module, names):
 @given(
     seed=SEEDS,
     lr=RATES,
-    make=optimizers(),
+    make=live_optimizers(),
     before=st.integers(0, 3),
     accumulate=st.sampled_from([1, 4]),
     max_norm=st.sampled_from([None, 0.05, 100.0]),
@@ -93,7 +96,9 @@ def test_simulated_step_is_the_live_step(seed, lr, make, before, accumulate, max
     rest = [p.grad for n, p in module.named_parameters() if n not in learner.names]
     clip = None
     if max_norm is not None:
-        clip = Clip(max_norm, float(torch.stack([(x**2).sum() for x in rest]).sum().sqrt()) if rest else 0.0)
+        clip = Clip(
+            max_norm, float(torch.stack([(x**2).sum() for x in rest]).sum().sqrt()) if rest else 0.0
+        )
         torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)
     rule, state = from_optimizer(
         optimizer, learner.live, clip=clip, accumulated=accumulated, weight=1 / accumulate
@@ -101,7 +106,7 @@ def test_simulated_step_is_the_live_step(seed, lr, make, before, accumulate, max
     theta = {n: x.clone() for n, x in learner.theta.items()}
     after, state_after = rule.step(theta, state, g)
     optimizer.step()
-    assert cases.apart(after, learner.theta) <= 1e-13
+    assert measures.apart(after, learner.theta) <= 1e-13
     _, reread = from_optimizer(optimizer, learner.live)
     for name, tensor_state in reread.items():
         simulated = state_after[name].buffers
@@ -114,13 +119,13 @@ def test_simulated_step_is_the_live_step(seed, lr, make, before, accumulate, max
     assert rule.eta == max(rule.learning_rate(n) for n in learner.names)
 
 
-@pytest.mark.parametrize("optimizer", list(cases.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", list(optimizers.OPTIMIZERS))
 @given(seed=SEEDS)
 def test_pullback_of_the_step_is_autograd_s(optimizer, seed):
-    draw = cases.generator(seed)
-    theta = {"a": cases.normal(draw, 3, 2), "b": cases.normal(draw, 4)}
-    g = {n: 0.2 * cases.normal(draw, *x.shape) for n, x in theta.items()}
-    made = cases.with_state(optimizer, theta, seed)
+    draw = measures.generator(seed)
+    theta = {"a": measures.normal(draw, 3, 2), "b": measures.normal(draw, 4)}
+    g = {n: 0.2 * measures.normal(draw, *x.shape) for n, x in theta.items()}
+    made = optimizers.with_state(optimizer, theta, seed)
     rule, state = made.rule(), made.state()
     inputs = {f"theta {n}": x for n, x in theta.items()} | {f"g {n}": x for n, x in g.items()}
     inputs |= {f"{k} {n}": x for n, s in state.items() for k, x in s.buffers.items()}
@@ -131,18 +136,20 @@ def test_pullback_of_the_step_is_autograd_s(optimizer, seed):
     after, state_after = rule.step(
         {n: inputs[f"theta {n}"] for n in theta}, live_state, {n: inputs[f"g {n}"] for n in g}
     )
-    theta_bar = {n: cases.normal(draw, *x.shape) for n, x in theta.items()}
+    theta_bar = {n: measures.normal(draw, *x.shape) for n, x in theta.items()}
     state_bar = {
-        n: {k: cases.normal(draw, *x.shape) for k, x in s.buffers.items()}
+        n: {k: measures.normal(draw, *x.shape) for k, x in s.buffers.items()}
         for n, s in state_after.items()
     }
     total = sum((after[n] * theta_bar[n]).sum() for n in theta)
-    total = total + sum((s.buffers[k] * state_bar[n][k]).sum() for n, s in state_after.items() for k in s.buffers)
+    total = total + sum(
+        (s.buffers[k] * state_bar[n][k]).sum() for n, s in state_after.items() for k in s.buffers
+    )
     want = dict(zip(inputs, torch.autograd.grad(total, list(inputs.values())), strict=True))
     by_theta, by_state, by_g = rule.vjp(theta, state, g, theta_bar, state_bar)
     got = {f"theta {n}": x for n, x in by_theta.items()} | {f"g {n}": x for n, x in by_g.items()}
     got |= {f"{k} {n}": x for n, b in by_state.items() for k, x in b.items()}
-    assert cases.apart(got, want) <= 1e-10
+    assert measures.apart(got, want) <= 1e-10
 
 
 def test_state_of_the_live_optimizer_is_read_not_changed():
@@ -161,7 +168,7 @@ def test_state_of_the_live_optimizer_is_read_not_changed():
 
 
 def test_later_steps_have_a_window_of_their_own():
-    made = cases.with_state("accumulate", {"a": torch.ones(3)}, 0)
+    made = optimizers.with_state("accumulate", {"a": torch.ones(3)}, 0)
     rule = made.rule().later()
     assert rule.accumulated is None
     assert rule.weight == 1.0

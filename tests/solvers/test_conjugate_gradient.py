@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-import cases
+import measures
 import pytest
 import torch
-import vfunc
 from hypothesis import given
 from hypothesis import strategies as st
+
+import vfunc
 from vfunc.solvers import Outcome, conjugate_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -30,30 +31,30 @@ def matvec_of(matrix, shapes=SHAPES):
 
 
 def right_hand_side(draw):
-    return {n: cases.normal(draw, *s) for n, s in SHAPES.items()}
+    return {n: measures.normal(draw, *s) for n, s in SHAPES.items()}
 
 
 def positive(draw, eigenvalues):
-    q, _ = torch.linalg.qr(cases.normal(draw, N, N))
+    q, _ = torch.linalg.qr(measures.normal(draw, N, N))
     return q @ torch.diag(torch.as_tensor(eigenvalues)) @ q.T
 
 
 @given(seed=st.integers(0, 10_000))
 def test_exact_in_n_steps(seed):
-    draw = cases.generator(seed)
+    draw = measures.generator(seed)
     matrix = positive(draw, [1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 11.0])
     b = right_hand_side(draw)
     solution = conjugate_gradient(matvec_of(matrix), b, tolerance=1e-10)
     assert solution.converged
     assert solution.iterations <= N
-    assert cases.apart(matvec_of(matrix)(solution.x), b) <= 1e-9
+    assert measures.apart(matvec_of(matrix)(solution.x), b) <= 1e-9
     assert solution.residual <= 1e-10
     assert 1.0 - 1e-9 <= solution.curvature <= 11.0
 
 
 @given(seed=st.integers(0, 10_000))
 def test_as_many_steps_as_distinct_eigenvalues(seed):
-    draw = cases.generator(seed)
+    draw = measures.generator(seed)
     matrix = positive(draw, [1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0])
     solution = conjugate_gradient(matvec_of(matrix), right_hand_side(draw), tolerance=1e-8)
     assert solution.converged
@@ -61,21 +62,23 @@ def test_as_many_steps_as_distinct_eigenvalues(seed):
 
 
 def test_residual_is_the_true_one_where_it_stops():
-    draw = cases.generator(1)
+    draw = measures.generator(1)
     matrix, b = positive(draw, [1e-3, 1.0, 3.0, 5.0, 7.0, 30.0, 200.0]), right_hand_side(draw)
     solution = conjugate_gradient(matvec_of(matrix), b, tolerance=1e-10, max_iterations=3)
     assert solution.outcome is Outcome.iterations
     assert solution.iterations == 3
-    gap = cases.apart(matvec_of(matrix)(solution.x), b)
+    gap = measures.apart(matvec_of(matrix)(solution.x), b)
     assert solution.residual == pytest.approx(gap, rel=1e-8)
-    with pytest.raises(vfunc.NotConvergedError, match="the damping .* after 3 iterations") as raised:
+    with pytest.raises(
+        vfunc.NotConvergedError, match=r"the damping .* after 3 iterations"
+    ) as raised:
         solution.require("adjoint")
     assert str(raised.value).startswith("adjoint: ")
     assert "raise it, loosen the tolerance" in str(raised.value)
 
 
 def test_negative_curvature_is_reported():
-    draw = cases.generator(2)
+    draw = measures.generator(2)
     matrix = positive(draw, [-1.0, 1.0, 3.0, 5.0, 7.0, 9.0, 11.0])
     solution = conjugate_gradient(matvec_of(matrix), right_hand_side(draw), tolerance=1e-12)
     assert solution.outcome is Outcome.negative_curvature
@@ -85,10 +88,10 @@ def test_negative_curvature_is_reported():
 
 
 def test_negative_curvature_at_once_leaves_zero():
-    b = right_hand_side(cases.generator(3))
+    b = right_hand_side(measures.generator(3))
     solution = conjugate_gradient(matvec_of(-torch.eye(N)), b)
     assert solution.outcome is Outcome.negative_curvature
-    assert cases.size(solution.x) == 0
+    assert measures.size(solution.x) == 0
     assert solution.residual == pytest.approx(1.0)
 
 

@@ -94,6 +94,8 @@ def _flag(option: str) -> str:
 
 def _imported(name: str) -> Callable[..., Estimator]:
     module_name, _, attribute = name.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise UserError(f"the estimator {name!r} cannot be imported: write package.module:Name")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

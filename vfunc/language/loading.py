@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from vfunc.errors import UserError
+from vfunc.language.hub import hub_within_reach
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What the paper adapts; modules that a learner does not have are left out."""
@@ -42,13 +44,19 @@ def load_learner(
         UserError: it cannot be loaded; one line says why.
     """
     _require_present(name)
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            learner = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the learner {name!r} cannot be loaded: {reason[:240]}") from error
+    with contextlib.nullcontext(True) if Path(name).is_dir() else hub_within_reach() as reachable:
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(name)
+                learner = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            if not reachable:
+                raise UserError(
+                    f"the learner {name!r}: no such directory, and the Hub cannot be reached (nor "
+                    "is it in the local cache); give a directory, or connect to the network"
+                ) from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"the learner {name!r} cannot be loaded: {reason[:240]}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"the learner {name!r} has a tokenizer without an end-of-text token")
     if tokenizer.pad_token_id is None:

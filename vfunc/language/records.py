@@ -15,18 +15,17 @@ import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vfunc.errors import UserError
+from vfunc.language.hub import hub_within_reach
 
 Record = tuple[str, Mapping[str, Any]]  # where it stands (for messages), and its fields
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz")
 
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?::[^:]*){0,2}")
-_HUB_TIMEOUT = 5.0  # seconds for the one request that tells whether the Hub is there
 
 
 def read_records(source: str) -> Iterator[Record]:
@@ -121,39 +120,13 @@ def _as_record(where: str, record: Any) -> Record:
     return where, record
 
 
-@contextmanager
-def _hub_within_reach() -> Iterator[bool]:
-    """Whether the Hub answers; if not, `datasets` reads its local cache alone, without retries.
-
-    Left to itself without a network, `datasets` 5.2 retries for 23 s before it gives up.
-    """
-    import datasets.config
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    reachable = not any(before)
-    if reachable:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT)
-        except Exception:
-            # The HTTP library, and with it the errors, depends on huggingface_hub's version.
-            reachable = False
-    try:
-        if not reachable:
-            constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-        yield reachable
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
 def _hub_records(name: str) -> Iterator[Record]:
     if not _HUB_ID.fullmatch(name):
         raise UserError(f"{name!r}: neither a file nor a Hub id ID[:CONFIG[:SPLIT]].")
     hub_id, config, split = (*name.split(":"), "", "")[:3]
     import datasets  # 1.5 s to import: only where it is needed
 
-    with _hub_within_reach() as reachable:
+    with hub_within_reach() as reachable:
         try:
             loaded = datasets.load_dataset(hub_id, config or None, split=split or "train")
         except Exception as error:

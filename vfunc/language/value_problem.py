@@ -111,6 +111,7 @@ def language_problem(
         rule,
         state,
         LinearForm("q", coefficients),
+        learner.autocast,
         seed,
     )
 

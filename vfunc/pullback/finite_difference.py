@@ -59,7 +59,7 @@ class FiniteDifference:
             return MixedProduct(
                 inner, zeros, trees.zeros_like(theta) if hessian else None, Passes()
             )
-        step = self.step if self.step is not None else step_length(theta)
+        step = self.step if self.step is not None else step_length(theta, problem.compute_dtype)
         eps = step / length
         linear = problem.linear
         use_linear = linear is not None and not hessian and set(designed) <= {linear.target}
@@ -77,9 +77,10 @@ class FiniteDifference:
         )
 
 
-def step_length(theta: Params) -> float:
-    """eps |w| = u^(1/3) / 2, u the round-off of theta's coarsest dtype."""
-    return 0.5 * max(torch.finfo(x.dtype).eps for x in theta.values()) ** (1 / 3)
+def step_length(theta: Params, compute_dtype: torch.dtype | None = None) -> float:
+    """eps |w| = u^(1/3) / 2, u the round-off of the coarsest dtype that the loss goes through."""
+    dtypes = {x.dtype for x in theta.values()} | ({compute_dtype} if compute_dtype else set())
+    return 0.5 * max(torch.finfo(dtype).eps for dtype in dtypes) ** (1 / 3)
 
 
 def _coefficients(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from vfunc.errors import UserError
 from vfunc.training.state import ArmState, Counters
@@ -61,8 +65,15 @@ def load_checkpoint(state: ArmState, path: Path) -> None:
         if state.designer_optimizer is not None:
             state.designer_optimizer.load_state_dict(content["designer_optimizer"])
         state.counters = Counters(**content["counters"])
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the checkpoint {path} does not fit this run: {reason}") from error
     torch.set_rng_state(content["random"].cpu())
     if content["random_cuda"] is not None:
@@ -78,14 +89,35 @@ def write_json(path: Path, content: Any) -> None:
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
     """Write beside `path` and rename, so that the file is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    with naming_file(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Make every failure to write `path` an OSError that names it.
+
+    Where a disk is full, `torch.save` raises RuntimeError and safetensors an error of its own.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(
+            errno.EIO, f"cannot be written, is the disk full? ({reason})", str(path)
+        ) from error
 
 
 def _finite(content: Any) -> Any:

@@ -120,8 +120,8 @@ def run_guarded(
     except (torch.OutOfMemoryError, MemoryError) as error:
         said = str(error).split(". ")[0] or "out of memory"
         return _failed(f"{said}; a smaller --batch-size or --seq-len needs less", 1, argv)
-    except KeyboardInterrupt:
-        return _failed("interrupted", 130, argv)
+    except KeyboardInterrupt as stop:
+        return _failed(f"interrupted: {stop}" if str(stop) else "interrupted", 130, argv)
 
 
 def _failed(message: str, code: int, argv: Sequence[str]) -> int:

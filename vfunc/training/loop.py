@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 from vfunc import trees
 from vfunc.errors import NonFiniteError
 from vfunc.estimators import Estimator
 from vfunc.evaluation.probe import ProbePoint, probe_points
+from vfunc.learner import mode
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
 from vfunc.pullback import mixed_product
 from vfunc.training.arms import Arm
@@ -92,25 +96,24 @@ def run_arm(
         The final evaluation.
 
     Raises:
-        NonFiniteError: something is not finite; the last good state is on disk.
+        NonFiniteError: something is not finite; the checkpoint on disk is from before that.
         KeyboardInterrupt: the user asked to stop; the state after the last whole step is on disk.
     """
     if state.counters.step == 0:
         _evaluate(arm, state, workload, log, final=False)
+        log.checkpoint(state)
     with noting_interrupts() as stop:
+        _follow(arm, state, workload, options, plan, log)  # what an interrupt left undone
         while (fraction := _fraction(plan, state)) < 1.0:
-            done = _one_step(arm, state, workload, estimator, options, plan, fraction, log)
+            done = _one_step(arm, state, workload, estimator, options, plan, fraction)
             after = _fraction(plan, state)
             _report(arm, state, workload, done, after, log)
             if stop.asked:
-                log.checkpoint(state)
+                _save(arm, state, workload, log)
                 raise KeyboardInterrupt(f"stopped after step {state.counters.step} of {arm.name}")
-            if _crosses(plan.eval_every, fraction, after) and after < 1.0:
-                _evaluate(arm, state, workload, log, final=False)
-            if arm.designed and plan.probe_batches and after >= 0.5 and not state.counters.probed:
-                _probe(arm, state, workload, options, plan, log)
-            if _crosses(plan.save_every, fraction, after):
-                log.checkpoint(state)
+            _follow(arm, state, workload, options, plan, log)
+            if after == 1.0 or _crosses(plan.save_every, fraction, after):
+                _save(arm, state, workload, log)
     return _evaluate(arm, state, workload, log, final=True)
 
 
@@ -122,7 +125,6 @@ def _one_step(
     options: StepOptions,
     plan: ArmPlan,
     fraction: float,
-    log: Log,
 ) -> dict[str, Any]:
     """One optimizer step: its micro-batches, then the step; returns what to log."""
     lr = plan.lr * plan.schedule.factor(fraction)
@@ -130,16 +132,10 @@ def _one_step(
         group["lr"] = lr
     began = time.perf_counter()
     before = state.counters
-    try:
-        taken = [
-            micro_batch(arm, state, workload, estimator, options) for _ in range(options.accumulate)
-        ]
-        norm = optimizer_step(arm, state, options)
-    except NonFiniteError:
-        # the learner has not moved since the window began: resume from there
-        state.counters = before
-        log.checkpoint(state)
-        raise
+    taken = [
+        micro_batch(arm, state, workload, estimator, options) for _ in range(options.accumulate)
+    ]
+    norm = optimizer_step(arm, state, options)
     seconds = time.perf_counter() - began
     state.counters = state.counters.advanced(seconds=state.counters.seconds + seconds)
     units = state.counters.units - before.units
@@ -186,13 +182,50 @@ def _report(
     log.progress(fraction, counted | done)
 
 
+def _follow(
+    arm: Arm,
+    state: ArmState,
+    workload: Workload,
+    options: StepOptions,
+    plan: ArmPlan,
+    log: Log,
+) -> None:
+    """Evaluate and probe, if that has come due since this was last asked.
+
+    The counters remember when that was: an arm that is stopped between a step and its evaluation
+    makes it up when it is resumed.
+    """
+    at = state.counters
+    before, now = spent_fraction(plan.budget, *at.followed), _fraction(plan, state)
+    if _crosses(plan.eval_every, before, now) and now < 1.0:
+        _evaluate(arm, state, workload, log, final=False)
+    if arm.designed and plan.probe_batches and now >= 0.5 and not at.probed:
+        _probe(arm, state, workload, options, plan, log)
+    state.counters = state.counters.advanced(followed=(at.step, at.units, at.seconds))
+
+
+def _save(arm: Arm, state: ArmState, workload: Workload, log: Log) -> None:
+    """Write a checkpoint, unless the arm cannot go on from here: then the one on disk is better.
+
+    A step that was too long leaves parameters that are still finite; only the next loss tells.
+    """
+    batch = workload.batch(state.counters.micro_batch)
+    with torch.no_grad(), mode(state.learner, training=False):
+        forward = workload.forward(state.learner, batch, observe=arm.observes)
+        loss = workload.loss(forward, workload.build_task(arm.name, forward, state.designer))
+    if math.isfinite(float(loss)):
+        log.checkpoint(state)
+
+
 def _evaluate(
     arm: Arm, state: ArmState, workload: Workload, log: Log, *, final: bool
 ) -> Evaluation:
     """Evaluate in eval mode; training goes on as if nothing had been."""
     evaluation = workload.evaluate(state.learner, final=final)
-    at = state.counters
-    state.counters = at.advanced(evaluations=at.evaluations + 1)
+    loss = evaluation.metrics["loss"]
+    if not math.isfinite(loss):
+        where = f"arm {arm.name}, step {state.counters.step}"
+        raise NonFiniteError(f"the held-out loss is {loss} ({where})")
     counted = _counted(arm, state, workload)
     names = {"loss": "heldout_loss"}
     measured = {names.get(k, k): v for k, v in evaluation.metrics.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from vfunc.errors import NonFiniteError, UserError
 from vfunc.language.designer import TopKDesigner
 from vfunc.language.designer_file import save_designer
 from vfunc.language.loading import quiet
@@ -21,6 +22,7 @@ from vfunc.training.assemble import Assembled, arm_plan, assemble, step_options
 from vfunc.training.budget import spent_fraction
 from vfunc.training.checkpoint import (
     load_checkpoint,
+    naming_file,
     save_checkpoint,
     write_atomically,
     write_json,
@@ -44,7 +46,8 @@ class RunLog:
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
         """See `vfunc.training.loop.Log`."""
-        self._events.write({"kind": kind, **fields})
+        with naming_file(self._events.path):
+            self._events.write({"kind": kind, **fields})
         if kind == "evaluation":
             self._latest["heldout_loss"] = fields["heldout_loss"]
 
@@ -85,14 +88,43 @@ def run(config: RunConfig) -> None:
     runs = Path(config.command.runs_dir)
     if config.command.resume:
         directory = RunDirectory(Path(config.command.resume))
-        write_atomically(directory.config, lambda t: Path(t).write_text(to_toml(config)))
+        _require_same_budget(config, directory)
+        text = to_toml(config)
+        write_atomically(directory.config, lambda t: Path(t).write_text(text, encoding="utf-8"))
     else:
         name = config.command.name or free_name(runs, default_name(config))
         directory = new_run(runs, name, to_toml(config), overwrite=config.command.overwrite)
+    try:
+        for arm in config.run.arms:
+            if directory.finished(arm) is None:
+                _run_one(arm, parts, directory)
+        finish(parts, directory, console)
+    except KeyboardInterrupt as stop:
+        said = str(stop) or "stopped"
+        raise KeyboardInterrupt(f"{said}; go on with {_resuming(config, directory)}") from stop
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
+            f"{_resuming(config, directory)}"
+        ) from error
+
+
+def _resuming(config: RunConfig, directory: RunDirectory) -> str:
+    """The option that goes on with this run."""
+    path = directory.path
+    return f"--resume {path.name if path.parent == Path('runs') else path}"
+
+
+def _require_same_budget(config: RunConfig, directory: RunDirectory) -> None:
+    """Arms are compared at equal budgets, and a finished arm has spent its own."""
     for arm in config.run.arms:
-        if directory.finished(arm) is None:
-            _run_one(arm, parts, directory)
-    finish(parts, directory, console)
+        done = directory.finished(arm)
+        if done is not None and done["budget"] != str(config.run.budget):
+            raise UserError(
+                f"--budget {config.run.budget}: the arm {arm} of {directory.path} has finished "
+                f"with {done['budget']}, and arms share one budget; leave --budget out, or start "
+                "a new run"
+            )
 
 
 def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:
@@ -136,15 +168,16 @@ def _write_results(
 ) -> None:
     learner = directory.learner(name)
     learner.parent.mkdir(parents=True, exist_ok=True)
-    with quiet():
+    with quiet(), naming_file(learner):
         state.learner.save_pretrained(learner)
-    parts.tokenizer.save_pretrained(learner)
+        parts.tokenizer.save_pretrained(learner)
     if isinstance(state.designer, TopKDesigner):
         designer = state.designer
         write_atomically(directory.designer(name), lambda path: save_designer(designer, path))
     at = state.counters
     content = {
         "arm": name,
+        "budget": str(parts.config.run.budget),
         "steps": at.step,
         parts.workload.unit: at.units,
         "seconds": at.seconds,
@@ -162,13 +195,17 @@ def _forget_events_after(directory: RunDirectory, arm: str, at: Counters) -> Non
     """A resumed arm goes on from its checkpoint: what the log holds beyond it did not happen."""
     if not directory.events.exists():
         return
-    kept = [
-        e
-        for e in read_events(directory.events)
-        if e.get("arm") != arm or (at.step > 0 and e.get("step", e.get("at_step", 0)) <= at.step)
-    ]
+    kept = [e for e in read_events(directory.events) if e["arm"] != arm or _happened(e, at)]
     whole = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
     write_atomically(directory.events, lambda t: Path(t).write_text(whole, encoding="utf-8"))
+
+
+def _happened(event: Mapping[str, Any], at: Counters) -> bool:
+    """Whether the state with these counters has an arm's event behind it."""
+    if at.step == 0 or event.get("final"):  # a start and an end are evaluated again
+        return False
+    until = at.step if event["kind"] == "step" else at.followed[0]
+    return event.get("step", event.get("at_step")) <= until
 
 
 def _spent(config: RunConfig, at: Counters) -> float:

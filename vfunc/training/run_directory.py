@@ -23,6 +23,21 @@ from typing import Any
 from vfunc.errors import UserError
 from vfunc.training.checkpoint import write_atomically
 
+ENTRIES = (
+    "config.toml",
+    "events.jsonl",
+    "metrics.json",
+    "table.txt",
+    "table.md",
+    "arms",
+    "checkpoints",
+    "learners",
+    "designers",
+    "plots",
+)
+"""Everything that a run leaves in its folder."""
+TEMPORARY = tuple(f".{name}." for name in ENTRIES)
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -91,12 +106,26 @@ def new_run(runs: Path, name: str, config: str, *, overwrite: bool) -> RunDirect
                 f"the run {run.path} exists; give --name another name, --overwrite to replace it, "
                 f"or --resume {name} to go on with it"
             )
-        if any(run.path.iterdir()) and not run.config.exists():
-            raise UserError(f"--overwrite: {run.path} is not a run (no config.toml); left alone")
+        _require_run(run)
         shutil.rmtree(run.path)
     run.path.mkdir(parents=True)
     write_atomically(run.config, lambda t: Path(t).write_text(config, encoding="utf-8"))
     return run
+
+
+def _require_run(run: RunDirectory) -> None:
+    """What is deleted holds what a run writes, and nothing else."""
+    if not run.path.is_dir() or run.path.is_symlink():
+        raise UserError(f"--overwrite: {run.path} is not a run's directory; left alone")
+    there = sorted(entry.name for entry in run.path.iterdir())
+    if there and not run.config.exists():
+        raise UserError(f"--overwrite: {run.path} is not a run (no config.toml); left alone")
+    # a write that was killed leaves its temporary file: .config.toml.x1y2z3
+    strangers = [n for n in there if n not in ENTRIES and not n.startswith(TEMPORARY)]
+    if strangers:
+        raise UserError(
+            f"--overwrite: {run.path} holds {strangers[0]!r}, which no run writes; left alone"
+        )
 
 
 def free_name(runs: Path, stem: str) -> str:

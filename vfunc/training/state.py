@@ -24,7 +24,7 @@ class Counters:
         seconds: training time, without evaluation and saving.
         updates: designer updates made; the feedback's position.
         outside_norm: the last step's gradient norm outside S, for the simulated clipping.
-        evaluations: how many times it was evaluated.
+        followed: step, units and seconds when evaluation and probe were last seen to.
         probed: whether the one-step probe has been made.
     """
 
@@ -34,7 +34,7 @@ class Counters:
     seconds: float = 0.0
     updates: int = 0
     outside_norm: float = 0.0
-    evaluations: int = 0
+    followed: tuple[int, int, float] = (0, 0, 0.0)
     probed: bool = False
 
     def advanced(self, **changes: Any) -> Counters:

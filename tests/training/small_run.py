@@ -1,0 +1,130 @@
+"""Small runs of the real thing: the embedded learner and problem, a handful of steps.
+
+`train` takes one arm through the loop in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vfunc.language.workload import LanguageWorkload
+from vfunc.training.arms import ARMS, estimator_of
+from vfunc.training.assemble import arm_plan, assemble, step_options
+from vfunc.training.loop import run_arm
+from vfunc.training.resolve import Layer, estimator_options, resolve
+from vfunc.training.state import ArmState, new_arm_state
+from vfunc.workload import Evaluation
+
+SMALL: dict[str, Any] = {
+    "stream_size": 100,
+    "feedback_size": 64,
+    "eval_size": 8,
+    "batch_size": 4,
+    "budget": "3steps",
+    "eval_every": 0.0,
+    "probe_batches": 0,
+    "meta_period": 1,
+    "threads": 1,
+    "device": "cpu",
+}
+cached_assemble = functools.lru_cache(maxsize=32)(assemble)
+
+
+@dataclass
+class Memory:
+    """A log that keeps everything."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    saved: list[int] = field(default_factory=list)
+    on_event: Callable[[str, Any], None] = lambda kind, fields: None
+
+    def event(self, kind, fields):
+        self.events.append({"kind": kind, **fields})
+        self.on_event(kind, fields)
+
+    def progress(self, fraction, fields):
+        assert 0 <= fraction <= 1
+
+    def checkpoint(self, state):
+        self.saved.append(state.counters.step)
+
+
+@dataclass
+class Trained:
+    """An arm after its training."""
+
+    state: ArmState
+    evaluation: Evaluation
+    log: Memory
+
+    @property
+    def theta(self):
+        return dict(self.state.learner.named_parameters())
+
+    @property
+    def phi(self):
+        return dict(self.state.designer.named_parameters())
+
+    def of(self, key, kind="step"):
+        return [e[key] for e in self.log.events if e["kind"] == kind and key in e]
+
+
+def small(**options):
+    """The configuration of a small run; options that `options` make useless give way."""
+    return resolve(Layer(SMALL), Layer(options))
+
+
+def parts_of(config):
+    """Learner, data and workload; without Pass@1, whose generation takes the most time."""
+    parts = cached_assemble(config)
+    data = dataclasses.replace(parts.workload.data, problems=())
+    return dataclasses.replace(parts, workload=dataclasses.replace(parts.workload, data=data))
+
+
+def new_state(config, arm="vpretraining"):
+    """The arm at its start, and the parts it is made of."""
+    parts = parts_of(config)
+    torch.manual_seed(config.run.seed)
+    state = new_arm_state(
+        parts.learner,
+        config.estimator.align,
+        config.optimizer,
+        parts.workload.new_designer() if ARMS[arm].designed else None,
+        None if config.designer.freeze_designer else config.designer.designer_lr,
+    )
+    return state, parts
+
+
+def train(
+    arm: str = "vpretraining",
+    change: Callable[[LanguageWorkload], Any] = lambda workload: workload,
+    log: Memory | None = None,
+    **options: Any,
+) -> Trained:
+    """Train one arm in memory; `change` may replace its workload."""
+    config = small(**{"arms": arm} | options)
+    state, parts = new_state(config, arm)
+    log = log or Memory()
+    made = estimator_of(ARMS[arm], config.estimator.estimator, estimator_options(config))
+    evaluation = run_arm(
+        ARMS[arm],
+        state,
+        change(parts.workload),
+        made,
+        step_options(config),
+        arm_plan(config),
+        log,
+    )
+    return Trained(state, evaluation, log)
+
+
+def same(a, b):
+    """Whether two dicts of tensors are equal bit for bit."""
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,36 @@
+"""Is the Hugging Face Hub there? Asked once and briefly, before its libraries retry for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TIMEOUT = 5.0
+"""Seconds for the one request that tells whether the Hub is there."""
+
+
+@contextmanager
+def hub_within_reach() -> Iterator[bool]:
+    """Whether the Hub answers; if not, its libraries read the local cache alone, without retries.
+
+    Left to itself without a network, `datasets` 5.2 retries for 23 s before it gives up.
+    """
+    # slow to import: only where a name is not a local file
+    import datasets.config
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    reachable = not any(before)
+    if reachable:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+        except Exception:
+            # The HTTP library, and with it the errors, depends on huggingface_hub's version.
+            reachable = False
+    try:
+        if not reachable:
+            constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        yield reachable
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

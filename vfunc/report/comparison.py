@@ -1,0 +1,208 @@
+"""Arms compared over seeds: the statistics. `comparison_figures` shows them.
+
+Seeds are the units: a figure of an arm is a mean over seeds with Student's 95 % interval, and an
+arm is compared with the baseline of the same run, seed by seed, by the paired t test. One metric is
+the primary one, named before anything is run. Within each metric the p values are adjusted for the
+number of comparisons, over all arms and settings, by Holm's method; those of the other metric say
+only where to look next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from vfunc.errors import UserError
+from vfunc.evaluation.pass_at_k import holm, seed_interval
+from vfunc.report.table import BASELINE, KNOWN_WRONG
+from vfunc.typecheck import typed
+
+METRICS = ("pass_at_1", "loss")
+HIGHER_IS_BETTER = {"pass_at_1": True, "loss": False}
+TOKENS_PER_SECOND = "tokens_per_second"
+LEVEL = 0.05
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One run: one setting, one seed, all arms.
+
+    Attributes:
+        setting: what sets it apart from the other runs besides the seed; "" if nothing does.
+        seed: its seed.
+        arms: by arm, its figures: `loss` (nats a token), `pass_at_1` (0 to 1) where there is
+            something to solve, and `tokens_per_second`.
+    """
+
+    setting: str
+    seed: int
+    arms: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus the baseline of the same run, over the seeds that have both.
+
+    Attributes:
+        mean: of the differences.
+        interval: Student's 95 % interval of that mean; None for one seed.
+        p_value: of the paired t test, two-sided; None for one seed, and where the differences are
+            all equal without being 0: without a spread, t is not defined.
+        p_value_holm: the same, adjusted over all arms and settings.
+        better: the number of seeds in which the arm is better than the baseline.
+        seeds: the number of seeds.
+    """
+
+    mean: float
+    interval: Interval | None
+    p_value: float | None
+    p_value_holm: float | None
+    better: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure of an arm over seeds.
+
+    Attributes:
+        values: one a seed.
+        mean: their mean.
+        interval: Student's 95 % interval of the mean; None for one seed.
+        difference: to the baseline; None for the baseline itself, and without one.
+        way: the share of the way from the baseline's mean to that of `known_wrong`; None where
+            that arm is missing or no better than the baseline.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    interval: Interval | None
+    difference: Difference | None = None
+    way: float | None = None
+
+
+@dataclass(frozen=True)
+class ArmOverSeeds:
+    """What an arm came to in one setting.
+
+    Attributes:
+        setting: see `SeedRun`.
+        arm: its name.
+        seeds: the seeds, ascending; all values are in this order.
+        metrics: by metric.
+        speed: tokens per second as a multiple of the baseline's in the same run; None without it.
+    """
+
+    setting: str
+    arm: str
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, Measured]
+    speed: Measured | None
+
+
+@typed
+def compare_over_seeds(runs: Sequence[SeedRun]) -> list[ArmOverSeeds]:
+    """Aggregate runs over their seeds, for each setting and arm, in order of appearance.
+
+    Metrics that some arm of some run lacks are left out, since they compare nothing.
+
+    Args:
+        runs: one a setting and seed.
+
+    Raises:
+        UserError: no runs, two of the same setting and seed, or no metric that all have.
+    """
+    if not runs:
+        raise UserError("no runs to compare.")
+    seen: set[tuple[str, int]] = set()
+    for run in runs:
+        if (run.setting, run.seed) in seen:
+            of = f" of {run.setting}" if run.setting else ""
+            raise UserError(f"seed {run.seed}{of} is there twice; leave one of the two runs out.")
+        seen.add((run.setting, run.seed))
+    metrics = common_metrics(runs)
+    if not metrics:
+        raise UserError(f"no metric is in all of the runs; one of {', '.join(METRICS)} has to be.")
+    ordered = sorted(runs, key=lambda run: run.seed)
+    summaries = [
+        _arm_over_seeds([run for run in ordered if run.setting == setting], arm, metrics)
+        for setting in dict.fromkeys(run.setting for run in runs)
+        for arm in dict.fromkeys(a for run in runs if run.setting == setting for a in run.arms)
+    ]
+    for metric in metrics:
+        summaries = _adjusted(summaries, metric)
+    return summaries
+
+
+@typed
+def common_metrics(runs: Sequence[SeedRun]) -> list[str]:
+    """The metrics that every arm of every run has."""
+    arms = [figures for run in runs for figures in run.arms.values()]
+    return [metric for metric in METRICS if all(metric in figures for figures in arms)]
+
+
+def _arm_over_seeds(runs: Sequence[SeedRun], arm: str, metrics: Sequence[str]) -> ArmOverSeeds:
+    runs = [run for run in runs if arm in run.arms]
+    paired = [run for run in runs if BASELINE in run.arms]
+    speeds = [
+        run.arms[arm][TOKENS_PER_SECOND] / run.arms[BASELINE][TOKENS_PER_SECOND] for run in paired
+    ]
+    measured = {}
+    for metric in metrics:
+        difference = _difference(paired, arm, metric) if paired and arm != BASELINE else None
+        m = _over_seeds([run.arms[arm][metric] for run in runs])
+        measured[metric] = replace(m, difference=difference, way=_way(paired, arm, metric))
+    seeds = tuple(run.seed for run in runs)
+    return ArmOverSeeds(
+        runs[0].setting, arm, seeds, measured, _over_seeds(speeds) if speeds else None
+    )
+
+
+def _over_seeds(values: Sequence[float]) -> Measured:
+    return Measured(tuple(values), float(np.mean(values)), seed_interval(values))
+
+
+def _difference(runs: Sequence[SeedRun], arm: str, metric: str) -> Difference:
+    a, b = (np.array([run.arms[name][metric] for run in runs]) for name in (arm, BASELINE))
+    d = a - b
+    better = int((d > 0).sum() if HIGHER_IS_BETTER[metric] else (d < 0).sum())
+    p_value: float | None = None
+    if len(d) > 1 and np.ptp(d) > 1e-12 * max(abs(a).max(), abs(b).max()):
+        p_value = float(stats.ttest_rel(a, b).pvalue)
+    elif len(d) > 1 and not d.any():
+        p_value = 1.0
+    return Difference(float(d.mean()), seed_interval(d.tolist()), p_value, None, better, len(d))
+
+
+def _way(runs: Sequence[SeedRun], arm: str, metric: str) -> float | None:
+    runs = [run for run in runs if KNOWN_WRONG in run.arms]
+    if not runs:
+        return None
+    start, end, here = (
+        float(np.mean([run.arms[name][metric] for run in runs]))
+        for name in (BASELINE, KNOWN_WRONG, arm)
+    )
+    improves = end > start if HIGHER_IS_BETTER[metric] else end < start
+    return (here - start) / (end - start) if improves else None
+
+
+def _adjusted(arms: Sequence[ArmOverSeeds], metric: str) -> list[ArmOverSeeds]:
+    """The arms with Holm's p values; an undefined p value counts as one more comparison."""
+    found = [arm.metrics[metric].difference for arm in arms]
+    tested = [d for d in found if d is not None and d.seeds > 1]
+    if not tested:
+        return list(arms)
+    adjusted = iter(holm([1.0 if d.p_value is None else d.p_value for d in tested]))
+    made = []
+    for arm, d in zip(arms, found, strict=True):
+        if d is not None and d.seeds > 1:
+            p = next(adjusted)
+            d = replace(d, p_value_holm=None if d.p_value is None else p)
+            m = replace(arm.metrics[metric], difference=d)
+            arm = replace(arm, metrics={**arm.metrics, metric: m})
+        made.append(arm)
+    return made

@@ -1,0 +1,179 @@
+"""The comparison over seeds, to look at: a table for each metric, and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from vfunc.errors import UserError
+from vfunc.report.comparison import (
+    HIGHER_IS_BETTER,
+    LEVEL,
+    ArmOverSeeds,
+    Difference,
+    Interval,
+)
+from vfunc.report.plots import arm_style
+from vfunc.report.table import BASELINE, KNOWN_WRONG, NONE
+from vfunc.typecheck import typed
+
+LABELS = {"pass_at_1": "Pass@1, %", "loss": "held-out loss, nats per token"}
+
+
+@typed
+def comparison_table(arms: Sequence[ArmOverSeeds], metric: str, *, primary: bool) -> Table:
+    """The arms in one metric, at most 100 columns wide.
+
+    Args:
+        arms: what `compare_over_seeds` returns.
+        metric: one of `METRICS`.
+        primary: whether it is the primary metric, whose table tells the speed as well.
+
+    Returns:
+        A table for rich to print; a setting has a line of its own above its arms.
+
+    Raises:
+        UserError: no arms, or one that lacks the metric.
+    """
+    _require(arms, metric)
+    measured = [arm.metrics[metric] for arm in arms]
+    compares = any(m.difference for m in measured)
+    way = any(m.way is not None for m in measured)
+    speed = primary and any(arm.speed for arm in arms)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    counts = {len(arm.seeds) for arm in arms}
+    seeds = f", {len(arms[0].seeds)} seeds" if len(counts) == 1 and counts != {1} else ""
+    table.title = f"{LABELS[metric]} ({'primary' if primary else 'secondary'}{seeds})"
+    table.title_justify = table.caption_justify = "left"
+    table.add_column("arm", max_width=30, overflow="fold")
+    headers = ["seeds"] if len(counts) > 1 else []
+    headers += ["mean"]
+    headers += ["against\nbaseline", "p", "better\nin"] if compares else []
+    headers += ["way\n%"] if way else []
+    headers += ["tokens/s\nratio"] if speed else []
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    for index, (arm, m) in enumerate(zip(arms, measured, strict=True)):
+        if arm.setting and (not index or arms[index - 1].setting != arm.setting):
+            table.add_row(Text(arm.setting, style="italic"), *[""] * len(headers))
+        cells = [arm.arm, str(len(arm.seeds))] if len(counts) > 1 else [arm.arm]
+        cells.append(_with_reach(metric, m.mean, m.interval))
+        if compares:
+            cells += _against(metric, m.difference)
+        if way:
+            cells.append(NONE if m.way is None else str(round(100 * m.way)))
+        if speed:
+            cells.append(NONE if arm.speed is None else f"{arm.speed.mean:.2f}")
+        table.add_row(*(Text(cell) for cell in cells))
+    table.caption = Text("; ".join(_notes(arms, metric, compares, way)), style="dim")
+    return table
+
+
+@typed
+def comparison_plot(arms: Sequence[ArmOverSeeds], primary: str, path: Path | str) -> None:
+    """Draw every arm in every metric: a pale dot a seed, the mean, and its interval.
+
+    Args:
+        arms: what `compare_over_seeds` returns.
+        primary: the metric of the first panel.
+        path: the PNG to write.
+
+    Raises:
+        UserError: no arms, or one that lacks the primary metric.
+        OSError: the file cannot be written.
+    """
+    _require(arms, primary)
+    metrics = sorted(arms[0].metrics, key=lambda metric: metric != primary)
+    rows: list[ArmOverSeeds | str] = []
+    for index, arm in enumerate(arms):
+        if arm.setting and (not index or arms[index - 1].setting != arm.setting):
+            rows.append(arm.setting)
+        rows.append(arm)
+    figure = Figure((3.6 * len(metrics) + 2.0, 0.34 * len(rows) + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
+    for axes, metric in zip(panels, metrics, strict=True):
+        for y, row in enumerate(rows):
+            if isinstance(row, ArmOverSeeds):
+                _draw(axes, row, metric, y)
+        axes.set_xlabel(LABELS[metric] + ("" if metric == primary else " (secondary)"), fontsize=9)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="x", color="#e6e6e6", lw=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8.5, left=False)
+    names = [row if isinstance(row, str) else row.arm for row in rows]
+    panels[0].set_yticks(range(len(rows)), names)
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    for label, row in zip(panels[0].get_yticklabels(), rows, strict=True):
+        label.set(style="italic" if isinstance(row, str) else "normal")
+    figure.savefig(Path(path), format="png", dpi=200, facecolor="white")
+
+
+def _draw(axes: Axes, arm: ArmOverSeeds, metric: str, y: int) -> None:
+    colour, marker = arm_style(arm.arm)
+    m, scale = arm.metrics[metric], _scale(metric)
+    # dots that coincide stay to be seen, and below the mean
+    places = y + 0.22 + 0.06 * (np.arange(len(m.values)) % 3 - 1)
+    axes.scatter(scale * np.array(m.values), places, s=13, color=colour, alpha=0.45, lw=0)
+    if m.interval:
+        axes.plot(scale * np.array(m.interval), [y, y], color=colour, lw=1.8)
+    axes.plot(scale * m.mean, y, marker, color=colour, ms=6.5, mec="white", mew=0.7)
+
+
+def _require(arms: Sequence[ArmOverSeeds], metric: str) -> None:
+    if not arms:
+        raise UserError("no arms to compare.")
+    if metric not in arms[0].metrics:
+        known = " and ".join(arms[0].metrics)
+        raise UserError(f"{metric} is not in all of the runs; {known} can be compared.")
+
+
+def _scale(metric: str) -> float:
+    return 100.0 if metric == "pass_at_1" else 1.0
+
+
+def _with_reach(metric: str, mean: float, interval: Interval | None, sign: str = "") -> str:
+    digits, scale = (1 if metric == "pass_at_1" else 4), _scale(metric)
+    text = f"{scale * mean:{sign}.{digits}f}"
+    if interval is None:
+        return text
+    return text + f" ± {scale * (interval[1] - interval[0]) / 2:.{digits}f}"
+
+
+def _against(metric: str, d: Difference | None) -> list[str]:
+    if d is None:
+        return [NONE] * 3
+    p = NONE
+    if d.p_value_holm is not None:
+        p = "<0.001" if d.p_value_holm < 0.001 else f"{d.p_value_holm:.3f}"
+        p += " n.s." if d.p_value_holm > LEVEL else ""
+    return [_with_reach(metric, d.mean, d.interval, "+"), p, f"{d.better}/{d.seeds}"]
+
+
+def _notes(arms: Sequence[ArmOverSeeds], metric: str, compares: bool, way: bool) -> list[str]:
+    several = any(len(arm.seeds) > 1 for arm in arms)
+    notes = ["±: 95 % interval over seeds"] if several else []
+    differences = [d for arm in arms if (d := arm.metrics[metric].difference)]
+    if any(d.p_value is not None for d in differences):
+        count = sum(d.seeds > 1 for d in differences)
+        notes.append(f"p: paired t, Holm over {count}" if count > 1 else "p: paired t")
+        notes.append(f"n.s.: p > {LEVEL}")
+    if any(d.seeds > 1 and d.p_value is None for d in differences):
+        notes.append("no p where all seeds differ by the same")
+    if compares and HIGHER_IS_BETTER[metric]:
+        notes.append("higher is better")
+    elif compares:
+        notes.append("lower is better")
+    if way:
+        notes.append(f"way: from {BASELINE} to {KNOWN_WRONG}")
+    if not several:
+        notes.append("one seed: no interval over seeds, and no test")
+    return notes
