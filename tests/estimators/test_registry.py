@@ -5,6 +5,8 @@ from __future__ import annotations
 import cases
 import measures
 import pytest
+import user_estimator
+from conformance import check, variants
 
 import vfunc
 
@@ -103,9 +105,6 @@ def test_a_taken_name_is_refused():
 
 
 def test_a_registered_estimator_joins_the_finite_difference_test(monkeypatch):
-    import user_estimator
-    from test_finite_differences import check, variants
-
     assert {p.values[0] for p in variants()} == set(vfunc.ESTIMATORS)
     monkeypatch.setattr(vfunc.estimators.estimator, "ESTIMATORS", dict(vfunc.ESTIMATORS))
     monkeypatch.setattr(vfunc, "ESTIMATORS", vfunc.estimators.estimator.ESTIMATORS)

@@ -22,9 +22,9 @@ from vfunc.training.state import ArmState, new_arm_state
 from vfunc.workload import Evaluation
 
 SMALL: dict[str, Any] = {
-    "stream_size": 100,
-    "feedback_size": 64,
-    "eval_size": 8,
+    "stream_size": 64,
+    "feedback_size": 32,
+    "eval_size": 4,
     "batch_size": 4,
     "budget": "3steps",
     "eval_every": 0.0,
@@ -108,7 +108,8 @@ def train(
     **options: Any,
 ) -> Trained:
     """Train one arm in memory; `change` may replace its workload."""
-    config = small(**{"arms": arm} | options)
+    arms = dict.fromkeys(("baseline", "vpretraining", arm))  # the data do not depend on the arm
+    config = small(**{"arms": tuple(arms)} | options)
     state, parts = new_state(config, arm)
     log = log or Memory()
     made = estimator_of(ARMS[arm], config.estimator.estimator, estimator_options(config))

@@ -16,6 +16,7 @@ from small_run import new_state, same, small, train
 from vfunc.language.batches import TokenStream
 from vfunc.language.designer import TopKDesigner
 from vfunc.language.designer_file import save_designer
+from vfunc.language.examples import TokenBatch
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import step
 from vfunc.training.arms import ARMS
@@ -26,7 +27,7 @@ ESTIMATORS = [
     {"estimator": "first_order", "value": "cosine"},
     {"estimator": "first_order", "value": "preconditioned"},
     {"estimator": "unrolled", "lookahead_steps": 2},
-    {"estimator": "implicit"},
+    {"estimator": "implicit", "damping": 1e4},
     {"estimator": "random"},
     {"estimator": "zero"},
 ]
@@ -53,22 +54,26 @@ def poisoned(workload):
     return with_feedback(workload, TokenStream(encoded, feedback.seed))
 
 
-class Forbidden:
+class Forbidden(TokenStream):
     """A feedback set that may not be read."""
 
-    def batch(self, position, batch_size):
+    def batch(self, position: int, batch_size: int) -> TokenBatch:
         raise AssertionError("the feedback was read")
+
+
+def unreadable(workload):
+    return with_feedback(workload, Forbidden(workload.data.feedback.encoded, 0))
 
 
 @pytest.mark.parametrize("arm", UNDESIGNED)
 def test_arms_without_a_designer_never_read_feedback(arm):
-    trained = train(arm, lambda w: with_feedback(w, Forbidden()), budget="2steps")
+    trained = train(arm, lambda w: unreadable(w), budget="2steps")
     assert trained.state.counters.step == 2
 
 
 def test_a_designers_arm_does_read_it():
     with pytest.raises(AssertionError, match="feedback was read"):
-        train("vpretraining", lambda w: with_feedback(w, Forbidden()))
+        train("vpretraining", lambda w: unreadable(w))
 
 
 def completions(batch):
@@ -189,7 +194,7 @@ def test_a_constant_designer_keeps_labels_from_the_learner(monkeypatch, arm):
 def test_a_frozen_designer_keeps_labels_from_the_learner(tmp_path):
     path = tmp_path / "designer.safetensors"
     save_designer(train().state.designer, path)
-    options = {"designer": str(path), "freeze_designer": True, "meta_period": 8}
+    options = {"designer": str(path), "freeze_designer": True}
     frozen = train(**options, probe_batches=1)
     assert identical(frozen, train(change=poisoned, **options, probe_batches=1))
     assert frozen.state.counters.updates == 0 and not frozen.of("value")

@@ -99,6 +99,7 @@ class Unrolled:
         state_bar: dict[str, dict] = {}
         grad = trees.zeros_like(phi)
         spent = Passes(forwards=2, backwards=2)  # the two gradients of L_down
+        engines: dict[str, str] = {}  # `auto` may take another one where no Hessian is needed
         for k, step in reversed(list(enumerate(steps))):
             construction = construct_task(problem, phi, problem.batches[k])
             direct, state_bar, g_bar = step.rule.vjp(
@@ -112,9 +113,10 @@ class Unrolled:
             if product.hessian is not None:
                 theta_bar = trees.axpy(-1.0, product.hessian, direct)
             spent = spent + GRADIENT + product.passes
+            engines.setdefault(chosen.engine.name, chosen.why)
         return grad, {
             **spent.as_diagnostics(),
             **product.diagnostics,
-            "engine": chosen.engine.name,
-            "engine_why": chosen.why,
+            "engine": ", ".join(engines),
+            "engine_why": "; ".join(engines.values()),
         }

@@ -187,7 +187,7 @@ def _way(runs: Sequence[SeedRun], arm: str, metric: str) -> float | None:
         for name in (BASELINE, KNOWN_WRONG, arm)
     )
     improves = end > start if HIGHER_IS_BETTER[metric] else end < start
-    return (here - start) / (end - start) if improves else None
+    return (here - start) / (end - start) + 0.0 if improves else None
 
 
 def _adjusted(arms: Sequence[ArmOverSeeds], metric: str) -> list[ArmOverSeeds]:

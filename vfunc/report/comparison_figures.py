@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -97,13 +98,26 @@ def comparison_plot(arms: Sequence[ArmOverSeeds], primary: str, path: Path | str
         if arm.setting and (not index or arms[index - 1].setting != arm.setting):
             rows.append(arm.setting)
         rows.append(arm)
-    figure = Figure((3.6 * len(metrics) + 2.0, 0.34 * len(rows) + 1.1), layout="constrained")
+    figure = Figure((3.6 * len(metrics) + 2.0, 0.34 * len(rows) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.12)
+    figure.suptitle(
+        "pale dots: seeds; marker and bar: mean and 95 % interval; dashed: mean of the baseline",
+        fontsize=8.5,
+        color="#333333",
+    )
     panels = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
     for axes, metric in zip(panels, metrics, strict=True):
         for y, row in enumerate(rows):
             if isinstance(row, ArmOverSeeds):
                 _draw(axes, row, metric, y)
+        _baselines(axes, rows, metric)
+        values = [value for arm in arms for value in arm.metrics[metric].values]
+        if metric == "loss" and min(values) > 0 and max(values) / min(values) > 4:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(LABELS[metric] + ("" if metric == primary else " (secondary)"), fontsize=9)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="x", color="#e6e6e6", lw=0.6)
@@ -126,6 +140,17 @@ def _draw(axes: Axes, arm: ArmOverSeeds, metric: str, y: int) -> None:
     if m.interval:
         axes.plot(scale * np.array(m.interval), [y, y], color=colour, lw=1.8)
     axes.plot(scale * m.mean, y, marker, color=colour, ms=6.5, mec="white", mew=0.7)
+
+
+def _baselines(axes: Axes, rows: Sequence[ArmOverSeeds | str], metric: str) -> None:
+    """A line at each setting's baseline, along its arms."""
+    for setting in dict.fromkeys(row.setting for row in rows if isinstance(row, ArmOverSeeds)):
+        of = [(y, r) for y, r in enumerate(rows) if not isinstance(r, str) and r.setting == setting]
+        for _, row in of:
+            if row.arm == BASELINE:
+                x = _scale(metric) * row.metrics[metric].mean
+                ends = [of[0][0] - 0.4, of[-1][0] + 0.4]
+                axes.plot([x, x], ends, "--", color="#999999", lw=0.9, zorder=0)
 
 
 def _require(arms: Sequence[ArmOverSeeds], metric: str) -> None:

@@ -71,6 +71,11 @@ def assemble(config: RunConfig) -> Assembled:
     learner, tokenizer = load_learner(str(EMBEDDED_LEARNER) if name == EMBEDDED else name, device)
     vocabulary = learner.get_input_embeddings().num_embeddings
     require_top_k(config.designer.top_k, vocabulary)
+    context = getattr(learner.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and config.data.seq_len > context:
+        raise UserError(
+            f"--seq-len {config.data.seq_len} is longer than the learner's context of {context}"
+        )
     module: nn.Module = learner
     if config.learner.lora_rank:
         lora = config.learner
