@@ -156,7 +156,8 @@ def pretrain_gradient(problem: ValueProblem, theta: Params, task: Task) -> Param
     """g_pre = grad_theta L_pre(theta; task), the task held constant."""
     theta = trees.leaves(theta)
     with torch.enable_grad():
-        return trees.gradient(problem.pretrain_loss(theta, trees.detach(task)), theta)
+        loss = problem.pretrain_loss(theta, trees.detach(task))
+        return trees.gradient(_scalar("pretrain_loss", loss), theta)
 
 
 @typed
@@ -164,5 +165,14 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
     """L_down(theta) and g_down = grad L_down(theta), both detached."""
     theta = trees.leaves(theta)
     with torch.enable_grad():
-        loss = problem.feedback_loss(theta)
+        loss = _scalar("feedback_loss", problem.feedback_loss(theta))
         return loss.detach(), trees.gradient(loss, theta)
+
+
+def _scalar(name: str, loss: Tensor) -> Tensor:
+    if loss.ndim:
+        raise UserError(
+            f"{name} returned a tensor of shape {tuple(loss.shape)}; reduce it to a scalar, such "
+            "as by .mean()"
+        )
+    return loss

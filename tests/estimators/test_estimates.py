@@ -226,3 +226,12 @@ def test_single_precision_agrees_with_double():
         want = vfunc.make_estimator(name, options)(problem, made.theta, made.phi)
         assert all(g.dtype == torch.float32 for g in got.grad.values())
         assert measures.apart({n: g.double() for n, g in got.grad.items()}, want.grad) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["pretrain_loss", "feedback_loss"])
+def test_a_loss_that_is_no_scalar_is_refused_by_name(name):
+    made = cases.situation("mlp", 0)
+    loss = getattr(made.problem, name)
+    broken = replace(made.problem, **{name: lambda *args: loss(*args).expand(2)})
+    with pytest.raises(vfunc.UserError, match=rf"{name} returned a tensor of shape \(2,\)"):
+        vfunc.FirstOrder("cosine")(broken, made.theta, made.phi)

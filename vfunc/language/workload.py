@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
@@ -186,7 +187,8 @@ class LanguageWorkload:
         if final and self.data.problems:
             with autocast(self.device, self.dtype):
                 solved = pass_at_1(
-                    learner,
+                    # adapters are layers of the base model, which is what generates
+                    learner.get_base_model() if isinstance(learner, PeftModel) else learner,
                     self.tokenizer,
                     self.data.problems,
                     max_new_tokens=self.data.max_new_tokens,

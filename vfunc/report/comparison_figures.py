@@ -54,7 +54,7 @@ def comparison_table(arms: Sequence[ArmOverSeeds], metric: str, *, primary: bool
     seeds = f", {len(arms[0].seeds)} seeds" if len(counts) == 1 and counts != {1} else ""
     table.title = f"{LABELS[metric]} ({'primary' if primary else 'secondary'}{seeds})"
     table.title_justify = table.caption_justify = "left"
-    table.add_column("arm", max_width=30, overflow="fold")
+    table.add_column("arm", max_width=22, overflow="fold")
     headers = ["seeds"] if len(counts) > 1 else []
     headers += ["mean"]
     headers += ["against\nbaseline", "p", "better\nin"] if compares else []

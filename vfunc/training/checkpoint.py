@@ -71,6 +71,7 @@ def load_checkpoint(state: ArmState, path: Path) -> None:
         TypeError,
         ValueError,
         EOFError,
+        OSError,  # a file that was cut off
         pickle.UnpicklingError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -88,7 +88,7 @@ def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
         paths: directories of runs, or folders that hold such directories, two levels deep at most.
 
     Raises:
-        UserError: a directory holds no run, or one that is not finished.
+        UserError: a directory holds no run or one that is not finished, or two repeat each other.
     """
     places: dict[Path, None] = {}
     for path in paths:
@@ -109,10 +109,17 @@ def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
     ]
     names = dict.fromkeys(name for one in options for name in one)
     varied = [name for name in names if any(o.get(name) != options[0].get(name) for o in options)]
-    return [
+    named = [
         FoundRun(f.path, ", ".join(f"{n}={_shown(o.get(n))}" for n in varied), f.content)
         for f, o in zip(found, options, strict=True)
     ]
+    first: dict[tuple[str, int], Path] = {}
+    for one in named:
+        seed = one.seed_run.seed
+        before = first.setdefault((one.setting, seed), one.path)
+        if before != one.path:
+            raise UserError(f"{before} and {one.path} repeat each other: both have seed {seed}")
+    return named
 
 
 def primary_of(wanted: str | None, found: Sequence[FoundRun]) -> str:

@@ -65,11 +65,11 @@ def settings_of(vary: Sequence[str]) -> list[Setting]:
         name = spelled.strip().lstrip("-").replace("-", "_")
         tried = [value.strip() for value in values.split(",")]
         if not equals or not all(tried):
-            raise UserError(
-                f"--vary {text}: write OPTION=VALUE,VALUE, such as estimator=zero,random"
-            )
+            raise UserError(f"--vary {text}: write OPTION=VALUE,VALUE, such as value=dot,cosine")
         if name not in FIELDS:
-            raise UserError(f"--vary {text}: no such option{nearest(name, FIELDS)}")
+            raise UserError(
+                f"--vary {text}: no such option{nearest(name, FIELDS)}; see run.py --help"
+            )
         if name in ("seed", "arms") or (name in COMMAND and name not in ("preset", "config")):
             instead = {"seed": "; give --seeds", "arms": "; --arms are compared in every run"}
             raise UserError(f"--vary {text}: {name} cannot vary{instead.get(name, '')}")
@@ -152,6 +152,8 @@ def check(planned: Sequence[PlannedRun]) -> None:
                 f"{path} was run with other options ({told}); give --name for another comparison, "
                 "or --overwrite to replace it"
             )
+    if len({one.setting for one in planned}) == 1 and not planned[0].config.command.dry_run:
+        return  # the first run loads what the others need, before it writes anything
     for one in planned:
         if one.state != "finished" and one.setting not in loaded:
             loaded.add(one.setting)

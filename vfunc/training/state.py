@@ -68,7 +68,11 @@ def build_optimizer(options: OptimizerOptions, learner: nn.Module) -> torch.opti
     parameters = [p for p in learner.parameters() if p.requires_grad]
     if options.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+            parameters,
+            options.lr,
+            momentum=options.momentum,
+            dampening=0.0,
+            weight_decay=options.weight_decay,
         )
     return torch.optim.AdamW(
         parameters, options.lr, betas=options.betas, weight_decay=options.weight_decay

@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import vfunc
+from vfunc.errors import UserError
+from vfunc.training.command_line import PRESETS, parse
+from vfunc.training.comparison import find_runs, primary_of, read_run
+from vfunc.training.config_file import to_toml
+from vfunc.training.repetition import plan, settings_of
+from vfunc.training.resolve import resolve
+from vfunc.training.run_directory import RunDirectory
+
+SCRIPT = Path(vfunc.__file__).parents[1] / "experiments" / "compare.py"
+
+
+@pytest.fixture
+def compare(monkeypatch, tmp_path):
+    """The script as a module, in an empty folder."""
+    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "compare", module)
+    monkeypatch.setattr(sys, "argv", ["compare.py"])
+    monkeypatch.chdir(tmp_path)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_run(path: Path, config, *, solves: bool = True, **changes) -> None:
+    """A run's directory as a finished run leaves it, with figures that depend on the seed."""
+    arms = {}
+    for index, arm in enumerate(config.run.arms):
+        metrics = {"loss": 0.5 - 0.1 * index + 0.01 * (config.run.seed % 3) * (1 + index)}
+        if solves:
+            metrics["pass_at_1"] = 0.3 + 0.1 * index + 0.01 * (config.run.seed % 3) * (1 + index)
+        arms[arm] = {"tokens": 1000, "seconds": 1.0 + index, "metrics": metrics}
+    options = {
+        name: value if value is None or isinstance(value, int | float | str) else str(value)
+        for name, value in config.flat().items()
+    }
+    content = {
+        "config": options,
+        "arms": arms,
+        "versions": {"python": "3.11.7", "torch": "2.15.0"},
+        "device": "cpu",
+        "threads": 1,
+        "git_commit": "abc123",
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.toml").write_text(to_toml(config))
+    (path / "metrics.json").write_text(json.dumps(content | changes))
+
+
+@pytest.fixture
+def fake_run(compare, monkeypatch):
+    """In place of training: note the configuration, and leave a finished run behind."""
+    made = []
+
+    def run(config, **how) -> None:
+        made.append(config)
+        write_run(Path(config.command.runs_dir) / config.command.name, config, **how)
+
+    monkeypatch.setattr(compare, "run", run)
+    run.made = made
+    return run
+
+
+def places(made) -> list[str]:
+    return [f"{config.command.runs_dir}/{config.command.name}" for config in made]
+
+
+def error_of(capsys) -> str:
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+# --- settings
+
+
+def test_settings_are_the_cartesian_product():
+    settings = settings_of(["estimator=zero,random", "--lr=1e-3, 2e-3"])
+    assert [one.label for one in settings] == [
+        "estimator=zero, lr=1e-3",
+        "estimator=zero, lr=2e-3",
+        "estimator=random, lr=1e-3",
+        "estimator=random, lr=2e-3",
+    ]
+    assert settings[1].arguments == ("--estimator", "zero", "--lr", "2e-3")
+    assert settings[1].varied == ("estimator", "lr")
+
+
+def test_without_anything_varied_there_is_one_setting():
+    assert [(one.label, one.arguments) for one in settings_of([])] == [("", ())]
+
+
+def test_values_become_arguments_as_their_type_wants():
+    assert [one.arguments for one in settings_of(["designer-features=true,false"])] == [
+        ("--designer-features",),
+        ("--no-designer-features",),
+    ]
+    assert settings_of(["betas=0.9 0.99"])[0].arguments == ("--betas", "0.9", "0.99")
+    assert settings_of(["stream=a b.txt"])[0].arguments == ("--stream", "a b.txt")
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        (["valu=dot"], "no such option; did you mean value"),
+        (["value"], "write OPTION=VALUE,VALUE"),
+        (["value=dot,"], "write OPTION=VALUE,VALUE"),
+        (["value=dot,dot"], "is there twice"),
+        (["value=dot", "value=cosine"], "is there twice"),
+        (["seed=0,1"], "give --seeds"),
+        (["arms=baseline"], "compared in every run"),
+        (["runs_dir=a,b"], "runs_dir cannot vary"),
+        (["freeze_designer=yes"], "write true or false"),
+    ],
+)
+def test_what_cannot_vary_is_refused(vary, message):
+    with pytest.raises(UserError, match=message):
+        settings_of(vary)
+
+
+# --- the plan
+
+
+def test_every_run_is_what_run_py_would_make_of_its_options(tmp_path):
+    rest = ["--preset", "quick", "--runs-dir", str(tmp_path), "--name", "mine"]
+    folder, planned = plan([3, 5], ["value=dot,cosine", "lr=1e-3"], rest)
+    assert folder == tmp_path / "mine"
+    made = [(one.setting, one.config.run.seed, one.directory.path) for one in planned]
+    settings = {value: f"value={value}, lr=1e-3" for value in ("dot", "cosine")}
+    assert made == [
+        (settings[value], seed, folder / settings[value].replace(", ", ",") / f"seed{seed}")
+        for seed in (3, 5)
+        for value in ("dot", "cosine")
+    ]
+    single = parse(["--preset", "quick", "--value", "cosine", "--lr", "1e-3", "--seed", "5"])
+    assert to_toml(planned[-1].config) == to_toml(single)
+
+
+def test_a_name_is_made_from_what_is_compared(tmp_path):
+    assert plan([0], [], [])[0] == Path("runs/compare-careless_everywhere-first_order")
+    folder, planned = plan([4], ["lr=1e-3,2e-3"], ["--problem", "style_shift"])
+    assert folder == Path("runs/compare-style_shift-first_order-lr")
+    assert planned[0].directory.path == folder / "lr=1e-3" / "seed4"
+
+
+def test_a_preset_can_vary():
+    _, planned = plan([0], ["preset=quick,style_shift"], [])
+    assert [one.config.data.problem for one in planned] == ["careless_everywhere", "style_shift"]
+
+
+@pytest.mark.parametrize(
+    ("vary", "rest", "message"),
+    [
+        ([], ["--seed", "1"], "give --seeds"),
+        ([], ["--resume", "x"], "given again"),
+        (["value=dot"], ["--value", "dot"], "given and varied as well"),
+        (["estimator=first_order,unrolled"], ["--value", "dot"], "^estimator=unrolled: .*--value"),
+        (["lr=1e-3,0"], [], "^lr=0: --lr must be above 0"),
+        ([], ["--lookahead-steps", "2"], "does not use --lookahead-steps"),
+        (["learner=a/b,a_b"], [], "the same directory"),
+    ],
+)
+def test_settings_are_refused_as_a_whole(vary, rest, message):
+    with pytest.raises(UserError, match=message):
+        plan([0, 1], vary, rest)
+
+
+# --- the command
+
+
+def test_runs_are_made_and_compared(compare, fake_run, capsys):
+    line = "--preset quick --seeds 1 0 --name c --vary value=dot,cosine --primary loss".split()
+    assert compare.main(line) == 0
+    assert places(fake_run.made) == [
+        f"runs/c/value={value}/seed{seed}" for seed in (1, 0) for value in ("dot", "cosine")
+    ]
+    content = json.loads(Path("runs/c/comparison.json").read_text())
+    assert content["primary"] == "loss"
+    assert content["command"] == ("python experiments/compare.py " + " ".join(line))
+    assert [(arm["setting"], arm["arm"], arm["seeds"]) for arm in content["arms"]] == [
+        (f"value={value}", arm, [0, 1])
+        for value in ("dot", "cosine")
+        for arm in ("baseline", "vpretraining")
+    ]
+    loss = content["arms"][1]["metrics"]["loss"]
+    assert loss["values"] == pytest.approx([0.4, 0.42])
+    assert loss["difference"]["mean"] == pytest.approx(-0.095)
+    assert content["arms"][1]["speed"]["values"] == [0.5, 0.5]
+    assert [one["config"]["seed"] for one in content["runs"]] == [1, 1, 0, 0]
+    page = Path("runs/c/comparison.md").read_text()
+    assert page.index("held-out loss") < page.index("Pass@1")
+    for part in (content["command"], "commit abc123", "torch 2.15.0", "cpu, 1 threads", "| 2/2 |"):
+        assert part in page
+    assert "](comparison.png)" in page
+    assert Path("runs/c/comparison.png").read_bytes()[:4] == b"\x89PNG"
+    shown = capsys.readouterr().out
+    assert "held-out loss, nats per token (primary, 2 seeds)" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_seeds_default_to_five(compare, fake_run):
+    assert compare.main(["--name", "c"]) == 0
+    assert places(fake_run.made) == [f"runs/c/seed{seed}" for seed in range(5)]
+
+
+def test_varied_options_may_follow_one_flag_or_several(compare):
+    options, rest = compare.options_of(["--vary", "a=1", "b=2", "--lr", "3", "--vary", "c=3"])
+    assert [text for group in options.vary for text in group] == ["a=1", "b=2", "c=3"]
+    assert rest == ["--lr", "3"]
+
+
+def test_finished_runs_are_not_repeated(compare, fake_run, capsys):
+    assert compare.main(["--seeds", "0", "1", "--name", "c"]) == 0
+    before = Path("runs/c/seed0/metrics.json").stat().st_mtime_ns
+    assert compare.main(["--seeds", "0", "1", "2", "--name", "c"]) == 0
+    assert places(fake_run.made) == [f"runs/c/seed{seed}" for seed in (0, 1, 2)]
+    assert Path("runs/c/seed0/metrics.json").stat().st_mtime_ns == before
+    assert compare.main(["--seeds", "0", "--name", "c", "--overwrite"]) == 0
+    assert places(fake_run.made)[3:] == ["runs/c/seed0"]
+    assert fake_run.made[3].command.overwrite
+
+
+def test_an_interrupted_run_is_resumed(compare, fake_run, monkeypatch, capsys):
+    def stopped(config):
+        path = Path(config.command.runs_dir) / config.command.name
+        if config.run.seed == 1:
+            path.mkdir(parents=True)
+            (path / "config.toml").write_text(to_toml(config))
+            raise KeyboardInterrupt
+        fake_run(config)
+
+    line = ["--seeds", "0", "1", "2", "--name", "c"]
+    monkeypatch.setattr(compare, "run", stopped)
+    assert compare.main(line) == 130
+    captured = capsys.readouterr()
+    assert "the same command goes on from here" in captured.out
+    assert captured.err == "error: interrupted\n"
+    monkeypatch.setattr(compare, "run", fake_run)
+    assert compare.main(line) == 0
+    assert [config.run.seed for config in fake_run.made] == [0, 1, 2]
+    resumed = [config.command.resume for config in fake_run.made]
+    assert resumed == [None, "runs/c/seed1", None]
+
+
+def test_a_run_of_other_options_is_left_alone(compare, fake_run, capsys):
+    assert compare.main(["--seeds", "1", "--name", "c"]) == 0
+    capsys.readouterr()
+    assert compare.main(["--seeds", "0", "1", "--name", "c", "--lr", "0.5"]) == 2
+    error = error_of(capsys)
+    assert "runs/c/seed1 was run with other options (lr 0.001 there, 0.5 here)" in error
+    assert len(fake_run.made) == 1
+    # what a machine is made of may change
+    assert compare.main(["--seeds", "1", "--name", "c", "--threads", "1", "--device", "cpu"]) == 0
+    assert len(fake_run.made) == 1
+
+
+def test_a_folder_that_is_no_run_is_left_alone(compare, fake_run, capsys):
+    Path("runs/c/seed0").mkdir(parents=True)
+    Path("runs/c/seed0/thesis.txt").write_text("x")
+    assert compare.main(["--seeds", "0", "--name", "c"]) == 2
+    assert "runs/c/seed0 is there and not a run" in error_of(capsys)
+
+
+def test_all_settings_are_checked_before_the_first_run(compare, fake_run, capsys):
+    line = ["--preset", "quick", "--seeds", "0", "--vary", "align=all,last:99", "--name", "c"]
+    assert compare.main(line) == 2
+    assert error_of(capsys).startswith("error: align=last:99: 'last:99'")
+    assert fake_run.made == []
+    assert not Path("runs").exists()
+
+
+def test_a_dry_run_tells_what_there_is_to_do(compare, fake_run, capsys):
+    assert compare.main(["--preset", "quick", "--seeds", "0", "--name", "c"]) == 0
+    capsys.readouterr()
+    assert compare.main(["--preset", "quick", "--seeds", "0", "1", "--name", "c", "--dry-run"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert shown == [["finished", "runs/c/seed0"], ["to", "do", "runs/c/seed1"]]
+    assert len(fake_run.made) == 1
+
+
+def test_an_unmeasured_primary_is_refused_after_the_first_run(
+    compare, fake_run, monkeypatch, capsys
+):
+    monkeypatch.setattr(compare, "run", lambda config: fake_run(config, solves=False))
+    assert compare.main(["--seeds", "0", "1", "--name", "c", "--primary", "pass_at_1"]) == 2
+    assert "--primary pass_at_1: not every arm has it" in error_of(capsys)
+    assert len(fake_run.made) == 1
+    assert compare.main(["--seeds", "0", "1", "--name", "c"]) == 0
+    assert json.loads(Path("runs/c/comparison.json").read_text())["primary"] == "loss"
+
+
+def test_errors_have_a_traceback_only_on_request(compare, capsys):
+    assert compare.main(["--seeds", "0", "0"]) == 2
+    assert error_of(capsys) == "error: --seeds wants at least one seed, and none twice"
+    assert compare.main(["--seeds", "0", "0", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["--primary accuracy", "--foo 3", "--vary value=dott"])
+def test_usage_errors_exit_with_2(compare, capsys, line):
+    assert compare.main(line.split()) == 2
+
+
+def test_help_tells_every_option_and_names_run_py(compare, capsys):
+    assert compare.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("--seeds", "--primary", "--vary", "--from", "--output", "run.py --help"):
+        assert word in shown
+
+
+# --- runs that are there
+
+
+def config_of(**given):
+    return resolve({"preset": "quick"} | given)
+
+
+def test_existing_runs_are_grouped_by_their_options(compare, fake_run, capsys):
+    for seed in (0, 1):
+        write_run(Path(f"a/s{seed}"), config_of(seed=seed))
+        write_run(Path(f"b/deep/s{seed}"), config_of(seed=seed, estimator="zero", threads=2))
+    found = find_runs([Path("a"), Path("b")])
+    assert [(one.setting, one.seed_run.seed) for one in found] == [
+        ("estimator=first_order", 0),
+        ("estimator=first_order", 1),
+        ("estimator=zero", 0),
+        ("estimator=zero", 1),
+    ]
+    assert compare.main(["--from", "a", "b/deep", "--output", "out"]) == 0
+    content = json.loads(Path("out/comparison.json").read_text())
+    assert [arm["setting"] for arm in content["arms"]][::2] == [
+        "estimator=first_order",
+        "estimator=zero",
+    ]
+    assert fake_run.made == []
+
+
+def test_options_that_were_not_given_are_called_default(tmp_path):
+    write_run(tmp_path / "a", config_of())
+    write_run(tmp_path / "b", config_of(value="cosine"))
+    assert [one.setting for one in find_runs([tmp_path])] == ["value=default", "value=cosine"]
+
+
+def test_the_comparison_lies_in_the_common_folder(compare):
+    for seed in (0, 1):
+        write_run(Path(f"x/s{seed}"), config_of(seed=seed))
+    assert compare.main(["--from", "x/s0", "x/s1"]) == 0
+    assert Path("x/comparison.md").exists()
+
+
+def test_runs_from_different_commits_are_told_apart(compare, capsys):
+    write_run(Path("x/s0"), config_of(seed=0))
+    write_run(Path("x/s1"), config_of(seed=1), git_commit="def456")
+    assert compare.main(["--from", "x"]) == 0
+    told = "The runs differ in what made them: git_commit."
+    assert told in capsys.readouterr().out
+    page = Path("x/comparison.md").read_text()
+    assert told in page
+    assert "commit abc123" in page
+    assert "commit def456" in page
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--from nowhere", "--from nowhere: there is no run"),
+        ("--from x --lr 3", "--lr would do nothing"),
+        ("--from x --seeds 1", "--seeds would do nothing"),
+        ("--from x --vary lr=1", "--vary would do nothing"),
+        ("--from x y", "x/s0 and y repeat each other: both have seed 0"),
+        ("--from x z", "not finished: z"),
+        ("--from w", "w/metrics.json is not that of a run"),
+        ("--from v", "v/metrics.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(compare, capsys, line, message):
+    for name in ("x/s0", "y", "z", "w", "v"):
+        write_run(Path(name), config_of())
+    Path("z/metrics.json").unlink()
+    Path("w/metrics.json").write_text('{"config": {"seed": 0}}')
+    Path("v/metrics.json").write_text("{")
+    assert compare.main(line.split()) == 2
+    assert message in error_of(capsys)
+
+
+def test_the_primary_metric_is_pass_at_1_where_it_is_measured(tmp_path):
+    write_run(tmp_path / "a", config_of())
+    write_run(tmp_path / "b", config_of(seed=1), solves=False)
+    both = [read_run(tmp_path / name) for name in "ab"]
+    assert primary_of(None, both[:1]) == "pass_at_1"
+    assert primary_of("loss", both[:1]) == "loss"
+    assert primary_of(None, both) == "loss"
+
+
+# --- for real
+
+
+def test_two_seeds_from_end_to_end(compare, capsys):
+    line = [
+        "--preset",
+        "quick",
+        "--budget",
+        "4steps",
+        "--seeds",
+        "0",
+        "1",
+        "--name",
+        "c",
+        "--threads",
+        "1",
+    ]
+    line += ["--eval-size", "4", "--probe-batches", "0", "--arms", "baseline,vpretraining"]
+    assert compare.main(line) == 0
+    first = json.loads(Path("runs/c/comparison.json").read_text())
+    value = first["arms"][1]
+    assert (value["arm"], value["seeds"]) == ("vpretraining", [0, 1])
+    assert value["metrics"]["loss"]["values"][0] != value["metrics"]["loss"]["values"][1]
+    assert value["metrics"]["loss"]["difference"]["seeds"] == 2
+    # a run that stopped before its last arm was done: that arm alone is trained again
+    directory = RunDirectory(Path("runs/c/seed1"))
+    directory.metrics.unlink()
+    directory.result("vpretraining").unlink()
+    others = [directory.result("baseline"), RunDirectory(Path("runs/c/seed0")).metrics]
+    before = [path.stat().st_mtime_ns for path in others]
+    assert compare.main(line) == 0
+    assert [path.stat().st_mtime_ns for path in others] == before
+    again = json.loads(Path("runs/c/comparison.json").read_text())
+    assert again["arms"][1]["metrics"] == value["metrics"]
+
+
+def test_the_presets_are_those_of_run_py(compare):
+    assert compare.PRESETS == PRESETS

@@ -1,0 +1,211 @@
+"""The loop: what does and does not change a trajectory, budgets, accumulation, order of batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+import torch
+from small_run import Memory, new_state, same, small, train
+
+from vfunc import trees
+from vfunc.language.workload import LanguageWorkload
+from vfunc.training import loop, step
+from vfunc.training.arms import ARMS
+from vfunc.training.assemble import step_options
+
+
+def identical(a, b):
+    return same(a.theta, b.theta) and a.of("train_loss") == b.of("train_loss")
+
+
+def test_alpha_0_is_the_baseline_bit_for_bit():
+    designed = train(alpha_max=0.0, budget="6steps", eval_every=0.5, probe_batches=1)
+    baseline = train("baseline", budget="6steps", eval_every=0.5)
+    assert identical(designed, baseline)
+    assert designed.of("heldout_loss", "evaluation") == baseline.of("heldout_loss", "evaluation")
+    assert designed.evaluation == baseline.evaluation
+    assert not identical(train(budget="6steps"), baseline)
+
+
+@pytest.mark.parametrize("budget", ["4steps", "800tokens"])
+def test_a_seed_is_a_trajectory(budget):
+    first, again, other = (train(budget=budget, seed=s) for s in (3, 3, 4))
+    assert identical(first, again) and same(first.phi, again.phi)
+    assert first.evaluation == again.evaluation
+    assert not identical(first, other) and not same(first.phi, other.phi)
+    if budget.endswith("tokens"):
+        tokens = first.of("tokens")
+        assert tokens[-1] >= 800 > tokens[-2]
+
+
+def test_looking_does_not_change_what_is_seen():
+    # dropout, so that a stray draw on the global generator would show
+    options = {"lora_rank": 2, "lora_dropout": 0.3, "budget": "4steps"}
+    plain = train(**options, save_every=0.0)
+    watched = train(**options, eval_every=0.25, probe_batches=2, save_every=0.25)
+    assert identical(plain, watched) and same(plain.phi, watched.phi)
+    assert watched.of("step", "evaluation") == [0, 1, 2, 3, 4]
+    assert plain.of("step", "evaluation") == [0, 4]
+    assert len(watched.of("predicted", "probe")) == 8 and not plain.of("predicted", "probe")
+    assert watched.log.saved == [0, 1, 2, 3, 4] and plain.log.saved == [0, 4]
+
+
+def test_burn_in_is_the_baseline_until_it_ends():
+    options = {"budget": "6steps", "burn_in": 4, "meta_period": 2, "lr": 1e-3}
+    burnt, baseline = train(**options), train("baseline", budget="6steps", lr=1e-3)
+    losses, plain = burnt.of("train_loss"), baseline.of("train_loss")
+    assert losses[:4] == plain[:4] and losses[4] != plain[4]
+    updates = [e["step"] for e in burnt.log.events if "value" in e]
+    assert updates == [5]
+    never = train(**options | {"burn_in": 6})
+    assert identical(never, baseline) and never.state.counters.updates == 0
+
+
+def test_the_meta_period_counts_micro_batches():
+    trained = train(budget="3steps", accumulate=2, meta_period=3)
+    assert [e["step"] for e in trained.log.events if "value" in e] == [1, 2]  # 0 and 3, of 0 to 5
+    assert trained.state.counters.updates == 2
+
+
+def seen_by(monkeypatch, name):
+    """What the workload's method of that name is asked for."""
+    asked, method = [], getattr(LanguageWorkload, name)
+
+    def noted(self, position):
+        asked.append(position)
+        return method(self, position)
+
+    monkeypatch.setattr(LanguageWorkload, name, noted)
+    return asked
+
+
+def test_feedback_is_read_in_order(monkeypatch):
+    asked = seen_by(monkeypatch, "feedback")
+    train(budget="5steps", meta_period=2)
+    assert asked == [0, 1, 2]
+
+
+def test_a_lookahead_sees_what_the_learner_steps_on_next(monkeypatch):
+    problem, observed = LanguageWorkload.problem, []
+
+    def noted(self, functional, designer, batches, *rest, **more):
+        observed.append([b.batch.tokens for b in batches])
+        return problem(self, functional, designer, batches, *rest, **more)
+
+    stepped, forward = [], LanguageWorkload.forward
+
+    def forwarded(self, learner, batch, *, observe):
+        if learner.training:
+            stepped.append(batch.tokens)
+        return forward(self, learner, batch, observe=observe)
+
+    monkeypatch.setattr(LanguageWorkload, "problem", noted)
+    monkeypatch.setattr(LanguageWorkload, "forward", forwarded)
+    train(budget="4steps", estimator="unrolled", lookahead_steps=3, meta_period=2)
+    assert len(stepped) == 4 and len(observed) == 2
+    assert all(len(batches) == 3 for batches in observed)
+    assert all(torch.equal(x, y) for x, y in zip(observed[0], stepped[:3], strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(observed[1][:2], stepped[2:], strict=True))
+
+
+def equal_counts(workload):
+    """A stream in which every sequence predicts equally many tokens."""
+    encoded = workload.data.stream.encoded
+    n = min(len(s.tokens) - s.predict_from for s in encoded.sequences)
+
+    def cut(s):
+        end = s.predict_from + n
+        return dataclasses.replace(s, tokens=s.tokens[:end], wrong=s.wrong[:end])
+
+    sequences = tuple(cut(s) for s in encoded.sequences)
+    encoded = dataclasses.replace(encoded, sequences=sequences)
+    stream = dataclasses.replace(workload.data.stream, encoded=encoded)
+    return dataclasses.replace(workload, data=dataclasses.replace(workload.data, stream=stream))
+
+
+def gradient(accumulate, batch_size):
+    """The learner's gradient when its window is full."""
+    config = small(batch_size=batch_size, accumulate=accumulate, feedback_batch_size=4)
+    state, parts = new_state(config, "baseline")
+    workload = equal_counts(parts.workload)
+    for _ in range(accumulate):
+        step.micro_batch(ARMS["baseline"], state, workload, None, step_options(config))
+    return {n: p.grad.clone() for n, p in state.learner.named_parameters()}
+
+
+def test_accumulated_micro_batches_are_one_large_batch():
+    whole, parts = gradient(1, 8), gradient(4, 2)
+    assert float(trees.norm(trees.axpy(-1.0, whole, parts)) / trees.norm(whole)) < 1e-5
+    half = gradient(2, 2)
+    assert float(trees.norm(trees.axpy(-1.0, whole, half)) / trees.norm(whole)) > 0.1
+
+
+def test_the_gradient_is_clipped_over_the_whole_model(monkeypatch):
+    stepped = []
+
+    def noted(self, closure=None):
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        stepped.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    norms = train("baseline", clip=0.01, align="last:1").of("gradient_norm")
+    assert stepped == pytest.approx([0.01] * 3, rel=1e-3) and min(norms) > 0.01
+    stepped.clear()
+    norms = train("baseline", clip=0.0).of("gradient_norm")
+    assert stepped == pytest.approx(norms)
+
+
+@pytest.mark.parametrize("budget", ["5steps", "1000tokens"])
+def test_the_schedule_runs_on_the_spent_fraction(budget):
+    trained = train("baseline", budget=budget, lr=1e-3, warmup=0.4, final_lr=0.2)
+    key, amount = ("step", 5) if budget.endswith("steps") else ("tokens", 1000)
+    spent = [0, *trained.of(key)][:-1]
+
+    def expected(f):
+        return 0.1 + 0.9 * f / 0.4 if f < 0.4 else 0.2 + 0.8 * (1 - f) / 0.6
+
+    rates = [1e-3 * expected(x / amount) for x in spent]
+    assert trained.of("lr") == pytest.approx(rates, rel=1e-12)
+
+
+def test_seconds_count_training_alone(monkeypatch):
+    evaluate = LanguageWorkload.evaluate
+
+    def slow(self, learner, *, final):
+        time.sleep(0.5)
+        return evaluate(self, learner, final=final)
+
+    monkeypatch.setattr(LanguageWorkload, "evaluate", slow)
+    trained = train("baseline", budget="0.6s", eval_every=0.3)
+    seconds = trained.of("seconds")
+    assert seconds[-1] >= 0.6 > seconds[-2]
+    assert seconds[-1] < 0.6 + 0.5  # its last step runs over, no evaluation is in it
+    rates = trained.of("lr")
+    assert len(rates) > 2 and rates[-1] < max(rates)
+
+
+def test_an_arms_last_state_is_on_disk_before_it_is_judged():
+    log = Memory()
+
+    def note(kind, fields):
+        if fields.get("final"):
+            assert log.saved[-1] == 3
+
+    log.on_event = note
+    train("baseline", log=log, save_every=0.0)
+    assert log.saved == [0, 3]
+
+
+def test_a_checkpoint_from_which_nothing_can_go_on_is_not_written():
+    config = small()
+    state, parts = new_state(config)
+    log = Memory()
+    loop._save(ARMS["vpretraining"], state, parts.workload, log)
+    assert log.saved == [0]
+    with torch.no_grad():
+        for parameter in state.learner.parameters():
+            parameter.mul_(1e30)  # finite, as after a step that was too long
+    loop._save(ARMS["vpretraining"], state, parts.workload, log)
+    assert log.saved == [0]
