@@ -193,3 +193,12 @@ def test_dropout_masks_are_repeated_and_the_random_state_kept():
     with replay_random_state(None, cpu):
         torch.rand(1)
     assert not torch.equal(torch.get_rng_state(), after)
+
+
+def test_gradient_checkpointing_is_refused():
+    model = cases.tiny_qwen2(0)
+    model.model.gradient_checkpointing = True  # as gradient_checkpointing_enable() does
+    with pytest.raises(vfunc.UserError, match="gradient_checkpointing_disable"):
+        vfunc.functional(model)
+    model.model.gradient_checkpointing = False
+    vfunc.functional(model)

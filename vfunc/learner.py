@@ -68,8 +68,15 @@ def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:
         The functional learner.
 
     Raises:
-        UserError: nothing is selected, or the subset is not understood.
+        UserError: nothing is selected, the subset is not understood, or the learner recomputes
+            activations: transformers' gradient checkpointing does so after the parameters have
+            been swapped back, and gradients at another theta are wrong without a word.
     """
+    if any(getattr(child, "gradient_checkpointing", False) for child in module.modules()):
+        raise UserError(
+            "the learner has gradient checkpointing on, which recomputes with the module's own "
+            "parameters; call gradient_checkpointing_disable() on it"
+        )
     return FunctionalLearner(module, select(module, subset))
 
 

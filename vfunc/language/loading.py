@@ -26,19 +26,16 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 """What the paper adapts; modules that a learner does not have are left out."""
 
 
-def load_learner(
-    name: str, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The learner and its tokenizer, parameters in float32.
 
     Mixed precision is autocast's: a bfloat16 parameter loses updates of a small step size.
 
     Args:
         name: a directory that `save_pretrained` wrote, or a Hub id.
-        device: where to put it.
 
     Returns:
-        The learner in eval mode, and its tokenizer (with a padding token).
+        The learner in eval mode, on the CPU, and its tokenizer (with a padding token).
 
     Raises:
         UserError: it cannot be loaded; one line says why.
@@ -61,7 +58,7 @@ def load_learner(
         raise UserError(f"the learner {name!r} has a tokenizer without an end-of-text token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return learner.to(device), tokenizer
+    return learner, tokenizer
 
 
 def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float) -> nn.Module:

@@ -118,6 +118,8 @@ def comparison_plot(arms: Sequence[ArmOverSeeds], primary: str, path: Path | str
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(LABELS[metric] + ("" if metric == primary else " (secondary)"), fontsize=9)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="x", color="#e6e6e6", lw=0.6)

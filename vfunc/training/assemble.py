@@ -36,7 +36,7 @@ class Assembled:
 
     Attributes:
         config: the resolved configuration.
-        learner: the start learner; arms train copies of it.
+        learner: the start learner, on the CPU; arms train copies of it on the device.
         tokenizer: its tokenizer.
         workload: the modality.
         device: where everything runs.
@@ -68,7 +68,7 @@ def assemble(config: RunConfig) -> Assembled:
     device = pick_device(config.learner.device)
     torch.manual_seed(config.run.seed)
     name = config.learner.learner
-    learner, tokenizer = load_learner(str(EMBEDDED_LEARNER) if name == EMBEDDED else name, device)
+    learner, tokenizer = load_learner(str(EMBEDDED_LEARNER) if name == EMBEDDED else name)
     vocabulary = learner.get_input_embeddings().num_embeddings
     require_top_k(config.designer.top_k, vocabulary)
     context = getattr(learner.config.get_text_config(), "max_position_embeddings", None)

@@ -138,7 +138,10 @@ def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:
         config.optimizer,
         parts.workload.new_designer() if arm.designed else None,
         None if config.designer.freeze_designer else config.designer.designer_lr,
+        parts.device,
     )
+    if parts.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(parts.device)
     checkpoint = directory.checkpoint(name)
     if checkpoint.exists():
         load_checkpoint(state, checkpoint)

@@ -85,6 +85,7 @@ def new_arm_state(
     optimizer: OptimizerOptions,
     designer: nn.Module | None,
     designer_lr: float | None,
+    device: torch.device | None = None,
 ) -> ArmState:
     """An arm at the start checkpoint.
 
@@ -94,11 +95,12 @@ def new_arm_state(
         optimizer: the learner's.
         designer: the arm's own designer, or None.
         designer_lr: the designer's step size; None freezes it.
+        device: where the arm trains; None leaves it where the start learner is.
 
     Returns:
         The state, with counters at zero.
     """
-    learner = copy.deepcopy(start).train()
+    learner = copy.deepcopy(start).to(device).train()
     trained = designer is not None and designer_lr is not None
     return ArmState(
         learner,

@@ -140,6 +140,11 @@ def check_combination(given: Mapping[str, Any], options: Mapping[str, Any]) -> N
         )
     if options["levels"] is not None and not any(options["levels"]):
         raise UserError("--levels gives every level weight 0; give one a weight above 0")
+    if options["engine"] == "linear" and (options["lookahead_steps"] or 1) > 1:
+        raise UserError(
+            "--engine linear gives no Hessian-vector product, which --lookahead-steps above 1 "
+            "needs; give auto, reverse, forward or finite_difference"
+        )
     align = options["align"]
     if align.startswith("lora") and options["learner"] == "embedded" and not options["lora_rank"]:
         raise UserError(
