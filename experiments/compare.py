@@ -75,14 +75,14 @@ class CompareOptions:
         ),
     ] = ()
     from_: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         tyro.conf.arg(
             name="from",
             help="Run nothing: compare the finished runs in these directories.",
             metavar="DIR ...",
             help_behavior_hint="",
         ),
-    ] = ()
+    ] = None
     output: Annotated[
         str | None,
         tyro.conf.arg(
@@ -109,7 +109,7 @@ def compare(argv: Sequence[str], presets: Path = PRESETS) -> None:
     """
     options, rest = options_of(argv)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    if options.from_:
+    if options.from_ is not None:
         folder, found = _existing(options, rest)
     else:
         varied = [text for group in options.vary for text in group]
@@ -131,7 +131,7 @@ def options_of(argv: Sequence[str]) -> tuple[CompareOptions, list[str]]:
     """This command's own options, and the arguments that are left for run.py.
 
     Raises:
-        UserError: seeds that are missing or repeated.
+        UserError: seeds that are missing or repeated, or nothing after `--vary` or `--from`.
         SystemExit: `--help`, or a value that tyro refuses.
     """
     program = Path(sys.argv[0]).name
@@ -145,6 +145,9 @@ def options_of(argv: Sequence[str]) -> tuple[CompareOptions, list[str]]:
     seeds = options.seeds
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
         raise UserError("--seeds wants at least one seed, and none twice")
+    if options.from_ == () or () in options.vary:
+        name, wanted = ("--from", "DIR") if options.from_ == () else ("--vary", "OPTION=A,B")
+        raise UserError(f"{name} wants something to follow it: {name} {wanted}")
     return options, rest
 
 
@@ -179,7 +182,7 @@ def _existing(options: CompareOptions, rest: Sequence[str]) -> tuple[Path, list[
     others += [flag(name) for name in ("seeds", "vary") if getattr(options, name)]
     if others:
         raise UserError(f"--from runs nothing, and {', '.join(others)} would do nothing with it")
-    found = find_runs([Path(path) for path in options.from_])
+    found = find_runs([Path(path) for path in options.from_ or ()])
     folder = os.path.commonpath([one.path.resolve() for one in found])
     return Path(os.path.relpath(folder)), found
 

@@ -178,14 +178,14 @@ def test_settings_are_refused_as_a_whole(vary, rest, message):
 
 
 def test_runs_are_made_and_compared(compare, fake_run, capsys):
-    line = "--preset quick --seeds 1 0 --name c --vary value=dot,cosine --primary loss".split()
-    assert compare.main(line) == 0
+    line = "--preset quick --seeds 1 0 --name c --vary value=dot,cosine --primary loss"
+    assert compare.main(line.split()) == 0
     assert places(fake_run.made) == [
         f"runs/c/value={value}/seed{seed}" for seed in (1, 0) for value in ("dot", "cosine")
     ]
     content = json.loads(Path("runs/c/comparison.json").read_text())
     assert content["primary"] == "loss"
-    assert content["command"] == ("python experiments/compare.py " + " ".join(line))
+    assert content["command"] == (f"python experiments/compare.py {line}")
     assert [(arm["setting"], arm["arm"], arm["seeds"]) for arm in content["arms"]] == [
         (f"value={value}", arm, [0, 1])
         for value in ("dot", "cosine")
@@ -296,6 +296,13 @@ def test_an_unmeasured_primary_is_refused_after_the_first_run(
     assert len(fake_run.made) == 1
     assert compare.main(["--seeds", "0", "1", "--name", "c"]) == 0
     assert json.loads(Path("runs/c/comparison.json").read_text())["primary"] == "loss"
+
+
+@pytest.mark.parametrize("line", ["--from", "--vary", "--vary lr=1 --vary", "--seeds"])
+def test_an_option_without_its_value_is_refused(compare, fake_run, capsys, line):
+    assert compare.main(line.split()) == 2
+    assert f"error: {line.split()[-1]} wants" in error_of(capsys)
+    assert fake_run.made == []
 
 
 def test_errors_have_a_traceback_only_on_request(compare, capsys):

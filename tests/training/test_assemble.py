@@ -61,11 +61,15 @@ def test_every_estimator_trains_a_designer(options):
         assert values[0] == pytest.approx(2 * train().of("value")[0])
 
 
-@pytest.mark.parametrize("base", [{}, {"estimator": "unrolled", "lookahead_steps": 2}])
+# sgd: Adam's first step is all but a sign, whose derivative finite differences cannot take
+UNROLLED = {"estimator": "unrolled", "lookahead_steps": 2, "optimizer": "sgd", "lr": 0.05}
+
+
+@pytest.mark.parametrize("base", [{}, UNROLLED], ids=["first_order", "unrolled"])
 def test_engines_give_the_same_update(base):
     engines = ["reverse", "forward", "finite_difference"]
     engines += [] if base else ["linear"]
-    # one update: Adam's first step is a sign, so compare what it was made of
+    # after one update the designer's Adam holds a tenth of the gradient
     found = {e: train(engine=e, budget="1steps", **base) for e in engines}
     for engine, trained in found.items():
         error = {"finite_difference": 2e-2}.get(engine, 1e-4)
@@ -162,9 +166,7 @@ def replayed(monkeypatch, estimate_mode):
         zeros = trees.zeros_like(phi)  # so that the learner steps on this very task
         return dataclasses.replace(estimate, grad=zeros)
 
-    step.micro_batch(
-        ARMS["vpretraining"], state, parts.workload, watching, step_options(config)
-    )
+    step.micro_batch(ARMS["vpretraining"], state, parts.workload, watching, step_options(config))
     own = {n: p.grad for n, p in state.functional.live.items()}
     return float(trees.norm(trees.axpy(-1.0, own, found["g_pre"])) / trees.norm(own))
 
@@ -179,7 +181,7 @@ def test_the_value_is_taken_over_s(align):
     options = {"lora_rank": 2} if align.startswith("lora") else {}
     trained = train(align=align, **options)
     names = trained.state.functional.names
-    assert 0 < len(names) and len(trained.of("value")) == 3
+    assert len(names) > 0 and len(trained.of("value")) == 3
     assert all("lora_" in n for n in names) == align.startswith("lora")
 
 

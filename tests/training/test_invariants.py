@@ -106,7 +106,9 @@ def test_a_designer_update_leaves_the_learners_gradients_alone(monkeypatch, opti
     update, found = step._update_designer, []
 
     def gradients(learner):
-        return {n: None if p.grad is None else p.grad.clone() for n, p in learner.named_parameters()}
+        return {
+            n: None if p.grad is None else p.grad.clone() for n, p in learner.named_parameters()
+        }
 
     def watched(state, *rest):
         before = gradients(state.learner)

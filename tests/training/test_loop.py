@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,19 +171,27 @@ def test_the_schedule_runs_on_the_spent_fraction(budget):
 
 
 def test_seconds_count_training_alone(monkeypatch):
-    evaluate = LanguageWorkload.evaluate
+    clock = [100.0]
+    loss, evaluate = LanguageWorkload.loss, LanguageWorkload.evaluate
 
-    def slow(self, learner, *, final):
-        time.sleep(0.5)
+    def trains(self, forward, task):
+        clock[0] += 0.25
+        return loss(self, forward, task)
+
+    def evaluates(self, learner, *, final):
+        clock[0] += 1000
         return evaluate(self, learner, final=final)
 
-    monkeypatch.setattr(LanguageWorkload, "evaluate", slow)
-    trained = train("baseline", budget="0.6s", eval_every=0.3)
-    seconds = trained.of("seconds")
-    assert seconds[-1] >= 0.6 > seconds[-2]
-    assert seconds[-1] < 0.6 + 0.5  # its last step runs over, no evaluation is in it
-    rates = trained.of("lr")
-    assert len(rates) > 2 and rates[-1] < max(rates)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(LanguageWorkload, "loss", trains)
+    monkeypatch.setattr(LanguageWorkload, "evaluate", evaluates)
+    trained = train("baseline", budget="1.1s", eval_every=0.3, save_every=0.0)
+    assert trained.of("seconds") == [0.25, 0.5, 0.75, 1.0, 1.25]
+    assert trained.of("step", "evaluation") == [0, 2, 3, 4, 5]
+    assert clock[0] > 5000
+    fractions = [x / 1.1 for x in (0, 0.25, 0.5, 0.75, 1.0)]
+    factors = [1 - 0.9 * (f - 0.05) / 0.95 for f in fractions[1:]]
+    assert trained.of("lr")[1:] == pytest.approx([1e-3 * f for f in factors])
 
 
 def test_an_arms_last_state_is_on_disk_before_it_is_judged():

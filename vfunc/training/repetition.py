@@ -116,7 +116,7 @@ def plan(
         with _naming(setting.label):
             config = parse([*rest, *setting.arguments, "--seed", str(seed)], presets)
             for arm in config.run.arms:
-                (lambda *a: 0)(ARMS[arm], config.estimator.estimator, estimator_options(config))
+                estimator_of(ARMS[arm], config.estimator.estimator, estimator_options(config))
         if folder is None:
             stem = "-".join(["compare", default_name(config).removesuffix(f"-seed{seed}"), *varied])
             folder = Path(config.command.runs_dir) / (config.command.name or stem)
