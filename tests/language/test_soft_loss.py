@@ -112,6 +112,6 @@ def test_targets_with_a_graph_are_refused():
 
 
 def test_nothing_predicted_is_a_zero_loss():
-    logits, candidates, q, predict = drawn(0)
+    _logits, _candidates, _q, predict = drawn(0)
     weight = position_weights(torch.zeros_like(predict))
     assert weight.sum() == 0

@@ -191,9 +191,9 @@ def test_designer_round_trips_through_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(form="soft"), "gate, bounded, free"),
-        (dict(alpha_max=1.5), "alpha_max"),
-        (dict(shift_bound=0.0), "shift_bound"),
+        ({"form": "soft"}, "gate, bounded, free"),
+        ({"alpha_max": 1.5}, "alpha_max"),
+        ({"shift_bound": 0.0}, "shift_bound"),
     ],
 )
 def test_impossible_forms_are_refused(wrong, message):
