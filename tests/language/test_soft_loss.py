@@ -111,7 +111,11 @@ def test_targets_with_a_graph_are_refused():
         )
 
 
-def test_nothing_predicted_is_a_zero_loss():
-    _logits, _candidates, _q, predict = drawn(0)
-    weight = position_weights(torch.zeros_like(predict))
-    assert weight.sum() == 0
+def test_nothing_predicted_is_a_zero_loss_without_a_gradient():
+    logits, candidates, q, predict = drawn(0)
+    weight = position_weights(torch.zeros_like(predict)).double()
+    x = logits.requires_grad_()
+    loss = soft_cross_entropy(x, candidates, q, weight)
+    loss.backward()
+    assert float(loss.detach()) == 0.0 and not bool(x.grad.any())
+    assert not bool(candidate_log_probs(logits.detach(), candidates, weight).any())
