@@ -23,7 +23,8 @@ def save_designer(designer: TopKDesigner, path: Path | str) -> None:
         OSError: it cannot be written.
     """
     tensors = {name: x.detach().cpu().contiguous() for name, x in designer.state_dict().items()}
-    header = {"format": FORMAT, "config": json.dumps(asdict(designer.config))}
+    # one entry: safetensors writes several in no fixed order, and equal designers differ in bytes
+    header = {FORMAT: json.dumps(asdict(designer.config))}
     save_file(tensors, str(path), metadata=header)
 
 
@@ -41,9 +42,9 @@ def load_designer(path: Path | str) -> TopKDesigner:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"the designer {str(path)!r} cannot be read: {error}") from error
-    if header.get("format") != FORMAT:
+    if FORMAT not in header:
         raise UserError(f"{str(path)!r} is not a saved designer")
-    config = json.loads(header["config"])
+    config = json.loads(header[FORMAT])
     designer = TopKDesigner(DesignerConfig(**config | {"target": TargetForm(**config["target"])}))
     try:
         designer.load_state_dict(tensors)

@@ -70,7 +70,13 @@ def _rule(optimizer: torch.optim.Optimizer, group: Mapping[str, object]) -> Rule
             raise UserError(f"{option}=True is not simulated; use an optimizer without it")
     lr, decay = float(group["lr"]), float(group["weight_decay"])  # type: ignore[arg-type]
     if isinstance(optimizer, torch.optim.SGD):
-        return SGD(lr, group["momentum"], group["dampening"], group["nesterov"], decay)  # type: ignore[arg-type]
+        return SGD(
+            lr,
+            float(group["momentum"]),  # type: ignore[arg-type]
+            float(group["dampening"]),  # type: ignore[arg-type]
+            bool(group["nesterov"]),
+            decay,
+        )
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         decoupled = bool(
             group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))

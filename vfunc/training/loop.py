@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from vfunc import trees
 from vfunc.errors import NonFiniteError
 from vfunc.estimators import Estimator
-from vfunc.evaluation.probe import ProbePoint, probe_points
 from vfunc.learner import mode
-from vfunc.problem import ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import mixed_product
 from vfunc.training.arms import Arm
 from vfunc.training.budget import Budget, Schedule, spent_fraction
 from vfunc.training.interrupt import noting_interrupts
+from vfunc.training.log import Log
+from vfunc.training.probing import probe
 from vfunc.training.state import ArmState
 from vfunc.training.step import (
     MicroBatch,
     StepOptions,
     micro_batch,
     optimizer_step,
-    value_problem,
 )
-from vfunc.trees import Params
 from vfunc.workload import Evaluation, Workload
 
 
@@ -51,23 +47,6 @@ class ArmPlan:
     eval_every: float
     save_every: float
     probe_batches: int
-
-
-@runtime_checkable
-class Log(Protocol):
-    """Where an arm's news go."""
-
-    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """One line of the event log."""
-        ...
-
-    def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
-        """What the progress display shows."""
-        ...
-
-    def checkpoint(self, state: ArmState) -> None:
-        """Write the arm's state to disk."""
-        ...
 
 
 def run_arm(
@@ -200,7 +179,7 @@ def _follow(
     if _crosses(plan.eval_every, before, now) and now < 1.0:
         _evaluate(arm, state, workload, log, final=False)
     if arm.designed and plan.probe_batches and now >= 0.5 and not at.probed:
-        _probe(arm, state, workload, options, plan, log)
+        probe(arm, state, workload, options, plan.probe_batches, log)
     state.counters = state.counters.advanced(followed=(at.step, at.units, at.seconds))
 
 
@@ -231,55 +210,6 @@ def _evaluate(
     measured = {names.get(k, k): v for k, v in evaluation.metrics.items()}
     log.event("evaluation", counted | {"final": final} | measured)
     return evaluation
-
-
-def _probe(
-    arm: Arm,
-    state: ArmState,
-    workload: Workload,
-    options: StepOptions,
-    plan: ArmPlan,
-    log: Log,
-) -> None:
-    """The one-step probe, on batches and feedback that training has not come to yet."""
-    assert state.designer is not None
-    at = state.counters
-    theta = state.functional.theta
-    phi = trees.detach(dict(state.designer.named_parameters()))
-    points: list[ProbePoint] = []
-    options = replace(options, accumulate=1)  # each batch stands for a whole window
-    for k in range(plan.probe_batches):
-        observed = workload.look_ahead(state.learner, workload.batch(at.micro_batch + 1 + k))
-        problem = value_problem(
-            state, workload, options, (observed,), workload.feedback(at.updates + k), None
-        )
-        held_out: Callable = workload.held_out(state.functional, k)
-        points += probe_points(problem, theta, phi, held_out)
-        if k == 0:
-            _map_values(arm, state, workload, problem, phi, observed, log)
-    state.counters = at.advanced(probed=True)
-    for point in points:
-        fields = {"arm": arm.name, "at_step": at.step, "step_kind": point.step}
-        rest = {k: v for k, v in vars(point).items() if k != "step"}
-        log.event("probe", fields | rest)
-
-
-def _map_values(
-    arm: Arm,
-    state: ArmState,
-    workload: Workload,
-    problem: ValueProblem,
-    phi: Params,
-    observed: Any,
-    log: Log,
-) -> None:
-    """Where in a task the value lies, for a picture: the pullback's own learner part."""
-    theta = state.functional.theta
-    construction = construct_task(problem, phi, observed)
-    _, g_down = feedback_gradient(problem, theta)
-    product, _ = mixed_product(problem, theta, construction, g_down)
-    fields = workload.value_map(observed, construction.task, product.task)
-    log.event("value_map", {"arm": arm.name, "at_step": state.counters.step, **fields})
 
 
 def _fraction(plan: ArmPlan, state: ArmState) -> float:

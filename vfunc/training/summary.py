@@ -16,6 +16,7 @@ from vfunc.report.table import ArmRow, ProbeRow, arms_table, markdown, probe_tab
 from vfunc.report.token_map import token_map
 from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
+from vfunc.training.config import COMMAND
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
 
@@ -59,7 +60,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     write_json(
         directory.metrics,
         {
-            "config": {k: _plain(v) for k, v in parts.config.flat().items()},
+            "config": {k: _plain(v) for k, v in parts.config.flat().items() if k not in COMMAND},
             **provenance(parts.device),
             "data": dict(parts.workload.data.summary),
             "arms": {
