@@ -1,6 +1,6 @@
 """Make the embedded base learner: a small Qwen2 that solves under half of the word problems.
 
-    python experiments/make_base.py --out /tmp/base
+    python experiments/make_base.py --out base
 
 trains a byte-level BPE tokenizer and a `Qwen2ForCausalLM` on clean problems of the base split,
 with loss on the solution, stops before it has learned them well, and saves both with

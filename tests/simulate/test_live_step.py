@@ -178,15 +178,18 @@ def test_later_steps_have_a_window_of_their_own():
 @pytest.mark.parametrize(
     ("weight", "closes", "outside", "notes"),
     [
-        (1.0, True, 0.0, (False, False)),
-        (0.25, False, 0.0, (True, False)),
-        (0.25, True, 0.0, (False, False)),
-        (1.0, True, 2.0, (False, True)),
+        (1.0, True, None, (False, False, False)),
+        (0.25, False, None, (True, False, True)),
+        (0.25, True, None, (False, False, True)),
+        (1.0, True, 0.0, (False, True, False)),
+        (1.0, True, 2.0, (False, True, False)),
     ],
 )
 def test_notes_say_where_the_step_is_an_approximation(weight, closes, outside, notes):
     rule = UpdateRule(vfunc.SGD(0.1), Clip(1.0, outside), None, weight, closes)
-    assert (rule.notes()["window_incomplete"], rule.notes()["clip_outside_held"]) == notes
+    names = ("window_incomplete", "clip_outside_held", "later_steps_single")
+    assert tuple(rule.notes(steps=2)[name] for name in names) == notes
+    assert rule.notes()["later_steps_single"] is False
 
 
 @pytest.mark.parametrize(

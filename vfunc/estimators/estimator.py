@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vfunc.errors import UserError
@@ -92,12 +95,27 @@ def _flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
+@contextlib.contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+    """A script's own folder is on Python's path, the folder that the user stands in is not."""
+    here = os.getcwd()
+    if here in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
 def _imported(name: str) -> Callable[..., Estimator]:
     module_name, _, attribute = name.partition(":")
     if not module_name or module_name.startswith("."):
         raise UserError(f"the estimator {name!r} cannot be imported: write package.module:Name")
     try:
-        module = importlib.import_module(module_name)
+        with _working_directory_on_path():
+            module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f"the estimator {name!r} cannot be imported: {error}") from error
     try:

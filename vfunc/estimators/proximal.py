@@ -141,11 +141,14 @@ def solve_proximal(
         direction = newton.x
         if newton.outcome is Outcome.negative_curvature and trees.is_zero(direction):
             direction = trees.scale(g, -1.0 / damping)
+        before = shift
         shift, tried = _line_search(objective, shift, direction, float(trees.dot(g, direction)))
         passes = passes + Passes(forwards=tried)
+        if shift is before:
+            break  # no step lowers the objective any further in this precision
     raise NotConvergedError(
         f"implicit, proximal problem at damping {damping:g}: relative gradient {gap:.1e} after "
-        f"{max_iterations} Newton steps, tolerance {tolerance:.1e}; raise --damping or "
+        f"{iteration} Newton steps, tolerance {tolerance:.1e}; raise --damping or "
         "--solver-tolerance"
     )
 

@@ -89,7 +89,7 @@ class Unrolled:
                 "first_order_value": float(first),
                 "curvature_term": float(value - first),
                 **product_notes,
-                **problem.rule.notes(),
+                **problem.rule.notes(count),
             },
         )
 

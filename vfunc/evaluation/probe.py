@@ -17,6 +17,9 @@ from vfunc.problem import (
 )
 from vfunc.trees import Params, Scalar
 
+MINIMUM = 5
+"""Points below which no correlation is given."""
+
 
 @dataclass(frozen=True)
 class ProbePoint:
@@ -24,9 +27,9 @@ class ProbePoint:
 
     Attributes:
         step: `small` (along -g_pre, a tenth as long as the learner's own step) or `real` (the
-            learner's next optimizer step).
+            learner's next optimizer step on this micro-batch; outside S nothing moves).
         feedback: `same` (the batch that g_down was measured on) or `held_out`.
-        predicted: -<g_down, step>, loss units.
+        predicted: -<g_down, step>, loss units: to first order, whatever the estimator.
         realised: L_down before the step, minus after it.
     """
 
@@ -40,7 +43,7 @@ class ProbePoint:
 class ProbeSummary:
     """Predicted against realised decrease over the probe's batches, for one kind of step.
 
-    A correlation that is not defined (a constant, fewer than three points) is None.
+    A correlation that says nothing (a constant, fewer than `MINIMUM` points) is None.
     """
 
     step: str
@@ -102,7 +105,7 @@ def _summary(step: str, feedback: str, points: list[ProbePoint]) -> ProbeSummary
     predicted = [p.predicted for p in points]
     realised = [p.realised for p in points]
     n = len(points)
-    defined = n >= 3 and len(set(predicted)) > 1 and len(set(realised)) > 1
+    defined = n >= MINIMUM and len(set(predicted)) > 1 and len(set(realised)) > 1
     return ProbeSummary(
         step,
         feedback,

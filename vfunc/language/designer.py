@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -115,7 +116,7 @@ class TopKDesigner(nn.Module):
         if self.config.features:
             seen += [log_probs.unsqueeze(-1), log_probs.exp().unsqueeze(-1)]
         keys = self.key(torch.cat(seen, -1))
-        scores = torch.einsum("btd,btkd->btk", self.query(context), keys)
+        scores = einsum(self.query(context), keys, "b t d, b t k d -> b t k")
         scores = scores / math.sqrt(self.config.width)
         # a free r starts at the learner's own distribution, and may go anywhere from there
         starts_at_learner = self.config.features and self.config.target.form == "free"

@@ -3,12 +3,13 @@
 L = -sum_t weight_t sum_k q_tk log p_t(c_tk)                                        (paper, 15)
 
 It needs only a logsumexp and a gather of K columns a position, so float32 log-probabilities of
-the whole vocabulary never exist at once: rows are taken in chunks, and rows of weight zero (prompt
-and padding) not at all. Two forms of the same numbers:
+the whole vocabulary need not exist at once: rows are taken in chunks, and rows of weight zero
+(prompt and padding) not at all. Two forms of the same numbers:
 
 - `soft_cross_entropy`, for the learner's own step: a hand-written first derivative that keeps the
   logits and one number a row for the backward pass;
-- `candidate_log_probs`, plain differentiable arithmetic of any order and mode, for the engines.
+- `candidate_log_probs`, plain differentiable arithmetic of any order and mode, for the engines. In
+  a forward-mode or gradient-free pass the chunks are all there is; under autograd they are kept.
 """
 
 from __future__ import annotations

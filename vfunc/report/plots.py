@@ -87,7 +87,7 @@ def learning_curves(
             _, errors = _curve(events, arm, x, f"{name}_error", where=name)
             low, high = scale * (figures - errors), scale * (figures + errors)
             axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
-        axes.set_xlabel("learner steps" if against == "steps" else "tokens predicted")
+        axes.set_xlabel("learner steps" if against == "steps" else "tokens read")
         axes.set_ylabel("Pass@1 (%)" if name == "pass_at_1" else "held-out loss (nats per token)")
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: si(number)))

@@ -29,7 +29,7 @@ class ArmRow:
     Attributes:
         arm: its name.
         steps: learner steps taken.
-        tokens: tokens predicted.
+        tokens: tokens read, prompts included, padding not.
         tokens_per_second: over the time that the budget counts.
         heldout_loss: mean loss on held-out completions, nats a token.
         pass_at_1: share of held-out problems solved, 0 to 1, or None if there are none to solve.
@@ -153,7 +153,9 @@ def probe_table(rows: Sequence[ProbeRow]) -> Table:
         cells += [f"{1e3 * mean:+.3g}" for mean in (row.predicted, row.realised)]
         cells += [NONE if r is None else f"{r:.3f}" for r in (row.pearson, row.spearman)]
         table.add_row(*(Text(cell) for cell in cells))
-    return _captioned(table, ["mean decrease of the feedback loss in one step"])
+    return _captioned(
+        table, ["mean decrease of the loss in one step; predicted: -<g_down, step>, to first order"]
+    )
 
 
 @typed

@@ -53,15 +53,16 @@ def token_map(
 ) -> None:
     """Draw texts with every token in the colour of its value.
 
-    The colour is the value u of the true token, per unit of target mass: red where learning it is
-    predicted to raise the feedback loss, blue where it is predicted to lower it, white at 0. A bar
-    below shows the gate alpha, full at 1. Tokens known to be wrong are outlined. The colours
-    saturate at the 98th percentile of abs(u), which a few improbable tokens would stretch.
+    The colour is the value u of the true token, V = <g_down, g_pre> per unit of target mass: red
+    where learning it is predicted to raise the feedback loss, blue where it is predicted to lower
+    it, white at 0. A bar below shows the mass that the target moves off it, full at 1. Tokens known
+    to be wrong are outlined. The colours saturate at the 98th percentile of abs(u), which a few
+    improbable tokens would stretch.
 
     Args:
         tokens: for each text its tokens, decoded.
         values: for each token u, or None where nothing is predicted (a prompt): grey.
-        gates: for each token alpha in [0, 1], or None.
+        gates: for each token the mass moved off it, in [0, 1], or None.
         wrong: for each token whether it is known to be mistaken.
         path: the PNG to write.
 
@@ -137,14 +138,14 @@ def _key(
     colourbar.locator = MaxNLocator(5)
     colourbar.outline.set_linewidth(0.4)
     exponent = 3 * math.floor(math.log10(colours.norm.halfrange) / 3)
-    unit = "nats" if exponent == 0 else rf"$10^{{{exponent}}}$ nats"
-    colourbar.set_label(f"value u of the true token ({unit} per unit of mass)", fontsize=8)
+    unit = "" if exponent == 0 else rf", in $10^{{{exponent}}}$"
+    colourbar.set_label(f"value u of the true token (V per unit of mass{unit})", fontsize=8)
     colourbar.formatter = FuncFormatter(lambda u, _: f"{u / 10.0**exponent:g}")
     bar.tick_params(labelsize=7.5)
     figure.legend(
         handles=[
             Patch(fc="white", ec="black", lw=1.4, label="known to be wrong"),
-            Patch(fc=_INK, label="gate α (whole width: 1)"),
+            Patch(fc=_INK, label="mass moved off it (whole width: 1)"),
             Patch(fc=_UNKNOWN, ec="#bbbbbb", lw=0.5, label="not predicted"),
         ],
         loc="center",

@@ -14,15 +14,16 @@ class Clip:
 
     Attributes:
         max_norm: the norm that the gradient is scaled down to.
-        outside: the gradient's norm over parameters outside S, held constant; 0 where S is all.
+        outside: the gradient's norm over parameters outside S, held constant; None where S is
+            all and nothing is held.
     """
 
     max_norm: float
-    outside: float = 0.0
+    outside: float | None = None
 
     def coefficient(self, g: Params) -> tuple[Scalar, Scalar]:
         """(the factor min(1, max_norm / (n + 1e-6)), n), n the norm of the whole gradient."""
-        total = (trees.dot(g, g) + self.outside**2).sqrt()
+        total = (trees.dot(g, g) + (self.outside or 0.0) ** 2).sqrt()
         return (self.max_norm / (total + 1e-6)).clamp(max=1.0), total
 
     def vjp(self, g: Params, clipped_bar: Params) -> Params:

@@ -50,11 +50,21 @@ class UpdateRule:
         """The rule of the steps after the next one: a fresh accumulation window."""
         return replace(self, accumulated=None, weight=1.0, closes_window=True)
 
-    def notes(self) -> dict[str, bool]:
-        """Where the simulated step is an approximation of the live one, for the diagnostics."""
+    def notes(self, steps: int = 1) -> dict[str, bool]:
+        """Where simulated steps are approximations of the live ones, for the diagnostics.
+
+        - `window_incomplete`: micro-batches that the window has yet to add are left out.
+        - `clip_outside_held`: the norm outside S enters the clipping as a constant.
+        - `later_steps_single`: steps after the next one take one micro-batch where the live ones
+          average a window of them. They keep the present step size, too.
+
+        Args:
+            steps: how many steps are simulated.
+        """
         return {
             "window_incomplete": self.weight != 1.0 and not self.closes_window,
-            "clip_outside_held": self.clip is not None and self.clip.outside > 0,
+            "clip_outside_held": self.clip is not None and self.clip.outside is not None,
+            "later_steps_single": steps > 1 and self.weight != 1.0,
         }
 
     def effective(self, g: Params) -> Params:

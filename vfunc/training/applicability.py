@@ -27,7 +27,21 @@ SAVED_WITH_DESIGNER = (
     "designer_heads",
     "designer_features",
 )
-DESIGNER_TRAINING = ("designer_lr", "gate_penalty", "meta_period", "burn_in")
+DESIGNER_TRAINING = (
+    "designer_lr",
+    "gate_penalty",
+    "meta_period",
+    "burn_in",
+    "estimate_mode",
+    "estimator",
+    "value",
+    "lookahead_steps",
+    "damping",
+    "solver_tolerance",
+    "engine",
+)
+# The control random_feedback has an estimator of its own, and takes the engine alone.
+OF_THE_ESTIMATOR = ("estimator", "value", "lookahead_steps", "damping", "solver_tolerance")
 # The arms without a designer take candidates too; the rest of these groups serves designers alone.
 _OF_DESIGNED_ARMS = (
     *(f.name for f in dataclasses.fields(DesignerOptions) if f.name != "top_k"),
@@ -86,6 +100,11 @@ RULES = (
         _OF_DESIGNED_ARMS,
         _any_arm(DESIGNED_ARMS),
         f"it needs an arm with a designer, {' or '.join(DESIGNED_ARMS)}",
+    ),
+    Rule(
+        OF_THE_ESTIMATOR,
+        lambda options: "vpretraining" in options["arms"],
+        "it is for the arm vpretraining; random_feedback draws its direction",
     ),
     Rule(
         SAVED_WITH_DESIGNER,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vfunc.errors import UserError
 from vfunc.estimators import Estimator, make_estimator
 
 
@@ -38,17 +37,6 @@ ARMS: dict[str, Arm] = {
         Arm("known_wrong"),
     )
 }
-
-
-def arm_named(name: str) -> Arm:
-    """The arm of that name.
-
-    Raises:
-        UserError: there is none; the known ones are listed.
-    """
-    if name not in ARMS:
-        raise UserError(f"unknown arm {name!r}; known: {', '.join(ARMS)}")
-    return ARMS[name]
 
 
 def estimator_of(arm: Arm, name: str, options: dict[str, Any]) -> Estimator | None:

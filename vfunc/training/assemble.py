@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from vfunc.errors import UserError
+from vfunc.estimators import make_estimator
 from vfunc.language.candidates import require_top_k
 from vfunc.language.data import RawData, Source, embedded_data, file_data, tokenised
 from vfunc.language.designer import DesignerConfig
@@ -128,11 +129,19 @@ def step_options(config: RunConfig) -> StepOptions:
         clip=config.optimizer.clip,
         meta_period=config.estimator.meta_period,
         burn_in=config.estimator.burn_in,
-        look_ahead=config.estimator.lookahead_steps or 1,
+        look_ahead=_look_ahead(config),
         gate_penalty=config.designer.gate_penalty,
         train_mode=config.estimator.estimate_mode == "train",
         seed=config.run.seed,
     )
+
+
+def _look_ahead(config: RunConfig) -> int:
+    """Unlabeled batches that the estimator wants: its `lookahead_steps`, where it has any."""
+    if not any(ARMS[name].designed and not ARMS[name].random for name in config.run.arms):
+        return 1
+    estimator = make_estimator(config.estimator.estimator, estimator_options(config))
+    return getattr(estimator, "lookahead_steps", 1)
 
 
 def arm_plan(config: RunConfig) -> ArmPlan:

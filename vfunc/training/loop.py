@@ -82,7 +82,9 @@ def run_arm(
         _evaluate(arm, state, workload, log, final=False)
         log.checkpoint(state)
     with noting_interrupts() as stop:
-        _follow(arm, state, workload, options, plan, log)  # what an interrupt left undone
+        _follow(
+            arm, state, workload, estimator, options, plan, log
+        )  # what an interrupt left undone
         while (fraction := _fraction(plan, state)) < 1.0:
             done = _one_step(arm, state, workload, estimator, options, plan, fraction)
             after = _fraction(plan, state)
@@ -90,7 +92,7 @@ def run_arm(
             if stop.asked:
                 _save(arm, state, workload, log)
                 raise KeyboardInterrupt(f"stopped after step {state.counters.step} of {arm.name}")
-            _follow(arm, state, workload, options, plan, log)
+            _follow(arm, state, workload, estimator, options, plan, log)
             if after == 1.0 or _crosses(plan.save_every, fraction, after):
                 _save(arm, state, workload, log)
     return _evaluate(arm, state, workload, log, final=True)
@@ -129,7 +131,7 @@ def _one_step(
 def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
     """Means over the window's micro-batches; the last estimate of it in full."""
     notes: dict[str, Any] = {"train_loss": sum(m.loss for m in taken) / len(taken)}
-    for key in taken[-1].notes:
+    for key in dict.fromkeys(key for m in taken for key in m.notes):
         values = [m.notes[key] for m in taken if key in m.notes]
         notes[key] = sum(values) / len(values)
     estimates = [m.estimate for m in taken if m.estimate is not None]
@@ -165,6 +167,7 @@ def _follow(
     arm: Arm,
     state: ArmState,
     workload: Workload,
+    estimator: Estimator | None,
     options: StepOptions,
     plan: ArmPlan,
     log: Log,
@@ -179,7 +182,8 @@ def _follow(
     if _crosses(plan.eval_every, before, now) and now < 1.0:
         _evaluate(arm, state, workload, log, final=False)
     if arm.designed and plan.probe_batches and now >= 0.5 and not at.probed:
-        probe(arm, state, workload, options, plan.probe_batches, log)
+        engine = getattr(estimator, "engine", "auto")
+        probe(arm, state, workload, options, plan.probe_batches, log, engine)
     state.counters = state.counters.advanced(followed=(at.step, at.units, at.seconds))
 
 

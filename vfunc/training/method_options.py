@@ -137,13 +137,14 @@ class EstimatorOptions:
         "unrolled: learner steps to look ahead.", default=None, shown="1", least=1
     )
     truncate: int | None = option(
-        "unrolled: steps to differentiate through, counted from the last.",
+        "unrolled: steps to differentiate through, counted from the last. Not there yet: refused.",
         default=None,
         shown="all",
         least=1,
     )
     checkpoint_every: int | None = option(
-        "unrolled: steps between stored states; those between are made again.",
+        "unrolled: steps between stored states; those between are made again. Not there yet: "
+        "refused.",
         default=None,
         shown="every step",
         least=1,

@@ -9,7 +9,7 @@ from typing import Any
 from vfunc import trees
 from vfunc.evaluation.probe import ProbePoint, probe_points
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import mixed_product
+from vfunc.pullback import Engine, mixed_product
 from vfunc.training.arms import Arm
 from vfunc.training.log import Log
 from vfunc.training.state import ArmState
@@ -25,6 +25,7 @@ def probe(
     options: StepOptions,
     batches: int,
     log: Log,
+    engine: str | Engine = "auto",
 ) -> None:
     """The one-step probe, on batches and feedback that training has not come to yet.
 
@@ -35,6 +36,7 @@ def probe(
         options: of a step.
         batches: how many.
         log: where the points go.
+        engine: of the value map's mixed product.
     """
     assert state.designer is not None
     at = state.counters
@@ -50,7 +52,7 @@ def probe(
         held_out: Callable = workload.held_out(state.functional, k)
         points += probe_points(problem, theta, phi, held_out)
         if k == 0:
-            _map_values(arm, state, workload, problem, phi, observed, log)
+            _map_values(arm, state, workload, problem, phi, observed, log, engine)
     state.counters = at.advanced(probed=True)
     for point in points:
         fields = {"arm": arm.name, "at_step": at.step, "step_kind": point.step}
@@ -66,11 +68,12 @@ def _map_values(
     phi: Params,
     observed: Any,
     log: Log,
+    engine: str | Engine,
 ) -> None:
     """Where in a task the value lies, for a picture: the pullback's own learner part."""
     theta = state.functional.theta
     construction = construct_task(problem, phi, observed)
     _, g_down = feedback_gradient(problem, theta)
-    product, _ = mixed_product(problem, theta, construction, g_down)
+    product, _ = mixed_product(problem, theta, construction, g_down, engine)
     fields = workload.value_map(observed, construction.task, product.task)
     log.event("value_map", {"arm": arm.name, "at_step": state.counters.step, **fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from vfunc.errors import NonFiniteError, UserError
+from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.language.designer import TopKDesigner
 from vfunc.language.designer_file import save_designer
 from vfunc.language.loading import quiet
@@ -31,7 +32,7 @@ from vfunc.training.config import RunConfig
 from vfunc.training.config_file import to_toml
 from vfunc.training.loop import run_arm
 from vfunc.training.resolve import default_name, estimator_options
-from vfunc.training.run_directory import RunDirectory, free_name, new_run
+from vfunc.training.run_directory import START, RunDirectory, free_name, new_run
 from vfunc.training.state import ArmState, Counters, new_arm_state
 from vfunc.training.summary import describe_run, finish
 from vfunc.workload import Evaluation
@@ -95,6 +96,8 @@ def run(config: RunConfig) -> None:
         name = config.command.name or free_name(runs, default_name(config))
         directory = new_run(runs, name, to_toml(config), overwrite=config.command.overwrite)
     try:
+        if directory.finished(START) is None:
+            _evaluate_start(parts, directory)
         for arm in config.run.arms:
             if directory.finished(arm) is None:
                 _run_one(arm, parts, directory)
@@ -102,8 +105,8 @@ def run(config: RunConfig) -> None:
     except KeyboardInterrupt as stop:
         said = str(stop) or "stopped"
         raise KeyboardInterrupt(f"{said}; go on with {_resuming(config, directory)}") from stop
-    except NonFiniteError as error:
-        raise NonFiniteError(
+    except (NonFiniteError, NotConvergedError) as error:
+        raise type(error)(
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
             f"{_resuming(config, directory)}"
         ) from error
@@ -125,6 +128,13 @@ def _require_same_budget(config: RunConfig, directory: RunDirectory) -> None:
                 f"with {done['budget']}, and arms share one budget; leave --budget out, or start "
                 "a new run"
             )
+
+
+def _evaluate_start(parts: Assembled, directory: RunDirectory) -> None:
+    """Evaluate the learner that every arm starts from, so that a table says where from."""
+    learner = copy.deepcopy(parts.learner).to(parts.device)
+    evaluation = parts.workload.evaluate(learner, final=True)
+    write_json(directory.result(START), {"arm": START, "metrics": dict(evaluation.metrics)})
 
 
 def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:

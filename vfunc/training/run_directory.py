@@ -5,7 +5,8 @@ runs/<name>/
   events.jsonl          one line a step, evaluation and probe point
   metrics.json          results of every arm, comparisons, versions
   table.txt, table.md   the final table
-  arms/<arm>.json       one finished arm's results, with every example's outcome
+  arms/<arm>.json       one finished arm's results, with every example's outcome; start.json is
+                        the learner that all of them start from
   checkpoints/<arm>.pt  an unfinished arm, to resume from
   learners/<arm>/       save_pretrained directory
   designers/<arm>.safetensors
@@ -37,6 +38,10 @@ ENTRIES = (
 )
 """Everything that a run leaves in its folder."""
 TEMPORARY = tuple(f".{name}." for name in ENTRIES)
+
+
+START = "start"
+"""The name under which the start learner's results stand beside the arms'."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from vfunc import trees
-from vfunc.errors import NonFiniteError
+from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.estimators import Estimator
 from vfunc.learner import RandomState
 from vfunc.problem import ValueEstimate, ValueProblem
@@ -141,7 +141,7 @@ def value_problem(
     rule, optimizer_state = from_optimizer(
         state.optimizer,
         live,
-        clip=Clip(options.clip, state.counters.outside_norm) if options.clip else None,
+        clip=_simulated_clip(state, options),
         accumulated={n: p.grad.detach() for n, p in live.items() if p.grad is not None}
         if in_window
         else None,
@@ -159,6 +159,15 @@ def value_problem(
         # a new draw an update, the same in a resumed run
         seed=options.seed * 1_000_003 + state.counters.updates,
     )
+
+
+def _simulated_clip(state: ArmState, options: StepOptions) -> Clip | None:
+    """The live clipping. Outside S the norm is the last step's: this one's is not known yet."""
+    if not options.clip:
+        return None
+    trainable = {name for name, p in state.learner.named_parameters() if p.requires_grad}
+    whole = trainable == set(state.functional.names)
+    return Clip(options.clip, None if whole else state.counters.outside_norm)
 
 
 def _update_designer(
@@ -181,7 +190,15 @@ def _update_designer(
     feedback = workload.feedback(at.updates)
     problem = value_problem(state, workload, options, observed, feedback, dropout)
     phi = trees.detach(dict(designer.named_parameters()))
-    estimate = estimator(problem, state.functional.theta, phi)
+    try:
+        estimate = estimator(problem, state.functional.theta, phi)
+    except NotConvergedError as error:
+        raise NotConvergedError(f"{error} ({where})") from error
+    if not isinstance(estimate, ValueEstimate):
+        raise UserError(
+            f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
+        )
+    trees.require_same_structure("the estimate's grad", estimate.grad, phi)
     _require_finite("the value", estimate.value, where)
     _require_finite("the designer's objective", estimate.objective, where)
     descent = trees.scale(estimate.grad, -1 / estimate.scale)

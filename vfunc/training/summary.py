@@ -18,7 +18,7 @@ from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
 from vfunc.training.config import COMMAND
 from vfunc.training.provenance import provenance
-from vfunc.training.run_directory import RunDirectory
+from vfunc.training.run_directory import START, RunDirectory
 
 BASELINE = "baseline"
 
@@ -55,6 +55,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     results = {name: directory.finished(name) for name in parts.config.run.arms}
     arms: dict[str, dict[str, Any]] = {k: r for k, r in results.items() if r is not None}
     comparisons = compare_with_baseline(arms)
+    start = directory.finished(START)
     events = read_events(directory.events)
     probes = probe_summaries(events)
     write_json(
@@ -67,17 +68,20 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
                 name: {k: v for k, v in result.items() if k != "outcomes"}
                 for name, result in arms.items()
             },
+            "start": None if start is None else start["metrics"],
             "against_baseline": comparisons,
             "probe": {arm: [vars(s) for s in rows] for arm, rows in probes.items()},
         },
     )
-    table = arms_table([_row(arms[name], comparisons.get(name)) for name in arms])
+    rows = [] if start is None else [_start_row(start["metrics"])]
+    rows += [_row(arms[name], comparisons.get(name)) for name in arms]
+    table = arms_table(rows)
     tables = [table]
     for arm, rows in probes.items():
         probe = probe_table([_probe_row(row) for row in rows])
         probe.title = f"one-step probe, {arm}"
         tables.append(probe)
-    text = "\n".join(markdown(t) for t in tables)
+    text = "\n".join((f"### {t.title}\n\n" if t.title else "") + markdown(t) for t in tables)
     (directory.path / "table.md").write_text(text, encoding="utf-8")
     write_text(table, directory.path / "table.txt")
     directory.plots.mkdir(exist_ok=True)
@@ -127,6 +131,18 @@ def probe_summaries(events: list[dict[str, Any]]) -> dict[str, list[ProbeSummary
     return {arm: summarise(found) for arm, found in points.items()}
 
 
+def _start_row(metrics: Mapping[str, Any]) -> ArmRow:
+    return ArmRow(
+        arm=START,
+        steps=0,
+        tokens=0,
+        tokens_per_second=0.0,
+        heldout_loss=metrics["loss"],
+        pass_at_1=metrics.get("pass_at_1"),
+        pass_at_1_error=metrics.get("pass_at_1_standard_error"),
+    )
+
+
 def _row(result: Mapping[str, Any], compared: Mapping[str, Any] | None) -> ArmRow:
     metrics = result["metrics"]
     solved = (compared or {}).get("pass_at_1")
@@ -164,7 +180,7 @@ def _plots(events: list[dict[str, Any]], folder: Path) -> list[Path]:
     learning_curves(curves, written[0])
     if any("value" in e for e in events):
         written.append(folder / "value_curves.png")
-        value_curves([e for e in events if e["kind"] == "step"], written[-1])
+        value_curves([_without_repeats(e) for e in events if e["kind"] == "step"], written[-1])
     points = _probe_points(events)
     if points:
         written.append(folder / "probe.png")
@@ -174,6 +190,12 @@ def _plots(events: list[dict[str, Any]], folder: Path) -> list[Path]:
             written.append(folder / f"value_map_{e['arm']}.png")
             token_map(e["tokens"], e["values"], e["gates"], e["wrong"], written[-1])
     return written
+
+
+def _without_repeats(event: dict[str, Any]) -> dict[str, Any]:
+    """A step's event without an objective that is the value itself."""
+    same = event.get("objective") == event.get("value")
+    return {k: v for k, v in event.items() if not (same and k == "objective")}
 
 
 def _probe_points(
