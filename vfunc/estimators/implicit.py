@@ -29,7 +29,9 @@ class Implicit:
         solver_tolerance: relative, on the proximal problem's gradient and on the adjoint's
             residual; None takes 1e-4, or 1e-9 where theta is in float64.
         max_iterations: of conjugate gradient, each time, and of Newton steps.
-        engine: `auto`, an engine's name, or an engine.
+        engine: `auto`, an engine's name, or an engine; of the pullback. The Hessian products use
+            it too, but for `linear`, which has none: then `auto` (see `hessian_engine` in the
+            diagnostics).
     """
 
     damping: float | None = None
@@ -88,6 +90,7 @@ class Implicit:
                 **(spent + product.passes).as_diagnostics(),
                 **product.diagnostics,
                 "engine": chosen.engine.name,
+                "hessian_engine": hessian.engine_name,
                 "engine_why": chosen.why,
             },
         )

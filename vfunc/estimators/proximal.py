@@ -15,7 +15,15 @@ import torch
 from vfunc import trees
 from vfunc.errors import NotConvergedError
 from vfunc.problem import Construction, ValueProblem, pretrain_gradient
-from vfunc.pullback import GRADIENT, Chosen, Engine, MixedProduct, Passes, mixed_product
+from vfunc.pullback import (
+    GRADIENT,
+    Chosen,
+    Engine,
+    MixedProduct,
+    Passes,
+    choose_engine,
+    mixed_product,
+)
 from vfunc.solvers import Outcome, conjugate_gradient
 from vfunc.trees import Params
 
@@ -60,12 +68,19 @@ class DampedHessian:
 
     def passes(self, products: int) -> Passes:
         """What that many products spend: finite differences four passes each, exact ones three."""
-        name = self._engine if isinstance(self._engine, str) else self._engine.name
         one = {
             "finite_difference": Passes(forwards=2, backwards=2),
             "forward": Passes(backwards=1, tangents=1),
-        }.get(name, Passes(forwards=1, backwards=2))
+        }.get(self.engine_name, Passes(forwards=1, backwards=2))
         return Passes(products * one.forwards, products * one.backwards, products * one.tangents)
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that gives the products."""
+        chosen = choose_engine(
+            self._engine, self.problem.linear, self.construction.designed, hessian=True
+        )
+        return chosen.engine.name
 
     @property
     def _engine(self) -> str | Engine:

@@ -82,6 +82,8 @@ def assemble(config: RunConfig) -> Assembled:
         lora = config.learner
         module = with_lora(learner, lora.lora_rank, lora.lora_alpha, lora.lora_dropout)
     select(module, config.estimator.align)
+    if config.estimator.estimate_mode == "train" and not _has_dropout(module):
+        raise UserError("--estimate-mode train does nothing here: the learner has no dropout")
     data = tokenised(
         _read(config.data, config.run.seed), tokenizer, config.data.seq_len, config.run.seed
     )
@@ -133,6 +135,13 @@ def step_options(config: RunConfig) -> StepOptions:
         gate_penalty=config.designer.gate_penalty,
         train_mode=config.estimator.estimate_mode == "train",
         seed=config.run.seed,
+    )
+
+
+def _has_dropout(module: nn.Module) -> bool:
+    return any(
+        (isinstance(child, nn.Dropout) and child.p > 0) or getattr(child, "attention_dropout", 0)
+        for child in module.modules()
     )
 
 
