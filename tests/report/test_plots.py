@@ -80,7 +80,7 @@ def test_learning_curves_against_tokens(tmp_path: Path, drawn: list[Figure]) -> 
     learning_curves(evaluations(), str(tmp_path / "a.png"), against="tokens")
     axes = drawn[0].axes[0]
     assert axes.lines[0].get_xdata().tolist() == [0, 100_000, 200_000]
-    assert axes.get_xlabel() == "tokens predicted"
+    assert axes.get_xlabel() == "tokens read"
     assert "100k" in [tick.get_text() for tick in axes.get_xticklabels()]
 
 

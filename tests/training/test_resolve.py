@@ -199,6 +199,26 @@ def test_only_the_estimators_own_options_that_were_given_reach_it():
     assert estimator_options(resolve(given | {"align": "last:1"})) == given
 
 
+@pytest.mark.parametrize("option", ["truncate", "checkpoint_every"])
+def test_what_unrolled_does_not_do_yet_is_refused(option):
+    with pytest.raises(UserError, match="not there yet"):
+        resolve({"estimator": "unrolled", option: 2})
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"arms": "baseline,random_feedback", "value": "cosine"}, "vpretraining"),
+        ({"arms": "baseline,random_feedback", "estimator": "implicit"}, "vpretraining"),
+        ({"designer": "d", "freeze_designer": True, "value": "cosine"}, "trains no designer"),
+        ({"designer": "d", "freeze_designer": True, "estimate_mode": "train"}, "trains no"),
+    ],
+)
+def test_options_of_an_estimator_that_nothing_asks_are_refused(given, reason):
+    with pytest.raises(UserError, match=reason):
+        resolve(given)
+
+
 def test_runs_without_a_name_get_one_from_what_they_are():
     assert default_name(resolve({"seed": 3})) == "careless_everywhere-first_order-seed3"
     own = {"stream": "data/docs.jsonl.gz", "estimator": "my.code:Mine"}

@@ -101,7 +101,11 @@ RULES = (
         _any_arm(DESIGNED_ARMS),
         f"it needs an arm with a designer, {' or '.join(DESIGNED_ARMS)}",
     ),
-    Rule(("truncate", "checkpoint_every"), lambda options: False, "it is not there yet"),
+    Rule(
+        ("truncate", "checkpoint_every"),
+        lambda options: options["estimator"] != "unrolled",
+        "it is not there yet",
+    ),
     Rule(
         OF_THE_ESTIMATOR,
         lambda options: "vpretraining" in options["arms"],

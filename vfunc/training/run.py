@@ -32,7 +32,7 @@ from vfunc.training.config import RunConfig
 from vfunc.training.config_file import to_toml
 from vfunc.training.loop import run_arm
 from vfunc.training.resolve import default_name, estimator_options
-from vfunc.training.run_directory import START, RunDirectory, free_name, new_run
+from vfunc.training.run_directory import RunDirectory, free_name, new_run
 from vfunc.training.state import ArmState, Counters, new_arm_state
 from vfunc.training.summary import describe_run, finish
 from vfunc.workload import Evaluation
@@ -96,7 +96,7 @@ def run(config: RunConfig) -> None:
         name = config.command.name or free_name(runs, default_name(config))
         directory = new_run(runs, name, to_toml(config), overwrite=config.command.overwrite)
     try:
-        if directory.finished(START) is None:
+        if not directory.start.exists():
             _evaluate_start(parts, directory)
         for arm in config.run.arms:
             if directory.finished(arm) is None:
@@ -134,7 +134,7 @@ def _evaluate_start(parts: Assembled, directory: RunDirectory) -> None:
     """Evaluate the learner that every arm starts from, so that a table says where from."""
     learner = copy.deepcopy(parts.learner).to(parts.device)
     evaluation = parts.workload.evaluate(learner, final=True)
-    write_json(directory.result(START), {"arm": START, "metrics": dict(evaluation.metrics)})
+    write_json(directory.start, dict(evaluation.metrics))
 
 
 def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:

@@ -5,8 +5,8 @@ runs/<name>/
   events.jsonl          one line a step, evaluation and probe point
   metrics.json          results of every arm, comparisons, versions
   table.txt, table.md   the final table
-  arms/<arm>.json       one finished arm's results, with every example's outcome; start.json is
-                        the learner that all of them start from
+  arms/<arm>.json       one finished arm's results, with every example's outcome
+  start.json            the learner that all of them start from, evaluated
   checkpoints/<arm>.pt  an unfinished arm, to resume from
   learners/<arm>/       save_pretrained directory
   designers/<arm>.safetensors
@@ -31,6 +31,7 @@ ENTRIES = (
     "table.txt",
     "table.md",
     "arms",
+    "start.json",
     "checkpoints",
     "learners",
     "designers",
@@ -38,10 +39,6 @@ ENTRIES = (
 )
 """Everything that a run leaves in its folder."""
 TEMPORARY = tuple(f".{name}." for name in ENTRIES)
-
-
-START = "start"
-"""The name under which the start learner's results stand beside the arms'."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Everything that was measured."""
         return self.path / "metrics.json"
+
+    @property
+    def start(self) -> Path:
+        """The start learner's results."""
+        return self.path / "start.json"
 
     @property
     def plots(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
 from vfunc.training.config import COMMAND
 from vfunc.training.provenance import provenance
-from vfunc.training.run_directory import START, RunDirectory
+from vfunc.training.run_directory import RunDirectory
 
 BASELINE = "baseline"
 
@@ -55,7 +56,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     results = {name: directory.finished(name) for name in parts.config.run.arms}
     arms: dict[str, dict[str, Any]] = {k: r for k, r in results.items() if r is not None}
     comparisons = compare_with_baseline(arms)
-    start = directory.finished(START)
+    start = json.loads(directory.start.read_text(encoding="utf-8"))
     events = read_events(directory.events)
     probes = probe_summaries(events)
     write_json(
@@ -68,13 +69,12 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
                 name: {k: v for k, v in result.items() if k != "outcomes"}
                 for name, result in arms.items()
             },
-            "start": None if start is None else start["metrics"],
+            "start": start,
             "against_baseline": comparisons,
             "probe": {arm: [vars(s) for s in rows] for arm, rows in probes.items()},
         },
     )
-    rows = [] if start is None else [_start_row(start["metrics"])]
-    rows += [_row(arms[name], comparisons.get(name)) for name in arms]
+    rows = [_start_row(start), *(_row(arms[name], comparisons.get(name)) for name in arms)]
     table = arms_table(rows)
     tables = [table]
     for arm, rows in probes.items():
@@ -133,7 +133,7 @@ def probe_summaries(events: list[dict[str, Any]]) -> dict[str, list[ProbeSummary
 
 def _start_row(metrics: Mapping[str, Any]) -> ArmRow:
     return ArmRow(
-        arm=START,
+        arm="start",
         steps=0,
         tokens=0,
         tokens_per_second=0.0,
