@@ -145,7 +145,7 @@ def _key(
     figure.legend(
         handles=[
             Patch(fc="white", ec="black", lw=1.4, label="known to be wrong"),
-            Patch(fc=_INK, label="mass moved off it (whole width: 1)"),
+            Patch(fc=_INK, label="mass moved off (full: 1)"),
             Patch(fc=_UNKNOWN, ec="#bbbbbb", lw=0.5, label="not predicted"),
         ],
         loc="center",
