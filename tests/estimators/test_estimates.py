@@ -235,3 +235,11 @@ def test_a_loss_that_is_no_scalar_is_refused_by_name(name):
     broken = replace(made.problem, **{name: lambda *args: loss(*args).expand(2)})
     with pytest.raises(vfunc.UserError, match=rf"{name} returned a tensor of shape \(2,\)"):
         vfunc.FirstOrder("cosine")(broken, made.theta, made.phi)
+
+
+@pytest.mark.parametrize("case", ["mlp", "layernorm"])
+def test_an_implicit_solve_that_rounding_stalls_gives_up_early(case):
+    made = cases.situation(case, 0)
+    estimator = vfunc.Implicit(10.0, solver_tolerance=1e-18, max_iterations=50)
+    with pytest.raises(vfunc.NotConvergedError, match=r"after (\d|1\d) Newton steps"):
+        estimator(made.problem, made.theta, made.phi)

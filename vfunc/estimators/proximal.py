@@ -27,6 +27,9 @@ from vfunc.pullback import (
 from vfunc.solvers import Outcome, conjugate_gradient
 from vfunc.trees import Params
 
+STALLED = 3
+"""Newton steps in a row, lost in rounding and without halving the gradient, that end the solver."""
+
 
 @dataclass(frozen=True)
 class ProximalSolution:
@@ -125,8 +128,9 @@ def solve_proximal(
     """
     passes = Passes()
     curvature = math.inf
-    shift = trees.zeros_like(center)
+    shift, measurable = trees.zeros_like(center), True
     start, gap = 0.0, math.nan
+    best, stalled = math.inf, 0
 
     def objective(shift: Params) -> float:
         with torch.no_grad():
@@ -142,7 +146,9 @@ def solve_proximal(
         gap = size / start if start else 0.0
         if gap <= tolerance:
             return ProximalSolution(theta, gap, iteration, curvature, passes)
-        if iteration == max_iterations or not math.isfinite(size):
+        stalled = 0 if measurable or gap < 0.5 * best else stalled + 1
+        best = min(best, gap)
+        if iteration == max_iterations or not math.isfinite(size) or stalled == STALLED:
             break
         hessian = DampedHessian(problem, theta, construction, damping, engine)
         newton = conjugate_gradient(
@@ -156,11 +162,9 @@ def solve_proximal(
         direction = newton.x
         if newton.outcome is Outcome.negative_curvature and trees.is_zero(direction):
             direction = trees.scale(g, -1.0 / damping)
-        before = shift
-        shift, tried = _line_search(objective, shift, direction, float(trees.dot(g, direction)))
+        slope = float(trees.dot(g, direction))
+        shift, tried, measurable = _line_search(objective, shift, direction, slope)
         passes = passes + Passes(forwards=tried)
-        if shift is before:
-            break  # no step lowers the objective any further in this precision
     raise NotConvergedError(
         f"implicit, proximal problem at damping {damping:g}: relative gradient {gap:.1e} after "
         f"{iteration} Newton steps, tolerance {tolerance:.1e}; raise --damping or "
@@ -170,14 +174,18 @@ def solve_proximal(
 
 def _line_search(
     objective: Callable[[Params], float], shift: Params, direction: Params, slope: float
-) -> tuple[Params, int]:
-    """Halve the step until the objective falls by 1e-4 of what its slope promises."""
+) -> tuple[Params, int, bool]:
+    """Halve the step until the objective falls by 1e-4 of what its slope promises.
+
+    Returns the shift, the evaluations spent, and whether the fall stood out from rounding.
+    """
     here = objective(shift)
     rounding = 8 * max(torch.finfo(x.dtype).eps for x in shift.values()) * abs(here)
     length = 1.0
     for tried in range(2, 32):
         there = trees.axpy(length, direction, shift)
-        if objective(there) <= here + 1e-4 * length * slope + rounding:
-            return there, tried
+        value = objective(there)
+        if value <= here + 1e-4 * length * slope + rounding:
+            return there, tried, value < here - rounding
         length /= 2
-    return shift, 31
+    return shift, 31, False
