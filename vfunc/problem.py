@@ -39,6 +39,23 @@ class LinearForm:
 
 
 @dataclass(frozen=True)
+class CompositeForm:
+    """States that the self-supervised loss is a convex function of the learner's outputs.
+
+    L_pre(theta; c) = loss(outputs(theta, c), c), `loss` convex in the outputs: its Gauss-Newton
+    matrix J^T (d2 loss / d outputs2) J, J = d outputs / d theta, is positive semi-definite
+    (Schraudolph, 2002). For soft targets the outputs are the logits.
+
+    Attributes:
+        outputs: (theta, task) -> one tensor, differentiable in theta.
+        loss: (outputs, task) -> L_pre.
+    """
+
+    outputs: Callable[[Params, Task], Tensor]
+    loss: Callable[[Tensor, Task], Scalar]
+
+
+@dataclass(frozen=True)
 class ValueProblem:
     """One question: how should phi change so that the learner's next update lowers L_down?
 
@@ -54,6 +71,11 @@ class ValueProblem:
         rule: the learner's optimizer step U, simulated.
         state: the learner's optimizer state at theta_t; empty before the first step.
         linear: how the loss is linear in the task, if it is.
+        composite: how the loss is convex in the learner's outputs, if it is: for Gauss-Newton.
+        parts: (theta, task) -> the terms of the loss, whose sum is L_pre, examples along the first
+            dimension (and tokens along the second): for the value of each.
+        no_second_order: why the learner's kernels have neither a forward mode nor a double
+            backward (a flash attention of its own), or None: only `finite_difference` applies then.
         compute_dtype: what L_pre is computed in where that is coarser than theta's own dtype
             (autocast); finite differences take their step from it.
         seed: fixes whatever an estimator draws (the `random` control's direction).
@@ -66,6 +88,9 @@ class ValueProblem:
     rule: UpdateRule
     state: OptimizerState = field(default_factory=dict)
     linear: LinearForm | None = None
+    composite: CompositeForm | None = None
+    parts: Callable[[Params, Task], Tensor] | None = None
+    no_second_order: str | None = None
     compute_dtype: torch.dtype | None = None
     seed: int = 0
 
@@ -86,6 +111,8 @@ class ValueEstimate:
         scale: the unit s of the objective: a designer's optimizer minimises -objective / s, so
             that neither the learning-rate schedule nor the look-ahead rescales its step.
         diagnostics: norms, the cosine, solver residuals, learner passes, the engine and why.
+        approximations: why `grad` is not the exact slope of `objective` (an adjoint cut short, a
+            curvature replaced), one phrase each; empty where it is exact to rounding.
     """
 
     value: Scalar
@@ -93,6 +120,7 @@ class ValueEstimate:
     grad: Params
     scale: float
     diagnostics: Mapping[str, float | int | bool | str]
+    approximations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

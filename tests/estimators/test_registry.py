@@ -43,8 +43,9 @@ def test_an_unknown_name_lists_the_known_and_a_near_one():
         ("implicit", "value"),
         ("random", "value"),
         ("zero", "engine"),
-        ("unrolled", "truncate"),
-        ("unrolled", "checkpoint_every"),
+        ("first_order", "truncate"),
+        ("implicit", "checkpoint_every"),
+        ("unrolled", "solver"),
     ],
 )
 def test_an_option_that_is_not_used_is_refused(name, option):

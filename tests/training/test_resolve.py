@@ -194,15 +194,10 @@ def test_only_the_estimators_own_options_that_were_given_reach_it():
     assert estimator_options(resolve({})) == {}
     given = {
         "value": "cosine", "lookahead_steps": 2, "truncate": 1, "checkpoint_every": 2,
-        "damping": 3.0, "solver_tolerance": 1e-3, "engine": "reverse",
+        "damping": 3.0, "solver_tolerance": 1e-3, "engine": "reverse", "solver": "neumann",
+        "curvature": "gauss_newton", "solver_steps": 3, "inner_steps": 2,
     }  # fmt: skip
     assert estimator_options(resolve(given | {"align": "last:1"})) == given
-
-
-@pytest.mark.parametrize("option", ["truncate", "checkpoint_every"])
-def test_what_unrolled_does_not_do_yet_is_refused(option):
-    with pytest.raises(UserError, match="not there yet"):
-        resolve({"estimator": "unrolled", option: 2})
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,9 @@ def language_problem(
         batches,
         rule,
         state,
-        LinearForm("q", coefficients),
-        learner.autocast,
-        seed,
+        linear=LinearForm("q", coefficients),
+        compute_dtype=learner.autocast,
+        seed=seed,
     )
 
 

@@ -36,12 +36,34 @@ DESIGNER_TRAINING = (
     "estimator",
     "value",
     "lookahead_steps",
+    "truncate",
+    "checkpoint_every",
     "damping",
+    "curvature",
+    "solver",
     "solver_tolerance",
+    "solver_steps",
+    "inner_steps",
+    "nystrom_rank",
+    "precondition",
     "engine",
 )
 # The control random_feedback has an estimator of its own, and takes the engine alone.
-OF_THE_ESTIMATOR = ("estimator", "value", "lookahead_steps", "damping", "solver_tolerance")
+OF_THE_ESTIMATOR = (
+    "estimator",
+    "value",
+    "lookahead_steps",
+    "truncate",
+    "checkpoint_every",
+    "damping",
+    "curvature",
+    "solver",
+    "solver_tolerance",
+    "solver_steps",
+    "inner_steps",
+    "nystrom_rank",
+    "precondition",
+)
 # The arms without a designer take candidates too; the rest of these groups serves designers alone.
 _OF_DESIGNED_ARMS = (
     *(f.name for f in dataclasses.fields(DesignerOptions) if f.name != "top_k"),
@@ -102,9 +124,19 @@ RULES = (
         f"it needs an arm with a designer, {' or '.join(DESIGNED_ARMS)}",
     ),
     Rule(
-        ("truncate", "checkpoint_every"),
-        lambda options: options["estimator"] != "unrolled",
-        "it is not there yet",
+        ("nystrom_rank",),
+        lambda options: options["solver"] == "nystrom",
+        "it is for --solver nystrom",
+    ),
+    Rule(
+        ("precondition",),
+        lambda options: options["solver"] in (None, "cg"),
+        "it is for --solver cg",
+    ),
+    Rule(
+        ("solver_steps",),
+        lambda options: options["solver"] in (None, "cg", "neumann"),
+        "it is for --solver cg and neumann",
     ),
     Rule(
         OF_THE_ESTIMATOR,

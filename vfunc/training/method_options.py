@@ -137,16 +137,16 @@ class EstimatorOptions:
         "unrolled: learner steps to look ahead.", default=None, shown="1", least=1
     )
     truncate: int | None = option(
-        "unrolled: steps to differentiate through, counted from the last. Not there yet: refused.",
+        "unrolled: steps to differentiate through, counted from the last; approximate below "
+        "--lookahead-steps.",
         default=None,
         shown="all",
         least=1,
     )
     checkpoint_every: int | None = option(
-        "unrolled: steps between stored states; those between are made again. Not there yet: "
-        "refused.",
+        "unrolled: steps between stored states; those between are made again.",
         default=None,
-        shown="every step",
+        shown="1, every step is stored",
         least=1,
     )
     damping: float | None = option(
@@ -155,12 +155,46 @@ class EstimatorOptions:
         shown="1 / learning rate",
         above=0,
     )
+    curvature: Literal["hessian", "gauss_newton"] | None = option(
+        "implicit: the curvature in its linear systems; gauss_newton is approximate, and never "
+        "negative.",
+        default=None,
+        shown="hessian",
+    )
+    solver: Literal["cg", "neumann", "nystrom", "dense"] | None = option(
+        "implicit: how the adjoint's linear system is solved.", default=None, shown="cg"
+    )
     solver_tolerance: float | None = option(
-        "implicit: relative residual at which its solver stops.",
+        "implicit: relative residual at which its solvers stop.",
         default=None,
         shown="1e-4",
         above=0,
         below=1,
+    )
+    solver_steps: int | None = option(
+        "implicit: products that cg or terms that neumann spends on the adjoint, whatever the "
+        "residual; approximate.",
+        default=None,
+        shown="until --solver-tolerance",
+        least=1,
+    )
+    inner_steps: int | None = option(
+        "implicit: Newton steps of the proximal problem, whatever the gap that remains; "
+        "approximate.",
+        default=None,
+        shown="until --solver-tolerance",
+        least=1,
+    )
+    nystrom_rank: int | None = option(
+        "implicit with --solver nystrom: rank of the approximation.",
+        default=None,
+        shown="20",
+        least=1,
+    )
+    precondition: Literal["none", "optimizer"] | None = option(
+        "implicit with --solver cg: optimizer preconditions by AdamW's second moments.",
+        default=None,
+        shown="none",
     )
     engine: Literal["auto", "linear", "forward", "reverse", "finite_difference"] | None = option(
         "How the value is differentiated in the designer.", default=None, shown="auto"

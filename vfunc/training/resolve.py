@@ -25,7 +25,13 @@ ESTIMATOR_OPTIONS = (
     "truncate",
     "checkpoint_every",
     "damping",
+    "curvature",
+    "solver",
     "solver_tolerance",
+    "solver_steps",
+    "inner_steps",
+    "nystrom_rank",
+    "precondition",
     "engine",
 )
 COMMAND_LINE = "the command line"
