@@ -15,10 +15,12 @@ from vfunc.estimators import (
     Zero,
     make_estimator,
     register_estimator,
+    value_of_parts,
 )
 from vfunc.float64 import keep_float64
 from vfunc.learner import FunctionalLearner, functional
 from vfunc.problem import (
+    CompositeForm,
     LinearForm,
     Task,
     ValueEstimate,
@@ -39,6 +41,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Clip",
+    "CompositeForm",
     "Estimator",
     "FirstOrder",
     "FunctionalLearner",
@@ -67,4 +70,5 @@ __all__ = [
     "pretrain_gradient",
     "pull_back",
     "register_estimator",
+    "value_of_parts",
 ]

@@ -10,6 +10,7 @@ from vfunc.estimators.estimator import (
 )
 from vfunc.estimators.first_order import FirstOrder
 from vfunc.estimators.implicit import Implicit
+from vfunc.estimators.parts import value_of_parts
 from vfunc.estimators.unrolled import Unrolled
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "make_estimator",
     "option_names",
     "register_estimator",
+    "value_of_parts",
 ]

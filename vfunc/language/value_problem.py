@@ -97,6 +97,9 @@ def language_problem(
         log_p = candidate_log_probs(logits, task["candidates"], task["weight"])
         return -log_p * task["weight"].to(log_p.dtype).unsqueeze(-1)
 
+    def parts(theta: Params, task: Task) -> Tensor:
+        return (task["q"] * coefficients(theta, task)).sum(-1)
+
     def pretrain_loss(theta: Params, task: Task) -> Tensor:
         return (task["q"] * coefficients(theta, task)).sum()
 
@@ -111,6 +114,7 @@ def language_problem(
         rule,
         state,
         linear=LinearForm("q", coefficients),
+        parts=parts,
         compute_dtype=learner.autocast,
         seed=seed,
     )

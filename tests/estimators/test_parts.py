@@ -1,0 +1,111 @@
+"""The value of each example and token, against one gradient each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import measures
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vfunc
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SEEDS = st.integers(0, 10_000)
+
+
+def with_parts(case, seed, optimizer="sgd"):
+    """The case, its loss told term by term."""
+    made = cases.situation(case, seed, optimizer)
+    coefficients = made.problem.linear.coefficients
+
+    def parts(theta, task):
+        return (task["q"] * coefficients(theta, task)).sum(-1)
+
+    return replace(made, problem=replace(made.problem, parts=parts))
+
+
+@pytest.mark.parametrize("case", ["mlp", "layernorm", "qwen2"])
+@given(seed=SEEDS)
+def test_each_part_is_its_own_gradient_s_product_with_g_down(case, seed):
+    made = with_parts(case, seed)
+    values = vfunc.value_of_parts(made.problem, made.theta, made.phi)
+    task = made.problem.construct(made.phi, made.problem.batches[0])
+    _, g_down = vfunc.feedback_gradient(made.problem, made.theta)
+    leaves = {n: x.detach().requires_grad_() for n, x in made.theta.items()}
+    losses = made.problem.parts(leaves, task)
+    assert values.shape == losses.shape
+    assert not values.requires_grad
+    for index in range(0, losses.numel(), 3):
+        grads = torch.autograd.grad(
+            losses.flatten()[index],
+            list(leaves.values()),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        expected = made.optimizer.lr * measures.inner(g_down, dict(zip(leaves, grads, strict=True)))
+        assert float(values.flatten()[index]) == pytest.approx(expected, rel=1e-9, abs=1e-14)
+
+
+@given(seed=SEEDS)
+def test_the_parts_add_up_to_the_value_of_first_order(seed):
+    made = with_parts("mlp", seed, "adamw")
+    values = vfunc.value_of_parts(made.problem, made.theta, made.phi)
+    for value in ("dot", "cosine"):
+        estimate = vfunc.FirstOrder(value)(made.problem, made.theta, made.phi)
+        assert float(values.sum()) == pytest.approx(float(estimate.value), rel=1e-12)
+
+
+def test_leaving_out_an_example_takes_its_part_off_the_value():
+    made = with_parts("mlp", 3)
+    values = vfunc.value_of_parts(made.problem, made.theta, made.phi)
+    x, y = made.problem.batches[0]
+    fewer = replace(made.problem, batches=((x[1:], y[1:]),))
+    rest = float(vfunc.FirstOrder()(fewer, made.theta, made.phi).value)
+    # the loss is a mean: with an example less, the others weigh more
+    assert rest * (len(x) - 1) / len(x) == pytest.approx(float(values[1:].sum()), rel=1e-12)
+
+
+def test_one_tangent_pass_and_no_backward_but_g_down_s():
+    made = with_parts("mlp", 4)
+    calls = []
+
+    def counted(name, function):
+        def call(*arguments):
+            calls.append(name)
+            return function(*arguments)
+
+        return call
+
+    problem = replace(
+        made.problem,
+        parts=counted("parts", made.problem.parts),
+        pretrain_loss=counted("pretrain_loss", made.problem.pretrain_loss),
+        feedback_loss=counted("feedback_loss", made.problem.feedback_loss),
+    )
+    vfunc.value_of_parts(problem, made.theta, made.phi)
+    assert sorted(calls) == ["feedback_loss", "parts"]
+
+
+def test_a_problem_without_terms_or_forward_mode_is_told_so():
+    made = cases.situation("mlp", 1)
+    with pytest.raises(vfunc.UserError, match="give the ValueProblem `parts`"):
+        vfunc.value_of_parts(made.problem, made.theta, made.phi)
+    problem = replace(with_parts("mlp", 1).problem, no_second_order="flash attention")
+    with pytest.raises(vfunc.UserError, match="needs forward mode: flash attention"):
+        vfunc.value_of_parts(problem, made.theta, made.phi)
+
+
+def test_weights_of_zero_have_no_value():
+    made = with_parts("mlp", 5)
+
+    def masked(theta, task):
+        return made.problem.parts(theta, task) * F.one_hot(torch.tensor(2), len(task["x"]))
+
+    values = vfunc.value_of_parts(replace(made.problem, parts=masked), made.theta, made.phi)
+    assert values.nonzero().flatten().tolist() == [2]

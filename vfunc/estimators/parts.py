@@ -1,0 +1,51 @@
+"""Which examples, and which tokens of them, a value comes from."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.estimators.first_order import stepped
+from vfunc.problem import ValueProblem, construct_task, feedback_gradient
+from vfunc.pullback import ENGINES, attention_for
+from vfunc.pullback.tangent import tangent_along
+from vfunc.trees import Params
+from vfunc.typecheck import typed
+
+
+@typed
+def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[Tensor, "..."]:
+    """Each term's contribution to eta V: by how much its share of the step lowers L_down.
+
+    L_pre is a sum of terms l_i, and so is eta V = eta <g_down, grad L_pre> of
+    eta <g_down, grad l_i>: the tangents of the terms along eta g_down, all from one forward-mode
+    pass. For plain gradient descent these are TracIn's scores of the terms (Pruthi et al., 2020,
+    arXiv 2002.08484).
+
+    Args:
+        problem: has to say what the terms are (`parts`); the first of its batches is used.
+        theta: the learner's parameters.
+        phi: the designer's parameters.
+
+    Returns:
+        Contributions in units of L_down, detached, in the shape of `parts`: for language (B, T), a
+        number a token, whose sum over T is the example's. Their sum is `first_order`'s value.
+
+    Raises:
+        UserError: the problem does not say what the terms of its loss are, or has kernels without
+            a forward mode.
+    """
+    if problem.parts is None:
+        raise UserError(
+            "value_of_parts needs the terms of the loss: give the ValueProblem "
+            "`parts`, (theta, task) -> the terms whose sum is pretrain_loss"
+        )
+    if problem.no_second_order is not None:
+        raise UserError(f"value_of_parts needs forward mode: {problem.no_second_order}")
+    parts = problem.parts
+    task = construct_task(problem, phi, problem.batches[0]).task
+    _, g_down = feedback_gradient(problem, theta)
+    with attention_for(ENGINES["forward"]):
+        _, tangents = tangent_along(lambda t: parts(t, task), theta, stepped(problem, g_down))
+    return tangents.detach()
