@@ -1,0 +1,42 @@
+"""The allocation counter against storages that are counted by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from vfunc.evaluation.memory import counting_peak
+
+CPU = torch.device("cpu")
+MEGA = 2**20
+
+
+def test_it_counts_what_lives_and_the_most_that_did():
+    with counting_peak(CPU) as counter:
+        kept = torch.zeros(MEGA, dtype=torch.uint8)
+        for _ in range(3):
+            gone = kept + 1  # the old one lives until the new one is there
+        assert counter.live == 2 * MEGA
+        del gone
+        assert counter.live == MEGA
+    assert counter.peak == 3 * MEGA
+    del kept
+    assert counter.live == 0
+
+
+def test_views_and_in_place_operations_take_no_memory():
+    x = torch.zeros(MEGA, dtype=torch.uint8)
+    with counting_peak(CPU) as counter:
+        x.view(-1, 2).t()[0].add_(1)
+        assert counter.peak == 0
+
+
+def test_it_sees_what_a_graph_keeps_and_a_transform_makes():
+    x = torch.randn(MEGA // 4, requires_grad=True)
+    with counting_peak(CPU) as counter:
+        y = x
+        for _ in range(4):
+            y = torch.tanh(y)  # each output is saved for the backward pass
+        assert counter.live == 4 * MEGA
+    with counting_peak(CPU) as transformed:
+        torch.func.jvp(torch.tanh, (x.detach(),), (x.detach(),))
+    assert transformed.peak >= 2 * MEGA  # the value and its tangent

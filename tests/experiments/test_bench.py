@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+import vfunc
+
+SCRIPT = Path(vfunc.__file__).parents[1] / "experiments" / "bench.py"
+SMALL_DATA = ["--stream-size", "64", "--feedback-size", "32", "--eval-size", "4", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """The script as a module, in an empty folder."""
+    spec = importlib.util.spec_from_file_location("bench", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bench", module)
+    monkeypatch.setattr(sys, "argv", ["bench.py"])
+    monkeypatch.chdir(tmp_path)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows_of(script, capsys, *argv):
+    assert script.main(["--steps", "2", "--repeats", "1", *SMALL_DATA, *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_exact_one_step_lookahead_is_its_own_reference(script, capsys):
+    out = rows_of(script, capsys, "--only", "unrolled lookahead_steps=1")
+    line = next(x for x in out.splitlines() if x.lstrip().startswith("unrolled"))
+    assert line.split()[-2:] == ["1.000", "1.00"]
+    assert "3F 3B 1T" in line  # two of L_down, one of L_pre, one tangent pass
+
+
+def test_the_engines_agree_on_the_direction_and_differ_in_passes(script, capsys):
+    out = rows_of(script, capsys, "--only", "first_order engine")
+    cosines = {line.split()[-2] for line in out.splitlines() if "first_order engine" in line}
+    assert len(cosines) == 1 and -1 <= float(cosines.pop()) <= 1
+    assert "1F 1B 1T" in out and "2F 3B 0T" in out and "1F 2B 1T" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--only", "second_order"], "matches none; there are first_order, unrolled"),
+        (["--repeats", "0"], "--repeats at least 1"),
+        (["--steps", "-1"], "--steps must be at least 0"),
+    ],
+)
+def test_mistakes_are_one_line(script, capsys, argv, said):
+    assert script.main(argv) == 2
+    err = capsys.readouterr().err
+    assert said in err and len(err.splitlines()) == 1
