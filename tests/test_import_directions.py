@@ -22,6 +22,7 @@ CORE = [
     "typecheck",
     "float64",
     "workload",
+    "feedback",
 ]
 MODALITIES = ("language", "vision")
 OUTER = ("training", "evaluation", "report")

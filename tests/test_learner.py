@@ -9,8 +9,10 @@ import measures
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import vfunc
+from vfunc.float64 import keep_float64
 from vfunc.learner import RandomState, describe, mode, replay_random_state, select
 
 QWEN2_LAST = {"model.layers.1.", "model.norm."}
@@ -195,10 +197,99 @@ def test_dropout_masks_are_repeated_and_the_random_state_kept():
     assert not torch.equal(torch.get_rng_state(), after)
 
 
-def test_gradient_checkpointing_is_refused():
-    model = cases.tiny_qwen2(0)
-    model.model.gradient_checkpointing = True  # as gradient_checkpointing_enable() does
-    with pytest.raises(vfunc.UserError, match="gradient_checkpointing_disable"):
-        vfunc.functional(model)
-    model.model.gradient_checkpointing = False
-    vfunc.functional(model)
+def checkpointed_qwen2():
+    """A tiny Qwen2 and a loss of its output."""
+    module = cases.tiny_qwen2(0)
+    tokens = torch.tensor([[1, 5, 2, 7], [4, 9, 0, 6]])
+
+    def loss(learner, theta, scale):
+        with keep_float64():
+            logits = learner(theta, input_ids=tokens, use_cache=False).logits
+        return -(torch.log_softmax(logits, -1) * scale).mean()
+
+    # its later name comes first: the earlier one warns
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next(getattr(module, name) for name in names if hasattr(module, name))
+    return module, enable, module.model.layers[0].mlp, loss
+
+
+def checkpointed_vit():
+    """A small ViT and a loss of its output."""
+    import timm
+
+    sizes = {"img_size": 8, "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 2}
+    module = cases.seeded(
+        lambda: timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes), 0
+    )
+    x = measures.normal(measures.generator(0), 2, 3, 8, 8)
+
+    def loss(learner, theta, scale):
+        return (learner(theta, x) ** 2 * scale).mean()
+
+    return module, module.set_grad_checkpointing, module.blocks[0].mlp, loss
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("made", [checkpointed_qwen2, checkpointed_vit])
+@pytest.mark.parametrize("engine", ["reverse", "forward", "finite_difference"])
+def test_gradient_checkpointing_is_exact_in_every_engine(made, engine):
+    """At a theta that is not the module's, in train mode, against the module without it."""
+    module, checkpoint, inner, loss = made()
+    module.train()
+    learner = vfunc.functional(module)
+    theta = {n: 1.1 * p for n, p in learner.theta.items()}
+    w = measures.direction(theta, 0)
+    phi = {"scale": torch.tensor(0.7)}
+    problem = vfunc.ValueProblem(
+        lambda phi, batch: dict(phi),
+        lambda theta, task: loss(learner, theta, task["scale"]),
+        lambda theta: loss(learner, theta, torch.tensor(1.0)),
+        (None,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+    )
+    construction = vfunc.construct_task(problem, phi, None)
+
+    def product():
+        made, _ = vfunc.pullback.mixed_product(
+            problem, theta, construction, w, engine, hessian=True
+        )
+        return dict(made.task) | made.hessian
+
+    plain, gradient = product(), vfunc.feedback_gradient(problem, theta)[1]
+    checkpoint()
+    assert measures.apart(product(), plain) <= 1e-12
+    assert measures.apart(vfunc.feedback_gradient(problem, theta)[1], gradient) <= 1e-12
+    # the module's own steps go on recomputing: a forward, and one more in the backward
+    calls = []
+    inner.register_forward_pre_hook(lambda *_: calls.append(1))
+    loss(lambda theta, *args, **kwargs: module(*args, **kwargs), None, 1.0).backward()
+    assert len(calls) == 2
+
+
+class Recomputing(nn.Module):
+    """A learner with a checkpoint of its own, which no flag switches off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = cases.NormedNetwork()
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+def test_a_checkpoint_without_a_switch_is_refused():
+    learner = vfunc.functional(Recomputing())
+    x = torch.randn(2, cases.FEATURES)
+    with pytest.raises(vfunc.UserError, match=r"recomputes activations.*switch it off"):
+        learner(vfunc.trees.leaves(learner.theta), x)
+    with torch.no_grad():  # nothing is recomputed
+        torch.testing.assert_close(learner(learner.theta, x), learner.module.inner(x))
+    learner.module(x).sum().backward()  # the module itself goes on
+
+
+def test_hooks_that_the_caller_has_set_around_a_call_stand():
+    learner = vfunc.functional(cases.NormedNetwork())
+    x = torch.randn(2, cases.FEATURES)
+    with torch.autograd.graph.save_on_cpu():
+        output = learner(vfunc.trees.leaves(learner.theta), x)
+    torch.testing.assert_close(output, learner.module(x))

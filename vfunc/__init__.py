@@ -4,7 +4,14 @@ How should a self-supervised task change so that the learner's next update lower
 loss? A `ValueProblem` asks, an estimator answers with a `ValueEstimate`.
 """
 
-from vfunc.errors import NonFiniteError, NotConvergedError, UserError, VfuncError
+from vfunc.certification import Certification, certify
+from vfunc.errors import (
+    CertificationError,
+    NonFiniteError,
+    NotConvergedError,
+    UserError,
+    VfuncError,
+)
 from vfunc.estimators import (
     ESTIMATORS,
     Estimator,
@@ -17,6 +24,7 @@ from vfunc.estimators import (
     register_estimator,
     value_of_parts,
 )
+from vfunc.feedback import DomainMatched, weighted_feedback
 from vfunc.float64 import keep_float64
 from vfunc.learner import FunctionalLearner, functional
 from vfunc.problem import (
@@ -40,8 +48,11 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Certification",
+    "CertificationError",
     "Clip",
     "CompositeForm",
+    "DomainMatched",
     "Estimator",
     "FirstOrder",
     "FunctionalLearner",
@@ -60,6 +71,7 @@ __all__ = [
     "ValueProblem",
     "VfuncError",
     "Zero",
+    "certify",
     "conjugate_gradient",
     "construct_task",
     "feedback_gradient",
@@ -71,4 +83,5 @@ __all__ = [
     "pull_back",
     "register_estimator",
     "value_of_parts",
+    "weighted_feedback",
 ]

@@ -21,3 +21,15 @@ class NonFiniteError(VfuncError, ArithmeticError):
 
 class NotConvergedError(VfuncError, ArithmeticError):
     """A solver stopped short of its tolerance; the message says how to go on."""
+
+
+class CertificationError(VfuncError, ArithmeticError):
+    """A value gradient is not the slope of its own objective, or a problem is not what it says.
+
+    Attributes:
+        certification: the whole `vfunc.certification.Certification`, the failure among its rows.
+    """
+
+    def __init__(self, message: str, certification: object = None) -> None:
+        super().__init__(message)
+        self.certification = certification

@@ -51,3 +51,82 @@ def keep_float64() -> Iterator[None]:
     """
     with _KeepFloat64():
         yield
+
+
+class _PromoteFloat64(TorchFunctionMode):
+    """Brings every operand of a call up to float64 where one of them is in it."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not _holds_float64((args, kwargs)):
+            return func(*args, **kwargs)
+        if func in _CASTS:
+            return args[0].double()
+        if args and _is_coarse(args[0]) and _writes_in_place(func):
+            raise TypeError(
+                f"{func.__name__} writes float64 numbers into a {args[0].dtype} tensor in place"
+            )
+        return func(*_promoted(args), **_promoted(dict(kwargs)))
+
+
+_COARSE = (torch.float32, torch.float16, torch.bfloat16)
+_CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
+
+
+def _is_coarse(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype in _COARSE
+
+
+def _writes_in_place(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    if name.startswith("__"):  # x[i] = y, x += y
+        return name == "__setitem__" or name in _IN_PLACE
+    return name.endswith("_")
+
+
+_IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__")
+
+
+def _holds_float64(x: Any) -> bool:
+    if isinstance(x, Tensor):
+        return x.dtype == torch.float64
+    if isinstance(x, list | tuple):
+        return any(map(_holds_float64, x))
+    return isinstance(x, dict) and any(map(_holds_float64, x.values()))
+
+
+def _promoted(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.double() if x.dtype in _COARSE else x
+    if isinstance(x, torch.dtype):
+        return torch.float64 if x in _COARSE else x
+    if type(x) in (list, tuple):
+        return type(x)(map(_promoted, x))
+    return {k: _promoted(v) for k, v in x.items()} if type(x) is dict else x
+
+
+@contextlib.contextmanager
+def promote_float64() -> Iterator[None]:
+    """Within this context a float64 tensor stays in float64 whatever it meets.
+
+    More than `keep_float64`: operands of float32 and coarser (a frozen parameter, a buffer, a
+    constant that a closure holds) are cast up where they meet a float64 tensor, casts down leave
+    float64 as it is, and new tensors are float64 by default. So a float32 function, given
+    float64 arguments, computes in float64, without a change to its code.
+
+    Raises:
+        TypeError: inside, where float64 numbers would be written into a coarser tensor in place.
+    """
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _PromoteFloat64():
+            yield
+    finally:
+        torch.set_default_dtype(default)

@@ -48,11 +48,20 @@ class FunctionalLearner:
         return {name: parameters[name] for name in self.names}
 
     def __call__(self, theta: Params, *args: Any, **kwargs: Any) -> Any:
-        """The module's output with theta in place of its own parameters in S."""
+        """The module's output with theta in place of its own parameters in S.
+
+        Gradient checkpointing is off within the call (see `without_checkpointing`), so that an
+        estimate holds the activations of S, whatever the module's own steps recompute.
+
+        Raises:
+            UserError: the module recomputes activations in a way of its own: that would happen
+                after its own parameters are back, and give another theta's gradients.
+        """
         frozen = {name: p.detach() for name, p in self.module.named_parameters()}
         # copies: batch norm in train mode writes its running statistics
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
-        return functional_call(self.module, frozen | buffers | theta, args, kwargs)
+        with without_checkpointing(self.module), _refusing_recomputation():
+            return functional_call(self.module, frozen | buffers | theta, args, kwargs)
 
 
 def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:
@@ -68,15 +77,8 @@ def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:
         The functional learner.
 
     Raises:
-        UserError: nothing is selected, the subset is not understood, or the learner recomputes
-            activations: transformers' gradient checkpointing does so after the parameters have
-            been swapped back, and gradients at another theta are wrong without a word.
+        UserError: nothing is selected, or the subset is not understood.
     """
-    if any(getattr(child, "gradient_checkpointing", False) for child in module.modules()):
-        raise UserError(
-            "the learner has gradient checkpointing on, which recomputes with the module's own "
-            "parameters; call gradient_checkpointing_disable() on it"
-        )
     return FunctionalLearner(module, select(module, subset))
 
 
@@ -172,6 +174,55 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
             child.training = was_training
 
 
+CHECKPOINTING_FLAGS = ("gradient_checkpointing", "grad_checkpointing")
+"""What switches activation checkpointing on: a module's attribute in transformers, and in timm."""
+
+_RECOMPUTES = (
+    "the learner recomputes activations (torch.utils.checkpoint) or packs what is saved for its "
+    "backward pass; an estimate would get gradients of other parameters: switch it off"
+)
+
+
+@contextlib.contextmanager
+def without_checkpointing(module: nn.Module) -> Iterator[None]:
+    """Switch transformers' and timm's gradient checkpointing off, and on again afterwards.
+
+    Under `functional_call` a checkpoint recomputes after the parameters have been swapped back:
+    the gradient is that of the module's own parameters, 18 to 100 % off at another theta, without
+    a word. Only memory is lost by doing without: a call holds the activations of S's layers.
+    """
+    before = [
+        (child, flag)
+        for child in module.modules()
+        for flag in CHECKPOINTING_FLAGS
+        if getattr(child, flag, None) is True
+    ]
+    for child, flag in before:
+        setattr(child, flag, False)
+    try:
+        yield
+    finally:
+        for child, flag in before:
+            setattr(child, flag, True)
+
+
+@contextlib.contextmanager
+def _refusing_recomputation() -> Iterator[None]:
+    """Refuse a checkpoint that no flag switches off; without a graph nothing is recomputed."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_grad_enabled():
+            # the caller's own hooks, set around the call, stand: then there is no telling
+            with contextlib.suppress(RuntimeError):
+                hooks_off = torch.autograd.graph.disable_saved_tensors_hooks(_RECOMPUTES)
+                stack.enter_context(hooks_off)
+        try:
+            yield
+        except RuntimeError as error:
+            if _RECOMPUTES in str(error):
+                raise UserError(_RECOMPUTES) from error
+            raise
+
+
 @contextlib.contextmanager
 def replay_random_state(state: RandomState | None, device: torch.device) -> Iterator[None]:
     """Draw the same random numbers (dropout masks) as a forward that began in `state`.
@@ -199,6 +250,12 @@ class RandomState:
         """The state at this moment."""
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return cls(torch.get_rng_state(), cuda)
+
+    def same_as(self, other: RandomState) -> bool:
+        """Whether nothing has been drawn between the two."""
+        if not torch.equal(self.cpu, other.cpu):
+            return False
+        return self.cuda is None or (other.cuda is not None and torch.equal(self.cuda, other.cuda))
 
     def restore(self, device: torch.device) -> None:
         """Set the generators back to this state."""

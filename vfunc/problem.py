@@ -79,6 +79,12 @@ class ValueProblem:
         compute_dtype: what L_pre is computed in where that is coarser than theta's own dtype
             (autocast); finite differences take their step from it.
         seed: fixes whatever an estimator draws (the `random` control's direction).
+        domains: the same question domain by domain, each with its own feedback and unlabeled
+            batches, for `DomainMatched`; empty where it is not asked so.
+        silent: whether L_down is known to be constant, so that there is nothing to estimate
+            (rewards that do not differ).
+        notes: what there is to say about the feedback, for the log.
+        split: how the learner is cut at the lower edge of S, or why not, for the log.
     """
 
     construct: Callable[[Params, Any], Task]
@@ -93,6 +99,10 @@ class ValueProblem:
     no_second_order: str | None = None
     compute_dtype: torch.dtype | None = None
     seed: int = 0
+    domains: Mapping[str, ValueProblem] = field(default_factory=dict)
+    silent: bool = False
+    notes: Mapping[str, float] = field(default_factory=dict)
+    split: str = ""
 
     def __post_init__(self) -> None:
         if not self.batches:
@@ -186,6 +196,19 @@ def pretrain_gradient(problem: ValueProblem, theta: Params, task: Task) -> Param
     with torch.enable_grad():
         loss = problem.pretrain_loss(theta, trees.detach(task))
         return trees.gradient(_scalar("pretrain_loss", loss), theta)
+
+
+@typed
+def step_gradient(problem: ValueProblem, theta: Params, task: Task) -> Params:
+    """g_pre as the optimizer's step takes it: parameters that L_pre does not reach are absent.
+
+    A backward pass leaves their `.grad` None, and `torch.optim` then leaves the parameters and
+    their state as they are: no decay, no momentum.
+    """
+    theta = trees.leaves(theta)
+    with torch.enable_grad():
+        loss = problem.pretrain_loss(theta, trees.detach(task))
+        return trees.reached_gradient(_scalar("pretrain_loss", loss), theta)
 
 
 @typed

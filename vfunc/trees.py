@@ -127,10 +127,17 @@ def require_same_structure(what: str, a: Mapping[str, Tensor], like: Mapping[str
 
 def gradient(output: Scalar, inputs: Params) -> Params:
     """Plain first-order gradient of `output` in `inputs`; zeros where it does not depend."""
+    return filled(reached_gradient(output, inputs), inputs)
+
+
+def reached_gradient(output: Scalar, inputs: Params) -> Params:
+    """Plain first-order gradient in those of `inputs` that `output` depends on, by name."""
     if not output.requires_grad or not inputs:
-        return zeros_like(inputs)
+        return {}
     grads = torch.autograd.grad(output, list(inputs.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(x) if g is None else g
-        for (name, x), g in zip(inputs.items(), grads, strict=True)
-    }
+    return {name: g for name, g in zip(inputs, grads, strict=True) if g is not None}
+
+
+def filled(a: Params, like: Params) -> Params:
+    """`a` with the names of `like`: zeros where it has no entry."""
+    return {name: a[name] if name in a else torch.zeros_like(x) for name, x in like.items()}

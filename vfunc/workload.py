@@ -62,6 +62,10 @@ class Workload(Protocol):
     unit: str
     """What a token budget counts here."""
 
+    def smaller(self, examples: int) -> Workload:
+        """The same with batches, of feedback too, of at most so many examples."""
+        ...
+
     def batch(self, position: int) -> Any:
         """The unlabeled micro-batch at that position of the stream, on the learner's device."""
         ...
@@ -74,11 +78,24 @@ class Workload(Protocol):
         """How many units of a token budget the batch holds."""
         ...
 
-    def forward(self, learner: nn.Module, batch: Any, *, observe: bool) -> Forward:
-        """One forward in the learner's own mode, with its graph."""
+    def forward(
+        self,
+        learner: nn.Module,
+        batch: Any,
+        *,
+        observe: bool,
+        estimated: FunctionalLearner | None = None,
+    ) -> Forward:
+        """One forward in the learner's own mode, with its graph.
+
+        `estimated` says that an estimate over this S follows at the same parameters: what it can
+        use of this forward (activations below S) goes with what is observed.
+        """
         ...
 
-    def look_ahead(self, learner: nn.Module, batch: Any) -> Any:
+    def look_ahead(
+        self, learner: nn.Module, batch: Any, *, estimated: FunctionalLearner | None = None
+    ) -> Any:
         """Observe a batch that the learner does not step on now, without a graph."""
         ...
 
@@ -94,8 +111,8 @@ class Workload(Protocol):
         """A designer as drawn from the run's seed."""
         ...
 
-    def regulariser(self, designer: nn.Module, phi: Params, observed: Any) -> Scalar:
-        """R(phi) on this batch."""
+    def regularisers(self, designer: nn.Module, phi: Params, observed: Any) -> Mapping[str, Scalar]:
+        """The terms of R(phi) on this batch, by name, without their weights."""
         ...
 
     def problem(

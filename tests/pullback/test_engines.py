@@ -49,6 +49,18 @@ def test_linear_refuses_what_it_cannot_do(linear, designed, hessian, why):
         choose_engine("linear", linear, designed, hessian=hessian)
 
 
+@pytest.mark.parametrize("hessian", [False, True])
+def test_kernels_without_second_order_leave_finite_differences_alone(hessian):
+    reason = "flash attention has neither a forward mode nor a double backward"
+    chosen = choose_engine("auto", LINEAR, ("q",), hessian=hessian, no_second_order=reason)
+    assert (chosen.engine.name, chosen.why) == ("finite_difference", f"auto: {reason}")
+    for name in ("forward", "reverse") if hessian else ("linear", "forward", "reverse"):
+        with pytest.raises(vfunc.UserError, match=f"{name}.*{reason}; finite_difference does"):
+            choose_engine(name, LINEAR, ("q",), hessian=hessian, no_second_order=reason)
+    asked = choose_engine("finite_difference", LINEAR, ("q",), no_second_order=reason)
+    assert asked.why == "asked for"
+
+
 def test_an_unknown_engine_lists_the_known():
     with pytest.raises(vfunc.UserError, match="unknown engine 'revers'; known: auto, linear") as r:
         choose_engine("revers", None, ())
@@ -69,20 +81,64 @@ def test_an_engine_object_is_taken_as_it_is():
     assert notes["engine"] == "finite_difference"
 
 
-def test_finite_difference_error_falls_with_the_square_of_its_step():
+@pytest.mark.parametrize(("error_estimate", "order"), [(False, 2), (True, 4)])
+def test_finite_difference_error_falls_with_a_power_of_its_step(error_estimate, order):
     made = cases.situation("mlp view", 0)
     exact = vfunc.FirstOrder(engine="reverse")(made.problem, made.theta, made.phi).grad
-    errors = [
-        measures.apart(
-            vfunc.FirstOrder(engine=FiniteDifference(step=h))(
-                made.problem, made.theta, made.phi
-            ).grad,
-            exact,
+    errors = []
+    for h in (4e-2, 2e-2, 1e-2):
+        engine = FiniteDifference(step=h, error_estimate=error_estimate)
+        got = vfunc.FirstOrder(engine=engine)(made.problem, made.theta, made.phi).grad
+        errors.append(measures.apart(got, exact))
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.05)
+    assert errors[1] / errors[2] == pytest.approx(2**order, rel=0.05)
+
+
+@pytest.mark.parametrize("hessian", [False, True])
+def test_finite_difference_says_how_far_two_steps_are_apart(hessian):
+    """Three times the truncation error of the shorter one, at the worse of task and Hessian."""
+    made = cases.situation("mlp view", 0)
+    construction = vfunc.construct_task(made.problem, made.phi, made.problem.batches[0])
+    _, w = vfunc.feedback_gradient(made.problem, made.theta)
+
+    def by(engine):
+        product, _ = vfunc.pullback.mixed_product(
+            made.problem, made.theta, construction, w, engine, hessian=hessian
         )
-        for h in (4e-2, 2e-2, 1e-2)
-    ]
-    assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
-    assert errors[1] / errors[2] == pytest.approx(4, rel=0.05)
+        return product
+
+    exact, step = by("reverse"), 1e-2
+    plain = by(FiniteDifference(step=step, error_estimate=False))
+    checked = by(FiniteDifference(step=step))
+    truncation = [measures.apart(dict(plain.task), dict(exact.task))]
+    if hessian:
+        truncation.append(measures.apart(plain.hessian, exact.hessian))
+    assert checked.diagnostics["fd_error"] == pytest.approx(3 * max(truncation), rel=0.05)
+    assert "fd_error" not in plain.diagnostics
+    assert checked.passes == plain.passes + plain.passes
+    repeated, _ = vfunc.pullback.mixed_product(
+        made.problem, made.theta, construction, w, FiniteDifference(step=step), repeated=True
+    )
+    assert "fd_error" not in repeated.diagnostics
+
+
+def test_finite_difference_refuses_steps_that_disagree():
+    """A kink of the size of the step: neither of two differences is a derivative."""
+    made = cases.situation("mlp view", 0)
+
+    def kinked(theta, task):
+        return sum((x.abs() * task["x"].square().sum()).sum() for x in theta.values())
+
+    problem = replace(made.problem, pretrain_loss=kinked)
+    theta = {n: 1.5e-3 * x.sign() for n, x in made.theta.items()}
+    far = vfunc.FirstOrder(engine=FiniteDifference(step=1e-2))
+    with pytest.raises(
+        vfunc.NotConvergedError, match=r"disagree by .*use the engine reverse or li"
+    ):
+        far(problem, theta, made.phi)
+    exact = vfunc.FirstOrder(engine="reverse")(problem, theta, made.phi).grad
+    near = vfunc.FirstOrder(engine=FiniteDifference(step=1e-4))(problem, theta, made.phi)
+    assert measures.apart(near.grad, exact) < 1e-9
 
 
 def test_finite_difference_step_follows_the_coarsest_precision():

@@ -9,28 +9,36 @@ from __future__ import annotations
 import torch
 
 
-def unrolled(problem, theta, phi, optimizer, steps):
-    """L_down(theta_0) - L_down(theta_K), and its gradient in phi, by reverse mode through it all."""
+def unrolled(problem, theta, phi, optimizer, steps, first=0):
+    """L_down(theta_0) - L_down(theta_K), and its gradient in phi, by reverse mode through it all.
+
+    The tasks of steps before `first` are held constant.
+    """
     phi = {n: x.detach().clone().requires_grad_() for n, x in phi.items()}
     point = {n: x.detach().clone().requires_grad_() for n, x in theta.items()}
     before = problem.feedback_loss(point).detach()
     taken = optimizer.steps
     buffers = {n: dict(b) for n, b in optimizer.buffers.items()}
     for k in range(steps):
-        loss = problem.pretrain_loss(point, problem.construct(phi, problem.batches[k]))
-        grads = torch.autograd.grad(loss, list(point.values()), create_graph=True)
-        g = dict(zip(point, grads, strict=True))
+        designed = phi if k >= first else {n: x.detach() for n, x in phi.items()}
+        loss = problem.pretrain_loss(point, problem.construct(designed, problem.batches[k]))
+        grads = torch.autograd.grad(
+            loss, list(point.values()), create_graph=True, allow_unused=True
+        )
+        # what the loss does not reach has no .grad, and torch.optim skips it
+        g = {n: x for n, x in zip(point, grads, strict=True) if x is not None}
         if k == 0:  # later steps have windows of their own
             g = {n: optimizer.weight * x for n, x in g.items()}
-            if optimizer.accumulated is not None:
-                g = {n: optimizer.accumulated[n] + x for n, x in g.items()}
+            for n, x in (optimizer.accumulated or {}).items():
+                g[n] = x + g[n] if n in g else x
         if optimizer.max_norm is not None:
             squares = sum((x**2).sum() for x in g.values()) + optimizer.outside**2
             g = {n: x * clip_factor(squares**0.5, optimizer.max_norm) for n, x in g.items()}
-        moved = {}
-        for n, p in point.items():
+        moved = dict(point)
+        for n in g:
             update = _sgd if optimizer.kind == "sgd" else _adam
-            moved[n], buffers[n] = update(p, g[n], buffers.get(n, {}), taken + k + 1, optimizer)
+            t = taken + k + 1
+            moved[n], buffers[n] = update(point[n], g[n], buffers.get(n, {}), t, optimizer)
         point = moved
     after = problem.feedback_loss(point)
     grads = torch.autograd.grad(after, list(phi.values()), allow_unused=True)

@@ -6,7 +6,8 @@ import mpmath
 import pytest
 import torch
 
-from vfunc.simulate import Adam, AdamW, TensorState
+import vfunc
+from vfunc.simulate import Adam, AdamW, TensorState, UpdateRule
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -61,3 +62,77 @@ def test_zero_gradient_and_zero_moments_are_finite(taken):
     assert derivative(rule, state, 0.0) == pytest.approx(
         -1e-3 * 0.1 / (1 - 0.9 ** (taken + 1)) / 1e-8, rel=1e-9
     )
+
+
+def one_step(rule, g, dtype):
+    """(value, gradient) of Unrolled(1) at a fresh state: L_pre = phi theta, L_down = theta."""
+    problem = vfunc.ValueProblem(
+        construct=lambda phi, batch: {"c": phi["c"]},
+        pretrain_loss=lambda theta, task: (theta["x"] * task["c"]).sum(),
+        feedback_loss=lambda theta: theta["x"].sum(),
+        batches=(None,),
+        rule=UpdateRule(rule),
+    )
+    theta, phi = {"x": torch.zeros(1, dtype=dtype)}, {"c": torch.tensor([g], dtype=dtype)}
+    estimate = vfunc.Unrolled(1)(problem, theta, phi)
+    assert estimate.value.dtype == dtype
+    assert estimate.grad["c"].dtype == dtype
+    return float(estimate.value), float(estimate.grad["c"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(torch.float64, 1e-12), (torch.float32, 4e-6)], ids=["64", "32"]
+)
+@pytest.mark.parametrize("default", [torch.float64, torch.float32], ids=["in 64", "in 32"])
+@pytest.mark.parametrize("g", [1e-9, 1e-8, -3e-7, 1e-4, 0.5, -20.0])
+@pytest.mark.parametrize("make", [Adam, AdamW])
+def test_one_step_from_a_fresh_state_at_the_usual_epsilon(make, g, dtype, default, precision):
+    """L_down falls by lr g / (|g| + eps); the slope in g is lr eps / (|g| + eps)^2.
+
+    Whatever the default dtype is: a bias correction computed in it would show in float64.
+    """
+    torch.set_default_dtype(default)
+    rule = make(1e-3)
+    value, slope = one_step(rule, g, dtype)
+    with mpmath.workdps(50):
+        size, eps = abs(mpmath.mpf(float(torch.tensor(g, dtype=dtype)))), mpmath.mpf(rule.eps)
+        fallen = rule.lr * size / (size + eps) * (1 if g > 0 else -1)
+        by_g = rule.lr * eps / (size + eps) ** 2
+    assert value == pytest.approx(float(fallen), rel=precision)
+    assert slope == pytest.approx(float(by_g), rel=precision)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["64", "32"])
+@pytest.mark.parametrize("make", [Adam, AdamW])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_unit_without_gradient_stays_finite(steps, make, dtype):
+    """A relu that is off: its gradient is exactly zero at every step, its moments stay zero."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, generator=draw, dtype=dtype).abs()
+    theta = {
+        "w": torch.tensor([[0.3, 0.2, 0.5], [-1.0, -1.0, -1.0]], dtype=dtype),
+        "out": torch.randn(2, generator=draw, dtype=dtype),
+    }
+
+    def predicted(theta):
+        return torch.relu(x @ theta["w"].T) @ theta["out"]
+
+    problem = vfunc.ValueProblem(
+        construct=lambda phi, batch: {"y": x @ phi["y"]},
+        pretrain_loss=lambda theta, task: ((predicted(theta) - task["y"]) ** 2).mean(),
+        feedback_loss=lambda theta: (predicted(theta) ** 2).mean(),
+        batches=(None,) * steps,
+        rule=UpdateRule(make(1e-2)),
+    )
+    phi = {"y": torch.ones(3, dtype=dtype)}
+    g = vfunc.pretrain_gradient(problem, theta, problem.construct(phi, None))
+    assert not g["w"][1].any()
+    assert not g["out"][1].any()
+    for engine in ("reverse", "forward"):
+        estimate = vfunc.Unrolled(steps, engine=engine)(problem, theta, phi)
+        assert torch.isfinite(estimate.value)
+        assert torch.isfinite(estimate.grad["y"]).all()
+        assert estimate.grad["y"].any()
+        alive = {"w": theta["w"][:1], "out": theta["out"][:1]}
+        without = vfunc.Unrolled(steps, engine=engine)(problem, alive, phi)
+        torch.testing.assert_close(estimate.grad["y"], without.grad["y"])

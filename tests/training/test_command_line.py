@@ -24,7 +24,7 @@ def test_only_what_was_given_is_given():
     assert given == {
         "lr": 1e-3, "betas": (0.8, 0.9), "arms": "baseline,vpretraining", "budget": "2Mtokens",
         "overwrite": True, "designer_features": False, "levels": (0.0, 1.0, 0.0),
-        "stream": "a.jsonl", "seed": 0,
+        "stream": ("a.jsonl",), "seed": 0,
     }  # fmt: skip
 
 

@@ -96,10 +96,10 @@ def test_a_lookahead_sees_what_the_learner_steps_on_next(monkeypatch):
 
     stepped, forward = [], LanguageWorkload.forward
 
-    def forwarded(self, learner, batch, *, observe):
+    def forwarded(self, learner, batch, **more):
         if learner.training:
             stepped.append(batch.tokens)
-        return forward(self, learner, batch, observe=observe)
+        return forward(self, learner, batch, **more)
 
     monkeypatch.setattr(LanguageWorkload, "problem", noted)
     monkeypatch.setattr(LanguageWorkload, "forward", forwarded)

@@ -169,7 +169,8 @@ def test_options_that_do_nothing_or_disagree_are_refused(given, said):
 def test_options_that_do_something_are_kept(given):
     options = resolve(given).flat()
     for name, value in given.items():
-        assert options[name] == (tuple(value.split(",")) if name == "arms" else value)
+        several = name in ("arms", "stream", "feedback")
+        assert options[name] == (tuple(value.split(",")) if several else value)
 
 
 def test_later_layers_win():

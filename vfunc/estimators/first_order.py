@@ -15,6 +15,7 @@ from vfunc.problem import (
     construct_task,
     feedback_gradient,
     pretrain_gradient,
+    step_gradient,
 )
 from vfunc.pullback import GRADIENT, Engine, Passes, pull_back
 from vfunc.trees import Params, Scalar
@@ -51,10 +52,10 @@ class FirstOrder:
         _, g_down = feedback_gradient(problem, theta)
         if self.value == "dot":
             return self._dot(problem, theta, construction, g_down)
-        g_pre = pretrain_gradient(problem, theta, construction.task)
         if self.value == "cosine":
+            g_pre = pretrain_gradient(problem, theta, construction.task)
             return self._cosine(problem, theta, construction, g_down, g_pre)
-        return self._preconditioned(problem, theta, construction, g_down, g_pre)
+        return self._preconditioned(problem, theta, construction, g_down)
 
     def _dot(
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
@@ -112,8 +113,8 @@ class FirstOrder:
         theta: Params,
         construction: Construction,
         g_down: Params,
-        g_pre: Params,
     ) -> ValueEstimate:
+        g_pre = step_gradient(problem, theta, construction.task)
         after, _ = problem.rule.step(theta, problem.state, g_pre)
         value = -trees.dot(g_down, trees.axpy(-1.0, theta, after))
         _, _, g_bar = problem.rule.vjp(theta, problem.state, g_pre, g_down, {})
@@ -125,7 +126,7 @@ class FirstOrder:
             grad,
             problem.rule.eta,
             {
-                **alignment(g_down, g_pre),
+                **alignment(g_down, trees.filled(g_pre, theta)),
                 **(GRADIENT + GRADIENT + product.passes).as_diagnostics(),
                 **product.diagnostics,
                 **problem.rule.notes(),

@@ -14,21 +14,19 @@ import torch
 
 from vfunc import trees
 from vfunc.errors import NotConvergedError
+from vfunc.estimators.curvature import DampedCurvature
 from vfunc.problem import Construction, ValueProblem, pretrain_gradient
-from vfunc.pullback import (
-    GRADIENT,
-    Chosen,
-    Engine,
-    MixedProduct,
-    Passes,
-    choose_engine,
-    mixed_product,
-)
+from vfunc.pullback import GRADIENT, Passes
 from vfunc.solvers import Outcome, conjugate_gradient
+from vfunc.solvers.solution import rounding
 from vfunc.trees import Params
 
 STALLED = 3
-"""Newton steps in a row, lost in rounding and without halving the gradient, that end the solver."""
+"""Steps in a row whose descent is lost in rounding, and whose gradient is not `FASTER`, that end
+the solver."""
+
+FASTER = 0.9
+"""The factor by which a step lowers the gradient at least: Gauss-Newton's converge linearly."""
 
 
 @dataclass(frozen=True)
@@ -50,66 +48,25 @@ class ProximalSolution:
     passes: Passes
 
 
-@dataclass(frozen=True)
-class DampedHessian:
-    """x -> (H + damping I) x at one point; each product is one second-order pass.
-
-    The `linear` engine has no Hessian products: it serves the pullback, and `auto` these.
-    """
-
-    problem: ValueProblem
-    theta: Params
-    construction: Construction
-    damping: float
-    engine: str | Engine
-
-    def __call__(self, x: Params) -> Params:
-        """(H + damping I) x, shaped like theta."""
-        product, _ = self._product(x)
-        assert product.hessian is not None
-        return trees.axpy(self.damping, x, product.hessian)
-
-    def passes(self, products: int) -> Passes:
-        """What that many products spend: finite differences four passes each, exact ones three."""
-        one = {
-            "finite_difference": Passes(forwards=2, backwards=2),
-            "forward": Passes(backwards=1, tangents=1),
-        }.get(self.engine_name, Passes(forwards=1, backwards=2))
-        return Passes(products * one.forwards, products * one.backwards, products * one.tangents)
-
-    @property
-    def engine_name(self) -> str:
-        """The engine that gives the products."""
-        chosen = choose_engine(
-            self._engine, self.problem.linear, self.construction.designed, hessian=True
-        )
-        return chosen.engine.name
-
-    @property
-    def _engine(self) -> str | Engine:
-        name = self.engine if isinstance(self.engine, str) else self.engine.name
-        return "auto" if name == "linear" else self.engine
-
-    def _product(self, x: Params) -> tuple[MixedProduct, Chosen]:
-        return mixed_product(
-            self.problem, self.theta, self.construction, x, self._engine, hessian=True
-        )
-
-
 def solve_proximal(
     problem: ValueProblem,
     center: Params,
     construction: Construction,
     damping: float,
     tolerance: float,
+    *,
     max_iterations: int,
-    engine: str | Engine,
+    curvature_at: Callable[[Params], DampedCurvature],
+    steps: int | None = None,
+    preconditioner: Params | None = None,
 ) -> ProximalSolution:
     """Newton's method with conjugate gradient and a backtracking line search (Armijo).
 
     Each Newton system is solved no more exactly than the step deserves (Eisenstat and Walker,
     1996), and a direction of negative curvature ends its conjugate gradient with the iterate so
-    far, or the steepest descent if there is none (Nocedal and Wright, algorithm 7.1).
+    far, or the steepest descent if there is none (Nocedal and Wright, algorithm 7.1). With the
+    Gauss-Newton matrix for the Hessian the steps descend too, and have the same end: the gradient
+    is that of L_pre itself.
 
     Args:
         problem: gives L_pre.
@@ -118,46 +75,53 @@ def solve_proximal(
         damping: the proximal lambda.
         tolerance: on the gradient norm, relative to |g_pre(theta_t)|.
         max_iterations: Newton steps, and conjugate gradient's in each.
-        engine: of the Hessian products; `linear` has none and means `auto`.
+        curvature_at: the damped curvature at a point.
+        steps: Newton steps, whatever the gap that remains (but none once it is down to
+            rounding); None goes on until the tolerance is met.
+        preconditioner: of conjugate gradient, its diagonal.
 
     Returns:
-        The solution.
+        The solution; its gap exceeds the tolerance only where `steps` is given.
 
     Raises:
-        NotConvergedError: the tolerance is not met.
+        NotConvergedError: the tolerance is not met, or a number is not finite.
     """
     passes = Passes()
     curvature = math.inf
     shift, measurable = trees.zeros_like(center), True
     start, gap = 0.0, math.nan
     best, stalled = math.inf, 0
+    limit = max_iterations if steps is None else steps
+    enough = tolerance if steps is None else min(tolerance, rounding(center))
 
     def objective(shift: Params) -> float:
         with torch.no_grad():
             loss = problem.pretrain_loss(trees.axpy(1.0, shift, center), construction.task)
             return float(loss) + 0.5 * damping * float(trees.dot(shift, shift))
 
-    for iteration in range(max_iterations + 1):
+    for iteration in range(limit + 1):
         theta = trees.axpy(1.0, shift, center)
         g = trees.axpy(damping, shift, pretrain_gradient(problem, theta, construction.task))
         passes = passes + GRADIENT
         size = float(trees.norm(g))
         start = start or size
         gap = size / start if start else 0.0
-        if gap <= tolerance:
-            return ProximalSolution(theta, gap, iteration, curvature, passes)
-        stalled = 0 if measurable or gap < 0.5 * best else stalled + 1
+        stalled = 0 if measurable or gap < FASTER * best else stalled + 1
         best = min(best, gap)
-        if iteration == max_iterations or not math.isfinite(size) or stalled == STALLED:
+        ended = iteration == limit or stalled == STALLED
+        if gap <= enough or (steps is not None and ended and math.isfinite(gap)):
+            return ProximalSolution(theta, gap, iteration, curvature, passes)
+        if ended or not math.isfinite(size):
             break
-        hessian = DampedHessian(problem, theta, construction, damping, engine)
+        matrix = curvature_at(theta)
         newton = conjugate_gradient(
-            hessian,
+            matrix,
             trees.scale(g, -1.0),
-            tolerance=min(0.1, max(gap, 0.5 * tolerance / gap)),
+            tolerance=min(0.1, max(gap, 0.5 * enough / gap)),
             max_iterations=max_iterations,
+            preconditioner=preconditioner,
         )
-        passes = passes + hessian.passes(newton.iterations)
+        passes = passes + matrix.spent
         curvature = min(curvature, newton.curvature)
         direction = newton.x
         if newton.outcome is Outcome.negative_curvature and trees.is_zero(direction):

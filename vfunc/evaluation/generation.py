@@ -46,6 +46,19 @@ class PassResult:
     texts: tuple[tuple[str, ...], ...] | None = None
 
 
+@dataclass(frozen=True)
+class Completion:
+    """What a learner wrote.
+
+    Attributes:
+        tokens: every token that it chose, with the one that ends the text where it came so far.
+        text: of the tokens before that.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+
+
 @typed
 def generate(
     model: PreTrainedModel,
@@ -86,16 +99,58 @@ def generate(
         UserError: a prompt that is empty or fills the model's context, several greedy samples,
             a tokeniser without end-of-text token, or a number out of its range.
     """
+    found = complete(
+        model,
+        tokenizer,
+        prompt_tokens(prompts, tokenizer),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    return [[completion.text for completion in completions] for completions in found]
+
+
+@typed
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float | int = 0.0,
+    samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> list[list[Completion]]:
+    """What `generate` does, from tokens to tokens.
+
+    Args:
+        model: a causal language model.
+        tokenizer: gives the end-of-text token.
+        tokens: prompts, as `prompt_tokens` makes them; none empty.
+        max_new_tokens: the most tokens a completion has, the one that ends it included.
+        temperature: 0 for greedy decoding, else what the logits are divided by.
+        samples: completions a prompt.
+        seed: of the draws.
+        batch_size: completions made at a time.
+
+    Returns:
+        For each prompt, in order, its completions.
+
+    Raises:
+        UserError: as `generate`.
+    """
     _check_options(tokenizer, max_new_tokens, temperature, samples, seed, batch_size)
-    tokens = prompt_tokens(prompts, tokenizer)
     rooms = _rooms(model, tokens, max_new_tokens)
     # Where the context leaves less room than asked for, only prompts of one length share a batch,
     # so that the room of one never cuts or stretches the completion of another.
     jobs = sorted(
-        ((prompt, sample) for prompt in range(len(prompts)) for sample in range(samples)),
+        ((prompt, sample) for prompt in range(len(tokens)) for sample in range(samples)),
         key=lambda job: (-rooms[job[0]], len(tokens[job[0]]), job),
     )
-    texts = [[""] * samples for _ in prompts]
+    found = [[Completion((), "")] * samples for _ in tokens]
     with _plain_decoding(model, tokenizer) as ends:
         for room, group in itertools.groupby(jobs, key=lambda job: rooms[job[0]]):
             for batch in _batches(list(group), batch_size):
@@ -112,9 +167,10 @@ def generate(
                     logits_processor=processors,
                 )
                 for (prompt, sample), row in zip(batch, produced[:, width:].tolist(), strict=True):
-                    kept = itertools.takewhile(lambda token: token not in ends, row)
-                    texts[prompt][sample] = tokenizer.decode(list(kept), skip_special_tokens=True)
-    return texts
+                    kept = list(itertools.takewhile(lambda token: token not in ends, row))
+                    text = tokenizer.decode(kept, skip_special_tokens=True)
+                    found[prompt][sample] = Completion(tuple(row[: len(kept) + 1]), text)
+    return found
 
 
 @typed

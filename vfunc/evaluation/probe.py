@@ -13,7 +13,7 @@ from vfunc.problem import (
     ValueProblem,
     construct_task,
     feedback_gradient,
-    pretrain_gradient,
+    step_gradient,
 )
 from vfunc.trees import Params, Scalar
 
@@ -75,10 +75,10 @@ def probe_points(
         Four points: two kinds of step on two losses.
     """
     task = construct_task(problem, phi, problem.batches[0]).task
-    g_pre = pretrain_gradient(problem, theta, task)
+    g = step_gradient(problem, theta, task)
     before, g_down = feedback_gradient(problem, theta)
-    after, _ = problem.rule.step(theta, problem.state, g_pre)
-    real = trees.axpy(-1.0, theta, after)
+    after, _ = problem.rule.step(theta, problem.state, g)
+    real, g_pre = trees.axpy(-1.0, theta, after), trees.filled(g, theta)
     shrink = -small * trees.norm(real) / trees.norm(g_pre)
     points = []
     with torch.no_grad():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ def collate(sequences: Sequence[Encoded], pad_id: int) -> TokenBatch:
         tokens[row, :length] = sequence.tokens
         predict[row, sequence.predict_from : length] = True
         wrong[row, :length] = sequence.wrong
-    return TokenBatch(tokens, predict[:, 1:], wrong[:, 1:])
+    domains = torch.tensor([sequence.domain for sequence in sequences])
+    return TokenBatch(tokens, predict[:, 1:], wrong[:, 1:], domains)
 
 
 @typed
@@ -92,13 +94,51 @@ class TokenStream:
             batch_size: B.
         """
         _require_batch_size(batch_size)
-        if position < 0:
-            raise UserError(f"position {position}: a stream starts at 0.")
-        chosen = []
-        for at in range(position, position + batch_size):
-            epoch, index = divmod(at, len(self))
-            chosen.append(self.encoded.sequences[_order(len(self), self.seed, epoch)[index]])
+        chosen = in_turn((self.encoded.sequences,), self.seed, position, batch_size)
         return collate(chosen, self.encoded.pad_id)
+
+
+@dataclass(frozen=True, eq=False)
+class InterleavedStream:
+    """Several streams in turn, one sequence of each: equal shares, whatever their sizes.
+
+    Attributes:
+        sets: the sequences of each.
+        seed: of each one's order, as of a `TokenStream`.
+    """
+
+    sets: tuple[EncodedSet, ...]
+    seed: int
+
+    @typed
+    def batch(self, position: int, batch_size: int) -> TokenBatch:
+        """See `TokenStream.batch`; a batch of at least as many sequences holds every set."""
+        _require_batch_size(batch_size)
+        sources = tuple(one.sequences for one in self.sets)
+        return collate(in_turn(sources, self.seed, position, batch_size), self.sets[0].pad_id)
+
+
+def in_turn(sources: Sequence[Sequence[Any]], seed: int, position: int, count: int) -> list[Any]:
+    """`count` items from `position` on of an endless order that takes one of each source in turn.
+
+    Args:
+        sources: each is read epoch after epoch in an order of its own; none empty.
+        seed: of the orders.
+        position: how many items came before.
+        count: how many.
+
+    Raises:
+        UserError: the position is negative.
+    """
+    if position < 0:
+        raise UserError(f"position {position}: a stream starts at 0.")
+    chosen = []
+    for at in range(position, position + count):
+        turn, which = divmod(at, len(sources))
+        source = sources[which]
+        epoch, index = divmod(turn, len(source))
+        chosen.append(source[_order(len(source), seed, epoch)[index]])
+    return chosen
 
 
 @lru_cache(maxsize=16)

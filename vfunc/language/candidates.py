@@ -37,10 +37,18 @@ class Observation:
 
 @dataclass(frozen=True)
 class ObservedBatch:
-    """An unlabeled batch B_u with what the learner thinks of it at theta_t."""
+    """An unlabeled batch B_u with what the learner thinks of it at theta_t.
+
+    Attributes:
+        batch: the sequences.
+        observation: candidates and features.
+        edge: the hidden state that enters the first block of S (see `vfunc.split`), detached;
+            None where it is not known or the learner is not split.
+    """
 
     batch: TokenBatch
     observation: Observation
+    edge: Float[Tensor, "B T D"] | None = None
 
 
 @typed

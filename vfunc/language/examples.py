@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class Example:
         answer: the checkable final answer, where there is one (never seen by the learner's loss).
         wrong: half-open character spans of `completion` that are known to be mistaken, as only
             generated data can know; empty elsewhere.
+        domain: which of several sources (or styles) it is of, counted from 0.
     """
 
     prompt: str
     completion: str
     answer: str | None = None
     wrong: tuple[tuple[int, int], ...] = ()
+    domain: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,13 @@ class TokenBatch:
         tokens: token ids, B sequences of T + 1 tokens.
         predict: which of the T predictions carry loss (completion tokens, never padding).
         wrong: which of the T predicted tokens are known to be mistaken (all False if unknown).
+        domains: the domain of each sequence; None counts as domain 0 throughout.
     """
 
     tokens: Int[Tensor, "B T_plus_1"]
     predict: Bool[Tensor, "B T"]
     wrong: Bool[Tensor, "B T"]
+    domains: Int[Tensor, "B"] | None = None
 
     @property
     def inputs(self) -> Int[Tensor, "B T"]:
@@ -56,4 +63,25 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        return TokenBatch(self.tokens.to(device), self.predict.to(device), self.wrong.to(device))
+        return TokenBatch(
+            self.tokens.to(device),
+            self.predict.to(device),
+            self.wrong.to(device),
+            None if self.domains is None else self.domains.to(device),
+        )
+
+
+def take_rows(batch: Batch, rows: Int[Tensor, "R"]) -> Batch:
+    """Some sequences of a batch: a dataclass of tensors along whose first dimension they lie.
+
+    Args:
+        batch: a `TokenBatch`, or what holds one; entries may be None or dataclasses again.
+        rows: indices of the sequences, perhaps none.
+    """
+    if isinstance(batch, Tensor):
+        return batch.index_select(0, rows.to(batch.device))
+    if batch is None:
+        return batch
+    assert is_dataclass(batch) and not isinstance(batch, type)
+    taken = {field.name: take_rows(getattr(batch, field.name), rows) for field in fields(batch)}
+    return type(batch)(**taken)

@@ -46,6 +46,8 @@ KNOWN_LAYOUTS = (
     "text=text",
     "text=content",
 )
+# For feedback by rewards: an answer that can be checked, and no solution.
+ANSWER_LAYOUTS = ("prompt=problem,answer=answer", "prompt=prompt,answer=answer")
 # A question with these is multiple choice: its answer is an index, not a completion.
 CHOICES = ("choices", "options")
 
@@ -90,7 +92,8 @@ def load_examples(
         source: a path, or a Hub id `ID[:CONFIG[:SPLIT]]` (default split: train).
         role: which option the source came by, for messages.
         fields: `prompt=FIELD[+FIELD],completion=FIELD` or `text=FIELD`, and `answer=FIELD` for
-            the final answer; None recognises `KNOWN_LAYOUTS` by the first record.
+            the final answer; feedback by rewards also `prompt=FIELD,answer=FIELD` alone. None
+            recognises `KNOWN_LAYOUTS` (and `ANSWER_LAYOUTS`) by the first record.
         limit: keep this many, drawn by `seed`. For one seed, fewer are a subset of more.
         seed: of the draw.
 
@@ -165,7 +168,8 @@ def parse_fields(fields: str, role: Role) -> dict[str, tuple[str, ...]]:
         if part in layout:
             raise UserError(f"{option}: {part} is given twice; join fields as {part}=A+B.")
         layout[part] = columns
-    if set(layout) - {"answer"} not in ({"text"}, {"prompt", "completion"}):
+    answers = role == "feedback" and set(layout) == {"prompt", "answer"}
+    if not answers and set(layout) - {"answer"} not in ({"text"}, {"prompt", "completion"}):
         raise UserError(f"{option}: give either text=FIELD, or prompt=FIELD and completion=FIELD.")
     return layout
 
@@ -192,9 +196,12 @@ def final_answer(completion: str) -> str | None:
 def _detect(where: str, record: Mapping[str, Any], role: Role) -> dict[str, tuple[str, ...]]:
     option = f"--{role}-fields"
     has = f"{where}: the record's fields are {', '.join(map(str, record)) or '(none)'}"
-    named = {fields: parse_fields(fields, role) for fields in KNOWN_LAYOUTS}
+    layouts = (*KNOWN_LAYOUTS, *(ANSWER_LAYOUTS if role == "feedback" else ()))
+    named = {fields: parse_fields(fields, role) for fields in layouts}
     columns = {fields: set().union(*layout.values()) for fields, layout in named.items()}
     matches = [fields for fields, wanted in columns.items() if wanted <= record.keys()]
+    # a solution tells more than its answer
+    matches = [a for a in matches if a in KNOWN_LAYOUTS] or matches
     matches = [a for a in matches if not any(columns[a] < columns[b] for b in matches)]
     if any(name in record for name in CHOICES):
         matches = []
@@ -222,6 +229,8 @@ def _example(
     if "text" in parts:
         return Example("", parts["text"], answer)
     prompt = parts["prompt"] if parts["prompt"].endswith("\n") else parts["prompt"] + "\n"
+    if "completion" not in parts:
+        return Example(prompt, "", answer) if answer else "empty answer"
     return Example(prompt, parts["completion"], answer or final_answer(parts["completion"]))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vfunc.errors import UserError
 from vfunc.language.arithmetic import (
@@ -189,5 +189,5 @@ def embedded_examples(split: str, count: int, spec: StreamSpec, seed: int) -> li
             steps = mistaken_work(problem, spec.mistakes, mistake_draws)
         else:
             steps = work(problem)
-        examples.append(render(problem, telling, steps))
+        examples.append(replace(render(problem, telling, steps), domain=STYLES.index(style)))
     return examples

@@ -44,11 +44,13 @@ class Encoded:
         predict_from: index of the first token that is predicted, from 1 to L - 1; every later one
             is predicted too.
         wrong: which tokens are known to be mistaken.
+        domain: its example's.
     """
 
     tokens: Int[Tensor, "L"]
     predict_from: int
     wrong: Bool[Tensor, "L"]
+    domain: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,21 +164,22 @@ def _encodings(
                 wrong[len(prompt) : -1] = _overlapping(offsets, example.wrong)
             window = slice(0, sequence_length + 1)
             if not example.prompt:
-                yield _consecutive(tokens, wrong, sequence_length), False
+                yield _consecutive(tokens, wrong, sequence_length, example.domain), False
             elif len(prompt) > sequence_length:
                 yield NO_ROOM, False
             else:
-                sequence = Encoded(tokens[window], max(len(prompt), 1), wrong[window])
+                first = max(len(prompt), 1)
+                sequence = Encoded(tokens[window], first, wrong[window], example.domain)
                 yield (sequence,), len(tokens) > sequence_length + 1
 
 
 def _consecutive(
-    tokens: Int[Tensor, "L"], wrong: Bool[Tensor, "L"], sequence_length: int
+    tokens: Int[Tensor, "L"], wrong: Bool[Tensor, "L"], sequence_length: int, domain: int
 ) -> tuple[Encoded, ...]:
     """Raw text as sequences that overlap by one token: what one predicts last, the next reads."""
     starts = range(0, len(tokens) - 1, sequence_length)
     windows = [slice(at, at + sequence_length + 1) for at in starts]
-    return tuple(Encoded(tokens[window], 1, wrong[window]) for window in windows)
+    return tuple(Encoded(tokens[window], 1, wrong[window], domain) for window in windows)
 
 
 def _overlapping(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,19 +20,28 @@ from vfunc.language.data import LanguageData
 from vfunc.language.designer import DesignerConfig, TopKDesigner
 from vfunc.language.designer_file import load_designer
 from vfunc.language.examples import TokenBatch
+from vfunc.language.feedback import (
+    FeedbackBatch,
+    FeedbackTasks,
+    matched_domains,
+    measure,
+    total_loss,
+)
 from vfunc.language.hand_made import hand_made_targets
 from vfunc.language.held_out import held_out_loss
 from vfunc.language.soft_loss import position_weights, soft_cross_entropy
+from vfunc.language.targets import mix
 from vfunc.language.value_problem import (
     LanguageLearner,
     autocast,
     designed_targets,
     language_problem,
-    next_token_loss,
+    worked_loss,
 )
 from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.split import Split, Splits, Whole
 from vfunc.trees import Params, Scalar
 from vfunc.workload import BuiltTask, Evaluation, Forward
 
@@ -55,6 +65,8 @@ class LanguageWorkload:
         device: where the learner is.
         dtype: of mixed precision, or None.
         seed: of the designer's first parameters.
+        tasks: what the feedback measures.
+        splits: where each arm's learner is cut at the lower edge of S.
     """
 
     data: LanguageData
@@ -68,32 +80,51 @@ class LanguageWorkload:
     device: torch.device
     dtype: torch.dtype | None
     seed: int
+    tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
     unit: str = "tokens"
+    splits: Splits = field(default_factory=Splits, repr=False, compare=False)
+
+    def smaller(self, examples: int) -> LanguageWorkload:
+        """See `Workload.smaller`."""
+        return replace(
+            self,
+            batch_size=min(examples, self.batch_size),
+            feedback_batch_size=min(examples, self.feedback_batch_size),
+        )
 
     def batch(self, position: int) -> TokenBatch:
         """See `Workload.batch`."""
         return self.data.stream.batch(position * self.batch_size, self.batch_size).to(self.device)
 
-    def feedback(self, index: int) -> TokenBatch:
+    def feedback(self, index: int) -> FeedbackBatch:
         """See `Workload.feedback`."""
         size = self.feedback_batch_size
-        return self.data.feedback.batch(index * size, size).to(self.device)
+        batch = self.data.feedback.batch(index * size, size)
+        return batch.to(self.device) if isinstance(batch, TokenBatch) else batch
 
     def count(self, batch: TokenBatch) -> int:
         """See `Workload.count`: input tokens, without padding."""
         return tokens_in(batch)
 
-    def forward(self, learner: nn.Module, batch: TokenBatch, *, observe: bool) -> Forward:
+    def forward(
+        self,
+        learner: nn.Module,
+        batch: TokenBatch,
+        *,
+        observe: bool,
+        estimated: FunctionalLearner | None = None,
+    ) -> Forward:
         """See `Workload.forward`."""
-        with autocast(self.device, self.dtype):
-            logits = learner(input_ids=batch.inputs, use_cache=False).logits
-        return Forward(batch, logits, self._observe(logits, batch) if observe else None)
+        logits, edge = self._logits(learner, batch, estimated)
+        return Forward(batch, logits, self._observe(logits, batch, edge) if observe else None)
 
-    def look_ahead(self, learner: nn.Module, batch: TokenBatch) -> ObservedBatch:
+    def look_ahead(
+        self, learner: nn.Module, batch: TokenBatch, *, estimated: FunctionalLearner | None = None
+    ) -> ObservedBatch:
         """See `Workload.look_ahead`."""
-        with torch.no_grad(), mode(learner, training=False), autocast(self.device, self.dtype):
-            logits = learner(input_ids=batch.inputs, use_cache=False).logits
-        return self._observe(logits, batch)
+        with torch.no_grad(), mode(learner, training=False):
+            logits, edge = self._logits(learner, batch, estimated)
+        return self._observe(logits, batch, edge)
 
     def build_task(self, arm: str, forward: Forward, designer: nn.Module | None) -> BuiltTask:
         """See `Workload.build_task`. Candidates and q; the baseline's is the true token alone."""
@@ -121,17 +152,25 @@ class LanguageWorkload:
             torch.manual_seed(self.seed)
             return TopKDesigner(self.designer).to(self.device)
 
-    def regulariser(self, designer: nn.Module, phi: Params, observed: ObservedBatch) -> Scalar:
-        """See `Workload.regulariser`: the mean gate over predicted positions."""
-        _, alpha = functional_call(designer, phi, (observed.batch, observed.observation))
-        return (alpha * position_weights(observed.batch.predict)).sum()
+    def regularisers(
+        self, designer: nn.Module, phi: Params, observed: ObservedBatch
+    ) -> Mapping[str, Scalar]:
+        """See `Workload.regularisers`: means over predicted positions.
+
+        `gate` is the gate's (sparsity); `moved` the target mass that is off the true token, which
+        a gate towards a learner that agrees with the text leaves alone.
+        """
+        r, alpha = functional_call(designer, phi, (observed.batch, observed.observation))
+        weight = position_weights(observed.batch.predict)
+        moved = 1 - mix(alpha, r)[..., 0]
+        return {"gate": (alpha * weight).sum(), "moved": (moved * weight).sum()}
 
     def problem(
         self,
         functional: FunctionalLearner,
         designer: nn.Module,
         observed: tuple[ObservedBatch, ...],
-        feedback: TokenBatch,
+        feedback: FeedbackBatch,
         rule: UpdateRule,
         state: OptimizerState,
         *,
@@ -140,18 +179,28 @@ class LanguageWorkload:
     ) -> ValueProblem:
         """See `Workload.problem`."""
         learner = LanguageLearner(functional, self.dtype, dropout)
-        return language_problem(learner, designer, observed, feedback, rule, state, seed=seed)
+        split = self._split(learner, observed[0].batch)
+        learner = replace(learner, split=split if isinstance(split, Split) else None)
+        tasks = self.tasks
+        measured = measure(
+            tasks, learner, _generating(functional.module), self.tokenizer, feedback, seed
+        )
+        theta = functional.theta
+        loss = total_loss(tasks, measured, theta)
+        problem = language_problem(learner, designer, observed, loss, rule, state, seed=seed)
+        domains = matched_domains(tasks, problem, measured, theta)
+        # a domain that either the text or the feedback lacks says nothing here
+        heard = set(domains if tasks.combine == "matched" else measured.losses)
+        silent = heard <= measured.silent
+        return replace(
+            problem, domains=domains, silent=silent, notes=measured.notes, split=split.why
+        )
 
     def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
         size = self.feedback_batch_size
         batch = self.data.held_out.batch(index * size, size).to(self.device)
-        learner = LanguageLearner(functional, self.dtype)
-
-        def loss(theta: Params) -> Scalar:
-            return next_token_loss(learner.logits(theta, batch.inputs, dropout=False), batch)
-
-        return loss
+        return worked_loss(LanguageLearner(functional, self.dtype), batch)
 
     def value_map(
         self, observed: ObservedBatch, task: Task, cotangent: Mapping[str, Tensor]
@@ -187,8 +236,7 @@ class LanguageWorkload:
         if final and self.data.problems:
             with autocast(self.device, self.dtype):
                 solved = pass_at_1(
-                    # adapters are layers of the base model, which is what generates
-                    learner.get_base_model() if isinstance(learner, PeftModel) else learner,
+                    _generating(learner),
                     self.tokenizer,
                     self.data.problems,
                     max_new_tokens=self.data.max_new_tokens,
@@ -205,8 +253,31 @@ class LanguageWorkload:
         """See `Workload.autocast`."""
         return self.dtype
 
-    def _observe(self, logits: Tensor, batch: TokenBatch) -> ObservedBatch:
-        return ObservedBatch(batch, observe(logits, batch, self.top_k))
+    def _logits(
+        self, learner: nn.Module, batch: TokenBatch, estimated: FunctionalLearner | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The learner's logits; and the edge that an estimate would compute, if it is the same."""
+        split = estimated and self._split(LanguageLearner(estimated, self.dtype), batch)
+        capture = split.capture(learner) if isinstance(split, Split) else nullcontext([])
+        before = RandomState.now(self.device)
+        with capture as edges, autocast(self.device, self.dtype):
+            logits = learner(input_ids=batch.inputs, use_cache=False).logits
+        # estimates run without dropout, and so may not take what came out of it
+        same = before.same_as(RandomState.now(self.device))
+        return logits, edges[0] if edges and same else None
+
+    def _split(self, learner: LanguageLearner, batch: TokenBatch) -> Split | Whole:
+        if learner.dropout is not None:
+            return learner.split_for(batch.inputs)
+        return self.splits.of(learner.functional, lambda: learner.split_for(batch.inputs[:1]))
+
+    def _observe(self, logits: Tensor, batch: TokenBatch, edge: Tensor | None) -> ObservedBatch:
+        return ObservedBatch(batch, observe(logits, batch, self.top_k), edge)
+
+
+def _generating(learner: nn.Module) -> Any:
+    """The model that generates: adapters are layers of the base model."""
+    return learner.get_base_model() if isinstance(learner, PeftModel) else learner
 
 
 def _gate_notes(alpha: Tensor, q: Tensor, batch: TokenBatch) -> dict[str, float]:

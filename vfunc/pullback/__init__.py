@@ -9,72 +9,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vfunc.errors import UserError
-from vfunc.problem import Construction, LinearForm, ValueProblem
+from vfunc.problem import Construction, ValueProblem
+from vfunc.pullback.choice import ENGINES, Chosen, after_short_memory, choose_engine
 from vfunc.pullback.engine import GRADIENT, Engine, MixedProduct, Passes
-from vfunc.pullback.finite_difference import FiniteDifference
+from vfunc.pullback.finite_difference import FiniteDifference, coarsest_round_off
 from vfunc.pullback.forward import Forward
 from vfunc.pullback.linear import Linear
+from vfunc.pullback.memory import MemoryShortError
 from vfunc.pullback.reverse import Reverse
 from vfunc.trees import Params
 from vfunc.typecheck import typed
-
-ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (Linear(), Forward(), Reverse(), FiniteDifference())
-}
-"""The engines by name; `auto` chooses among them."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """An engine, and why it is the one."""
-
-    engine: Engine
-    why: str
-
-
-def choose_engine(
-    engine: str | Engine,
-    linear: LinearForm | None,
-    designed: tuple[str, ...],
-    *,
-    hessian: bool = False,
-) -> Chosen:
-    """The engine that an option names, or the one that `auto` takes.
-
-    `auto` takes `linear` where the objective is linear in what the designer makes (one tangent
-    pass, no backward), else `reverse` (as fast as `forward` and lighter in memory when measured,
-    and every operation that has a double backward is exact in it).
-
-    Args:
-        engine: `auto`, an engine's name, or an engine.
-        linear: the problem's linear form, if it has one.
-        designed: the entries of the task that depend on phi.
-        hessian: whether the Hessian-vector product is wanted too.
-
-    Returns:
-        The engine and the reason.
-
-    Raises:
-        UserError: the name is unknown, or the engine does not apply to this problem.
-    """
-    if engine == "auto":
-        refusal = ENGINES["linear"].refusal(linear, designed, hessian=hessian)
-        if refusal is None:
-            return Chosen(ENGINES["linear"], "auto: the objective is linear in the targets")
-        return Chosen(ENGINES["reverse"], f"auto: linear does not apply ({refusal})")
-    if isinstance(engine, str):
-        if engine not in ENGINES:
-            raise UserError(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
-        engine = ENGINES[engine]
-    refusal = engine.refusal(linear, designed, hessian=hessian)
-    if refusal is not None:
-        raise UserError(f"the engine {engine.name!r} does not apply here: {refusal}")
-    return Chosen(engine, "asked for")
 
 
 @contextlib.contextmanager
@@ -100,6 +48,7 @@ def mixed_product(
     engine: str | Engine = "auto",
     *,
     hessian: bool = False,
+    repeated: bool = False,
 ) -> tuple[MixedProduct, Chosen]:
     """The learner's part: grad_c <w, g_pre>, and H w if asked for.
 
@@ -110,19 +59,38 @@ def mixed_product(
         w: the direction in learner space, held constant.
         engine: `auto`, a name, or an engine.
         hessian: whether H w is wanted too.
+        repeated: whether this is one of many products of a solver, which goes by its own
+            residual: finite differences then do without their error estimate.
 
     Returns:
         The product, and the engine with the reason for it.
 
     Raises:
         UserError: the engine is unknown or does not apply.
+        NotConvergedError: finite differences of two step sizes disagree.
     """
-    chosen = choose_engine(engine, problem.linear, construction.designed, hessian=hessian)
-    with attention_for(chosen.engine):
-        product = chosen.engine(
-            problem, theta, construction.task, construction.designed, w, hessian=hessian
-        )
-    return product, chosen
+    chosen = choose_engine(
+        engine,
+        problem.linear,
+        construction.designed,
+        hessian=hessian,
+        no_second_order=problem.no_second_order,
+    )
+
+    def product_by(engine: Engine) -> MixedProduct:
+        if repeated and isinstance(engine, FiniteDifference):
+            engine = replace(engine, error_estimate=False)
+        task, designed = construction.task, construction.designed
+        with attention_for(engine):
+            return engine(problem, theta, task, designed, w, hessian=hessian)
+
+    try:
+        return product_by(chosen.engine), chosen
+    except MemoryShortError as short:
+        round_off = coarsest_round_off(theta, problem.compute_dtype)
+        chosen = after_short_memory(chosen, str(short), round_off)
+    product = product_by(chosen.engine)
+    return replace(product, passes=product.passes + Passes(forwards=1)), chosen
 
 
 @typed

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from vfunc import trees
 from vfunc.simulate.clip import Clip
 from vfunc.simulate.rule import Buffers, OptimizerState, Rule, TensorState
+from vfunc.simulate.sgd import SGD
 from vfunc.trees import Params
 
 
@@ -80,17 +81,20 @@ class UpdateRule:
         Args:
             theta: the learner's parameters (the subset S).
             state: optimizer state by name; names that are absent start fresh.
-            g: this micro-batch's gradient, shaped like theta.
+            g: this micro-batch's gradient. A parameter without an entry, here and in
+                `accumulated`, was not reached by the loss: as in `torch.optim`, it and its state
+                stay as they are.
 
         Returns:
-            The next parameters and state, as new tensors.
+            The next parameters and state; new tensors for those that move.
         """
         g = self.effective(g)
-        moved = {
-            name: self.rule(name).step(p, state.get(name, TensorState()), g[name])
-            for name, p in theta.items()
-        }
-        return {n: m[0] for n, m in moved.items()}, {n: m[1] for n, m in moved.items()}
+        after, moved = dict(theta), dict(state)
+        for name, p in theta.items():
+            if name in g:
+                before = state.get(name, TensorState())
+                after[name], moved[name] = self.rule(name).step(p, before, g[name])
+        return after, moved
 
     def vjp(
         self,
@@ -105,30 +109,41 @@ class UpdateRule:
         Args:
             theta: the point of the step.
             state: the state before it.
-            g: the gradient it used.
+            g: the gradient it used; see `step`.
             theta_bar: cotangent of the next parameters.
             state_bar: cotangents of the next buffers, by name; absent means zero.
 
         Returns:
-            Cotangents of theta, of the state's buffers, and of g.
+            Cotangents of theta, of the state's buffers, and of g. The last is shaped like theta,
+            zero where g has no entry; there the step is the identity, and so is its pullback.
         """
         seen = self.effective(g)
-        back = {
-            name: self.rule(name).vjp(
-                p,
-                state.get(name, TensorState()),
-                seen[name],
-                theta_bar[name],
-                state_bar.get(name, {}),
-            )
-            for name, p in theta.items()
-        }
-        g_bar = {name: b[2] for name, b in back.items()}
+        before, buffers_before, g_bar = dict(theta_bar), dict(state_bar), {}
+        for name, p in theta.items():
+            if name in seen:
+                before[name], buffers_before[name], g_bar[name] = self.rule(name).vjp(
+                    p,
+                    state.get(name, TensorState()),
+                    seen[name],
+                    theta_bar[name],
+                    state_bar.get(name, {}),
+                )
         if self.clip is not None:
             g_bar = self.clip.vjp(self._window(g), g_bar)
         g_bar = trees.scale(g_bar, self.weight) if self.weight != 1.0 else g_bar
-        return {n: b[0] for n, b in back.items()}, {n: b[1] for n, b in back.items()}, g_bar
+        reached = {name: x for name, x in g_bar.items() if name in g}
+        return before, buffers_before, trees.filled(reached, theta)
+
+    @property
+    def affine(self) -> bool:
+        """Whether the step is affine in (theta, state, g), so that `vjp` reads no gradient."""
+        rules = self.rules.values() if isinstance(self.rules, Mapping) else (self.rules,)
+        return self.clip is None and all(isinstance(rule, SGD) for rule in rules)
 
     def _window(self, g: Params) -> Params:
+        """What `.grad` holds at the step: the window so far, and this micro-batch at its weight."""
         g = trees.scale(g, self.weight) if self.weight != 1.0 else g
-        return g if self.accumulated is None else trees.axpy(1.0, g, self.accumulated)
+        if self.accumulated is None:
+            return g
+        held = self.accumulated
+        return held | {name: x + held[name] if name in held else x for name, x in g.items()}

@@ -3,59 +3,104 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.solvers.solution import MatVec, Outcome, Solution
+from vfunc.solvers.solution import MatVec, Outcome, Solution, rounding
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
 
 @typed
 def conjugate_gradient(
-    matvec: MatVec, b: Params, *, tolerance: float = 1e-5, max_iterations: int = 50
+    matvec: MatVec,
+    b: Params,
+    *,
+    tolerance: float = 1e-5,
+    max_iterations: int = 50,
+    steps: int | None = None,
+    preconditioner: MatVec | Params | None = None,
 ) -> Solution:
     """Solve A x = b from x = 0.
 
-    Exact in at most n steps in exact arithmetic. A direction p with <p, A p> <= 0 ends the
-    iteration, and is reported: A is then not positive definite and x is the last iterate before
-    it (zero, if it is the first).
+    Exact in at most n steps in exact arithmetic, whatever the preconditioner (Golub and Van Loan,
+    algorithm 11.5.1). A direction p with <p, A p> <= 0 ends the iteration, and is reported: A is
+    then not positive definite and x is the last iterate before it (zero, if it is the first).
 
     Args:
         matvec: x -> A x, A symmetric.
         b: right-hand side.
-        tolerance: on |b - A x| / |b|.
+        tolerance: on |b - A x| / |b|, the residual by the recurrence.
         max_iterations: products with A, at most.
+        steps: products with A, whatever the residual (but none once it is down to rounding);
+            in place of `max_iterations`.
+        preconditioner: a symmetric positive definite M near A: its diagonal, shaped like b, or
+            the function r -> M^{-1} r.
 
     Returns:
-        The solution with its outcome; the caller decides what a failure means.
+        The solution with its outcome; the caller decides what a failure means. With `steps` the
+        outcome is `steps` unless the tolerance is met all the same.
 
     Raises:
-        UserError: a tolerance or an iteration count that is not positive.
+        UserError: a tolerance or an iteration count that is not positive, or a preconditioner
+            that is not positive definite.
     """
-    if tolerance <= 0 or max_iterations < 1:
+    limit = max_iterations if steps is None else steps
+    if tolerance <= 0 or limit < 1:
         raise UserError(
             f"conjugate_gradient needs tolerance > 0 and max_iterations >= 1, "
-            f"not {tolerance} and {max_iterations}"
+            f"not {tolerance} and {limit}"
         )
+    apply = _applied(preconditioner, b)
+    enough = tolerance if steps is None else min(tolerance, rounding(b))
     x, r = trees.zeros_like(b), b
     size = float(trees.norm(b))
     if size == 0.0:
-        return Solution(x, Outcome.converged, 0.0, 0, math.inf)
-    p, rr = r, size**2
-    curvature = math.inf
-    for iteration in range(1, max_iterations + 1):
+        return Solution(x, Outcome.converged, 0.0, 0, 0, math.inf)
+    residual, curvature = 1.0, math.inf
+    p, rz = apply(r)
+    for iteration in range(1, limit + 1):
         ap = matvec(p)
         pap = float(trees.dot(p, ap))
         curvature = min(curvature, pap / float(trees.dot(p, p)))
         if pap <= 0:
-            return Solution(
-                x, Outcome.negative_curvature, math.sqrt(rr) / size, iteration, curvature
-            )
-        alpha = rr / pap
+            outcome = Outcome.negative_curvature
+            return Solution(x, outcome, residual, iteration, iteration, curvature)
+        alpha = rz / pap
         x, r = trees.axpy(alpha, p, x), trees.axpy(-alpha, ap, r)
-        rr, before = float(trees.dot(r, r)), rr
-        if math.sqrt(rr) <= tolerance * size:
-            return Solution(x, Outcome.converged, math.sqrt(rr) / size, iteration, curvature)
-        p = trees.axpy(rr / before, p, r)
-    return Solution(x, Outcome.iterations, math.sqrt(rr) / size, max_iterations, curvature)
+        residual = float(trees.norm(r)) / size
+        if not math.isfinite(residual):
+            return Solution(x, Outcome.not_finite, residual, iteration, iteration, curvature)
+        if residual <= enough:
+            return Solution(x, Outcome.converged, residual, iteration, iteration, curvature)
+        before = rz
+        z, rz = apply(r)
+        p = trees.axpy(rz / before, p, z)
+    outcome = Outcome.iterations if steps is None else Outcome.steps
+    outcome = Outcome.converged if residual <= tolerance else outcome
+    return Solution(x, outcome, residual, limit, limit, curvature)
+
+
+def _applied(
+    preconditioner: MatVec | Params | None, b: Params
+) -> Callable[[Params], tuple[Params, float]]:
+    """r -> (M^{-1} r, <r, M^{-1} r>), checked to be positive."""
+    if preconditioner is None:
+        return lambda r: (r, float(trees.dot(r, r)))
+    if isinstance(preconditioner, dict):
+        trees.require_same_structure("the preconditioner", preconditioner, b)
+        if not all(bool((d > 0).all()) for d in preconditioner.values()):
+            raise UserError("the preconditioner's diagonal has entries that are not positive")
+
+    def apply(r: Params) -> tuple[Params, float]:
+        if isinstance(preconditioner, dict):
+            z = {name: x / preconditioner[name] for name, x in r.items()}
+        else:
+            z = preconditioner(r)
+        rz = float(trees.dot(r, z))
+        if rz <= 0:
+            raise UserError(f"the preconditioner is not positive definite: <r, M^-1 r> = {rz:.1e}")
+        return z, rz
+
+    return apply

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+
 from vfunc.errors import NotConvergedError
 from vfunc.trees import Params
 
@@ -18,8 +20,13 @@ class Outcome(enum.Enum):
     """How a solver stopped; the value says what to do about it."""
 
     converged = "converged"
+    steps = "took the steps that were asked for"
+    low_rank = "solved a low-rank approximation of the system"
     iterations = "stopped at max_iterations; raise it, loosen the tolerance, or raise the damping"
     negative_curvature = "met a direction of negative curvature; raise the damping"
+    diverged = "diverged: step * curvature reached 2; lower the step or raise the damping"
+    ill_conditioned = "met an ill-conditioned system; loosen the tolerance or raise the damping"
+    not_finite = "met a number that is not finite"
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,10 @@ class Solution:
     Attributes:
         x: the last iterate.
         outcome: how the solver stopped.
-        residual: |b - A x| / |b|, from the solver's own recurrence.
-        iterations: products with A spent.
+        residual: |b - A x| / |b|; each solver says how it comes by it.
+        iterations: steps taken (conjugate gradient), terms (Neumann), the rank (Nystrom) or
+            columns (dense).
+        products: products with A spent in all.
         curvature: the smallest <p, A p> / <p, p> seen; negative if A is not positive definite.
     """
 
@@ -38,6 +47,7 @@ class Solution:
     outcome: Outcome
     residual: float
     iterations: int
+    products: int
     curvature: float
 
     @property
@@ -45,15 +55,26 @@ class Solution:
         """Whether the residual met its tolerance."""
         return self.outcome is Outcome.converged
 
-    def require(self, what: str) -> Solution:
-        """The same solution if it converged.
+    def require(self, what: str, advice: str = "") -> Solution:
+        """The same solution if it converged, or is as approximate as it was asked to be.
+
+        Args:
+            what: what was solved, for the message.
+            advice: what else would help where A is not positive definite.
 
         Raises:
             NotConvergedError: it did not; the message says how to go on.
         """
-        if not self.converged:
+        if self.outcome not in (Outcome.converged, Outcome.steps, Outcome.low_rank):
+            further = advice if self.outcome is Outcome.negative_curvature else ""
             raise NotConvergedError(
-                f"{what}: the solver {self.outcome.value} "
-                f"(relative residual {self.residual:.1e} after {self.iterations} iterations)"
+                f"{what}: the solver {self.outcome.value}{further} (relative residual "
+                f"{self.residual:.1e} after {self.iterations} iterations, smallest curvature "
+                f"{self.curvature:.1e})"
             )
         return self
+
+
+def rounding(b: Params) -> float:
+    """The relative residual below which a further step only moves rounding errors."""
+    return 10 * max(torch.finfo(x.dtype).eps for x in b.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vfunc.language.arithmetic import STYLES
 from vfunc.training.arms import ARMS
 from vfunc.training.defaults import EMBEDDED_DATA
 from vfunc.training.method_options import DesignerOptions, EstimatorOptions
@@ -28,8 +29,11 @@ SAVED_WITH_DESIGNER = (
     "designer_features",
 )
 DESIGNER_TRAINING = (
+    "certify",
     "designer_lr",
     "gate_penalty",
+    "moved_penalty",
+    "feedback_combine",
     "meta_period",
     "burn_in",
     "estimate_mode",
@@ -70,7 +74,15 @@ _OF_DESIGNED_ARMS = (
     *(f.name for f in dataclasses.fields(EstimatorOptions)),
     "feedback_size",
     "feedback_batch_size",
+    "feedback_kind",
+    "reward_samples",
+    "reward_temperature",
+    "feedback_tasks",
+    "feedback_weights",
+    "feedback_combine",
+    "normalise_feedback",
     "probe_batches",
+    "certify",
 )
 
 
@@ -85,6 +97,19 @@ class Rule:
 
 def _any_arm(arms: tuple[str, ...]) -> Callable[[Options], bool]:
     return lambda options: any(arm in arms for arm in options["arms"])
+
+
+def task_count(options: Options) -> int:
+    """How many feedback tasks there are."""
+    if options["stream"] is None:
+        return len(STYLES) if options["feedback_tasks"] == "styles" else 1
+    return len(options["feedback"] or ()) or 1
+
+
+def _normalising_matters(options: Options) -> bool:
+    """A cosine does not change with the size of its own domain's gradient."""
+    cosine = options["estimator"] == "first_order" and options["value"] == "cosine"
+    return not (options["feedback_combine"] == "matched" and cosine)
 
 
 RULES = (
@@ -122,6 +147,27 @@ RULES = (
         _OF_DESIGNED_ARMS,
         _any_arm(DESIGNED_ARMS),
         f"it needs an arm with a designer, {' or '.join(DESIGNED_ARMS)}",
+    ),
+    Rule(
+        ("feedback_weights", "feedback_combine", "normalise_feedback"),
+        lambda options: task_count(options) > 1,
+        "there is one feedback task; give several --feedback, or --feedback-tasks styles on the "
+        "embedded problem",
+    ),
+    Rule(
+        ("feedback_weights",),
+        lambda options: options["feedback_combine"] == "sum",
+        "--feedback-combine matched takes the plain mean",
+    ),
+    Rule(
+        ("normalise_feedback",),
+        _normalising_matters,
+        "the cosine of each matched domain does not depend on its gradient's norm",
+    ),
+    Rule(
+        ("reward_samples", "reward_temperature"),
+        lambda options: options["feedback_kind"] == "reward",
+        "it is for --feedback-kind reward",
     ),
     Rule(
         ("nystrom_rank",),

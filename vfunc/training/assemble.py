@@ -16,7 +16,9 @@ from vfunc.language.data import RawData, Source, embedded_data, file_data, token
 from vfunc.language.designer import DesignerConfig
 from vfunc.language.designer_file import load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
+from vfunc.language.feedback import FeedbackTasks
 from vfunc.language.loading import load_learner, with_lora
+from vfunc.language.rewards import RewardOptions
 from vfunc.language.streams import StreamSpec, stream_preset
 from vfunc.language.targets import TargetForm
 from vfunc.language.workload import LanguageWorkload
@@ -84,8 +86,13 @@ def assemble(config: RunConfig) -> Assembled:
     select(module, config.estimator.align)
     if config.estimator.estimate_mode == "train" and not _has_dropout(module):
         raise UserError("--estimate-mode train does nothing here: the learner has no dropout")
+    raw = _read(config.data, config.run.seed)
     data = tokenised(
-        _read(config.data, config.run.seed), tokenizer, config.data.seq_len, config.run.seed
+        raw,
+        tokenizer,
+        config.data.seq_len,
+        config.run.seed,
+        rewarded=config.data.feedback_kind == "reward",
     )
     workload = LanguageWorkload(
         data=data,
@@ -99,6 +106,7 @@ def assemble(config: RunConfig) -> Assembled:
         device=device,
         dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
         seed=config.run.seed,
+        tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
     )
     return Assembled(config, module, tokenizer, workload, device)
 
@@ -132,7 +140,10 @@ def step_options(config: RunConfig) -> StepOptions:
         meta_period=config.estimator.meta_period,
         burn_in=config.estimator.burn_in,
         look_ahead=_look_ahead(config),
-        gate_penalty=config.designer.gate_penalty,
+        penalties={
+            "gate": config.designer.gate_penalty,
+            "moved": config.designer.moved_penalty,
+        },
         train_mode=config.estimator.estimate_mode == "train",
         seed=config.run.seed,
     )
@@ -191,13 +202,28 @@ def _read(data: DataOptions, seed: int) -> RawData:
             feedback=data.feedback_size,
             evaluation=data.eval_size,
             split=data.eval_split,
+            by_style=data.feedback_tasks == "styles",
         )
     assert data.feedback is not None and data.eval is not None
     return file_data(
-        Source(data.stream, data.stream_fields, data.stream_limit),
-        Source(data.feedback, data.feedback_fields, data.feedback_size),
+        [Source(name, data.stream_fields, data.stream_limit) for name in data.stream],
+        [Source(name, data.feedback_fields, data.feedback_size) for name in data.feedback],
         Source(data.eval, data.eval_fields, data.eval_size),
         seed,
+    )
+
+
+def _feedback_tasks(
+    data: DataOptions, names: tuple[str, ...], max_new_tokens: int
+) -> FeedbackTasks:
+    """What the feedback measures; completions may be as long as evaluation lets them be."""
+    rewards = RewardOptions(data.reward_samples, data.reward_temperature, max_new_tokens)
+    return FeedbackTasks(
+        names,
+        data.feedback_weights,
+        data.feedback_combine,
+        data.normalise_feedback,
+        rewards if data.feedback_kind == "reward" else None,
     )
 
 

@@ -27,6 +27,7 @@ EMBEDDED_DATA = (
     "levels",
     "stream_size",
     "eval_split",
+    "feedback_tasks",
 )
 
 
@@ -67,6 +68,7 @@ def _of_data(options: Mapping[str, Any]) -> dict[str, Any]:
         "levels": tuple(map(float, spec.levels)),
         "stream_size": 10_000,
         "eval_split": "test",
+        "feedback_tasks": "one",
         "eval_size": 512,
         "seq_len": 128,
         "batch_size": 32,

@@ -86,9 +86,10 @@ def run_arm(
             arm, state, workload, estimator, options, plan, log
         )  # what an interrupt left undone
         while (fraction := _fraction(plan, state)) < 1.0:
+            first = state.counters.updates == 0
             done = _one_step(arm, state, workload, estimator, options, plan, fraction)
             after = _fraction(plan, state)
-            _report(arm, state, workload, done, after, log)
+            _report(arm, state, workload, done, after, log, first=first)
             if stop.asked:
                 _save(arm, state, workload, log)
                 raise KeyboardInterrupt(f"stopped after step {state.counters.step} of {arm.name}")
@@ -157,8 +158,14 @@ def _report(
     done: dict[str, Any],
     fraction: float,
     log: Log,
+    *,
+    first: bool,
 ) -> None:
+    """Log a step; and with the first estimate, which engine made it and why."""
     counted = _counted(arm, state, workload)
+    if first and "engine" in done.get("estimate", {}):
+        said = {name: done["estimate"].get(name, "") for name in ("engine", "engine_why", "split")}
+        log.event("engine", counted | said)
     log.event("step", counted | done)
     log.progress(fraction, counted | done)
 

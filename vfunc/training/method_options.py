@@ -108,6 +108,11 @@ class DesignerOptions:
     gate_penalty: float = option(
         "Weight of the penalty on the mean gate.", shown="0.3 for bounded, else 0", least=0
     )
+    moved_penalty: float = option(
+        "Weight of the penalty on the mean target mass that is off the text's own token.",
+        default=0.0,
+        least=0,
+    )
     designer: str | None = option(
         "Start from a saved designer; its size and form of targets hold.",
         default=None,

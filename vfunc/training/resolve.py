@@ -97,7 +97,7 @@ def estimator_options(config: RunConfig) -> dict[str, Any]:
 
 def default_name(config: RunConfig) -> str:
     """A name for a run that was given none: its data, estimator and seed."""
-    source = config.data.problem or config.data.stream or ""
+    source = config.data.problem or (config.data.stream or ("",))[0]
     stem = source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].split(".")[0]
     estimator = config.estimator.estimator.rsplit(":", 1)[-1]
     return f"{stem}-{estimator}-seed{config.run.seed}"

@@ -21,6 +21,7 @@ from vfunc.report.progress import Progress, Status, progress
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import Assembled, arm_plan, assemble, step_options
 from vfunc.training.budget import spent_fraction
+from vfunc.training.certifying import certified_arm, certify_start
 from vfunc.training.checkpoint import (
     load_checkpoint,
     naming_file,
@@ -49,6 +50,9 @@ class RunLog:
         """See `vfunc.training.loop.Log`."""
         with naming_file(self._events.path):
             self._events.write({"kind": kind, **fields})
+        if kind == "engine":
+            said = "; ".join(fields[name] for name in ("engine_why", "split") if fields[name])
+            self._display.message(f"engine    {fields['engine']} ({said})")
         if kind == "evaluation":
             self._latest["heldout_loss"] = fields["heldout_loss"]
 
@@ -76,6 +80,7 @@ def run(config: RunConfig) -> None:
 
     Raises:
         UserError: the user's mistake, in one line.
+        CertificationError: the estimator's gradient is wrong; nothing has been written.
         NonFiniteError: training broke down; the last good state is on disk.
         KeyboardInterrupt: stopped by the user; the state is on disk.
         OSError: a file cannot be written.
@@ -93,8 +98,10 @@ def run(config: RunConfig) -> None:
         text = to_toml(config)
         write_atomically(directory.config, lambda t: Path(t).write_text(text, encoding="utf-8"))
     else:
+        certified = _certify(parts, console)
         name = config.command.name or free_name(runs, default_name(config))
         directory = new_run(runs, name, to_toml(config), overwrite=config.command.overwrite)
+        _log_certification(certified, directory)
     try:
         if not directory.start.exists():
             _evaluate_start(parts, directory)
@@ -110,6 +117,31 @@ def run(config: RunConfig) -> None:
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
             f"{_resuming(config, directory)}"
         ) from error
+
+
+def _certify(parts: Assembled, console: Console) -> dict[str, Any] | None:
+    """Certify the run's estimator and say so in a line; returns the event of it."""
+    arm = certified_arm(parts)
+    if arm is None:
+        return None
+    began = time.perf_counter()
+    found = certify_start(arm, parts)
+    said = "the first feedback says nothing" if found is None else found.line()
+    console.print(f"certified {said}", highlight=False, markup=False, soft_wrap=True)
+    return {
+        "kind": "certification",
+        "arm": arm.name,
+        "verdict": said,
+        "notes": [] if found is None else list(found.notes),
+        "rows": [] if found is None else [vars(row) for row in found.rows],
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _log_certification(event: dict[str, Any] | None, directory: RunDirectory) -> None:
+    if event is not None:
+        with EventLog(directory.events) as events, naming_file(events.path):
+            events.write(event)
 
 
 def _resuming(config: RunConfig, directory: RunDirectory) -> str:
@@ -215,6 +247,8 @@ def _forget_events_after(directory: RunDirectory, arm: str, at: Counters) -> Non
 
 def _happened(event: Mapping[str, Any], at: Counters) -> bool:
     """Whether the state with these counters has an arm's event behind it."""
+    if event["kind"] == "certification":  # made once, before any arm
+        return True
     if at.step == 0 or event.get("final"):  # a start and an end are evaluated again
         return False
     until = at.step if event["kind"] == "step" else at.followed[0]

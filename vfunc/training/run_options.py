@@ -89,6 +89,10 @@ class RunOptions:
         default=16,
         least=0,
     )
+    certify: bool = option(
+        "Check the designer's gradient against finite differences before training, in a second.",
+        default=True,
+    )
     threads: int = option("CPU threads; 0 leaves the choice to torch.", default=0, least=0)
 
 
@@ -139,18 +143,19 @@ class DataOptions:
     eval_split: Literal["validation", "test"] | None = option(
         "Embedded: what to evaluate on. Choose settings on validation, report test.", shown="test"
     )
-    stream: str | None = option(
+    stream: tuple[str, ...] | None = option(
         "Unlabeled text to train on: a .jsonl, .jsonl.gz or .txt file, or a Hub data set "
-        "ID[:CONFIG[:SPLIT]].",
+        "ID[:CONFIG[:SPLIT]]. Several are read in turn, a sequence of each.",
         default=None,
         shown="the embedded problem's",
-        metavar="SOURCE",
+        metavar="SOURCE [SOURCE ...]",
     )
-    feedback: str | None = option(
-        "Labelled examples that only the value signal sees; with --stream.",
+    feedback: tuple[str, ...] | None = option(
+        "Labelled examples that only the value signal sees; with --stream. Several are as many "
+        "feedback tasks.",
         default=None,
         shown="the embedded problem's",
-        metavar="SOURCE",
+        metavar="SOURCE [SOURCE ...]",
     )
     eval: str | None = option(
         "Held-out examples to evaluate on; with --stream.",
@@ -159,24 +164,58 @@ class DataOptions:
         metavar="SOURCE",
     )
     stream_fields: str | None = option(
-        "Which fields of --stream to read: prompt=FIELD,completion=FIELD or text=FIELD.",
+        "Which fields of every --stream to read: prompt=FIELD,completion=FIELD or text=FIELD.",
         default=None,
         shown="recognised",
         metavar="FIELDS",
     )
     feedback_fields: str | None = option(
-        "The same for --feedback.", default=None, shown="recognised", metavar="FIELDS"
+        "The same for --feedback; with --feedback-kind reward also prompt=FIELD,answer=FIELD.",
+        default=None,
+        shown="recognised",
+        metavar="FIELDS",
     )
     eval_fields: str | None = option(
         "The same for --eval.", default=None, shown="recognised", metavar="FIELDS"
     )
     stream_limit: int | None = option(
-        "Use this many examples of --stream, drawn by the seed.",
+        "Use this many examples of each --stream, drawn by the seed.",
         default=None,
         shown="all",
         least=1,
     )
-    feedback_size: int = option("Feedback examples to use.", default=1024, least=1)
+    feedback_size: int = option(
+        "Feedback examples to use, of each --feedback.", default=1024, least=1
+    )
+    feedback_kind: Literal["worked", "reward"] = option(
+        "What feedback measures: the loss on worked solutions, or the reward of completions that "
+        "the learner draws itself, right or wrong by their answer alone.",
+        default="worked",
+    )
+    reward_samples: int = option(
+        "With --feedback-kind reward: completions of each prompt.", default=4, least=2
+    )
+    reward_temperature: float = option(
+        "With --feedback-kind reward: temperature at which they are drawn.", default=1.0, above=0
+    )
+    feedback_tasks: Literal["one", "styles"] | None = option(
+        "Embedded: one feedback task, or one for each style of telling.", shown="one"
+    )
+    feedback_weights: tuple[float, ...] | None = option(
+        "Weights of the feedback tasks in the sum of their losses.",
+        default=None,
+        shown="all the same, adding up to 1",
+        metavar="W [W ...]",
+        least=0,
+    )
+    feedback_combine: Literal["sum", "matched"] = option(
+        "Several feedback tasks: sum their losses; or match each with the text of its own domain "
+        "(the style, or the --stream in the same place) and take the mean of the values.",
+        default="sum",
+    )
+    normalise_feedback: bool = option(
+        "Several feedback tasks: divide each one's loss by its gradient's norm.", default=False
+    )
     eval_size: int = option(
         "Held-out examples to evaluate on.", shown="512 embedded, else 256", least=1
     )
@@ -189,5 +228,5 @@ class DataOptions:
         least=1,
     )
     feedback_batch_size: int = option(
-        "Feedback examples in an estimate.", shown="as --batch-size", least=1
+        "Feedback examples in an estimate, shared by the tasks.", shown="as --batch-size", least=1
     )

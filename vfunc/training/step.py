@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from vfunc import trees
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.estimators import Estimator
+from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.simulate import Clip, from_optimizer
@@ -35,7 +37,7 @@ class StepOptions:
         meta_period: r, micro-batches between designer updates.
         burn_in: micro-batches before the first; until then a designer's arm is the baseline.
         look_ahead: unlabeled batches that the estimator wants.
-        gate_penalty: lambda of the designer's regulariser.
+        penalties: lambda of each term of the designer's regulariser R(phi), by its name.
         train_mode: whether estimates repeat the learner's dropout masks.
         seed: of what estimators draw.
     """
@@ -45,7 +47,7 @@ class StepOptions:
     meta_period: int
     burn_in: int
     look_ahead: int
-    gate_penalty: float
+    penalties: Mapping[str, float]
     train_mode: bool
     seed: int
 
@@ -86,10 +88,16 @@ def micro_batch(
     batch = workload.batch(at.micro_batch)
     drawn = RandomState.now(next(state.learner.parameters()).device)
     burning_in = arm.designed and at.micro_batch < options.burn_in
-    forward = workload.forward(state.learner, batch, observe=arm.observes and not burning_in)
-    estimate = None
     due = (at.micro_batch - options.burn_in) % options.meta_period == 0 and not burning_in
-    if estimator is not None and state.designer_optimizer is not None and due:
+    due = due and estimator is not None and state.designer_optimizer is not None
+    forward = workload.forward(
+        state.learner,
+        batch,
+        observe=arm.observes and not burning_in,
+        estimated=state.functional if due and not options.train_mode else None,
+    )
+    estimate = None
+    if estimator is not None and due:
         dropout = drawn if options.train_mode else None
         estimate = _update_designer(state, workload, estimator, options, forward, dropout, where)
     source = "baseline" if burning_in else arm.name
@@ -179,19 +187,25 @@ def _update_designer(
     dropout: RandomState | None,
     where: str,
 ) -> ValueEstimate:
+    """One step of the designer's optimizer; none where the feedback says nothing."""
     designer, optimizer = state.designer, state.designer_optimizer
     assert designer is not None and optimizer is not None
     at = state.counters
+    estimated = state.functional if dropout is None else None
     ahead = tuple(
-        workload.look_ahead(state.learner, workload.batch(at.micro_batch + k))
+        workload.look_ahead(state.learner, workload.batch(at.micro_batch + k), estimated=estimated)
         for k in range(1, options.look_ahead)
     )
     observed = (forward.observed, *ahead)
     feedback = workload.feedback(at.updates)
     problem = value_problem(state, workload, options, observed, feedback, dropout)
     phi = trees.detach(dict(designer.named_parameters()))
+    if problem.silent:
+        state.counters = at.advanced(updates=at.updates + 1)
+        return _nothing_to_estimate(problem, phi)
     try:
-        estimate = estimator(problem, state.functional.theta, phi)
+        asked = DomainMatched(estimator) if problem.domains else estimator
+        estimate = asked(problem, state.functional.theta, phi)
     except NotConvergedError as error:
         raise NotConvergedError(f"{error} ({where})") from error
     if not isinstance(estimate, ValueEstimate):
@@ -202,9 +216,9 @@ def _update_designer(
     _require_finite("the value", estimate.value, where)
     _require_finite("the designer's objective", estimate.objective, where)
     descent = trees.scale(estimate.grad, -1 / estimate.scale)
-    if options.gate_penalty:
-        penalty = _penalty_gradient(workload, state, phi, forward)
-        descent = trees.axpy(options.gate_penalty, penalty, descent)
+    if any(options.penalties.values()):
+        penalty = _penalty_gradient(workload, state, phi, forward, options.penalties)
+        descent = trees.axpy(1.0, penalty, descent)
     if not trees.is_finite(descent):
         raise NonFiniteError(f"the designer's gradient is not finite ({where})")
     for name, parameter in designer.named_parameters():
@@ -212,13 +226,30 @@ def _update_designer(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.counters = at.advanced(updates=at.updates + 1)
-    return estimate
+    split = {"split": problem.split} if problem.split else {}
+    return replace(estimate, diagnostics={**estimate.diagnostics, **split, **problem.notes})
 
 
-def _penalty_gradient(workload: Workload, state: ArmState, phi: Params, forward: Forward) -> Params:
+def _nothing_to_estimate(problem: ValueProblem, phi: Params) -> ValueEstimate:
+    """The estimate of any task's value for an L_down that is constant: zero."""
+    zero = torch.zeros(())
+    notes = {"silent": True, **problem.notes}
+    return ValueEstimate(zero, zero, trees.zeros_like(phi), 1.0, notes)
+
+
+def _penalty_gradient(
+    workload: Workload,
+    state: ArmState,
+    phi: Params,
+    forward: Forward,
+    penalties: Mapping[str, float],
+) -> Params:
+    """grad_phi of sum_i lambda_i R_i."""
     assert state.designer is not None
     phi = trees.leaves(phi)
-    return trees.gradient(workload.regulariser(state.designer, phi, forward.observed), phi)
+    terms = workload.regularisers(state.designer, phi, forward.observed)
+    total = sum((penalties[name] * terms[name] for name in penalties), torch.zeros(()))
+    return trees.gradient(total, phi)
 
 
 def _require_finite(what: str, x: Tensor, where: str) -> None:

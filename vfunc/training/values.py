@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from beartype.door import is_bearable
 
 from vfunc.errors import UserError
+from vfunc.training.applicability import task_count
 from vfunc.training.arms import ARMS
 from vfunc.training.budget import Budget, parse_budget
 from vfunc.training.config import FIELDS, TYPES
@@ -49,6 +50,8 @@ def typed_value(name: str, value: Any, where: str) -> Any:
         return parse_budget(value)
     if name == "arms" and isinstance(value, str):
         value = tuple(arm.strip() for arm in value.split(",") if arm.strip())
+    elif get_args(required(hint)) == (str, ...) and isinstance(value, str):
+        value = (value,)
     if isinstance(value, list):
         value = tuple(value)
     if isinstance(value, tuple) and float in get_args(required(hint)):
@@ -57,6 +60,7 @@ def typed_value(name: str, value: Any, where: str) -> Any:
         value = _as_float(value)
     # beartype takes True for an int, as Python does; nobody who writes `seed = true` means 1
     stray = isinstance(value, bool) and required(hint) is not bool
+    stray = stray or (value == () and name != "arms")
     if value is None or stray or not is_bearable(value, hint):
         raise UserError(f"{where} must be {type_in_words(name)}, not {value!r}")
     return value
@@ -69,7 +73,10 @@ def type_in_words(name: str) -> str:
         return "one of " + ", ".join(get_args(hint))
     if get_origin(hint) is tuple:
         entries = get_args(hint)
-        return "names, separated by commas" if entries[0] is str else f"{len(entries)} numbers"
+        if name == "arms":
+            return "names, separated by commas"
+        many = "one or more" if entries[-1] is ... else str(len(entries))
+        return f"{many} {'names' if entries[0] is str else 'numbers'}"
     words = {int: "a whole number", float: "a number", bool: "true or false", Budget: "a budget"}
     return words.get(hint, "text")
 
@@ -106,7 +113,8 @@ def check_bounds(name: str, value: Any, where: str) -> None:
     # overwriting removes the run's directory: a name must not lead out of --runs-dir
     if name == "name" and not _RUN_NAME.fullmatch(value):
         raise UserError(f"{where} must be a plain directory name, such as my-run_2, not {value!r}")
-    if isinstance(value, str) and not value.strip():
+    entries = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(entry, str) and not entry.strip() for entry in entries):
         raise UserError(f"{where} is empty")
 
 
@@ -131,6 +139,7 @@ def check_combination(given: Mapping[str, Any], options: Mapping[str, Any]) -> N
             "the arm known_wrong has to be told which tokens are wrong, which only the embedded "
             "problem can; take it out of --arms, or drop --stream"
         )
+    _check_feedback_tasks(options)
     if options["optimizer"] == "sgd" and "lr" not in given:
         raise UserError("--optimizer sgd has no learning rate that suits most learners; give --lr")
     width, heads = options["designer_width"], options["designer_heads"]
@@ -149,6 +158,51 @@ def check_combination(given: Mapping[str, Any], options: Mapping[str, Any]) -> N
     if align.startswith("lora") and options["learner"] == "embedded" and not options["lora_rank"]:
         raise UserError(
             f"--align {align} needs adapters, which the embedded learner has not; give --lora-rank"
+        )
+
+
+def _check_feedback_tasks(options: Mapping[str, Any]) -> None:
+    """Several feedback tasks: weights for all, examples of all, and text of all to match."""
+    count = task_count(options)
+    if count == 1:
+        return
+    weights = options["feedback_weights"]
+    if weights is not None and (len(weights) != count or not any(weights)):
+        raise UserError(
+            f"--feedback-weights {' '.join(f'{w:g}' for w in weights)}: give {count} weights, one "
+            "a feedback task, not all 0"
+        )
+    if options["feedback_batch_size"] < count:
+        raise UserError(
+            f"--feedback-batch-size {options['feedback_batch_size']} is below the {count} feedback "
+            "tasks that share it"
+        )
+    embedded = options["stream"] is None
+    if embedded and options["eval_forum_share"] in (0, 1):
+        raise UserError(
+            "--feedback-tasks styles needs both; set --eval-forum-share between 0 and 1"
+        )
+    if options["feedback_combine"] == "sum":
+        return
+    if embedded and options["forum_share"] in (0, 1):
+        raise UserError(
+            "--feedback-combine matched needs text of both styles; set --forum-share between 0 "
+            "and 1"
+        )
+    if not embedded and len(options["stream"]) != count:
+        raise UserError(
+            f"--feedback-combine matched needs a --stream for each --feedback, in the same order; "
+            f"there are {len(options['stream'])} and {count}"
+        )
+    if options["batch_size"] < count:
+        raise UserError(
+            f"--batch-size {options['batch_size']} is below the {count} domains that a micro-batch "
+            "has to hold"
+        )
+    if options["estimate_mode"] == "train":
+        raise UserError(
+            "--estimate-mode train repeats the dropout of whole micro-batches, which "
+            "--feedback-combine matched divides by domain; leave one of them out"
         )
 
 

@@ -1,0 +1,157 @@
+"""A lookahead holds the activations of one step, whatever the number of steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import cases
+import measures
+import pytest
+import torch
+from live_bytes import LiveBytes
+from optimizers import Optimizer
+from reference.unrolled import unrolled
+from torch import nn
+
+import vfunc
+from vfunc.estimators import trajectory
+from vfunc.simulate import SGD, AdamW, UpdateRule
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+# rule, and the copies of theta's size that its state has
+RULES = {"sgd": (SGD(0.01), 0), "momentum": (SGD(0.01, 0.9), 1), "adamw": (AdamW(0.01), 2)}
+
+
+def network():
+    """A tanh network whose activations are several times its parameters."""
+    module = cases.seeded(
+        lambda: nn.Sequential(
+            *(layer for _ in range(3) for layer in (nn.Linear(8, 8), nn.Tanh())), nn.Linear(8, 3)
+        ),
+        0,
+    )
+    learner = vfunc.functional(module)
+    draw = measures.generator(0)
+    x, labels = measures.normal(draw, 64, 8), torch.randint(0, 3, (64,), generator=draw)
+
+    def pretrain_loss(theta, task):
+        return ((learner(theta, task["x"]) - task["y"]) ** 2).mean()
+
+    problem = vfunc.ValueProblem(
+        lambda phi, x: {"x": x, "y": x @ phi["y"]},
+        pretrain_loss,
+        lambda theta: nn.functional.cross_entropy(learner(theta, x), labels),
+        (measures.normal(draw, 64, 8),),
+        UpdateRule(SGD(0.01)),
+    )
+    phi = {"y": measures.normal(draw, 8, 3)}
+    return cases.Situation(problem, learner.theta, phi, Optimizer())
+
+
+def size(params):
+    """Bytes."""
+    return sum(x.numel() * x.element_size() for x in params.values())
+
+
+def peak(function):
+    """The most bytes of tensors that were alive at once, of those that `function` made."""
+    with LiveBytes() as counter:
+        function()
+    return counter.peak
+
+
+def beyond(made, rule, copies, steps, **options):
+    """Peak bytes beyond a copy of theta and optimizer state a step, in units of theta."""
+    problem = replace(made.problem, batches=made.problem.batches[:1] * steps, rule=UpdateRule(rule))
+    ask = vfunc.Unrolled(steps, **options)
+    every = options.get("checkpoint_every", 1)
+    stored = steps if every == 1 else math.ceil(steps / every) + every
+    bytes_ = peak(lambda: ask(problem, made.theta, made.phi))
+    return bytes_ / size(made.theta) - stored * (1 + copies)
+
+
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize("rule", list(RULES))
+def test_peak_beyond_the_stored_states_does_not_grow_with_the_number_of_steps(rule, engine):
+    made = network()
+    # a lookahead of one step needs no Hessian product; from two on every step but one does
+    one, two, four, sixteen = (
+        beyond(made, *RULES[rule], steps, engine=engine) for steps in (1, 2, 4, 16)
+    )
+    assert max(four, sixteen) <= two + 0.5
+    assert one <= two
+    if engine == "reverse":  # where the Hessian product adds next to nothing to the graph
+        assert max(four, sixteen) <= 1.25 * one + 2
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_nor_does_it_for_a_transformer(rule):
+    made = cases.situation("qwen2", 5)
+    one, four, sixteen = (
+        beyond(made, *RULES[rule], steps, engine="reverse") for steps in (1, 4, 16)
+    )
+    assert sixteen <= four + 0.5
+    assert four <= 1.25 * one + 2
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_sparse_states_hold_less(rule):
+    made, copies = network(), 1 + RULES[rule][1]
+    every_step = beyond(made, *RULES[rule], 2, engine="reverse")
+    sparse = beyond(made, *RULES[rule], 16, checkpoint_every=4, engine="reverse")
+    assert sparse <= every_step + 0.5
+    # nothing is stored for steps that the adjoint does not reach; s_14 is new, as s_0 is not
+    cut = beyond(made, *RULES[rule], 16, truncate=2, engine="reverse") + 14 * copies
+    assert cut <= every_step + copies + 0.5
+
+
+@pytest.mark.parametrize("case", ["network", "qwen2"])
+def test_the_autograd_loop_holds_the_activations_of_every_step(case):
+    """The counter notices what the adjoint avoids."""
+    made = network() if case == "network" else cases.situation("qwen2", 5)
+    optimizer = Optimizer(momentum=0.9, lr=0.01)
+
+    def naive(steps):
+        problem = replace(made.problem, batches=made.problem.batches[:1] * steps)
+        return peak(lambda: unrolled(problem, made.theta, made.phi, optimizer, steps))
+
+    def adjoint(steps):
+        problem = replace(
+            made.problem, batches=made.problem.batches[:1] * steps, rule=optimizer.rule()
+        )
+        ask = vfunc.Unrolled(steps, engine="reverse")
+        return peak(lambda: ask(problem, made.theta, made.phi))
+
+    # bytes a further step
+    assert naive(6) - naive(2) > 2.2 * (adjoint(6) - adjoint(2))
+    assert naive(6) > naive(2) + 4 * 4 * size(made.theta)
+
+
+def test_a_graph_that_is_kept_is_noticed(monkeypatch):
+    """One designer's graph a step would show, small as it is."""
+    made, rule = network(), RULES["adamw"]
+    kept = []
+    real = trajectory.construct_task
+
+    def keeping(*args):
+        kept.append(real(*args))
+        return kept[-1]
+
+    two = beyond(made, *rule, 2, engine="reverse")
+    monkeypatch.setattr(trajectory, "construct_task", keeping)
+    sixteen = beyond(made, *rule, 16, engine="reverse")
+    assert sixteen > two + 5
+
+
+def test_the_counter_counts():
+    with LiveBytes() as counter:
+        a = torch.zeros(1000)
+        b = a[:10].add(1.0)
+        view = a.view(10, 100)
+        del a, view
+        c = torch.zeros(500)
+    assert counter.peak == 8 * 1010
+    assert counter.now == 8 * 510
+    assert len(b) + len(c) == 510

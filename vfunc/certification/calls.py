@@ -1,0 +1,186 @@
+"""What a function calls on the way: its torch operations, and the modules they are in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils.module_tracker import ModuleTracker
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of a torch function.
+
+    Attributes:
+        func: what was called.
+        args: positional arguments, tensors copied and detached.
+        kwargs: the same by name.
+        active: ids in `leaves_of` order of the tensors that depend on the learner or the task.
+        module: path of the module that it is in; "" outside of any.
+    """
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    active: tuple[int, ...]
+    module: str
+
+    @property
+    def name(self) -> str:
+        """Where and what, such as `blocks.0.norm: torch.nn.functional.layer_norm`."""
+        return located(self.module, self.func)
+
+
+def located(module: str, func: Callable[..., Any]) -> str:
+    """A function's name with the module that it is in before it."""
+    name = resolve_name(func) or getattr(func, "__name__", repr(func))
+    return f"{module}: {name}" if module else name
+
+
+def leaves_of(x: Any) -> Iterator[Tensor]:
+    """The tensors in arguments or results, in order."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, list | tuple):
+        for item in x:
+            yield from leaves_of(item)
+    elif isinstance(x, Mapping):
+        for item in x.values():
+            yield from leaves_of(item)
+
+
+def with_leaves(x: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same arguments with these tensors in place of their own."""
+    if isinstance(x, Tensor):
+        return next(tensors)
+    if type(x) in (list, tuple):
+        return type(x)([with_leaves(item, tensors) for item in x])
+    if type(x) is dict:
+        return {name: with_leaves(item, tensors) for name, item in x.items()}
+    return x
+
+
+class _Watch(TorchFunctionMode):
+    """Calls `seen` before every torch function, and what that returns with the result after."""
+
+    def __init__(self, seen: Callable[..., Callable[[Any], None] | None]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        after = self._seen(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if after is not None:
+            after(result)
+        return result
+
+
+def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
+    """The differentiable calls of a function, the first of each kind and shape, in order."""
+    found: dict[tuple, Operation] = {}
+
+    def seen(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None] | None:
+        tensors = list(leaves_of((args, kwargs)))
+        active = tuple(i for i, x in enumerate(tensors) if x.requires_grad)
+        if not active:
+            return None
+        shapes = tuple((tuple(x.shape), x.dtype, x.requires_grad) for x in tensors)
+        key = (func, shapes, _plain((args, kwargs)))
+        if key in found:
+            return None
+        copies = iter([x.detach().clone() for x in tensors])
+        args, kwargs = with_leaves((args, kwargs), copies)
+        operation = Operation(func, args, kwargs, active, _innermost(tracker))
+
+        def after(result: Any) -> None:
+            if any(x.requires_grad for x in leaves_of(result)):
+                found.setdefault(key, operation)
+
+        return after
+
+    with ModuleTracker() as tracker, _Watch(seen), torch.enable_grad():
+        function()
+    return list(found.values())
+
+
+@dataclass
+class _Trace:
+    """Calls in order, each with a fingerprint of what went in and what came out."""
+
+    calls: list[tuple[str, tuple, tuple]] = field(default_factory=list)
+
+
+def first_to_differ(function: Callable[[], Any]) -> str | None:
+    """The first call that gives another result when the function is evaluated again.
+
+    Returns:
+        Its name and module, or None if every call repeats itself on what it is given.
+    """
+    one, two = _trace(function), _trace(function)
+    for (name, given, got), (again, given_again, got_again) in zip(one.calls, two.calls):  # noqa: B905 (a random branch makes them unequal)
+        if name != again:
+            return None
+        if _near(given, given_again) and not _near(got, got_again):
+            return name
+    return None
+
+
+def _trace(function: Callable[[], Any]) -> _Trace:
+    trace = _Trace()
+
+    def seen(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None]:
+        given = _fingerprint((args, kwargs))
+        name = located(_innermost(tracker), func)
+        return lambda result: trace.calls.append((name, given, _fingerprint(result)))
+
+    with ModuleTracker() as tracker, _Watch(seen), torch.no_grad():
+        function()
+    return trace
+
+
+def _innermost(tracker: ModuleTracker) -> str:
+    """The module that runs now, without the name of its root's class."""
+    path = max(tracker.parents - {"Global"}, key=len, default="")
+    return path.partition(".")[2]
+
+
+def _fingerprint(x: Any) -> tuple[float, ...]:
+    """A number a tensor that changes with any of its entries and with their order."""
+    return tuple(_projection(t) for t in leaves_of(x))
+
+
+def _projection(x: Tensor) -> float:
+    flat = x.detach().reshape(-1).to(torch.float64)
+    flat = flat.clamp(-1e100, 1e100)  # masks hold infinities
+    return float(flat @ torch.arange(1, len(flat) + 1, device=x.device).double().sqrt().cos())
+
+
+def _near(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return len(a) == len(b) and all(
+        x == y or math.isclose(x, y, rel_tol=1e-9) or (math.isnan(x) and math.isnan(y))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _plain(x: Any) -> str:
+    """The arguments that are no tensors."""
+    if isinstance(x, Tensor):
+        return "tensor"
+    if isinstance(x, list | tuple):
+        return "(" + ", ".join(map(_plain, x)) + ")"
+    if isinstance(x, Mapping):
+        return ", ".join(f"{k}={_plain(v)}" for k, v in x.items())
+    return repr(x)[:80]

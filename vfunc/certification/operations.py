@@ -1,0 +1,177 @@
+"""Which operation an engine gets wrong: every call of the loss alone, through the same engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vfunc import trees
+from vfunc.certification.calls import Operation, distinct_operations, leaves_of, with_leaves
+from vfunc.certification.precision import Asked, moved
+from vfunc.certification.slopes import Slope, slope
+from vfunc.problem import Construction, LinearForm, Task, ValueProblem, construct_task
+from vfunc.pullback import Engine, mixed_product
+from vfunc.trees import Params
+
+WRONG = 1e-4
+"""Relative error, of an exact engine in float64, that is no rounding."""
+
+HUGE = 1e30
+"""What masks put where nothing is to be seen; left out of an operation's result."""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """An engine's relative error, and where it is made, if a single operation shows it."""
+
+    gap: float
+    operation: str | None
+
+
+def engine_gap(
+    asked: Asked, theta: Params, construction: Construction, w: Params, engine: Engine
+) -> float:
+    """Relative error of an engine's mixed product on a problem, zero within that of the check.
+
+    Held against central differences, in theta along w, of plain gradients in the task.
+    """
+    problem = asked.problem
+    if not construction.designed:
+        return 0.0
+    product, _ = mixed_product(problem, theta, construction, w, engine)
+    got = _flat(product.task, construction.designed)
+
+    def gradient(step: float) -> Tensor:
+        made = trees.leaves({n: construction.task[n] for n in construction.designed})
+        at = moved(theta, step, w)
+        with torch.enable_grad():
+            loss = problem.pretrain_loss(at, construction.task | made)
+            return _flat(trees.gradient(loss, made), construction.designed)
+
+    return _gap(got, slope(gradient, first=0.1 / (float(trees.norm(w)) or 1.0), unit=asked.unit))
+
+
+def blame(asked: Asked, engine: Engine, generator: torch.Generator) -> Blame | None:
+    """Whether an engine is wrong on this problem, and the operation that breaks it.
+
+    Args:
+        asked: the question.
+        engine: the engine, whose name may be any.
+        generator: of directions.
+
+    Returns:
+        None where the engine is right: what fails is the estimator's own arithmetic.
+    """
+    problem, theta = asked.problem, asked.theta
+    construction = construct_task(problem, asked.phi, problem.batches[0])
+    w = trees.normal_like(theta, generator)
+    w = trees.scale(w, 1 / trees.norm(w))
+    gap = engine_gap(asked, theta, construction, w, engine)
+    if gap <= (WRONG if asked.double else asked.tolerance):
+        return None
+    linear = problem.linear is not None and not _needs_no_form(engine)
+    made = trees.leaves({n: construction.task[n] for n in construction.designed})
+    task = construction.task | made
+
+    def loss() -> Tensor:
+        leaves = trees.leaves(theta)
+        if linear:
+            assert problem.linear is not None
+            return problem.linear.coefficients(leaves, construction.task)
+        return problem.pretrain_loss(leaves, task)
+
+    for operation in distinct_operations(loss):
+        error = _error_alone(problem, operation, engine, generator, linear=linear)
+        if error is not None and error > WRONG:
+            return Blame(error, operation.name)
+    return Blame(gap, None)
+
+
+def _needs_no_form(engine: Engine) -> bool:
+    return engine.refusal(None, (), hessian=False) is None
+
+
+def _error_alone(
+    problem: ValueProblem,
+    operation: Operation,
+    engine: Engine,
+    generator: torch.Generator,
+    *,
+    linear: bool,
+) -> float | None:
+    """Relative error of the engine on one operation; None where it cannot be had alone."""
+    try:
+        asked, theta, task = _alone(problem, operation, generator, linear=linear)
+        w = trees.normal_like(theta, generator)
+        w = {n: x * (theta[n].pow(2).mean().sqrt() + 1e-3) for n, x in w.items()}
+        designed = tuple(task)
+        return engine_gap(asked, theta, Construction(task, designed, {}, {}), w, engine)
+    except Exception:  # an operation that needs its surroundings tells nothing
+        return None
+
+
+def _alone(
+    problem: ValueProblem, operation: Operation, generator: torch.Generator, *, linear: bool
+) -> tuple[Asked, Params, Task]:
+    """A value problem of one operation: theta its arguments, the task a shift of them.
+
+    The loss is <r, y> + <s, y^2> / 2, y = operation(theta + shift), r and s random: its mixed
+    derivative is a Hessian-vector product through the operation, which the square makes telling
+    where the operation is linear. For engines that need a linear form the task is the cotangent
+    of y itself.
+    """
+    tensors = [
+        x.double() if x.is_floating_point() else x
+        for x in leaves_of((operation.args, operation.kwargs))
+    ]
+    theta = {str(i): tensors[i] for i in operation.active}
+
+    def call(at: Params) -> Tensor:
+        # copies, since an operation may write into its arguments
+        given = [at[str(i)] * 1.0 if str(i) in at else x.clone() for i, x in enumerate(tensors)]
+        args, kwargs = with_leaves((operation.args, operation.kwargs), iter(given))
+        return _result(operation.func(*args, **kwargs))
+
+    with torch.no_grad():
+        y = call(theta)
+    seen = (y.abs() < HUGE).detach()
+    r, s = (trees.normal_like({"": y}, generator)[""] * seen for _ in range(2))
+
+    def outputs(at: Params) -> Tensor:
+        return torch.where(seen, call(at), 0.0)
+
+    def pretrain_loss(at: Params, task: Task) -> Tensor:
+        if linear:
+            return (task["q"] * outputs(at)).sum()
+        y = outputs({n: x + task[n] for n, x in at.items()})
+        return (r * y + s * y * y / 2).sum()
+
+    form = LinearForm("q", lambda at, task: outputs(at)) if linear else None
+    made = ValueProblem(_nothing, pretrain_loss, _nothing, (None,), problem.rule, linear=form)
+    task = {"q": r} if linear else trees.zeros_like(theta)
+    asked = Asked(made, theta, {}, torch.finfo(torch.float64).eps, "float64")
+    return replace(asked, problem=made), theta, task
+
+
+def _nothing(*_: Any) -> Any:
+    raise NotImplementedError  # an engine sees neither phi nor the feedback
+
+
+def _result(out: Any) -> Tensor:
+    """Everything that an operation returns, as one vector."""
+    return torch.cat([x.reshape(-1) for x in leaves_of(out) if x.is_floating_point()])
+
+
+def _flat(entries: Any, names: tuple[str, ...]) -> Tensor:
+    return torch.cat([entries[n].detach().double().reshape(-1) for n in names])
+
+
+def _gap(got: Tensor, measured: Slope) -> float:
+    apart = float(torch.linalg.vector_norm(got - measured.value))
+    size = max(float(torch.linalg.vector_norm(x)) for x in (got, measured.value))
+    return apart / size if apart > 5 * measured.error and size else 0.0
+
+

@@ -1,0 +1,133 @@
+"""A value problem in float64, whatever precision its own code was written for."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vfunc import trees
+from vfunc.float64 import promote_float64
+from vfunc.problem import ValueProblem, construct_task
+from vfunc.trees import Params
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question at its point, in the precision in which it is certified.
+
+    Attributes:
+        problem: the question.
+        theta: the learner's parameters; copies, which nothing outside sees change.
+        phi: the designer's parameters; copies.
+        unit: the round-off of the coarsest dtype that the numbers go through.
+        precision: its name, and why it is not float64 where it is not.
+    """
+
+    problem: ValueProblem
+    theta: Params
+    phi: Params
+    unit: float
+    precision: str
+
+    @property
+    def double(self) -> bool:
+        """Whether everything is in float64."""
+        return self.unit == torch.finfo(torch.float64).eps
+
+    @property
+    def tolerance(self) -> float:
+        """What an exact gradient may be off by, relative: 1e-6, or 3 sqrt(u) in its own dtype."""
+        return 1e-6 if self.double else 3 * self.unit**0.5
+
+    @property
+    def first_step(self) -> float:
+        """Where finite differences begin: further out where rounding is coarse."""
+        return 0.02 if self.double else 0.1
+
+
+def most_exact(problem: ValueProblem, theta: Params, phi: Params) -> Asked:
+    """The question in float64 if its functions can be computed so, else in its own precision."""
+    try:
+        asked = in_float64(problem, theta, phi)
+        losses = _losses(asked)
+    except Exception as error:  # whatever stands against float64: its own precision shows if real
+        return _as_it_is(problem, theta, phi, str(error).strip().partition("\n")[0])
+    coarse = [f"{name} returns {x.dtype}" for name, x in losses.items() if x.itemsize < 8]
+    return _as_it_is(problem, theta, phi, ", ".join(coarse)) if coarse else asked
+
+
+def in_float64(problem: ValueProblem, theta: Params, phi: Params) -> Asked:
+    """The question with every number of its point in float64, its functions promoted to it."""
+    return Asked(
+        _double_problem(problem),
+        {name: x.detach().to(torch.float64, copy=True) for name, x in theta.items()},
+        {name: x.detach().to(torch.float64, copy=True) for name, x in phi.items()},
+        torch.finfo(torch.float64).eps,
+        "float64",
+    )
+
+
+def _as_it_is(problem: ValueProblem, theta: Params, phi: Params, why: str) -> Asked:
+    theta = {name: x.detach().clone() for name, x in theta.items()}
+    phi = {name: x.detach().clone() for name, x in phi.items()}
+    dtypes = {x.dtype for x in [*theta.values(), *phi.values()]}
+    dtypes |= {problem.compute_dtype} if problem.compute_dtype else set()
+    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    # never taken for float64: something in it computes in less
+    unit = max(torch.finfo(coarsest).eps, torch.finfo(torch.float32).eps)
+    precision = f"{str(coarsest).removeprefix('torch.')} (not float64: {why})"
+    return Asked(problem, theta, phi, unit, precision)
+
+
+def _losses(asked: Asked) -> dict[str, Tensor]:
+    with torch.no_grad():
+        task = construct_task(asked.problem, asked.phi, asked.problem.batches[0]).task
+        return {
+            "pretrain_loss": asked.problem.pretrain_loss(asked.theta, task),
+            "feedback_loss": asked.problem.feedback_loss(asked.theta),
+        }
+
+
+def _double_problem(problem: ValueProblem) -> ValueProblem:
+    """The problem's functions promoted, its optimizer's state and domains in float64."""
+    fields = {
+        field.name: _double(getattr(problem, field.name))
+        for field in dataclasses.fields(problem)
+        if field.name not in ("batches", "compute_dtype")
+    }
+    return replace(problem, **fields, compute_dtype=None)
+
+
+def _double(x: Any) -> Any:
+    if isinstance(x, ValueProblem):
+        return _double_problem(x)
+    if isinstance(x, Tensor):
+        return x.to(torch.float64) if x.is_floating_point() else x
+    if isinstance(x, Mapping):
+        return {name: _double(item) for name, item in x.items()}
+    if callable(x) and not isinstance(x, type):
+        return _promoted(x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        made = {f.name: _double(getattr(x, f.name)) for f in dataclasses.fields(x) if f.init}
+        return replace(x, **made)
+    return x
+
+
+def _promoted(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def promoted(*args: Any, **kwargs: Any) -> Any:
+        with promote_float64():
+            return function(*args, **kwargs)
+
+    return promoted
+
+
+def moved(point: Params, step: float, along: Params) -> Params:
+    """point + step * along, in the point's own dtypes."""
+    return {n: x.to(point[n].dtype) for n, x in trees.axpy(step, along, point).items()}

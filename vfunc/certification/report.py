@@ -1,0 +1,106 @@
+"""What certification found: rows of verdicts, a table of them, and the one line for a log."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Verdict = Literal["holds", "exact", "approximate", "inconclusive", "skipped", "FAILED"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was checked.
+
+    Attributes:
+        subject: a premise of the problem, or an estimator with its options.
+        verdict: `holds` (a premise); `exact` (the gradient is the objective's slope to the
+            tolerance, and finite differences are good enough to tell); `approximate` (the
+            estimator or engine is by design, and off by `gap`); `inconclusive` (finite
+            differences are not good enough to tell); `skipped`; `FAILED`.
+        engine: of the pullback; "" where there is none.
+        gap: largest |slope - <grad, direction>| / |grad| over the directions, relative.
+        resolution: how far the finite differences themselves can be trusted, relative.
+        note: why, in words.
+    """
+
+    subject: str
+    verdict: Verdict
+    engine: str = ""
+    gap: float | None = None
+    resolution: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Certification:
+    """Everything that was checked of one problem at one point; `str` of it is a table.
+
+    Attributes:
+        rows: what was checked, in order.
+        precision: what it was computed in, and why it is not float64 where it is not.
+        notes: what was changed for the check, in words.
+    """
+
+    rows: tuple[Row, ...]
+    precision: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        """The rows that failed."""
+        return tuple(row for row in self.rows if row.verdict == "FAILED")
+
+    @property
+    def estimators(self) -> tuple[Row, ...]:
+        """The rows of estimators, without the premises."""
+        return tuple(row for row in self.rows if row.verdict != "holds")
+
+    def line(self) -> str:
+        """The verdict on the estimators in one line, such as for a log."""
+        said = []
+        for row in self.estimators:
+            by = f" by {row.engine}" if row.engine else ""
+            gap = "" if row.gap is None else f", gap {row.gap:.0e}"
+            verdict = "" if row.verdict == "exact" else f" {row.verdict}"
+            note = f" ({row.note})" if row.note and row.verdict != "exact" else ""
+            said.append(f"{row.subject}{by}{verdict}{gap}{note}")
+        return f"{'; '.join(said)}, {self.precision}"
+
+    def table(self) -> Table:
+        """All rows, for rich; what there is to say of them is numbered, and stands in `remarks`."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("checked", "engine", "verdict"):
+            table.add_column(name, no_wrap=True)
+        for name in ("gap", "differences good to"):
+            table.add_column(name, justify="right", no_wrap=True)
+        numbers = {note: i for i, note in enumerate(self._row_notes(), 1)}
+        for row in self.rows:
+            verdict = f"{row.verdict} ({numbers[row.note]})" if row.note else row.verdict
+            figures = (_figure(row.gap), _figure(row.resolution))
+            table.add_row(row.subject, row.engine, verdict, *figures)
+        return table
+
+    def remarks(self) -> tuple[str, ...]:
+        """What stands below the table."""
+        numbered = [f"({i}) {note}" for i, note in enumerate(self._row_notes(), 1)]
+        return (f"computed in {self.precision}", *self.notes, *numbered)
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        wide = Console(file=text, width=160, color_system=None, emoji=False, markup=False)
+        wide.print(self.table())
+        lines = [line.rstrip() for line in text.getvalue().splitlines()]
+        return "\n".join([*(line for line in lines if line), "", *self.remarks()])
+
+    def _row_notes(self) -> list[str]:
+        return list(dict.fromkeys(row.note for row in self.rows if row.note))
+
+
+def _figure(x: float | None) -> str:
+    return "" if x is None else f"{x:.0e}"

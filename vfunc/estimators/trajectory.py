@@ -1,0 +1,140 @@
+"""K simulated learner steps, kept so that an adjoint can go back over them without activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vfunc.problem import ValueProblem, construct_task, step_gradient
+from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.trees import Params
+
+
+@dataclass(frozen=True)
+class Point:
+    """s_k: the learner's parameters theta_k and its optimizer state, before step k."""
+
+    theta: Params
+    state: OptimizerState
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The learner's next steps, step k on the task c_phi(B_k)."""
+
+    problem: ValueProblem
+    phi: Params
+
+    def rule(self, k: int) -> UpdateRule:
+        """U of step k: the first belongs to the window that is open now."""
+        return self.problem.rule if k == 0 else self.problem.rule.later()
+
+    def gradient(self, k: int, point: Point) -> Params:
+        """g_k; the task is made again on the way back, so that its graph is not kept."""
+        task = construct_task(self.problem, self.phi, self.problem.batches[k]).task
+        return step_gradient(self.problem, point.theta, task)
+
+    def step(self, k: int, point: Point, g: Params) -> Point:
+        """s_{k+1} = U(s_k, g_k)."""
+        return Point(*self.rule(k).step(point.theta, point.state, g))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps from `first` on with (s_k, g_k) of each, in no more than a copy of s_k a step.
+
+    Every second state is left out, and made again from the one before it and its gradient:
+    arithmetic on theta alone, the same to the last bit. Where the step is affine its pullback
+    reads no gradient: states are kept then, and zeros that take no memory stand for gradients.
+    """
+
+    simulation: Simulation
+    first: int
+    points: list[Point | None] = field(default_factory=list)
+    gradients: list[Params] = field(default_factory=list)
+
+    def extended(self, point: Point, stop: int) -> Point:
+        """Take the steps up to `stop` from `point`, keep them, and return s_stop."""
+        for k in range(self.first, stop):
+            g = self.simulation.gradient(k, point)
+            affine = self.simulation.rule(k).affine
+            self.points.append(point if affine or (k - self.first) % 2 == 0 else None)
+            self.gradients.append(_shape_of(g) if affine else g)
+            point = self.simulation.step(k, point, g)
+        return point
+
+    def backwards(self) -> Iterator[tuple[int, Point, Params]]:
+        """(k, s_k, g_k) from the last step to the first, each let go of once it is passed on."""
+        while self.points:
+            point, g = self.points.pop(), self.gradients.pop()
+            k = self.first + len(self.points)
+            if point is None:
+                earlier = self.points[-1]
+                assert earlier is not None  # never two in a row
+                point = self.simulation.step(k - 1, earlier, self.gradients[-1])
+            yield k, point, g
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A simulation's last steps: states at some of them, and all since the latest of these.
+
+    Attributes:
+        simulation: the steps.
+        end: s_K.
+        marks: (k, s_k) from which later steps are made again, learner gradients included.
+        spacing: steps from one mark to the next.
+        latest: the steps since the last mark.
+    """
+
+    simulation: Simulation
+    end: Point
+    marks: list[tuple[int, Point]]
+    spacing: int
+    latest: Stretch
+
+    @property
+    def made_again(self) -> int:
+        """How many of the K gradients `backwards` computes a second time."""
+        return self.spacing * len(self.marks)
+
+    def backwards(self) -> Iterator[tuple[int, Point, Params]]:
+        """(k, s_k, g_k) from the last step to the first that is kept. Can be gone over once."""
+        yield from self.latest.backwards()
+        while self.marks:
+            first, point = self.marks.pop()
+            stretch = Stretch(self.simulation, first)
+            stretch.extended(point, first + self.spacing)
+            del point
+            yield from stretch.backwards()
+
+
+def simulate(
+    simulation: Simulation, start: Point, steps: int, *, first: int = 0, every: int = 1
+) -> Trajectory:
+    """Take K steps, keeping what an adjoint over steps `first` to K - 1 needs.
+
+    Args:
+        simulation: the steps.
+        start: s_0.
+        steps: K.
+        first: the first step that the adjoint goes through; nothing is kept of those before.
+        every: steps between kept states; 1 keeps (s_k, g_k) of every step.
+
+    Returns:
+        The trajectory.
+    """
+    spacing = steps - first if every == 1 else every
+    latest = first + (steps - first - 1) // spacing * spacing
+    marks: list[tuple[int, Point]] = []
+    point = start
+    for k in range(latest):
+        if k >= first and (k - first) % spacing == 0:
+            marks.append((k, point))
+        point = simulation.step(k, point, simulation.gradient(k, point))
+    stretch = Stretch(simulation, latest)
+    return Trajectory(simulation, stretch.extended(point, steps), marks, spacing, stretch)
+
+
+def _shape_of(g: Params) -> Params:
+    return {name: x.new_zeros(()).expand_as(x) for name, x in g.items()}

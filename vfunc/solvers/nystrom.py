@@ -1,0 +1,114 @@
+"""A low-rank curvature and its damped inverse in closed form (randomised Nystrom)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vfunc import trees
+from vfunc.errors import UserError
+from vfunc.solvers.solution import MatVec, Outcome, Solution, rounding
+from vfunc.trees import Params
+from vfunc.typecheck import typed
+
+
+@typed
+def nystrom(
+    matvec: MatVec,
+    b: Params,
+    *,
+    damping: float,
+    rank: int,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+) -> Solution:
+    """Solve (H_r + damping I) x = b, H_r = Y (Omega^T Y)^+ Y^T, Y = H Omega: rank r of H.
+
+    Omega is an orthonormal basis of r Gaussian vectors. Columns of H itself (Hataya and Yamada,
+    2023) cost the same r products, but depend on the coordinates: a unit that is dead gives a
+    column of zeros, and what a few columns miss is unbounded, where a Gaussian sketch's error is
+    bounded by H's own tail (Frangella, Tropp and Udell, 2021, proposition 2.2). Theirs is the
+    stable form too: with the thin decomposition H_r = U diag(sigma^2) U^T,
+
+        x = U (U^T b) / (sigma^2 + damping) + (b - U U^T b) / damping.
+
+    Exact at full rank for positive semi-definite H. H_r is always positive semi-definite: where
+    H is not, the core Omega^T H Omega has eigenvalues below zero, and the sketch is restricted to
+    the eigenvectors above. Its smallest eigenvalue is a curvature of H; a negative one beyond the
+    damping proves that H + damping I is not positive definite, and is reported as that.
+
+    Args:
+        matvec: x -> H x, without the damping, H symmetric.
+        b: right-hand side.
+        damping: positive.
+        rank: r, products with H; at most the number n of unknowns, beyond which there is nothing
+            left to approximate.
+        tolerance: on |b - (H + damping I) x| / |b|.
+        seed: of the sketch.
+
+    Returns:
+        The solution; `residual` is the true one and takes one product more. The outcome is
+        `low_rank` where it exceeds the tolerance.
+
+    Raises:
+        UserError: a damping, rank or tolerance that is not positive.
+    """
+    if damping <= 0 or rank < 1 or tolerance <= 0:
+        raise UserError(
+            f"nystrom needs damping > 0, rank >= 1 and tolerance > 0, "
+            f"not {damping}, {rank} and {tolerance}"
+        )
+    size = float(trees.norm(b))
+    if size == 0.0:
+        return Solution(trees.zeros_like(b), Outcome.converged, 0.0, 0, 0, math.inf)
+    right = _vector(b)
+    rank = min(rank, len(right))
+    draw = torch.Generator().manual_seed(seed)
+    named = {name: b[name] for name in sorted(b)}  # the same draw in any order of the parameters
+    columns = [trees.normal_like(named, draw) for _ in range(rank)]
+    omega, _ = torch.linalg.qr(torch.stack([_vector({n: c[n] for n in b}) for c in columns], -1))
+    sketch = torch.stack([_vector(matvec(_params(column, b))) for column in omega.T], -1)
+    core = omega.T @ sketch
+    # both triangles hold the same numbers up to the products' rounding
+    eigenvalues, vectors = torch.linalg.eigh((core + core.T) / 2)
+    curvature = float(eigenvalues[0]) + damping
+    if not bool(torch.isfinite(sketch).all()):
+        outcome = Outcome.not_finite
+    elif curvature <= 0:
+        outcome = Outcome.negative_curvature
+    else:
+        x = _params(_solved(sketch, eigenvalues, vectors, right, damping, rounding(b)), b)
+        ax = trees.axpy(damping, x, matvec(x))
+        residual = float(trees.norm(trees.axpy(-1.0, ax, b))) / size
+        outcome = Outcome.converged if residual <= tolerance else Outcome.low_rank
+        return Solution(x, outcome, residual, rank, rank + 1, curvature)
+    return Solution(trees.zeros_like(b), outcome, 1.0, rank, rank, curvature)
+
+
+def _solved(
+    sketch: Tensor,
+    eigenvalues: Tensor,
+    vectors: Tensor,
+    right: Tensor,
+    damping: float,
+    relative: float,
+) -> Tensor:
+    """(B B^T + damping I)^{-1} b, B = Y V E^{-1/2} over the core's eigenvalues E above rounding."""
+    kept = eigenvalues > relative * len(eigenvalues) * eigenvalues.abs().max()
+    root = sketch @ (vectors[:, kept] / eigenvalues[kept].sqrt())
+    u, sigma, _ = torch.linalg.svd(root, full_matrices=False)
+    inside = u.T @ right
+    return u @ (inside / (sigma**2 + damping)) + (right - u @ inside) / damping
+
+
+def _vector(a: Params) -> Tensor:
+    """One vector, in float32 at least: the decompositions have no coarser form."""
+    flat = trees.flatten(a)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+
+def _params(vector: Tensor, like: Params) -> Params:
+    """The inverse of `_vector`, each entry in its own dtype."""
+    return {name: x.to(like[name].dtype) for name, x in trees.unflatten(vector, like).items()}

@@ -1,0 +1,259 @@
+"""The learner in two parts, cut where its first block with a parameter in S begins.
+
+Let h be what enters that block: the edge. Layers below S hold nothing that an estimate moves, so h
+is computed once, at full speed, with whatever attention kernels the layers have and without
+tangents or a graph; transforms see what comes above alone. Estimators need not know: h is one more
+entry of the task.
+
+The cut is made in the live module, for the length of a call: below the edge, blocks hand h on
+instead of computing. What else the learner makes of its inputs (masks, rotary angles) is made
+again, and so costs what it costs, but is exact whatever it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from vfunc import trees
+from vfunc.learner import FunctionalLearner, RandomState, blocks
+from vfunc.trees import Params
+
+ROUNDING = 32
+"""How many round-offs the two parts together may be off the whole, relative; kernels may differ."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """There is nothing to cut off, or no way to, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where a learner is cut. `split_at_edge` makes it, and has tried it.
+
+    Attributes:
+        stack: name of the stack of blocks.
+        below: how many of its blocks are below the edge.
+        depth: how many there are.
+        rest: what a block returns beside the hidden state, in a tuple; None if that is all.
+    """
+
+    stack: str
+    below: int
+    depth: int
+    rest: tuple[Any, ...] | None = None
+
+    @property
+    def why(self) -> str:
+        """In a line, for the log."""
+        return f"the lower {self.below} of {self.depth} blocks are computed once, without tangents"
+
+    def prefix(self, learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Tensor:
+        """The edge h, computed by the layers below S alone; the forward ends there.
+
+        Args:
+            learner: the module, and the subset S that the split was made for.
+            *args: the module's own arguments.
+            **kwargs: likewise.
+
+        Returns:
+            What the last block below S returns, with its graph to the arguments, if any.
+        """
+        return _prefix(learner, self._blocks(learner.module)[-1], learner.theta, args, kwargs)[0]
+
+    def suffix(
+        self, learner: FunctionalLearner, theta: Params, edge: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The module's output with theta in place of S and `edge` for what the blocks below make.
+
+        Args:
+            learner: the module, and the subset S that the split was made for.
+            theta: shaped like S.
+            edge: h.
+            *args: the module's own arguments, those that h was made from.
+            **kwargs: likewise.
+        """
+        handed_on = edge if self.rest is None else (edge, *self.rest)
+        with _returning(self._blocks(learner.module), handed_on):
+            return learner(theta, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def capture(self, module: nn.Module) -> Iterator[list[Tensor]]:
+        """Note the edge of forwards that the module makes within the context, detached."""
+        found: list[Tensor] = []
+
+        def note(block: nn.Module, args: Any, output: Any) -> None:
+            found.append(_hidden(output).detach())
+
+        handle = self._blocks(module)[-1].register_forward_hook(note)
+        try:
+            yield found
+        finally:
+            handle.remove()
+
+    def _blocks(self, module: nn.Module) -> list[nn.Module]:
+        return list(module.get_submodule(self.stack).children())[: self.below]
+
+
+def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Split | Whole:
+    """Cut the learner where S begins, and try that on a call.
+
+    The learner is run in the mode that it is in, twice: its layers below S, with an eye on whether
+    they depend on S; and as two parts and as a whole, which have to agree.
+
+    Args:
+        learner: the module, and the subset S.
+        *args: arguments of a call of the module, as an example.
+        **kwargs: likewise.
+
+    Returns:
+        The split; or `Whole` and the reason: S begins with the learner's input, or is used before
+        its first block; there is no stack of blocks; layers draw random numbers (dropout in train
+        mode), which would differ from run to run; blocks pass on more than a hidden state.
+    """
+    found = blocks(learner.module)
+    if found is None:
+        return Whole("the learner has no stack of blocks")
+    stack, layers = found
+    children = list(layers.children())
+    below = next((i for i in range(len(children)) if _has(learner, f"{stack}.{i}.")), len(children))
+    if below == 0:
+        return Whole("S takes in the first block")
+    args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+    device = next(learner.module.parameters()).device
+    drawn = RandomState.now(device)
+    try:
+        return _tried(learner, stack, children, below, args, kwargs)
+    except _NotSplit as reason:
+        return Whole(str(reason))
+    finally:
+        drawn.restore(device)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What has been tried, by live module and subset: each is tried once in its life."""
+
+    known: MutableMapping[nn.Module, tuple[tuple[str, ...], Split | Whole]] = field(
+        default_factory=WeakKeyDictionary
+    )
+
+    def of(self, learner: FunctionalLearner, tried: Callable[[], Split | Whole]) -> Split | Whole:
+        """The learner's split, from `tried` where it is not known yet."""
+        names, split = self.known.get(learner.module, ((), None))
+        if split is None or names != learner.names:
+            split = tried()
+            self.known[learner.module] = (learner.names, split)
+        return split
+
+
+class _NotSplit(Exception):
+    """Why there is no split."""
+
+
+class _Reached(Exception):
+    """The forward has come to the edge."""
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
+def _tried(
+    learner: FunctionalLearner,
+    stack: str,
+    children: list[nn.Module],
+    below: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Split:
+    device = next(learner.module.parameters()).device
+    before = RandomState.now(device)
+    theta = trees.leaves(learner.theta)
+    with torch.enable_grad():
+        edge, rest = _prefix(learner, children[below - 1], theta, args, kwargs)
+    if edge.requires_grad:
+        grads = torch.autograd.grad(edge.sum(), list(theta.values()), allow_unused=True)
+        early = next(name for name, g in zip(theta, grads, strict=True) if g is not None)
+        raise _NotSplit(f"{early} is in S and used below its first block")
+    edge, version = edge.detach(), edge._version
+    split = Split(stack, below, len(children), rest)
+    with torch.no_grad():
+        parts = split.suffix(learner, learner.theta, edge, *args, **kwargs)
+        whole = learner(learner.theta, *args, **kwargs)
+    if not before.same_as(RandomState.now(device)):
+        raise _NotSplit("the learner draws random numbers, such as dropout's in train mode")
+    if edge._version != version:
+        raise _NotSplit("the learner writes into the hidden state of its blocks")
+    for part, want in zip(_floats(parts), _floats(whole), strict=True):
+        apart = float((part - want).float().norm() / want.float().norm().clamp(min=1e-30))
+        if not apart <= ROUNDING * torch.finfo(want.dtype).eps:
+            raise _NotSplit(
+                f"the two parts are off the whole by {apart:.0e}: something passes by the edge"
+            )
+    return split
+
+
+def _prefix(
+    learner: FunctionalLearner,
+    last: nn.Module,
+    theta: Params,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, tuple[Any, ...] | None]:
+    """What `last` hands on, and what it returns beside that."""
+
+    def stop(block: nn.Module, args: Any, output: Any) -> None:
+        raise _Reached(output)
+
+    handle = last.register_forward_hook(stop)
+    try:
+        learner(theta, *args, **kwargs)
+    except _Reached as reached:
+        output = reached.output
+    else:
+        raise _NotSplit("the learner does not call the blocks of its stack")
+    finally:
+        handle.remove()
+    return _hidden(output), tuple(output[1:]) if isinstance(output, tuple | list) else None
+
+
+def _hidden(output: Any) -> Tensor:
+    hidden, *rest = output if isinstance(output, tuple | list) else [output]
+    if not isinstance(hidden, Tensor) or any(isinstance(x, Tensor) for x in tree_leaves(rest)):
+        raise _NotSplit(f"blocks return a {type(output).__name__} of more than a hidden state")
+    return hidden
+
+
+@contextlib.contextmanager
+def _returning(below: list[nn.Module], output: Any) -> Iterator[None]:
+    """Have these modules return `output` whatever they are called with."""
+    before = [(block, block.__dict__.get("forward")) for block in below]
+    try:
+        for block in below:
+            block.__dict__["forward"] = lambda *args, **kwargs: output
+        yield
+    finally:
+        for block, own in before:
+            if own is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.__dict__["forward"] = own
+
+
+def _has(learner: FunctionalLearner, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in learner.names)
+
+
+def _floats(output: Any) -> list[Tensor]:
+    leaves = tree_leaves(output)
+    return [x for x in leaves if isinstance(x, Tensor) and x.dtype.is_floating_point]
