@@ -81,6 +81,11 @@ def _supervised(
     def coefficients(theta, task):
         return -F.log_softmax(logits(theta, task["x"]), -1) / len(task["x"])
 
+    composite = vfunc.CompositeForm(
+        lambda theta, task: logits(theta, task["x"]),
+        lambda z, task: -(task["q"] * F.log_softmax(z, -1)).sum() / len(task["x"]),
+    )
+
     def pretrain_loss(theta, task):
         return (task["q"] * coefficients(theta, task)).sum()
 
@@ -96,6 +101,7 @@ def _supervised(
         tuple(batch(5) for _ in range(BATCHES)),
         PLAIN.rule(),
         linear=None if view else vfunc.LinearForm("q", coefficients),
+        composite=composite,
         seed=int(torch.randint(0, 1000, (), generator=draw)),
     )
     return Situation(problem, theta, phi, PLAIN)
@@ -209,10 +215,12 @@ def qwen2(seed: int) -> Situation:
     module = tiny_qwen2(seed, ("sdpa", "eager")[seed % 2])
     learner = vfunc.functional(module, ("last:1", "re:mlp|norm", "all")[seed % 3])
 
-    def log_p(theta, tokens):
+    def logits(theta, tokens):
         with keep_float64():
-            logits = learner(theta, input_ids=tokens[:, :-1], use_cache=False).logits
-        return F.log_softmax(logits, -1)
+            return learner(theta, input_ids=tokens[:, :-1], use_cache=False).logits
+
+    def log_p(theta, tokens):
+        return F.log_softmax(logits(theta, tokens), -1)
 
     def construct(phi, tokens):
         r = F.softmax(phi["table"][tokens[:, :-1]], -1)
@@ -227,6 +235,11 @@ def qwen2(seed: int) -> Situation:
 
     def pretrain_loss(theta, task):
         return (task["q"] * coefficients(theta, task)).sum()
+
+    composite = vfunc.CompositeForm(
+        lambda theta, task: logits(theta, task["tokens"]),
+        lambda z, task: -(task["q"] * F.log_softmax(z, -1)).sum() / task["tokens"][:, 1:].numel(),
+    )
 
     def tokens() -> Tensor:
         return torch.randint(0, VOCABULARY, (2, 6), generator=draw)
@@ -244,6 +257,7 @@ def qwen2(seed: int) -> Situation:
         tuple(tokens() for _ in range(BATCHES)),
         PLAIN.rule(),
         linear=vfunc.LinearForm("q", coefficients),
+        composite=composite,
         seed=seed,
     )
     return Situation(problem, learner.theta, phi, PLAIN)

@@ -18,6 +18,7 @@ CORE = [
     "pullback",
     "solvers",
     "estimators",
+    "certification",
     "errors",
     "typecheck",
     "float64",

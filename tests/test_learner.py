@@ -210,7 +210,11 @@ def checkpointed_qwen2():
     # its later name comes first: the earlier one warns
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
     enable = next(getattr(module, name) for name in names if hasattr(module, name))
-    return module, enable, module.model.layers[0].mlp, loss
+
+    def step():
+        return module(input_ids=tokens, use_cache=False).logits.sum()
+
+    return module, enable, module.model.layers[0].mlp, loss, step
 
 
 def checkpointed_vit():
@@ -226,7 +230,10 @@ def checkpointed_vit():
     def loss(learner, theta, scale):
         return (learner(theta, x) ** 2 * scale).mean()
 
-    return module, module.set_grad_checkpointing, module.blocks[0].mlp, loss
+    def step():
+        return module(x).sum()
+
+    return module, module.set_grad_checkpointing, module.blocks[0].mlp, loss, step
 
 
 @pytest.mark.usefixtures("float64")
@@ -234,7 +241,7 @@ def checkpointed_vit():
 @pytest.mark.parametrize("engine", ["reverse", "forward", "finite_difference"])
 def test_gradient_checkpointing_is_exact_in_every_engine(made, engine):
     """At a theta that is not the module's, in train mode, against the module without it."""
-    module, checkpoint, inner, loss = made()
+    module, switch_on, inner, loss, step = made()
     module.train()
     learner = vfunc.functional(module)
     theta = {n: 1.1 * p for n, p in learner.theta.items()}
@@ -256,13 +263,15 @@ def test_gradient_checkpointing_is_exact_in_every_engine(made, engine):
         return dict(made.task) | made.hessian
 
     plain, gradient = product(), vfunc.feedback_gradient(problem, theta)[1]
-    checkpoint()
+    switch_on()
+    hooks = [dict(child._forward_hooks) for child in module.modules()]
     assert measures.apart(product(), plain) <= 1e-12
     assert measures.apart(vfunc.feedback_gradient(problem, theta)[1], gradient) <= 1e-12
+    assert [dict(child._forward_hooks) for child in module.modules()] == hooks
     # the module's own steps go on recomputing: a forward, and one more in the backward
     calls = []
     inner.register_forward_pre_hook(lambda *_: calls.append(1))
-    loss(lambda theta, *args, **kwargs: module(*args, **kwargs), None, 1.0).backward()
+    step().backward()
     assert len(calls) == 2
 
 

@@ -69,7 +69,8 @@ class _PromoteFloat64(TorchFunctionMode):
         if func in _CASTS:
             return args[0].double()
         if args and _is_coarse(args[0]) and _writes_in_place(func):
-            raise TypeError(
+            # no TypeError: `x += y` would take it for "try another way"
+            raise RuntimeError(
                 f"{func.__name__} writes float64 numbers into a {args[0].dtype} tensor in place"
             )
         return func(*_promoted(args), **_promoted(dict(kwargs)))
@@ -85,12 +86,7 @@ def _is_coarse(x: Any) -> bool:
 
 def _writes_in_place(func: Callable[..., Any]) -> bool:
     name = getattr(func, "__name__", "")
-    if name.startswith("__"):  # x[i] = y, x += y
-        return name == "__setitem__" or name in _IN_PLACE
-    return name.endswith("_")
-
-
-_IN_PLACE = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _holds_float64(x: Any) -> bool:
@@ -121,7 +117,7 @@ def promote_float64() -> Iterator[None]:
     float64 arguments, computes in float64, without a change to its code.
 
     Raises:
-        TypeError: inside, where float64 numbers would be written into a coarser tensor in place.
+        RuntimeError: inside, where float64 numbers would be written into a coarser tensor in place.
     """
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vfunc.errors import UserError
+from vfunc.recomputation import refusing_recomputation, without_checkpointing
 from vfunc.trees import Params
 
 Subset: TypeAlias = str | Callable[[str, nn.Parameter], bool]
@@ -60,7 +61,7 @@ class FunctionalLearner:
         frozen = {name: p.detach() for name, p in self.module.named_parameters()}
         # copies: batch norm in train mode writes its running statistics
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
-        with without_checkpointing(self.module), _refusing_recomputation():
+        with without_checkpointing(self.module), refusing_recomputation():
             return functional_call(self.module, frozen | buffers | theta, args, kwargs)
 
 
@@ -172,55 +173,6 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for child, was_training in before:
             child.training = was_training
-
-
-CHECKPOINTING_FLAGS = ("gradient_checkpointing", "grad_checkpointing")
-"""What switches activation checkpointing on: a module's attribute in transformers, and in timm."""
-
-_RECOMPUTES = (
-    "the learner recomputes activations (torch.utils.checkpoint) or packs what is saved for its "
-    "backward pass; an estimate would get gradients of other parameters: switch it off"
-)
-
-
-@contextlib.contextmanager
-def without_checkpointing(module: nn.Module) -> Iterator[None]:
-    """Switch transformers' and timm's gradient checkpointing off, and on again afterwards.
-
-    Under `functional_call` a checkpoint recomputes after the parameters have been swapped back:
-    the gradient is that of the module's own parameters, 18 to 100 % off at another theta, without
-    a word. Only memory is lost by doing without: a call holds the activations of S's layers.
-    """
-    before = [
-        (child, flag)
-        for child in module.modules()
-        for flag in CHECKPOINTING_FLAGS
-        if getattr(child, flag, None) is True
-    ]
-    for child, flag in before:
-        setattr(child, flag, False)
-    try:
-        yield
-    finally:
-        for child, flag in before:
-            setattr(child, flag, True)
-
-
-@contextlib.contextmanager
-def _refusing_recomputation() -> Iterator[None]:
-    """Refuse a checkpoint that no flag switches off; without a graph nothing is recomputed."""
-    with contextlib.ExitStack() as stack:
-        if torch.is_grad_enabled():
-            # the caller's own hooks, set around the call, stand: then there is no telling
-            with contextlib.suppress(RuntimeError):
-                hooks_off = torch.autograd.graph.disable_saved_tensors_hooks(_RECOMPUTES)
-                stack.enter_context(hooks_off)
-        try:
-            yield
-        except RuntimeError as error:
-            if _RECOMPUTES in str(error):
-                raise UserError(_RECOMPUTES) from error
-            raise
 
 
 @contextlib.contextmanager

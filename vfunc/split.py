@@ -183,8 +183,9 @@ def _tried(
         edge, rest = _prefix(learner, children[below - 1], theta, args, kwargs)
     if edge.requires_grad:
         grads = torch.autograd.grad(edge.sum(), list(theta.values()), allow_unused=True)
-        early = next(name for name, g in zip(theta, grads, strict=True) if g is not None)
-        raise _NotSplit(f"{early} is in S and used below its first block")
+        early = [name for name, g in zip(theta, grads, strict=True) if g is not None]
+        if early:
+            raise _NotSplit(f"{early[0]} is in S and used below its first block")
     edge, version = edge.detach(), edge._version
     split = Split(stack, below, len(children), rest)
     with torch.no_grad():

@@ -74,7 +74,7 @@ def test_reverse_over_forward_through_layer_norm():
 
 def test_an_engine_that_is_wrong_everywhere():
     made = cases.situation("mlp", 3)
-    with pytest.raises(vfunc.CertificationError, match="engine 'half_linear': wrong by 0.5"):
+    with pytest.raises(vfunc.CertificationError, match=r"engine 'half_linear': wrong by 0\.5"):
         ask(made, vfunc.FirstOrder(engine=HalfLinear()))
 
 
@@ -158,7 +158,6 @@ def test_a_designer_that_shares_no_parameter_may_have_a_graph_of_its_own():
 
 def wrong_forms(made):
     problem, form = made.problem, made.problem.linear
-    theta_loss = problem.pretrain_loss
     return {
         "linear: <q, coefficients> is not": {
             "linear": LinearForm("q", lambda t, c: 1.01 * form.coefficients(t, c))
@@ -174,10 +173,8 @@ def wrong_forms(made):
         },
         "not convex": {
             "composite": CompositeForm(
-                lambda t, c: theta_loss(t, c).sqrt()[None],
-                lambda y, c: (y**2 + 0.01 * torch.cos(30 * y) - 0.01 * torch.cos(30 * y.detach()))[
-                    0
-                ],
+                lambda t, c: problem.pretrain_loss(t, c).pow(2)[None],
+                lambda y, c: y.abs().sqrt()[0],
             )
         },
     }
@@ -187,16 +184,6 @@ def wrong_forms(made):
 def test_a_declared_form_that_is_not_the_loss(which):
     made = cases.situation("mlp", 1)
     said, fields = list(wrong_forms(made).items())[which]
-    if said == "not convex":
-        fields = {
-            "composite": CompositeForm(
-                lambda t, c: made.problem.pretrain_loss(t, c)[None],
-                lambda y, c: -torch.relu(-y)[0] + torch.relu(y)[0] - 0 * y[0],
-            ),
-        }
-        fields["composite"] = CompositeForm(
-            lambda t, c: made.problem.pretrain_loss(t, c).pow(2)[None], lambda y, c: y.abs().sqrt()[0]
-        )
     with pytest.raises(vfunc.CertificationError) as caught:
         ask(changed(made, **fields), vfunc.FirstOrder(engine="reverse"))
     assert said in str(caught.value)
@@ -281,6 +268,8 @@ def test_a_backward_of_ones_own_that_is_wrong():
     wrong = changed(
         made,
         linear=None,
+        composite=None,
+        parts=None,
         pretrain_loss=lambda t, c: Doubled.apply(made.problem.pretrain_loss(t, c)),
     )
     with pytest.raises(vfunc.CertificationError, match=r"pretrain_loss: .*wrong by .*Doubled"):
@@ -289,6 +278,7 @@ def test_a_backward_of_ones_own_that_is_wrong():
 
 def test_recomputation_after_the_parameters_are_back():
     module = cases.seeded(cases.NormedNetwork, 0)
+    theta = {n: p.detach().clone() for n, p in module.named_parameters()}
 
     class Checkpointed(nn.Module):
         def __init__(self):
@@ -298,7 +288,12 @@ def test_recomputation_after_the_parameters_are_back():
         def forward(self, x):
             return checkpoint(self.inner, x, use_reentrant=False)
 
-    learner = vfunc.functional(Checkpointed(), "all")
-    made = cases._supervised(learner, cases.generator(0), learner.theta, view=False)
-    with pytest.raises(vfunc.CertificationError, match="functional_call"):
+    whole = Checkpointed()
+
+    def learner(theta, x):  # with torch alone: the package's own learner refuses to
+        named = {f"inner.{n}": p for n, p in theta.items()}
+        return torch.func.functional_call(whole, named, (x,))
+
+    made = cases._supervised(learner, cases.generator(0), theta, view=False)
+    with pytest.raises(vfunc.CertificationError, match="gradient checkpointing"):
         ask(made, vfunc.FirstOrder(engine="reverse"))

@@ -63,6 +63,16 @@ def test_truncation_is_the_loop_with_the_earlier_tasks_held(optimizer, seed, cas
     assert estimate.scale == pytest.approx(kept * made.optimizer.lr)
 
 
+def test_the_earliest_step_that_is_differentiated_needs_no_hessian():
+    """Not even where steps come before it: an engine that has none will do."""
+    made = longer(cases.situation("mlp", 4, "adamw"))
+    cut, linear = (
+        vfunc.Unrolled(5, truncate=1, engine=engine)(made.problem, made.theta, made.phi)
+        for engine in ("reverse", "linear")
+    )
+    assert measures.apart(linear.grad, cut.grad) <= 1e-12
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
 @given(seed=SEEDS, case=SMALL)
 def test_the_distance_to_the_exact_gradient_falls_as_the_truncation_grows(optimizer, seed, case):

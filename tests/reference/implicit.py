@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Everything at one point theta, as matrices; w @ mixed is w pulled back to phi."""
+
+    theta: Tensor
+    down: Tensor
+    hessian: Tensor
+    gauss_newton: Tensor | None
+    mixed: Tensor
+    phi: dict[str, Tensor]
+
+    def pulled(self, w):
+        """The pullback of the direction w."""
+        return _named(w @ self.mixed, self.phi)
 
 
 def implicit(problem, theta, phi, damping):
     """L_down(theta) - L_down(theta*), and its gradient in phi by the implicit function theorem."""
-    center = _vector(theta)
-    phi_0 = _vector(phi)
+    star = optimum(problem, theta, phi, damping)
+    at = dense(problem, star, phi)
+    value = problem.feedback_loss(theta) - problem.feedback_loss(star)
+    damped = at.hessian + damping * torch.eye(len(at.theta))
+    return float(value), at.pulled(torch.linalg.solve(damped, at.down))
 
-    def loss(t, f):
-        task = problem.construct(_named(f, phi), problem.batches[0])
+
+def optimum(problem, theta, phi, damping):
+    """theta* = argmin L_pre + (damping / 2) |. - theta|^2, by plain Newton steps."""
+    center = _vector(theta)
+    task = {n: x.detach() for n, x in problem.construct(phi, problem.batches[0]).items()}
+
+    def loss(t):
         shift = t - center
         return problem.pretrain_loss(_named(t, theta), task) + 0.5 * damping * shift @ shift
 
@@ -19,16 +46,45 @@ def implicit(problem, theta, phi, damping):
     hessian = torch.func.jacrev(gradient)
     star = center.clone()
     for _ in range(60):
-        step = torch.linalg.solve(hessian(star, phi_0), gradient(star, phi_0))
+        step = torch.linalg.solve(hessian(star), gradient(star))
         star = star - step
         if float(step.norm()) < 1e-15 * (1 + float(star.norm())):
             break
-    assert float(gradient(star, phi_0).norm()) < 1e-11
-    down = torch.func.grad(lambda t: problem.feedback_loss(_named(t, theta)))(star)
-    mixed = torch.func.jacrev(gradient, argnums=1)(star, phi_0)
-    star_by_phi = -torch.linalg.solve(hessian(star, phi_0), mixed)
-    value = problem.feedback_loss(theta) - problem.feedback_loss(_named(star, theta))
-    return float(value), _named(-(down @ star_by_phi), phi)
+    assert float(gradient(star).norm()) < 1e-11
+    return _named(star, theta)
+
+
+def dense(problem, theta, phi):
+    """The matrices at theta."""
+    point, phi_0 = _vector(theta), _vector(phi)
+
+    def loss(t, f):
+        task = problem.construct(_named(f, phi), problem.batches[0])
+        return problem.pretrain_loss(_named(t, theta), task)
+
+    gradient = torch.func.grad(loss)
+    down = torch.func.grad(lambda t: problem.feedback_loss(_named(t, theta)))(point)
+    task = {n: x.detach() for n, x in problem.construct(phi, problem.batches[0]).items()}
+    curved = None
+    if problem.composite is not None:
+
+        def outputs(t):
+            return problem.composite.outputs(_named(t, theta), task).flatten()
+
+        shape = problem.composite.outputs(theta, task).shape
+        jacobian = torch.func.jacrev(outputs)(point)
+        of_loss = torch.func.jacrev(
+            torch.func.grad(lambda z: problem.composite.loss(z.view(shape), task))
+        )
+        curved = jacobian.T @ of_loss(outputs(point).detach()) @ jacobian
+    return Dense(
+        point,
+        down,
+        torch.func.jacrev(gradient)(point, phi_0),
+        curved,
+        torch.func.jacrev(gradient, argnums=1)(point, phi_0),
+        phi,
+    )
 
 
 def _vector(params):

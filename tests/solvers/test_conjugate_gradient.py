@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import measures
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from systems import N, counting, flat, matvec_of, named, right_hand_side, symmetric
 
 import vfunc
 from vfunc.solvers import Outcome, conjugate_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SHAPES = {"a": (2, 2), "b": (3,)}
-N = 7
-
-
-def matvec_of(matrix, shapes=SHAPES):
-    """The matrix as a function of a parameter dict."""
-
-    def matvec(x):
-        y = matrix @ torch.cat([x[n].flatten() for n in shapes])
-        parts = y.split([math.prod(s) for s in shapes.values()])
-        return {n: p.view(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
-
-    return matvec
-
-
-def right_hand_side(draw):
-    return {n: measures.normal(draw, *s) for n, s in SHAPES.items()}
-
-
-def positive(draw, eigenvalues):
-    q, _ = torch.linalg.qr(measures.normal(draw, N, N))
-    return q @ torch.diag(torch.as_tensor(eigenvalues)) @ q.T
-
 
 @given(seed=st.integers(0, 10_000))
 def test_exact_in_n_steps(seed):
     draw = measures.generator(seed)
-    matrix = positive(draw, [1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 11.0])
+    matrix = symmetric(draw, [1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 11.0])
     b = right_hand_side(draw)
     solution = conjugate_gradient(matvec_of(matrix), b, tolerance=1e-10)
     assert solution.converged
@@ -55,7 +31,7 @@ def test_exact_in_n_steps(seed):
 @given(seed=st.integers(0, 10_000))
 def test_as_many_steps_as_distinct_eigenvalues(seed):
     draw = measures.generator(seed)
-    matrix = positive(draw, [1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0])
+    matrix = symmetric(draw, [1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0])
     solution = conjugate_gradient(matvec_of(matrix), right_hand_side(draw), tolerance=1e-8)
     assert solution.converged
     assert solution.iterations == 2
@@ -63,7 +39,7 @@ def test_as_many_steps_as_distinct_eigenvalues(seed):
 
 def test_residual_is_the_true_one_where_it_stops():
     draw = measures.generator(1)
-    matrix, b = positive(draw, [1e-3, 1.0, 3.0, 5.0, 7.0, 30.0, 200.0]), right_hand_side(draw)
+    matrix, b = symmetric(draw, [1e-3, 1.0, 3.0, 5.0, 7.0, 30.0, 200.0]), right_hand_side(draw)
     solution = conjugate_gradient(matvec_of(matrix), b, tolerance=1e-10, max_iterations=3)
     assert solution.outcome is Outcome.iterations
     assert solution.iterations == 3
@@ -79,7 +55,7 @@ def test_residual_is_the_true_one_where_it_stops():
 
 def test_negative_curvature_is_reported():
     draw = measures.generator(2)
-    matrix = positive(draw, [-1.0, 1.0, 3.0, 5.0, 7.0, 9.0, 11.0])
+    matrix = symmetric(draw, [-1.0, 1.0, 3.0, 5.0, 7.0, 9.0, 11.0])
     solution = conjugate_gradient(matvec_of(matrix), right_hand_side(draw), tolerance=1e-12)
     assert solution.outcome is Outcome.negative_curvature
     assert solution.curvature < 0
@@ -109,3 +85,88 @@ def test_zero_right_hand_side_needs_no_product():
 def test_options_that_cannot_be_met_are_refused(options):
     with pytest.raises(vfunc.UserError, match="tolerance > 0 and max_iterations >= 1"):
         conjugate_gradient(lambda x: x, {"a": torch.ones(2)}, **options)
+
+
+@given(seed=st.integers(0, 10_000))
+def test_any_positive_diagonal_leaves_it_exact_in_n_steps(seed):
+    draw = measures.generator(seed)
+    matrix, b = symmetric(draw, [1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 11.0]), right_hand_side(draw)
+    diagonal = named(10 ** measures.normal(draw, N).clamp(-1, 1))
+    want = torch.linalg.solve(matrix, flat(b))
+    solution = conjugate_gradient(
+        matvec_of(matrix), b, tolerance=1e-10, max_iterations=N, preconditioner=diagonal
+    )
+    assert solution.converged
+    assert measures.apart(solution.x, named(want)) <= 1e-8
+    by_function = conjugate_gradient(
+        matvec_of(matrix),
+        b,
+        tolerance=1e-10,
+        max_iterations=N,
+        preconditioner=lambda r: {n: x / diagonal[n] for n, x in r.items()},
+    )
+    assert measures.apart(by_function.x, solution.x) == 0
+
+
+def test_the_matrix_s_own_diagonal_solves_a_diagonal_system_at_once():
+    draw = measures.generator(4)
+    diagonal = 10 ** measures.normal(draw, N)
+    b = right_hand_side(draw)
+    system = matvec_of(torch.diag(diagonal))
+    solution = conjugate_gradient(system, b, tolerance=1e-12, preconditioner=named(diagonal))
+    assert solution.converged
+    assert solution.iterations == 1
+    assert conjugate_gradient(system, b, tolerance=1e-12).iterations > 1
+
+
+def test_preconditioned_iterates_are_those_of_the_scaled_system():
+    """k steps with M on A x = b are M^{-1/2} times k plain steps on M^{-1/2} A M^{-1/2}."""
+    draw = measures.generator(5)
+    matrix, b = symmetric(draw, [0.1, 1.0, 3.0, 5.0, 7.0, 9.0, 50.0]), right_hand_side(draw)
+    diagonal = 10 ** measures.normal(draw, N).clamp(-1, 1)
+    root = diagonal.sqrt()
+    scaled = matrix / root[:, None] / root
+    for steps in (1, 2, 4):
+        got = conjugate_gradient(matvec_of(matrix), b, steps=steps, preconditioner=named(diagonal))
+        plain = conjugate_gradient(matvec_of(scaled), named(flat(b) / root), steps=steps)
+        assert measures.apart(got.x, named(flat(plain.x) / root)) <= 1e-10
+
+
+def test_takes_the_steps_asked_for_whatever_the_residual():
+    draw = measures.generator(6)
+    matrix, b = symmetric(draw, [1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 30.0]), right_hand_side(draw)
+    for steps in (1, 3):
+        matvec, calls = counting(matvec_of(matrix))
+        solution = conjugate_gradient(matvec, b, tolerance=1e-9, steps=steps)
+        assert solution.outcome is Outcome.steps
+        assert not solution.converged
+        assert solution.require("adjoint") is solution
+        assert solution.iterations == solution.products == len(calls) == steps
+        gap = measures.apart(matvec_of(matrix)(solution.x), b)
+        assert solution.residual == pytest.approx(gap, rel=1e-8)
+    # a loose tolerance does not end it, and is met
+    assert conjugate_gradient(matvec_of(matrix), b, tolerance=0.9, steps=3).converged
+    # nothing is left to do after N steps but to move rounding errors
+    assert conjugate_gradient(matvec_of(matrix), b, steps=1000).iterations <= 2 * N
+
+
+@pytest.mark.parametrize(
+    ("preconditioner", "message"),
+    [
+        ({"a": torch.tensor([1.0, 0.0])}, "entries that are not positive"),
+        ({"b": torch.ones(2)}, "does not match"),
+        (lambda r: {n: -x for n, x in r.items()}, "not positive definite"),
+    ],
+)
+def test_preconditioners_that_are_not_positive_are_refused(preconditioner, message):
+    b = {"a": torch.ones(2)}
+    with pytest.raises(vfunc.UserError, match=message):
+        conjugate_gradient(lambda x: x, b, preconditioner=preconditioner)
+
+
+def test_numbers_that_are_not_finite_are_reported():
+    b = {"a": torch.ones(2)}
+    bad = conjugate_gradient(lambda x: {"a": x["a"] * torch.nan}, b, steps=3)
+    assert bad.outcome is Outcome.not_finite
+    with pytest.raises(vfunc.NotConvergedError, match="not finite"):
+        bad.require("adjoint")

@@ -24,7 +24,10 @@ def command(tmp_path, monkeypatch):
         for name, value in merged.items():
             if value is None:
                 continue
-            words += [flag(name)] if value is True else [flag(name), str(value)]
+            if isinstance(value, bool):
+                words.append(flag(name) if value else flag(f"no_{name}"))
+            else:
+                words += [flag(name), str(value)]
         return run_guarded(run, words)
 
     return call

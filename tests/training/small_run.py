@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {
     "meta_period": 1,
     "threads": 1,
     "device": "cpu",
+    "certify": False,  # tests of that are in tests/certification
 }
 cached_assemble = functools.lru_cache(maxsize=32)(assemble)
 

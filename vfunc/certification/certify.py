@@ -160,6 +160,10 @@ def _one(
 ) -> tuple[Row, Measured]:
     """The verdict on one estimator, and the slopes, which serve its other engines too."""
     estimate = estimator(asked.problem, asked.theta, asked.phi)
+    if not isinstance(estimate, ValueEstimate):
+        raise UserError(
+            f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
+        )
     trees.require_same_structure("the estimate's grad", estimate.grad, asked.phi)
     if shared is None or not _near(float(estimate.objective), shared.objective, 1e-9):
         shared = measure(estimator, asked, estimate, directions, generator)
@@ -194,7 +198,11 @@ def _repeated(
 
 
 def _explained(
-    row: Row, estimator: Estimator, estimate: ValueEstimate, asked: Asked, generator: torch.Generator
+    row: Row,
+    estimator: Estimator,
+    estimate: ValueEstimate,
+    asked: Asked,
+    generator: torch.Generator,
 ) -> str:
     """Why a gradient is wrong: an operation that its engine breaks at, or its own arithmetic."""
     if row.gap is None or row.resolution is None:
@@ -240,5 +248,3 @@ def _random_states_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-

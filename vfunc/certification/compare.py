@@ -96,7 +96,8 @@ def compare(subject: str, estimate: ValueEstimate, measured: Measured, asked: As
     gap = max(abs(got - slope) for got, slope, _ in pairs) / size
     resolution = max(error for *_, error in pairs) / size
     wrong = any(
-        abs(got - slope) > max(asked.tolerance * size, SAFETY * error) for got, slope, error in pairs
+        abs(got - slope) > max(asked.tolerance * size, SAFETY * error)
+        for got, slope, error in pairs
     )
     reasons = [*estimate.approximations, *_differenced(estimate, gap, asked)]
     if reasons:

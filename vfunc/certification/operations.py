@@ -173,5 +173,3 @@ def _gap(got: Tensor, measured: Slope) -> float:
     apart = float(torch.linalg.vector_norm(got - measured.value))
     size = max(float(torch.linalg.vector_norm(x)) for x in (got, measured.value))
     return apart / size if apart > 5 * measured.error and size else 0.0
-
-

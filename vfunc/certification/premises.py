@@ -163,9 +163,7 @@ class _Claim:
     says: str
 
 
-def forms(
-    asked: Asked, theta: Params, task: Task, generator: torch.Generator
-) -> Iterator[Row]:
+def forms(asked: Asked, theta: Params, task: Task, generator: torch.Generator) -> Iterator[Row]:
     """The declared `linear`, `composite` and `parts` equal the loss, at two points each."""
     problem = asked.problem
     with torch.no_grad():
@@ -236,14 +234,14 @@ def _convex(asked: Asked, outputs: Tensor, task: Task, generator: torch.Generato
         size = float(ends.abs() + middle.abs())
         below = float(2 * middle - ends) / size if size else 0.0
         if below > 100 * asked.unit:
-            note = f"composite: the loss is not convex in the outputs (above its chord, {below:.2g})"
+            note = (
+                f"composite: the loss is not convex in the outputs (above its chord, {below:.2g})"
+            )
             return Row(subject, "FAILED", note=note)
     return Row(subject, "holds")
 
 
-def gradients(
-    asked: Asked, theta: Params, task: Task, generator: torch.Generator
-) -> Iterator[Row]:
+def gradients(asked: Asked, theta: Params, task: Task, generator: torch.Generator) -> Iterator[Row]:
     """Plain gradients of both losses are their slopes, away from the learner's own parameters."""
     problem = asked.problem
     losses: dict[str, tuple[Callable[[Params], Tensor], Callable[[], Params]]] = {

@@ -1,8 +1,8 @@
 """Adam's step where finite differences of it mean something.
 
 In a fresh state Adam's step is g / (|g| + eps): for eps far below |g| that is the sign of g, whose
-derivative is zero but for a spike that no finite difference sees. The step's arithmetic is the
-same at any eps, so it is certified where the step is smooth over the size of the gradient.
+derivative is zero but for a spike that no finite difference sees. With second moments of the
+gradient's own size the same arithmetic is smooth, and there it is certified.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from vfunc.problem import ValueProblem, construct_task, pretrain_gradient
 from vfunc.simulate import Adam, TensorState
@@ -19,9 +20,14 @@ from vfunc.trees import Params
 SHARP = 1e-2
 """A step is taken for a sign's where it turns within this share of the gradient's own size."""
 
+NOTE = (
+    "Adam's second moments were raised to the gradient's size for this check: where they are next "
+    "to nothing, as in a fresh state, its step is a sign, and has no finite difference"
+)
+
 
 def smoothed(problem: ValueProblem, theta: Params, phi: Params) -> tuple[ValueProblem, str | None]:
-    """The problem with Adam's epsilon raised to the gradient's size where the step is a sign's.
+    """The problem with Adam's second moments raised to the gradient's size where they are small.
 
     Args:
         problem: the question.
@@ -33,31 +39,38 @@ def smoothed(problem: ValueProblem, theta: Params, phi: Params) -> tuple[ValuePr
     """
     task = construct_task(problem, phi, problem.batches[0]).task
     g = problem.rule.effective(pretrain_gradient(problem, theta, task))
-    adam = [n for n in theta if n in g and isinstance(problem.rule.rule(n), Adam)]
-    entries = torch.cat([torch.zeros(1), *(g[n].detach().flatten().cpu() for n in adam)])
-    entries = entries[entries != 0].double()
+    adam = {n: rule for n in theta if n in g and isinstance(rule := problem.rule.rule(n), Adam)}
+    moving = [x[x != 0].double().flatten().cpu() for x in (g[n] for n in adam)]
+    entries = torch.cat([torch.zeros(0), *moving])
     size = float(entries.pow(2).mean().sqrt()) if len(entries) else 0.0
-    if not any(_is_sharp(problem, name, g, size) for name in adam):
+    if not any(_is_sharp(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()):
         return problem, None
-    rules = {name: problem.rule.rule(name) for name in theta}
-    before = min(rules[name].eps for name in adam)
-    rules |= {name: replace(rules[name], eps=max(rules[name].eps, size)) for name in adam}
-    note = (
-        f"Adam's epsilon was raised from {before:g} to {size:.1e}, the gradient's size, for the "
-        "check: with next to no second moment the step is a sign, and has no finite difference"
-    )
-    rule = replace(problem.rule, rules=rules)
-    domains = {name: replace(part, rule=rule) for name, part in problem.domains.items()}
-    return replace(problem, rule=rule, domains=domains), note
+    warm = {n: _warmed(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()}
+    state = {**problem.state, **warm}
+    domains = {name: replace(part, state=state) for name, part in problem.domains.items()}
+    return replace(problem, state=state, domains=domains), NOTE
 
 
-def _is_sharp(problem: ValueProblem, name: str, g: Mapping[str, torch.Tensor], size: float) -> bool:
+def _is_sharp(rule: Adam, state: TensorState | None, g: Tensor, size: float) -> bool:
     """Whether the step turns, in some entry that moves, over much less than |g|."""
-    rule = problem.rule.rule(name)
-    assert isinstance(rule, Adam)
-    state = problem.state.get(name, TensorState())
+    state = state or TensorState()
     b2 = rule.betas[1]
-    v = state.buffers.get("exp_avg_sq", torch.zeros_like(g[name]))
+    v = _buffers(state, g)["exp_avg_sq"]
     # sqrt(v+ / c2) + eps as a function of g: both terms of its width, in units of g
     width = ((b2 * v).sqrt() + (1 - b2 ** (state.step + 1)) ** 0.5 * rule.eps) / (1 - b2) ** 0.5
-    return bool((width[g[name] != 0] < SHARP * size).any())
+    return bool((width[g != 0] < SHARP * size).any())
+
+
+def _warmed(rule: Adam, state: TensorState | None, g: Tensor, size: float) -> TensorState:
+    """The state with second moments that weigh as much in the root as a gradient of `size`."""
+    state = state or TensorState()
+    b2 = rule.betas[1]
+    buffers = _buffers(state, g)
+    least = size**2 * (1 - b2) / b2 if b2 else 0.0
+    second = buffers["exp_avg_sq"].clamp(min=least)
+    return TensorState(max(state.step, 1), {**buffers, "exp_avg_sq": second})
+
+
+def _buffers(state: TensorState, g: Tensor) -> Mapping[str, Tensor]:
+    fresh = {"exp_avg": torch.zeros_like(g), "exp_avg_sq": torch.zeros_like(g)}
+    return {**fresh, **state.buffers}

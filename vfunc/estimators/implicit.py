@@ -43,9 +43,10 @@ class Implicit:
     Attributes:
         damping: the proximal lambda, an inverse step size; None takes 1 / eta.
         curvature: `hessian`, or `gauss_newton` in the Newton steps and the adjoint: never
-            negative, so that no damping is too low; for problems with a `composite` form.
-        solver: of the adjoint's system: `cg`; `neumann`, cheaper only where few terms do;
-            `nystrom`, approximate, a fixed number of products; `dense`, for few parameters.
+            negative, but its steps converge linearly; for problems with a `composite` form.
+        solver: of the adjoint's system: `cg`; `neumann`, linear in the feedback gradient, with
+            more products; `nystrom`, approximate, a fixed number of products; `dense`, for few
+            parameters.
         solver_tolerance: relative, on the proximal problem's gradient and on the adjoint's
             residual; None takes 1e-4, or 1e-9 where theta is in float64.
         solver_steps: of cg or neumann on the adjoint, whatever the residual; None goes on until

@@ -22,11 +22,12 @@ from vfunc.solvers.solution import rounding
 from vfunc.trees import Params
 
 STALLED = 3
-"""Steps in a row whose descent is lost in rounding, and whose gradient is not `FASTER`, that end
-the solver."""
+"""Steps in a row, lost in the objective's rounding, that end the solver unless the gradient falls
+by a tenth in one of them."""
 
-FASTER = 0.9
-"""The factor by which a step lowers the gradient at least: Gauss-Newton's converge linearly."""
+SUFFICIENT = 0.25
+"""Of the slope's promise. A Newton step near the optimum keeps a half; one that overshoots the
+lowest point on its line by more than half its way, as Gauss-Newton's can again and again, less."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ def solve_proximal(
 ) -> ProximalSolution:
     """Newton's method with conjugate gradient and a backtracking line search (Armijo).
 
+    Where the objective's differences are lost in rounding, at a gradient near the root of the
+    round-off, the line search goes by the slope instead (Hager and Zhang, 2005, section 3).
+
     Each Newton system is solved no more exactly than the step deserves (Eisenstat and Walker,
     1996), and a direction of negative curvature ends its conjugate gradient with the iterate so
     far, or the steepest descent if there is none (Nocedal and Wright, algorithm 7.1). With the
@@ -88,7 +92,7 @@ def solve_proximal(
     """
     passes = Passes()
     curvature = math.inf
-    shift, measurable = trees.zeros_like(center), True
+    shift, g, measurable = trees.zeros_like(center), None, True
     start, gap = 0.0, math.nan
     best, stalled = math.inf, 0
     limit = max_iterations if steps is None else steps
@@ -99,14 +103,18 @@ def solve_proximal(
             loss = problem.pretrain_loss(trees.axpy(1.0, shift, center), construction.task)
             return float(loss) + 0.5 * damping * float(trees.dot(shift, shift))
 
+    def gradient(shift: Params) -> Params:
+        theta = trees.axpy(1.0, shift, center)
+        return trees.axpy(damping, shift, pretrain_gradient(problem, theta, construction.task))
+
     for iteration in range(limit + 1):
         theta = trees.axpy(1.0, shift, center)
-        g = trees.axpy(damping, shift, pretrain_gradient(problem, theta, construction.task))
-        passes = passes + GRADIENT
+        if g is None:
+            g, passes = gradient(shift), passes + GRADIENT
         size = float(trees.norm(g))
         start = start or size
         gap = size / start if start else 0.0
-        stalled = 0 if measurable or gap < FASTER * best else stalled + 1
+        stalled = 0 if measurable or gap < 0.9 * best else stalled + 1
         best = min(best, gap)
         ended = iteration == limit or stalled == STALLED
         if gap <= enough or (steps is not None and ended and math.isfinite(gap)):
@@ -127,8 +135,15 @@ def solve_proximal(
         if newton.outcome is Outcome.negative_curvature and trees.is_zero(direction):
             direction = trees.scale(g, -1.0 / damping)
         slope = float(trees.dot(g, direction))
-        shift, tried, measurable = _line_search(objective, shift, direction, slope)
-        passes = passes + Passes(forwards=tried)
+        here, passes = objective(shift), passes + Passes(forwards=1)
+        rounding_error = 8 * max(torch.finfo(x.dtype).eps for x in shift.values()) * abs(here)
+        measurable = -slope > rounding_error
+        if measurable:
+            shift, tried = _by_values(objective, shift, direction, slope, here, rounding_error)
+            g, passes = None, passes + Passes(forwards=tried)
+        else:
+            shift, g = _by_slopes(gradient, shift, direction, slope)
+            passes = passes + GRADIENT
     raise NotConvergedError(
         f"implicit, proximal problem at damping {damping:g}: relative gradient {gap:.1e} after "
         f"{iteration} Newton steps, tolerance {tolerance:.1e}; raise --damping or "
@@ -136,20 +151,38 @@ def solve_proximal(
     )
 
 
-def _line_search(
-    objective: Callable[[Params], float], shift: Params, direction: Params, slope: float
-) -> tuple[Params, int, bool]:
-    """Halve the step until the objective falls by 1e-4 of what its slope promises.
+def _by_values(
+    objective: Callable[[Params], float],
+    shift: Params,
+    direction: Params,
+    slope: float,
+    here: float,
+    rounding_error: float,
+) -> tuple[Params, int]:
+    """Halve the step until the objective falls by `SUFFICIENT` of what its slope promises.
 
-    Returns the shift, the evaluations spent, and whether the fall stood out from rounding.
+    Returns the shift and the evaluations spent.
     """
-    here = objective(shift)
-    rounding = 8 * max(torch.finfo(x.dtype).eps for x in shift.values()) * abs(here)
     length = 1.0
-    for tried in range(2, 32):
+    for tried in range(1, 31):
         there = trees.axpy(length, direction, shift)
-        value = objective(there)
-        if value <= here + 1e-4 * length * slope + rounding:
-            return there, tried, value < here - rounding
+        if objective(there) <= here + SUFFICIENT * length * slope + rounding_error:
+            return there, tried
         length /= 2
-    return shift, 31, False
+    return shift, 30
+
+
+def _by_slopes(
+    gradient: Callable[[Params], Params], shift: Params, direction: Params, slope: float
+) -> tuple[Params, Params | None]:
+    """The full step if it halves the slope along it, else the zero of the slope by its secant.
+
+    Returns the shift, and the gradient there if it is known.
+    """
+    there = trees.axpy(1.0, direction, shift)
+    g = gradient(there)
+    after = float(trees.dot(g, direction))
+    if abs(after) <= 0.5 * abs(slope):
+        return there, g
+    length = slope / (slope - after) if after > slope else 2.0
+    return trees.axpy(min(max(length, 0.1), 2.0), direction, shift), None

@@ -14,9 +14,11 @@ from vfunc.trees import Params
 def tangent_along(function: Callable[[Params], Any], theta: Params, w: Params) -> tuple[Any, Any]:
     """(function(theta), its directional derivative along w), by one forward-mode pass.
 
+    w is read by theta's names, in theta's order: torch wants the two dicts in the same order.
+
     torch 2.13 and later warn of `torch.jit.script`, which they use themselves the first time that
     forward mode is asked for.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=Warning)
-        return torch.func.jvp(function, (theta,), ({n: x.detach() for n, x in w.items()},))
+        return torch.func.jvp(function, (theta,), ({n: w[n].detach() for n in theta},))

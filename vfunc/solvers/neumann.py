@@ -31,8 +31,9 @@ def neumann(
     It converges for 0 < s lambda < 2 at every eigenvalue lambda of A, by |1 - s lambda| a term:
     slower than conjugate gradient, but linear in b, and the same as m steps of gradient descent
     (Lorraine, Vicol and Duvenaud, 2020). Inside that radius the residual (I - s A)^m b cannot
-    grow; growth therefore ends the series as diverged, with the x of the smallest residual, and a
-    residual r with <r, A r> <= 0 as negative curvature.
+    grow; growth therefore ends the series as diverged, with the x of the smallest residual: the
+    step is too long, or A has a negative eigenvalue. A residual r or a vector of the power
+    iteration with <r, A r> <= 0 proves the latter, and is reported as negative curvature.
 
     Args:
         matvec: x -> A x, A symmetric.
@@ -114,7 +115,8 @@ def largest_eigenvalue(
         The bound, the smallest <v, A v> seen, and the products with A spent.
     """
     named = {name: like[name] for name in sorted(like)}  # the same draw in any order
-    v = trees.normal_like(named, torch.Generator().manual_seed(seed))
+    start = trees.normal_like(named, torch.Generator().manual_seed(seed))
+    v = {name: start[name] for name in like}
     bound, smallest, spent = math.inf, math.inf, 0
     while spent < iterations and 0 < (length := float(trees.norm(v))) < math.inf:
         v = trees.scale(v, 1 / length)

@@ -34,10 +34,11 @@ def nystrom(
 
         x = U (U^T b) / (sigma^2 + damping) + (b - U U^T b) / damping.
 
-    Exact at full rank for positive semi-definite H. H_r is always positive semi-definite: where
-    H is not, the core Omega^T H Omega has eigenvalues below zero, and the sketch is restricted to
-    the eigenvectors above. Its smallest eigenvalue is a curvature of H; a negative one beyond the
-    damping proves that H + damping I is not positive definite, and is reported as that.
+    Exact at full rank, where the core Omega^T H Omega is H itself. Below it H_r is always positive
+    semi-definite: where H is not, the core has eigenvalues below zero, and the sketch is
+    restricted to the eigenvectors above, so that |x| <= |b| / damping whatever H is. The core's
+    smallest eigenvalue is a curvature of H; a negative one beyond the damping proves that
+    H + damping I is not positive definite, and is reported as that.
 
     Args:
         matvec: x -> H x, without the damping, H symmetric.
@@ -70,37 +71,38 @@ def nystrom(
     columns = [trees.normal_like(named, draw) for _ in range(rank)]
     omega, _ = torch.linalg.qr(torch.stack([_vector({n: c[n] for n in b}) for c in columns], -1))
     sketch = torch.stack([_vector(matvec(_params(column, b))) for column in omega.T], -1)
+    nothing = trees.zeros_like(b)
+    if not bool(torch.isfinite(sketch).all()):
+        return Solution(nothing, Outcome.not_finite, 1.0, rank, rank, math.nan)
     core = omega.T @ sketch
     # both triangles hold the same numbers up to the products' rounding
     eigenvalues, vectors = torch.linalg.eigh((core + core.T) / 2)
     curvature = float(eigenvalues[0]) + damping
-    if not bool(torch.isfinite(sketch).all()):
-        outcome = Outcome.not_finite
-    elif curvature <= 0:
-        outcome = Outcome.negative_curvature
+    if curvature <= 0:
+        return Solution(nothing, Outcome.negative_curvature, 1.0, rank, rank, curvature)
+    if rank == len(right):
+        basis, low = omega @ vectors, eigenvalues
     else:
-        x = _params(_solved(sketch, eigenvalues, vectors, right, damping, rounding(b)), b)
-        ax = trees.axpy(damping, x, matvec(x))
-        residual = float(trees.norm(trees.axpy(-1.0, ax, b))) / size
-        outcome = Outcome.converged if residual <= tolerance else Outcome.low_rank
-        return Solution(x, outcome, residual, rank, rank + 1, curvature)
-    return Solution(trees.zeros_like(b), outcome, 1.0, rank, rank, curvature)
+        basis, low = _decomposed(sketch, eigenvalues, vectors, rounding(b))
+    inside = basis.T @ right
+    x = _params(basis @ (inside / (low + damping)) + (right - basis @ inside) / damping, b)
+    ax = trees.axpy(damping, x, matvec(x))
+    residual = float(trees.norm(trees.axpy(-1.0, ax, b))) / size
+    outcome = Outcome.converged if residual <= tolerance else Outcome.low_rank
+    return Solution(x, outcome, residual, rank, rank + 1, curvature)
 
 
-def _solved(
-    sketch: Tensor,
-    eigenvalues: Tensor,
-    vectors: Tensor,
-    right: Tensor,
-    damping: float,
-    relative: float,
-) -> Tensor:
-    """(B B^T + damping I)^{-1} b, B = Y V E^{-1/2} over the core's eigenvalues E above rounding."""
+def _decomposed(
+    sketch: Tensor, eigenvalues: Tensor, vectors: Tensor, relative: float
+) -> tuple[Tensor, Tensor]:
+    """U and sigma^2 of B B^T = U diag(sigma^2) U^T, B = Y V E^{-1/2}.
+
+    E are the core's eigenvalues that stand above zero and rounding, V their vectors.
+    """
     kept = eigenvalues > relative * len(eigenvalues) * eigenvalues.abs().max()
     root = sketch @ (vectors[:, kept] / eigenvalues[kept].sqrt())
-    u, sigma, _ = torch.linalg.svd(root, full_matrices=False)
-    inside = u.T @ right
-    return u @ (inside / (sigma**2 + damping)) + (right - u @ inside) / damping
+    basis, sigma, _ = torch.linalg.svd(root, full_matrices=False)
+    return basis, sigma**2
 
 
 def _vector(a: Params) -> Tensor:

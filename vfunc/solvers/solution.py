@@ -24,7 +24,7 @@ class Outcome(enum.Enum):
     low_rank = "solved a low-rank approximation of the system"
     iterations = "stopped at max_iterations; raise it, loosen the tolerance, or raise the damping"
     negative_curvature = "met a direction of negative curvature; raise the damping"
-    diverged = "diverged: step * curvature reached 2; lower the step or raise the damping"
+    diverged = "diverged: a curvature is negative or above 2 / step; raise the damping"
     ill_conditioned = "met an ill-conditioned system; loosen the tolerance or raise the damping"
     not_finite = "met a number that is not finite"
 
@@ -66,7 +66,8 @@ class Solution:
             NotConvergedError: it did not; the message says how to go on.
         """
         if self.outcome not in (Outcome.converged, Outcome.steps, Outcome.low_rank):
-            further = advice if self.outcome is Outcome.negative_curvature else ""
+            indefinite = self.outcome in (Outcome.negative_curvature, Outcome.diverged)
+            further = advice if indefinite else ""
             raise NotConvergedError(
                 f"{what}: the solver {self.outcome.value}{further} (relative residual "
                 f"{self.residual:.1e} after {self.iterations} iterations, smallest curvature "

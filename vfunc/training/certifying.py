@@ -69,9 +69,7 @@ def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
             return None
         asked = DomainMatched(estimator) if problem.domains else estimator
         try:
-            return certify(
-                problem, state.functional.theta, phi, asked, directions=1, quiet=True
-            )
+            return certify(problem, state.functional.theta, phi, asked, directions=1, quiet=True)
         except CertificationError as error:
             said = f"{error} (at the run's start; --no-certify goes on without this check)"
             raise CertificationError(said, error.certification) from error

@@ -149,7 +149,8 @@ def check_combination(given: Mapping[str, Any], options: Mapping[str, Any]) -> N
         )
     if options["levels"] is not None and not any(options["levels"]):
         raise UserError("--levels gives every level weight 0; give one a weight above 0")
-    if options["engine"] == "linear" and (options["lookahead_steps"] or 1) > 1:
+    differentiated = options["truncate"] or options["lookahead_steps"] or 1
+    if options["engine"] == "linear" and differentiated > 1:
         raise UserError(
             "--engine linear gives no Hessian-vector product, which --lookahead-steps above 1 "
             "needs; give auto, reverse, forward or finite_difference"

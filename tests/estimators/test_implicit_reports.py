@@ -1,0 +1,162 @@
+"""What the implicit estimator refuses, reports and spends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import measures
+import pytest
+import torch
+
+import vfunc
+from vfunc.simulate import SGD, UpdateRule
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def saddle(tilt):
+    """L_pre = (x y - c)^2 / 2: at x = y = 0 the gradient is zero, the Hessian [[0, -c], [-c, 0]].
+
+    Its Gauss-Newton matrix is zero there. `tilt` moves the point off the saddle.
+    """
+
+    def outputs(theta, task):
+        return theta["x"] * theta["y"]
+
+    def loss(z, task):
+        return 0.5 * (z - task["c"]) ** 2
+
+    composite = vfunc.CompositeForm(outputs, loss)
+    return (
+        vfunc.ValueProblem(
+            construct=lambda phi, batch: {"c": torch.exp(phi["c"])},
+            pretrain_loss=lambda theta, task: loss(outputs(theta, task), task),
+            feedback_loss=lambda theta: (theta["x"] - 2) ** 2 + (theta["y"] - 1) ** 2,
+            batches=(None,),
+            rule=UpdateRule(SGD(0.1)),
+            composite=composite,
+        ),
+        {"x": torch.tensor(tilt), "y": torch.tensor(tilt / 2)},
+        {"c": torch.tensor(0.5)},
+    )
+
+
+@pytest.mark.parametrize("solver", ["cg", "neumann", "nystrom", "dense"])
+def test_an_adjoint_at_a_saddle_is_refused_and_gauss_newton_advised(solver):
+    problem, theta, phi = saddle(0.0)
+    with pytest.raises(vfunc.NotConvergedError) as raised:
+        vfunc.Implicit(damping=0.5, solver=solver)(problem, theta, phi)
+    assert "raise the damping, or take --curvature gauss_newton" in str(raised.value)
+    bare = replace(problem, composite=None)
+    with pytest.raises(vfunc.NotConvergedError) as raised:
+        vfunc.Implicit(damping=0.5, solver=solver)(bare, theta, phi)
+    assert "gauss_newton" not in str(raised.value)
+    convex = vfunc.Implicit(damping=0.5, solver=solver, curvature="gauss_newton")
+    assert convex(problem, theta, phi).diagnostics["smallest_curvature"] == pytest.approx(0.5)
+    # enough damping cures it too
+    damped = vfunc.Implicit(damping=5.0, solver=solver)(problem, theta, phi)
+    assert damped.diagnostics["negative_curvature"] is False
+
+
+def test_negative_curvature_on_the_way_is_reported_and_passed():
+    """Newton leaves the saddle's neighbourhood for the minimum; the value there is exact."""
+    problem, theta, phi = saddle(0.1)
+    ask = vfunc.Implicit(damping=0.05, solver_tolerance=1e-12)
+    estimate = ask(problem, theta, phi)
+    assert estimate.diagnostics["negative_curvature"] is True
+    assert estimate.diagnostics["smallest_curvature"] < 0
+    assert estimate.approximations == ()
+    slope = measures.slope(
+        lambda h: float(ask(problem, theta, {"c": phi["c"] + h}).objective), step=1e-3
+    )
+    assert float(estimate.grad["c"]) == pytest.approx(slope, rel=1e-7)
+    assert abs(slope) > 0.1
+    safe = vfunc.Implicit(damping=1.0, solver_tolerance=1e-3, curvature="gauss_newton")
+    assert safe(problem, theta, phi).diagnostics["negative_curvature"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"curvature": "fisher"}, "unknown curvature 'fisher'; known: hessian, gauss_newton"),
+        ({"solver": "lu"}, "unknown solver 'lu'; known: cg, neumann, nystrom, dense"),
+        ({"precondition": "diagonal"}, "unknown precondition 'diagonal'; known: none, optimizer"),
+        ({"nystrom_rank": 3}, "nystrom_rank is for the solver nystrom, not for cg"),
+        ({"solver": "nystrom", "nystrom_rank": 0}, "nystrom_rank must be at least 1, not 0"),
+        ({"solver": "dense", "solver_steps": 3}, "solver_steps is for the solvers cg and neumann"),
+        ({"solver": "nystrom", "solver_steps": 3}, "not for nystrom"),
+        ({"solver_steps": 0}, "solver_steps must be at least 1, not 0"),
+        ({"inner_steps": 0}, "inner_steps must be at least 1, not 0"),
+        ({"solver": "dense", "precondition": "optimizer"}, "precondition is for the solver cg"),
+        ({"solver_tolerance": 1.0}, r"solver_tolerance must be in \(0, 1\)"),
+        (
+            {"solver_tolerance": 0.1, "solver_steps": 2, "inner_steps": 2},
+            "solver_tolerance does nothing where both step counts are given",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(vfunc.UserError, match=message):
+        vfunc.Implicit(**options)
+
+
+def test_what_the_problem_lacks_is_refused():
+    made = cases.situation("mlp", 1)
+    bare = replace(made.problem, composite=None)
+    with pytest.raises(vfunc.UserError, match="declares no `composite` form; take curvature"):
+        vfunc.Implicit(curvature="gauss_newton")(bare, made.theta, made.phi)
+    with pytest.raises(vfunc.UserError, match="the learner's optimizer is SGD, which has none"):
+        vfunc.Implicit(precondition="optimizer")(made.problem, made.theta, made.phi)
+    vfunc.Implicit(precondition="none")(made.problem, made.theta, made.phi)
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "cg"},
+        {"solver": "cg", "solver_steps": 2, "inner_steps": 1},
+        {"solver": "neumann"},
+        {"solver": "nystrom", "nystrom_rank": 3},
+        {"solver": "dense"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_passes_are_what_was_spent(options, curvature, monkeypatch):
+    made = cases.situation("mlp", 7)
+    forwards, backwards = [], []
+    real = torch.autograd.grad
+
+    def noting(function):
+        def call(*args):
+            forwards.append(function)
+            return function(*args)
+
+        return call
+
+    def grad(outputs, *args, **kwargs):
+        # functional transforms and the designer's own product pass several outputs
+        if isinstance(outputs, torch.Tensor):
+            backwards.append(outputs)
+        return real(outputs, *args, **kwargs)
+
+    problem = replace(
+        made.problem,
+        pretrain_loss=noting(made.problem.pretrain_loss),
+        feedback_loss=noting(made.problem.feedback_loss),
+        linear=vfunc.LinearForm("q", noting(made.problem.linear.coefficients)),
+        composite=vfunc.CompositeForm(
+            noting(made.problem.composite.outputs), made.problem.composite.loss
+        ),
+    )
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    for engine in ("auto", "finite_difference"):
+        forwards.clear()
+        backwards.clear()
+        loose = {} if "inner_steps" in options else {"solver_tolerance": 1e-6}
+        spent = vfunc.Implicit(
+            damping=10.0, curvature=curvature, engine=engine, **options, **loose
+        )(problem, made.theta, made.phi).diagnostics
+        assert spent["forwards"] + spent["tangents"] == len(forwards), engine
+        assert spent["backwards"] == len(backwards), engine

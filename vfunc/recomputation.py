@@ -1,0 +1,73 @@
+"""Activation checkpointing, which estimates have to do without."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from vfunc.errors import UserError
+
+CHECKPOINTING_FLAGS = ("gradient_checkpointing", "grad_checkpointing")
+"""What switches activation checkpointing on: a module's attribute in transformers, and in timm."""
+
+_RECOMPUTES = (
+    "the learner recomputes activations (torch.utils.checkpoint) or packs what is saved for its "
+    "backward pass; an estimate would get gradients of other parameters: switch it off"
+)
+
+
+_INPUT_HOOKS = ("make_inputs_require_grad", "make_inputs_require_grads")
+"""PEFT's and transformers' hooks beside it: their `requires_grad_` is allowed in no transform."""
+
+
+@contextlib.contextmanager
+def without_checkpointing(module: nn.Module) -> Iterator[None]:
+    """Switch transformers' and timm's gradient checkpointing off, and on again afterwards.
+
+    Under `functional_call` a checkpoint recomputes after the parameters have been swapped back:
+    the gradient is that of the module's own parameters, 18 to 100 % off at another theta, without
+    a word. Only memory is lost by doing without: a call holds the activations of S's layers.
+    """
+    flags = [
+        (child, flag)
+        for child in module.modules()
+        for flag in CHECKPOINTING_FLAGS
+        if getattr(child, flag, None) is True
+    ]
+    hooks = [
+        (child._forward_hooks, key, hook)
+        for child in module.modules()
+        for key, hook in child._forward_hooks.items()
+        if getattr(hook, "__name__", "") in _INPUT_HOOKS
+    ]
+    for child, flag in flags:
+        setattr(child, flag, False)
+    for registered, key, _ in hooks:
+        registered[key] = lambda module, args, output: None
+    try:
+        yield
+    finally:
+        for child, flag in flags:
+            setattr(child, flag, True)
+        for registered, key, hook in hooks:
+            registered[key] = hook
+
+
+@contextlib.contextmanager
+def refusing_recomputation() -> Iterator[None]:
+    """Refuse a checkpoint that no flag switches off; without a graph nothing is recomputed."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_grad_enabled():
+            # the caller's own hooks, set around the call, stand: then there is no telling
+            with contextlib.suppress(RuntimeError):
+                hooks_off = torch.autograd.graph.disable_saved_tensors_hooks(_RECOMPUTES)
+                stack.enter_context(hooks_off)
+        try:
+            yield
+        except RuntimeError as error:
+            if _RECOMPUTES in str(error):
+                raise UserError(_RECOMPUTES) from error
+            raise
