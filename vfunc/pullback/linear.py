@@ -15,7 +15,7 @@ from vfunc.trees import Params
 class Linear:
     """For L_pre = <q, b(theta)>: grad_q <w, g_pre> is the tangent of b along w.
 
-    b is the problem's `LinearForm.coefficients`. Minus the tangent, entry by entry, is the value
+    b is the problem's `LinearForm.coefficients`. The tangent along g_down, entry by entry, is the value
     of a unit of target mass there: what a token value map draws. There is no Hessian-vector
     product in it.
     """
