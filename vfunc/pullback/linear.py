@@ -15,8 +15,8 @@ from vfunc.trees import Params
 class Linear:
     """For L_pre = <q, b(theta)>: grad_q <w, g_pre> is the tangent of b along w.
 
-    b is the problem's `LinearForm.coefficients`. The tangent along g_down, entry by entry, is the value
-    of a unit of target mass there: what a token value map draws. There is no Hessian-vector
+    b is the problem's `LinearForm.coefficients`. Its tangent along g_down, entry by entry, is the
+    value of a unit of target mass there: what a token value map draws. There is no Hessian-vector
     product in it.
     """
 
