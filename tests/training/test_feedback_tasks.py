@@ -18,6 +18,8 @@ from vfunc.language.arithmetic import STYLES
 from vfunc.language.batches import InterleavedStream
 from vfunc.language.data import Source, file_data, source_names, tokenised
 from vfunc.language.examples import take_rows
+from vfunc.language.rewards import draw_samples
+from vfunc.language.streams import PRESETS, embedded_examples
 from vfunc.language.value_problem import LanguageLearner, language_problem
 from vfunc.training.assemble import step_options
 from vfunc.training.resolve import resolve
@@ -176,8 +178,6 @@ def test_a_domain_that_a_batch_lacks_is_left_out():
 
 def records(count, **changes):
     """Problems, as lines of a file."""
-    from vfunc.language.streams import PRESETS, embedded_examples
-
     examples = embedded_examples("feedback", count, PRESETS["careless_everywhere"], 0)
     whole = [{"problem": e.prompt, "solution": e.completion, "answer": e.answer} for e in examples]
     return [{k: changes.get(k, v) for k, v in r.items() if changes.get(k) != ""} for r in whole]
@@ -219,11 +219,20 @@ def test_a_reward_reaches_the_learner_through_phi_alone():
     assert not same(train(**REWARD, budget="2steps").phi, train(budget="2steps").phi)
 
 
-def test_completions_are_drawn_anew_for_each_update_and_again_in_a_repeated_run():
+def test_completions_are_drawn_anew_for_each_update_and_again_in_a_repeated_run(monkeypatch):
+    drawn, seeds = [], []
+
+    def noting(model, tokenizer, prompts, options, seed):
+        drawn.append(draw_samples(model, tokenizer, prompts, options, seed))
+        seeds.append(seed)
+        return drawn[-1]
+
+    monkeypatch.setattr(language_feedback, "draw_samples", noting)
     first, again = (train(**REWARD, budget="3steps").of("estimate") for _ in range(2))
     assert first == again
-    drawn = {(e["reward"], e["completion_tokens"]) for e in first}
-    assert len(drawn) == 3
+    assert len(set(seeds[:3])) == 3 and seeds[3:] == seeds[:3]
+    tokens = [samples.batch.tokens for samples in drawn]
+    assert all(map(torch.equal, tokens[:3], tokens[3:]))
     assert all(0 <= e["informative_groups"] <= 1 for e in first)
 
 
@@ -240,8 +249,6 @@ def test_rewards_that_do_not_differ_leave_the_designer_alone(monkeypatch, option
 
 
 def _all_right(model, tokenizer, prompts, options, seed):
-    from vfunc.language.rewards import draw_samples
-
     return draw_samples(model, tokenizer, prompts, options, seed, lambda text, answer: 1.0)
 
 
@@ -293,6 +300,21 @@ def test_several_streams_are_read_in_turn_and_feedback_files_are_tasks(tmp_path)
     }
     trained = train(**files, feedback_combine="matched", budget="2steps")
     assert {"fa/g_down_norm", "fb/g_down_norm"} <= trained.of("estimate")[0].keys()
+
+
+def test_an_evaluation_problem_whose_answer_is_feedback_is_left_out(tmp_path):
+    rows = records(8)
+    held_out = written(tmp_path / "eval.jsonl", rows)
+    feedback = written(tmp_path / "feedback.jsonl", records(3, solution=""))
+    source = Source(held_out)
+    raw = file_data([source], [Source(feedback)], source, 0)
+    assert [e.prompt for e in raw.evaluation] == [r["problem"] for r in rows[3:]]
+    assert raw.dropped["eval"] == {"also in the feedback": 3}
+    assert [(e.completion, e.answer) for e in raw.feedback] == [("", r["answer"]) for r in rows[:3]]
+    fields = "prompt=problem,answer=answer"  # of feedback alone: the others need what is predicted
+    assert file_data([source], [Source(feedback, fields)], source, 0).feedback == raw.feedback
+    with pytest.raises(UserError, match="--stream-fields .*: give either"):
+        file_data([Source(held_out, fields)], [Source(feedback)], source, 0)
 
 
 def test_sources_are_named_by_their_last_part():

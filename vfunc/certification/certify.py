@@ -79,12 +79,11 @@ def certify(
     with _random_states_kept():
         asked = most_exact(problem, theta, phi)
         rows: list[Row] = []
-        for given, part in [(problem, asked), *_domains(problem, asked)]:
+        for where, given, part in _with_domains(problem, asked):
             for row in premises(given, theta, phi, part, generator):
-                if row not in rows:
-                    rows.append(row)
+                rows.append(replace(row, subject=where + row.subject))
                 if row.verdict == "FAILED":
-                    return _concluded(rows, asked, (), quiet=quiet)
+                    return _concluded(rows, asked, (), "", quiet=quiet)
         easier, note = smoothed(asked.problem, asked.theta, asked.phi)
         asked = replace(asked, problem=easier)
         if estimator is None:
@@ -93,25 +92,27 @@ def certify(
             given = make_estimator(estimator) if isinstance(estimator, str) else estimator
             with _as_row(label_of(given), rows):
                 rows.append(_one(label_of(given), given, asked, directions, generator)[0])
-    return _concluded(rows, asked, (note,) if note else (), quiet=quiet)
+    failed = next((row.subject for row in rows if row.verdict == "FAILED"), "")
+    return _concluded(rows, asked, (note,) if note else (), f"{failed}: ", quiet=quiet)
 
 
-def _domains(problem: ValueProblem, asked: Asked) -> Iterator[tuple[ValueProblem, Asked]]:
-    """The question domain by domain, where it is asked so."""
+def _with_domains(problem: ValueProblem, asked: Asked) -> Iterator[tuple[str, ValueProblem, Asked]]:
+    """The question, and domain by domain where it is asked so: where, as it came, as certified."""
+    yield "", problem, asked
     for name, given in problem.domains.items():
-        yield given, replace(asked, problem=asked.problem.domains[name])
+        yield f"{name}: ", given, replace(asked, problem=asked.problem.domains[name])
 
 
 def _concluded(
-    rows: list[Row], asked: Asked, notes: tuple[str, ...], *, quiet: bool
+    rows: list[Row], asked: Asked, notes: tuple[str, ...], about: str, *, quiet: bool
 ) -> Certification:
+    """The verdicts, printed; raises if one failed, `about` being what the message begins with."""
     found = Certification(tuple(rows), asked.precision, notes)
     if not quiet:
         print(found)
     if found.failed:
         first, more = found.failed[0], len(found.failed) - 1
         also = f" (and {more} more rows failed)" if more else ""
-        about = f"{first.subject}: " if first.verdict == "FAILED" and first.engine else ""
         raise CertificationError(f"{about}{first.note}{also}", found)
     return found
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.certification.plain_gradients import direction_beside
 from vfunc.certification.precision import Asked, moved
-from vfunc.certification.premises import direction_beside
 from vfunc.certification.report import Row
 from vfunc.certification.slopes import Slope, slope
 from vfunc.estimators import Estimator

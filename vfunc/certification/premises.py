@@ -6,9 +6,7 @@ slope means anything after it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,16 +14,11 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.certification.calls import first_to_differ
-from vfunc.certification.precision import Asked, moved
+from vfunc.certification.forms import forms
+from vfunc.certification.plain_gradients import gradients
+from vfunc.certification.precision import Asked
 from vfunc.certification.report import Row
-from vfunc.certification.slopes import slope
-from vfunc.problem import (
-    Task,
-    ValueProblem,
-    construct_task,
-    feedback_gradient,
-    pretrain_gradient,
-)
+from vfunc.problem import Task, ValueProblem, construct_task, pretrain_gradient
 from vfunc.trees import Params
 
 AWAY = 1e-2
@@ -154,165 +147,6 @@ def _is_same_parameter(leaf: Tensor, x: Tensor) -> bool:
     return telling and torch.equal(leaf.detach(), x.to(leaf.dtype))
 
 
-@dataclass(frozen=True)
-class _Claim:
-    """Two numbers that a declared form says are equal, at each of a few points."""
-
-    form: str
-    pairs: list[tuple[Tensor, Tensor]]
-    says: str
-
-
-def forms(asked: Asked, theta: Params, task: Task, generator: torch.Generator) -> Iterator[Row]:
-    """The declared `linear`, `composite` and `parts` equal the loss, at two points each."""
-    problem = asked.problem
-    with torch.no_grad():
-        points = [asked.theta, theta]
-        losses = [problem.pretrain_loss(t, task) for t in points]
-        if problem.linear is not None:
-            yield _linear(asked, points, losses, task, generator)
-        if problem.composite is not None:
-            form = problem.composite
-            outputs = [form.outputs(t, task) for t in points]
-            pairs = [(form.loss(o, task), x) for o, x in zip(outputs, losses, strict=True)]
-            claim = _Claim("composite", pairs, "loss(outputs(theta, task), task) is not L_pre")
-            row = _verdict(claim, asked.tolerance)
-            yield _convex(asked, outputs[0], task, generator) if row.verdict == "holds" else row
-        if problem.parts is not None:
-            pairs = [(problem.parts(t, task).sum(), x) for t, x in zip(points, losses, strict=True)]
-            yield _verdict(_Claim("parts", pairs, "their sum is not L_pre"), asked.tolerance)
-
-
-def _verdict(claim: _Claim, tolerance: float) -> Row:
-    gap = max(_apart(a, b) for a, b in claim.pairs)
-    subject = f"the declared {claim.form} is the loss"
-    if gap <= tolerance:
-        return Row(subject, "holds", gap=gap)
-    return Row(subject, "FAILED", gap=gap, note=f"{claim.form}: {claim.says}, but {gap:.2g} off")
-
-
-def _linear(
-    asked: Asked, points: list[Params], losses: list[Tensor], task: Task, draw: torch.Generator
-) -> Row:
-    """L_pre = <q, coefficients>, the coefficients not reading q: also at another q."""
-    problem, form = asked.problem, asked.problem.linear
-    assert form is not None
-    subject = "the declared linear is the loss"
-    if form.target not in task:
-        has = ", ".join(task)
-        note = f"linear.target is {form.target!r}, and the task has no such entry; it has {has}"
-        return Row(subject, "FAILED", note=note)
-    q = task[form.target]
-    stretch = torch.rand(q.shape, generator=draw, dtype=torch.float64).to(q.device)
-    other = task | {form.target: (q * (0.5 + stretch)).to(q.dtype)}
-    b, b_other = form.coefficients(points[0], task), form.coefficients(points[0], other)
-    if b.shape != q.shape:
-        note = f"linear.coefficients is of shape {tuple(b.shape)}, {form.target!r} {tuple(q.shape)}"
-        return Row(subject, "FAILED", note=note)
-    reads = _Claim("linear", [(b_other, b)], f"its coefficients read {form.target!r}")
-    row = _verdict(reads, asked.tolerance)
-    if row.verdict == "FAILED":
-        return row
-    pairs = [
-        ((q * b).sum(), losses[0]),
-        ((q * form.coefficients(points[1], task)).sum(), losses[1]),
-        ((other[form.target] * b).sum(), problem.pretrain_loss(points[0], other)),
-    ]
-    says = f"<{form.target}, coefficients> is not L_pre"
-    return _verdict(_Claim("linear", pairs, says), asked.tolerance)
-
-
-def _convex(asked: Asked, outputs: Tensor, task: Task, generator: torch.Generator) -> Row:
-    """The loss lies nowhere above its chord, in a few directions of the outputs."""
-    form = asked.problem.composite
-    assert form is not None
-    subject = "the declared composite is the loss"
-    middle = form.loss(outputs, task)
-    for _ in range(4):
-        step = trees.normal_like({"": outputs}, generator)[""]
-        ends = form.loss(outputs + step, task) + form.loss(outputs - step, task)
-        size = float(ends.abs() + middle.abs())
-        below = float(2 * middle - ends) / size if size else 0.0
-        if below > 100 * asked.unit:
-            note = (
-                f"composite: the loss is not convex in the outputs (above its chord, {below:.2g})"
-            )
-            return Row(subject, "FAILED", note=note)
-    return Row(subject, "holds")
-
-
-def gradients(asked: Asked, theta: Params, task: Task, generator: torch.Generator) -> Iterator[Row]:
-    """Plain gradients of both losses are their slopes, away from the learner's own parameters."""
-    problem = asked.problem
-    losses: dict[str, tuple[Callable[[Params], Tensor], Callable[[], Params]]] = {
-        "pretrain_loss": (
-            lambda t: problem.pretrain_loss(t, task),
-            lambda: pretrain_gradient(problem, theta, task),
-        ),
-        "feedback_loss": (problem.feedback_loss, lambda: feedback_gradient(problem, theta)[1]),
-    }
-    for name, (loss, gradient) in losses.items():
-        g = gradient()
-        along = direction_beside(g, generator)
-        size = float(trees.norm(g))
-
-        def at(step: float, loss: Any = loss, along: Params = along) -> Tensor:
-            with torch.no_grad():
-                return loss(moved(theta, step, along))
-
-        measured = slope(
-            at,
-            enough=0.1 * asked.tolerance * size,
-            first=asked.first_step,
-            unit=asked.unit,
-            measure_noise=not asked.double,
-        )
-        gap = abs(float(measured.value) - float(trees.dot(g, along)))
-        size = max(size, abs(float(measured.value))) or 1.0
-        subject = f"{name} is differentiable in theta"
-        failed = gap > max(asked.tolerance * size, 5 * measured.error)
-        note = _first_order_note(name, gap / size, loss, theta) if failed else ""
-        verdict = "FAILED" if failed else "holds"
-        yield Row(subject, verdict, gap=gap / size, resolution=measured.error / size, note=note)
-
-
-def _first_order_note(name: str, gap: float, loss: Any, theta: Params) -> str:
-    custom = custom_functions(lambda: loss(trees.leaves(theta)))
-    likely = f"the autograd function {custom[0]}" if custom else "gradient checkpointing"
-    return (
-        f"{name}: its plain gradient in theta is not its slope, wrong by {gap:.2g}; look at "
-        f"{likely}, and at what recomputes under functional_call, after the parameters are back"
-    )
-
-
-def custom_functions(function: Callable[[], Tensor]) -> list[str]:
-    """Names of the `torch.autograd.Function`s of other authors that a graph goes through."""
-    with torch.enable_grad():
-        pending = [function().grad_fn]
-    found, seen = [], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            found.append(type(node).__name__.removesuffix("Backward"))
-        pending += [parent for parent, _ in node.next_functions]
-    return list(dict.fromkeys(found))
-
-
-def direction_beside(g: Params, generator: torch.Generator) -> Params:
-    """A random direction of norm 1, half of it along g.
-
-    A purely random direction in many dimensions sees next to nothing of a gradient's size.
-    """
-    drawn = trees.normal_like(g, generator)
-    drawn = trees.scale(drawn, 1 / trees.norm(drawn))
-    size = float(trees.norm(g))
-    mixed = trees.axpy(1 / size, g, drawn) if 0 < size < math.inf else drawn
-    return trees.scale(mixed, 1 / trees.norm(mixed))
-
-
 def _away(theta: Params, generator: torch.Generator) -> Params:
     drawn = trees.normal_like(theta, generator)
     return {
@@ -334,9 +168,3 @@ def _same(a: Tensor, b: Tensor, unit: float) -> bool:
 def _scale(a: Tensor) -> float:
     finite = a[torch.isfinite(a)]
     return float(finite.abs().max()) if finite.numel() else 0.0
-
-
-def _apart(a: Tensor, b: Tensor) -> float:
-    a, b = a.detach().double(), b.detach().double()
-    size = float(torch.linalg.vector_norm(b)) or 1.0
-    return float(torch.linalg.vector_norm(a - b)) / size

@@ -1,0 +1,108 @@
+"""Whether the forms that a problem declares of its loss are its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vfunc import trees
+from vfunc.certification.precision import Asked
+from vfunc.certification.report import Row
+from vfunc.problem import Task
+from vfunc.trees import Params
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Two numbers that a declared form says are equal, at each of a few points."""
+
+    form: str
+    pairs: list[tuple[Tensor, Tensor]]
+    says: str
+
+
+def forms(asked: Asked, theta: Params, task: Task, generator: torch.Generator) -> Iterator[Row]:
+    """The declared `linear`, `composite` and `parts` equal the loss, at two points each."""
+    problem = asked.problem
+    with torch.no_grad():
+        points = [asked.theta, theta]
+        losses = [problem.pretrain_loss(t, task) for t in points]
+        if problem.linear is not None:
+            yield _linear(asked, points, losses, task, generator)
+        if problem.composite is not None:
+            form = problem.composite
+            outputs = [form.outputs(t, task) for t in points]
+            pairs = [(form.loss(o, task), x) for o, x in zip(outputs, losses, strict=True)]
+            claim = _Claim("composite", pairs, "loss(outputs(theta, task), task) is not L_pre")
+            row = _verdict(claim, asked.tolerance)
+            yield _convex(asked, outputs[0], task, generator) if row.verdict == "holds" else row
+        if problem.parts is not None:
+            pairs = [(problem.parts(t, task).sum(), x) for t, x in zip(points, losses, strict=True)]
+            yield _verdict(_Claim("parts", pairs, "their sum is not L_pre"), asked.tolerance)
+
+
+def _verdict(claim: _Claim, tolerance: float) -> Row:
+    gap = max(_apart(a, b) for a, b in claim.pairs)
+    subject = f"the declared {claim.form} is the loss"
+    if gap <= tolerance:
+        return Row(subject, "holds", gap=gap)
+    return Row(subject, "FAILED", gap=gap, note=f"{claim.form}: {claim.says}, but {gap:.2g} off")
+
+
+def _linear(
+    asked: Asked, points: list[Params], losses: list[Tensor], task: Task, draw: torch.Generator
+) -> Row:
+    """L_pre = <q, coefficients>, the coefficients not reading q: also at another q."""
+    problem, form = asked.problem, asked.problem.linear
+    assert form is not None
+    subject = "the declared linear is the loss"
+    if form.target not in task:
+        has = ", ".join(task)
+        note = f"linear.target is {form.target!r}, and the task has no such entry; it has {has}"
+        return Row(subject, "FAILED", note=note)
+    q = task[form.target]
+    stretch = torch.rand(q.shape, generator=draw, dtype=torch.float64).to(q.device)
+    other = task | {form.target: (q * (0.5 + stretch)).to(q.dtype)}
+    b, b_other = form.coefficients(points[0], task), form.coefficients(points[0], other)
+    if b.shape != q.shape:
+        note = f"linear.coefficients is of shape {tuple(b.shape)}, {form.target!r} {tuple(q.shape)}"
+        return Row(subject, "FAILED", note=note)
+    reads = _Claim("linear", [(b_other, b)], f"its coefficients read {form.target!r}")
+    row = _verdict(reads, asked.tolerance)
+    if row.verdict == "FAILED":
+        return row
+    pairs = [
+        ((q * b).sum(), losses[0]),
+        ((q * form.coefficients(points[1], task)).sum(), losses[1]),
+        ((other[form.target] * b).sum(), problem.pretrain_loss(points[0], other)),
+    ]
+    says = f"<{form.target}, coefficients> is not L_pre"
+    return _verdict(_Claim("linear", pairs, says), asked.tolerance)
+
+
+def _convex(asked: Asked, outputs: Tensor, task: Task, generator: torch.Generator) -> Row:
+    """The loss lies nowhere above its chord, in a few directions of the outputs."""
+    form = asked.problem.composite
+    assert form is not None
+    subject = "the declared composite is the loss"
+    middle = form.loss(outputs, task)
+    for _ in range(4):
+        step = trees.normal_like({"": outputs}, generator)[""]
+        ends = form.loss(outputs + step, task) + form.loss(outputs - step, task)
+        size = float(ends.abs() + middle.abs())
+        below = float(2 * middle - ends) / size if size else 0.0
+        if below > 100 * asked.unit:
+            note = (
+                f"composite: the loss is not convex in the outputs (above its chord, {below:.2g})"
+            )
+            return Row(subject, "FAILED", note=note)
+    return Row(subject, "holds")
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach().double(), b.detach().double()
+    size = float(torch.linalg.vector_norm(b)) or 1.0
+    return float(torch.linalg.vector_norm(a - b)) / size
