@@ -181,6 +181,16 @@ def test_neumann_diverges_along_a_negative_eigenvalue_that_the_power_method_miss
         solution.require("adjoint", ", or pray")
 
 
+def test_neumann_sees_a_residual_of_negative_curvature_at_any_step():
+    draw = measures.generator(3)
+    matrix = symmetric(draw, [-2.0, 1.0, 3.0, 5.0, 7.0, 9.0, 11.0])
+    b = named(torch.linalg.eigh(matrix).eigenvectors[:, 0])
+    solution = neumann(matvec_of(matrix), b, step=0.01)
+    assert solution.outcome is Outcome.negative_curvature
+    assert solution.curvature == pytest.approx(-2.0)
+    assert measures.size(solution.x) == 0
+
+
 # Nystrom
 
 

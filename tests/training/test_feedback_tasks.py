@@ -313,7 +313,7 @@ def test_an_evaluation_problem_whose_answer_is_feedback_is_left_out(tmp_path):
     assert [(e.completion, e.answer) for e in raw.feedback] == [("", r["answer"]) for r in rows[:3]]
     fields = "prompt=problem,answer=answer"  # of feedback alone: the others need what is predicted
     assert file_data([source], [Source(feedback, fields)], source, 0).feedback == raw.feedback
-    with pytest.raises(UserError, match="--stream-fields .*: give either"):
+    with pytest.raises(UserError, match=r"--stream-fields .*: give either"):
         file_data([Source(held_out, fields)], [Source(feedback)], source, 0)
 
 
