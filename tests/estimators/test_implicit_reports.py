@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import vfunc
+from vfunc.estimators.curvature import DampedCurvature
+from vfunc.estimators.proximal import solve_proximal
+from vfunc.pullback import Passes
 from vfunc.simulate import SGD, UpdateRule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -74,6 +77,34 @@ def test_negative_curvature_on_the_way_is_reported_and_passed():
     assert abs(slope) > 0.1
     safe = vfunc.Implicit(damping=1.0, solver_tolerance=1e-3, curvature="gauss_newton")
     assert safe(problem, theta, phi).diagnostics["negative_curvature"] is False
+
+
+@pytest.mark.parametrize("modelled", [0.2, 1.0, 4.0])
+def test_where_the_objective_is_lost_in_rounding_the_line_search_goes_by_slopes(modelled):
+    """A curvature modelled as 0.2 of the true one makes steps that overshoot by a factor of 4."""
+    true = torch.tensor([1.0, 2.0])
+    problem = vfunc.ValueProblem(
+        construct=lambda phi, batch: {"c": phi["c"]},
+        pretrain_loss=lambda theta, task: 1e12 + 0.5 * (true * (theta["x"] - task["c"]) ** 2).sum(),
+        feedback_loss=lambda theta: theta["x"].sum(),
+        batches=(None,),
+        rule=UpdateRule(SGD(0.1)),
+    )
+    phi, theta = {"c": torch.ones(2)}, {"x": torch.zeros(2)}
+    solution = solve_proximal(
+        problem,
+        theta,
+        vfunc.construct_task(problem, phi, None),
+        0.1,
+        1e-9,
+        max_iterations=60,
+        curvature_at=lambda theta: DampedCurvature(
+            lambda x: ({"x": modelled * true * x["x"]}, Passes(), ""), 0.1, Passes()
+        ),
+    )
+    assert solution.gap <= 1e-9
+    torch.testing.assert_close(solution.theta["x"], true / (true + 0.1), rtol=1e-8, atol=0)
+    assert solution.iterations == 1 if modelled == 1.0 else solution.iterations < 40
 
 
 @pytest.mark.parametrize(
