@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from small_run import SMALL
+from small_run import SMALL, words
 
 from vfunc.training.command_line import run_guarded
-from vfunc.training.resolve import flag
 from vfunc.training.run import run
 
 
@@ -19,15 +18,7 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
 
     def call(*argv: str, small_data: bool = True, **options: Any) -> int:
-        words = list(argv)
         merged = (SMALL | options) if small_data else options
-        for name, value in merged.items():
-            if value is None:
-                continue
-            if isinstance(value, bool):
-                words.append(flag(name) if value else flag(f"no_{name}"))
-            else:
-                words += [flag(name), str(value)]
-        return run_guarded(run, words)
+        return run_guarded(run, [*argv, *words(merged)])
 
     return call

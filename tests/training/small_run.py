@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import arm_plan, assemble, step_options
 from vfunc.training.loop import run_arm
-from vfunc.training.resolve import Layer, estimator_options, resolve
+from vfunc.training.resolve import Layer, estimator_options, flag, resolve
 from vfunc.training.state import ArmState, new_arm_state
 from vfunc.workload import Evaluation
 
@@ -35,6 +35,17 @@ SMALL: dict[str, Any] = {
     "certify": False,  # tests of that are in tests/certification
 }
 cached_assemble = functools.lru_cache(maxsize=32)(assemble)
+
+
+def words(options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line spells them; None leaves one out."""
+    found: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            found.append(flag(name) if value else flag(f"no_{name}"))
+        elif value is not None:
+            found += [flag(name), str(value)]
+    return found
 
 
 @dataclass

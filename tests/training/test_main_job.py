@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import SMALL, same
+from small_run import SMALL, same, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vfunc.evaluation.generation import pass_at_1
@@ -19,17 +19,18 @@ from vfunc.language.held_out import held_out_loss
 from vfunc.report.events import read_events
 from vfunc.training.assemble import assemble
 from vfunc.training.command_line import PRESETS, parse, run_guarded
-from vfunc.training.resolve import flag
 from vfunc.training.run import run
 
 ALL = "baseline,vpretraining,random_feedback,uniform_smoothing,self_distillation"
 ARMS = f"{ALL},confidence_gate,known_wrong".split(",")
-OPTIONS = SMALL | {"budget": "8steps", "eval_every": 0.5, "probe_batches": 12, "batch_size": 8}
+OPTIONS = SMALL | {
+    "budget": "8steps",
+    "eval_every": 0.5,
+    "probe_batches": 12,
+    "batch_size": 8,
+    "certify": True,
+}
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def words(options):
-    return [w for name, value in options.items() for w in (flag(name), str(value))]
 
 
 @pytest.fixture(scope="module")
