@@ -29,10 +29,11 @@ def _without_pictures(monkeypatch):
 
 @pytest.fixture
 def line(capsys):
-    """The one line on stderr, besides progress."""
+    """The one line on stderr, besides the display: progress, and which engine estimates."""
 
     def read():
-        lines = [s for s in capsys.readouterr().err.splitlines() if "tokens/s" not in s]
+        shown = capsys.readouterr().err.splitlines()
+        lines = [s for s in shown if "tokens/s" not in s and not s.startswith("engine ")]
         assert len(lines) == 1 and lines[0].startswith("error: "), lines
         return lines[0]
 

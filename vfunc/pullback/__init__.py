@@ -16,7 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vfunc.problem import Construction, ValueProblem
 from vfunc.pullback.choice import ENGINES, Chosen, after_short_memory, choose_engine
 from vfunc.pullback.engine import GRADIENT, Engine, MixedProduct, Passes
-from vfunc.pullback.finite_difference import FiniteDifference, coarsest_round_off
+from vfunc.pullback.finite_difference import (
+    DIFFERENCES,
+    FiniteDifference,
+    coarsest_round_off,
+    differenced,
+)
 from vfunc.pullback.forward import Forward
 from vfunc.pullback.linear import Linear
 from vfunc.pullback.memory import MemoryShortError
@@ -118,6 +123,7 @@ def pull_back(
 
 
 __all__ = [
+    "DIFFERENCES",
     "ENGINES",
     "GRADIENT",
     "Chosen",
@@ -130,6 +136,7 @@ __all__ = [
     "Reverse",
     "attention_for",
     "choose_engine",
+    "differenced",
     "mixed_product",
     "pull_back",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ from vfunc.trees import Params
 
 GROSS = 0.1
 """Relative disagreement of the two step sizes above which the result is refused."""
+
+DIFFERENCES = "finite differences of the learner's gradient"
+"""How the phrase of `differenced` begins."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,25 @@ class FiniteDifference:
             passes,
             notes,
         )
+
+
+def differenced(
+    engines: str, diagnostics: Mapping[str, float | int | bool | str]
+) -> tuple[str, ...]:
+    """Why a gradient is not exact, where finite differences made it: for `approximations`.
+
+    Args:
+        engines: names of the engines that made it, separated by ", ", as diagnostics have them.
+        diagnostics: with `fd_error`, where the engine has estimated it.
+
+    Returns:
+        One phrase, or none where `finite_difference` is not among the engines.
+    """
+    if "finite_difference" not in engines.split(", "):
+        return ()
+    if "fd_error" not in diagnostics:
+        return (DIFFERENCES,)
+    return (f"{DIFFERENCES}, whose two step sizes disagree by {diagnostics['fd_error']:.1e}",)
 
 
 def step_length(theta: Params, compute_dtype: torch.dtype | None = None) -> float:
