@@ -60,6 +60,20 @@ class Bypassed(nn.Module):
         return h + first
 
 
+class Gated(Bypassed):
+    """The last block sees the first one's output too, through a gate that starts shut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(cases.HIDDEN))
+
+    def forward(self, x):
+        first = h = self.blocks[0](x)
+        for block in list(self.blocks)[1:]:
+            h = block(h)
+        return h + self.gate * first
+
+
 class Overwritten(Bypassed):
     """What follows a block writes into its output."""
 
@@ -251,6 +265,47 @@ def test_where_it_cannot_be_cut_it_says_why(make, subset, training, why):
     assert why in found.why
     assert state_of(module) == before
     assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def gated(opening):
+    """A learned skip connection past the edge, so far open."""
+    module = cases.seeded(Gated, 0)
+    nn.init.constant_(module.gate, opening)
+    return module
+
+
+@pytest.mark.parametrize("subset", ["last:1", r"re:blocks\.2|gate"])
+def test_a_skip_connection_that_is_not_open_yet_is_not_cut(subset):
+    """The cut is kept for life, and the gate's gradient is wrong from the first step on."""
+    module = gated(0.0)
+    found = split_at_edge(vfunc.functional(module, subset), points())
+    assert isinstance(found, Whole) and "something passes by the edge" in found.why
+    assert not module.gate.any()
+
+
+@pytest.mark.parametrize("way", ["bfloat16", "float16", "autocast"])
+def test_half_precision_hides_no_skip_connection_and_refuses_no_cut(way):
+    half = {"float16": torch.float16}.get(way, torch.bfloat16)
+    x = points().float() if way == "autocast" else points().to(half)
+
+    def tried(module):
+        module = module.float() if way == "autocast" else module.to(half)
+        learner = vfunc.functional(module.eval(), "last:1")
+        with torch.autocast("cpu", half, enabled=way == "autocast"):
+            return split_at_edge(learner, x)
+
+    assert "something passes by the edge" in tried(gated(0.03)).why
+    assert tried(cases.seeded(sequential, 0)).below == 2
+
+
+def test_a_copy_that_does_not_fit_leaves_the_learner_whole(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("full")
+
+    learner = vfunc.functional(cases.seeded(sequential, 0), "last:1")
+    monkeypatch.setattr(torch, "randn", full)
+    found = split_at_edge(learner, points())
+    assert isinstance(found, Whole) and "no room to try" in found.why
 
 
 def test_dropout_matters_in_train_mode_alone():

@@ -13,6 +13,7 @@ again, and so costs what it costs, but is exact whatever it is.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,13 @@ from vfunc.learner import FunctionalLearner, RandomState, blocks
 from vfunc.trees import Params
 
 ROUNDING = 32
-"""How many round-offs the two parts together may be off the whole, relative; kernels may differ."""
+"""How many round-offs of float32 (or float64) the parts may be off the whole, relative.
+
+In bfloat16 and float16 that leaves next to nothing: the same kernels see the same numbers.
+"""
+
+MOVED = 0.1
+"""How far the trial's parameters are off the learner's own: relative, and of a layer's output."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,10 @@ class Split:
 def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Split | Whole:
     """Cut the learner where S begins, and try that on a call.
 
-    The learner is run in the mode that it is in, twice: its layers below S, with an eye on whether
-    they depend on S; and as two parts and as a whole, which have to agree.
+    The learner is run in the mode and precision that it is in: its layers below S, with an eye on
+    whether they depend on S; then as two parts and as a whole, which have to agree. Every
+    parameter is moved off its own value for that, in a copy of them all, so that the cut holds
+    wherever training goes: a learned skip connection past the edge may start at zero.
 
     Args:
         learner: the module, and the subset S.
@@ -119,7 +128,8 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
     Returns:
         The split; or `Whole` and the reason: S begins with the learner's input, or is used before
         its first block; there is no stack of blocks; layers draw random numbers (dropout in train
-        mode), which would differ from run to run; blocks pass on more than a hidden state.
+        mode), which would differ from run to run; blocks pass on more than a hidden state;
+        something passes by the edge; the copy does not fit the accelerator.
     """
     found = blocks(learner.module)
     if found is None:
@@ -136,6 +146,8 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
         return _tried(learner, stack, children, below, args, kwargs)
     except _NotSplit as reason:
         return Whole(str(reason))
+    except torch.OutOfMemoryError:
+        return Whole("there is no room to try the two parts on a copy of the parameters")
     finally:
         drawn.restore(device)
 
@@ -178,30 +190,49 @@ def _tried(
 ) -> Split:
     device = next(learner.module.parameters()).device
     before = RandomState.now(device)
-    theta = trees.leaves(learner.theta)
+    moved, last = _moved(learner.module), children[below - 1]
+    theta = trees.leaves({name: moved[name] for name in learner.names})
     with torch.enable_grad():
-        edge, rest = _prefix(learner, children[below - 1], theta, args, kwargs)
+        edge, _ = _prefix(learner, last, moved | theta, args, kwargs)
     if edge.requires_grad:
         grads = torch.autograd.grad(edge.sum(), list(theta.values()), allow_unused=True)
         early = [name for name, g in zip(theta, grads, strict=True) if g is not None]
         if early:
             raise _NotSplit(f"{early[0]} is in S and used below its first block")
-    edge, version = edge.detach(), edge._version
-    split = Split(stack, below, len(children), rest)
     with torch.no_grad():
-        parts = split.suffix(learner, learner.theta, edge, *args, **kwargs)
-        whole = learner(learner.theta, *args, **kwargs)
+        # once more, by the kernels that are taken where there is no graph
+        edge, rest = _prefix(learner, last, moved, args, kwargs)
+        split, version = Split(stack, below, len(children), rest), edge._version
+        parts = split.suffix(learner, moved, edge, *args, **kwargs)
+        whole = learner(moved, *args, **kwargs)
     if not before.same_as(RandomState.now(device)):
         raise _NotSplit("the learner draws random numbers, such as dropout's in train mode")
     if edge._version != version:
         raise _NotSplit("the learner writes into the hidden state of its blocks")
     for part, want in zip(_floats(parts), _floats(whole), strict=True):
-        apart = float((part - want).float().norm() / want.float().norm().clamp(min=1e-30))
-        if not apart <= ROUNDING * torch.finfo(want.dtype).eps:
+        dtype = torch.promote_types(want.dtype, torch.float32)
+        part, want = part.to(dtype), want.to(dtype)
+        apart = float((part - want).norm() / want.norm().clamp(min=1e-30))
+        if not apart <= ROUNDING * torch.finfo(dtype).eps:
             raise _NotSplit(
                 f"the two parts are off the whole by {apart:.0e}: something passes by the edge"
             )
     return split
+
+
+def _moved(module: nn.Module) -> Params:
+    """All the module's parameters, each entry off its value by a random amount."""
+    moved = {}
+    for seed, (name, p) in enumerate(module.named_parameters()):
+        if p.dtype.is_floating_point:
+            dtype = torch.promote_types(p.dtype, torch.float32)
+            draw = torch.Generator(p.device).manual_seed(seed)
+            noise = torch.randn(p.shape, generator=draw, device=p.device, dtype=dtype)
+            value = p.detach().to(dtype)
+            inputs = max(math.prod(p.shape[1:]), 1)  # that a row of a matrix sums over
+            absolute = MOVED / math.sqrt(inputs)
+            moved[name] = (value + noise * (MOVED * value.abs() + absolute)).to(p.dtype)
+    return moved
 
 
 def _prefix(

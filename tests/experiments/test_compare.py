@@ -105,7 +105,9 @@ def test_values_become_arguments_as_their_type_wants():
         ("--no-designer-features",),
     ]
     assert settings_of(["betas=0.9 0.99"])[0].arguments == ("--betas", "0.9", "0.99")
-    assert settings_of(["stream=a b.txt"])[0].arguments == ("--stream", "a b.txt")
+    assert settings_of(["stream=a.txt b.txt"])[0].arguments == ("--stream", "a.txt", "b.txt")
+    assert settings_of(["stream='a b.txt'"])[0].arguments == ("--stream", "a b.txt")
+    assert settings_of(["learner=a b"])[0].arguments == ("--learner", "a b")
 
 
 @pytest.mark.parametrize(

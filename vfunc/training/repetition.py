@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,7 +168,8 @@ def _arguments(name: str, value: str) -> tuple[str, ...]:
         if value not in ("true", "false"):
             raise UserError(f"--vary {name}={value}: write true or false")
         return (flag(name if value == "true" else f"no_{name}"),)
-    return (flag(name), *(value.split() if get_origin(kind) is tuple else [value]))
+    # several files are several words; one whose name has a space is quoted, as in a shell
+    return (flag(name), *(shlex.split(value) if get_origin(kind) is tuple else [value]))
 
 
 @contextlib.contextmanager
