@@ -115,6 +115,7 @@ def test_values_become_arguments_as_their_type_wants():
     [
         (["valu=dot"], "no such option; did you mean value"),
         (["value"], "write OPTION=VALUE,VALUE"),
+        (["stream='a b.txt"], "a quote is not closed"),
         (["value=dot,"], "write OPTION=VALUE,VALUE"),
         (["value=dot,dot"], "is there twice"),
         (["value=dot", "value=cosine"], "is there twice"),

@@ -168,8 +168,12 @@ def _arguments(name: str, value: str) -> tuple[str, ...]:
         if value not in ("true", "false"):
             raise UserError(f"--vary {name}={value}: write true or false")
         return (flag(name if value == "true" else f"no_{name}"),)
-    # several files are several words; one whose name has a space is quoted, as in a shell
-    return (flag(name), *(shlex.split(value) if get_origin(kind) is tuple else [value]))
+    if get_origin(kind) is not tuple:
+        return (flag(name), value)
+    try:  # several files are several words; one whose name has a space is quoted, as in a shell
+        return (flag(name), *shlex.split(value))
+    except ValueError:
+        raise UserError(f"--vary {name}={value}: a quote is not closed") from None
 
 
 @contextlib.contextmanager
