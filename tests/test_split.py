@@ -302,9 +302,9 @@ def test_a_copy_that_does_not_fit_leaves_the_learner_whole(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("full")
 
-    learner = vfunc.functional(cases.seeded(sequential, 0), "last:1")
+    learner, x = vfunc.functional(cases.seeded(sequential, 0), "last:1"), points()
     monkeypatch.setattr(torch, "randn", full)
-    found = split_at_edge(learner, points())
+    found = split_at_edge(learner, x)
     assert isinstance(found, Whole) and "no room to try" in found.why
 
 

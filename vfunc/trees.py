@@ -6,6 +6,7 @@ the names of the first. Sums are accumulated in float32 at least.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -44,8 +45,27 @@ def dot(a: Params, b: Params) -> Scalar:
 
 @typed
 def norm(a: Params) -> Scalar:
-    """Euclidean norm of all entries together."""
-    return dot(a, a).sqrt()
+    """Euclidean norm of all entries together, however small or large: squares may not be numbers.
+
+    Where the sum of squares leaves its dtype's range, entries are divided by the largest first.
+    """
+    squared = dot(a, a)
+    number = torch.finfo(squared.dtype)
+    if number.tiny / number.eps < float(squared) < number.max:
+        return squared.sqrt()
+    largest = max((float(x.abs().max()) for x in a.values() if x.numel()), default=0.0)
+    if largest == 0.0 or not math.isfinite(largest):
+        return squared.sqrt()
+    scaled = {name: x.to(squared.dtype) / largest for name, x in a.items()}
+    return dot(scaled, scaled).sqrt() * largest
+
+
+@typed
+def cosine(a: Params, b: Params) -> Scalar:
+    """<a, b> / (|a| |b|), however small or large the two are; NaN where one is zero."""
+    one, other = norm(a), norm(b)
+    unit = {name: x.to(one.dtype) / one for name, x in a.items()}
+    return dot(unit, {name: x.to(other.dtype) / other for name, x in b.items()})
 
 
 def scale(a: Params, factor: float | Tensor) -> Params:
@@ -74,11 +94,15 @@ def leaves(a: Params) -> Params:
 
 
 def normal_like(a: Params, generator: torch.Generator) -> Params:
-    """Standard normal entries, drawn on the CPU so that every device sees the same numbers."""
-    return {
-        name: torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-        for name, x in a.items()
+    """Standard normal entries, drawn on the CPU so that every device sees the same numbers.
+
+    They are drawn in the order of the names, and so do not depend on the dict's.
+    """
+    drawn = {
+        name: torch.randn(a[name].shape, generator=generator, dtype=torch.float64).to(a[name])
+        for name in sorted(a)
     }
+    return {name: drawn[name] for name in a}
 
 
 def is_zero(a: Params) -> bool:

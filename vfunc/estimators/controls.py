@@ -10,7 +10,7 @@ from vfunc import trees
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.first_order import first_order_value
 from vfunc.problem import ValueEstimate, ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import GRADIENT, Engine, pull_back
+from vfunc.pullback import GRADIENT, Engine, differenced, pull_back
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
@@ -50,6 +50,7 @@ class RandomDirection:
                 "engine": chosen.engine.name,
                 "engine_why": chosen.why,
             },
+            differenced(chosen.engine.name, product.diagnostics),
         )
 
 

@@ -30,12 +30,14 @@ class DampedCurvature:
         damping: the proximal lambda.
         spent: learner passes so far.
         by: what computed the products: an engine's name; empty before the first.
+        semidefinite: whether C is positive semi-definite by construction.
     """
 
     product: Product
     damping: float
     spent: Passes
     by: str = ""
+    semidefinite: bool = False
 
     def undamped(self, x: Params) -> Params:
         """C x."""
@@ -105,7 +107,7 @@ def curvature_at(
         with attention_for(kernels):
             return matrix(x), matrix.one, kernels.name
 
-    return DampedCurvature(gauss_newton, damping, matrix.built)
+    return DampedCurvature(gauss_newton, damping, matrix.built, semidefinite=True)
 
 
 def optimizer_preconditioner(problem: ValueProblem, theta: Params, damping: float) -> Params:

@@ -17,7 +17,7 @@ from vfunc.problem import (
     pretrain_gradient,
     step_gradient,
 )
-from vfunc.pullback import GRADIENT, Engine, Passes, pull_back
+from vfunc.pullback import GRADIENT, Engine, Passes, differenced, pull_back
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
@@ -75,6 +75,7 @@ class FirstOrder:
                 "engine": chosen.engine.name,
                 "engine_why": chosen.why,
             },
+            differenced(chosen.engine.name, product.diagnostics),
         )
 
     def _cosine(
@@ -85,12 +86,13 @@ class FirstOrder:
         g_down: Params,
         g_pre: Params,
     ) -> ValueEstimate:
-        down, pre = trees.norm(g_down), trees.norm(g_pre)
-        cosine = trees.dot(g_down, g_pre) / (down * pre)
+        pre = trees.norm(g_pre)
+        cosine = trees.cosine(g_down, g_pre)
         # d cos / d g_pre; a zero gradient has no direction, and the loop reports the NaN
-        w = trees.axpy(
-            -cosine / pre, trees.scale(g_pre, 1 / pre), trees.scale(g_down, 1 / (down * pre))
+        across = trees.axpy(
+            -cosine, trees.scale(g_pre, 1 / pre), trees.scale(g_down, 1 / trees.norm(g_down))
         )
+        w = trees.scale(across, 1 / pre)
         grad, product, chosen = pull_back(problem, theta, construction, w, self.engine)
         value = trees.dot(stepped(problem, g_down), g_pre)
         return ValueEstimate(
@@ -105,6 +107,7 @@ class FirstOrder:
                 "engine": chosen.engine.name,
                 "engine_why": chosen.why,
             },
+            differenced(chosen.engine.name, product.diagnostics),
         )
 
     def _preconditioned(
@@ -133,6 +136,7 @@ class FirstOrder:
                 "engine": chosen.engine.name,
                 "engine_why": chosen.why,
             },
+            differenced(chosen.engine.name, product.diagnostics),
         )
 
 
@@ -143,12 +147,10 @@ def stepped(problem: ValueProblem, g_down: Params) -> Params:
 
 def alignment(g_down: Params, g_pre: Params) -> dict[str, float]:
     """Norms of the two gradients and their cosine, for the diagnostics."""
-    down, pre = float(trees.norm(g_down)), float(trees.norm(g_pre))
-    inner = float(trees.dot(g_down, g_pre))
     return {
-        "g_down_norm": down,
-        "g_pre_norm": pre,
-        "cosine": inner / (down * pre) if down * pre else float("nan"),
+        "g_down_norm": float(trees.norm(g_down)),
+        "g_pre_norm": float(trees.norm(g_pre)),
+        "cosine": float(trees.cosine(g_down, g_pre)),
     }
 
 

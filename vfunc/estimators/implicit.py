@@ -21,7 +21,7 @@ from vfunc.estimators.curvature import (
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.proximal import ProximalSolution, solve_proximal
 from vfunc.problem import ValueEstimate, ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import Engine, Passes, pull_back
+from vfunc.pullback import Engine, Passes, differenced, pull_back
 from vfunc.solvers import Solution
 from vfunc.trees import Params
 from vfunc.typecheck import typed
@@ -38,7 +38,16 @@ class Implicit:
 
     The proximal problem is always that of L_pre itself, solved by Newton's method with conjugate
     gradient. What is cut short or replaced is named in the estimate's `approximations`: steps
-    that leave more than the tolerance, a Nystrom rank that does, the Gauss-Newton matrix.
+    that leave more than the tolerance, a Nystrom rank that does, a tolerance that leaves more
+    than the usual one, the Gauss-Newton matrix, finite differences.
+
+    theta* is a stationary point, and no saddle as far as is seen. `smallest_curvature` in the
+    diagnostics is the smallest <p, (C + damping I) p> / <p, p> over the directions p that were
+    met, by Newton's conjugate gradient on the way to theta* and by the solver there: an upper
+    bound of the smallest eigenvalue at those points, not its value. `negative_curvature` says
+    that it is not positive; at theta* itself that is refused. cg meets only what the gradients
+    reach, and therefore looks in random directions too (`probe_steps`); neumann and nystrom draw
+    some of their own; dense alone sees everything.
 
     Attributes:
         damping: the proximal lambda, an inverse step size; None takes 1 / eta.
@@ -56,6 +65,10 @@ class Implicit:
         precondition: `optimizer` preconditions conjugate gradient by the second moments of Adam
             or AdamW (see `optimizer_preconditioner`); None is `none`.
         max_iterations: of cg and neumann, each time, and of Newton steps.
+        probe_steps: Lanczos steps from a random start at theta*, that look for the negative
+            curvature which the solver cg cannot meet; a product each, 0 for none. Three find what
+            is of the largest curvature's size; a network's saddle can have a hundredth of that,
+            and take thirty (see `smallest_ritz_value`).
         engine: `auto`, an engine's name, or an engine; of the pullback. The Hessian products use
             it too, but for `linear`, which has none: then `auto` (see `curvature_at`, and
             `hessian_engine` in the diagnostics).
@@ -70,6 +83,7 @@ class Implicit:
     nystrom_rank: int | None = None
     precondition: str | None = None
     max_iterations: int = 50
+    probe_steps: int = 3
     engine: str | Engine = "auto"
 
     def __post_init__(self) -> None:
@@ -86,6 +100,8 @@ class Implicit:
             raise UserError(f"inner_steps must be at least 1, not {self.inner_steps}")
         if self.max_iterations < 1:
             raise UserError(f"max_iterations must be at least 1, not {self.max_iterations}")
+        if self.probe_steps < 0:
+            raise UserError(f"probe_steps must be at least 0, not {self.probe_steps}")
 
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
@@ -93,9 +109,10 @@ class Implicit:
 
         Raises:
             NotConvergedError: the proximal problem or the adjoint was not solved.
-            UserError: the problem lacks what `curvature` or `precondition` needs.
+            UserError: the problem lacks what `curvature` or `precondition` needs, or a positive
+                eta where no damping is given.
         """
-        damping = 1 / problem.rule.eta if self.damping is None else self.damping
+        damping = _one_over_eta(problem) if self.damping is None else self.damping
         tolerance = self.solver_tolerance or _tolerance(theta)
         construction = construct_task(problem, phi, problem.batches[0])
         diagonal = (
@@ -123,7 +140,13 @@ class Implicit:
         matrix = matrix_at(inner.theta)
         rank = self.nystrom_rank or NYSTROM_RANK
         solve = AdjointSolver(
-            self.solver, tolerance, self.max_iterations, self.solver_steps, rank, problem.seed
+            self.solver,
+            tolerance,
+            self.max_iterations,
+            self.solver_steps,
+            rank,
+            problem.seed,
+            self.probe_steps,
         )
         advice = (
             ", or take --curvature gauss_newton"
@@ -139,6 +162,7 @@ class Implicit:
         value = before - after
         spent = Passes(forwards=2, backwards=2) + inner.passes + matrix.spent + product.passes
         smallest = min(inner.curvature, adjoint.curvature)
+        engines = f"{chosen.engine.name}, {matrix.by}"
         return ValueEstimate(
             value,
             value,
@@ -162,23 +186,40 @@ class Implicit:
                 "hessian_engine": matrix.by,
                 "engine_why": chosen.why,
             },
-            self._approximations(inner, adjoint, tolerance),
+            (
+                *self._approximations(inner, adjoint, tolerance),
+                *differenced(engines, product.diagnostics),
+            ),
         )
 
     def _approximations(
         self, inner: ProximalSolution, adjoint: Solution, tolerance: float
     ) -> tuple[str, ...]:
         found = []
+        usual = _tolerance(inner.theta)
         if inner.gap > tolerance:
             found.append(
                 f"proximal problem cut short after {inner.iterations} Newton steps: a relative "
                 f"gradient of {inner.gap:.1e} remains"
             )
+        elif inner.gap > usual:
+            found.append(
+                f"proximal problem solved loosely: a relative gradient of {inner.gap:.1e} remains"
+            )
         if self.curvature == "gauss_newton":
             found.append("adjoint by the Gauss-Newton matrix in place of the Hessian")
         unknowns = sum(x.numel() for x in inner.theta.values())
-        short = approximation(adjoint, self.solver, unknowns)
+        short = approximation(adjoint, self.solver, unknowns, usual)
         return (*found, *([short] if short else []))
+
+
+def _one_over_eta(problem: ValueProblem) -> float:
+    if not problem.rule.eta > 0:
+        raise UserError(
+            f"implicit takes its damping as 1 / eta, and eta is {problem.rule.eta:g} here; give "
+            "--damping"
+        )
+    return 1 / problem.rule.eta
 
 
 def _tolerance(theta: Params) -> float:

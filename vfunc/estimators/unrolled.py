@@ -11,7 +11,7 @@ from vfunc.errors import UserError
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.trajectory import Point, Simulation, Trajectory, simulate
 from vfunc.problem import ValueEstimate, ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import GRADIENT, Engine, Passes, mixed_product
+from vfunc.pullback import GRADIENT, Engine, Passes, differenced, mixed_product
 from vfunc.simulate.rule import Buffers
 from vfunc.trees import Params
 from vfunc.typecheck import typed
@@ -105,14 +105,17 @@ class Unrolled:
         spent = spent + GRADIENT + GRADIENT  # of L_down
         for _ in range(gradients):
             spent = spent + GRADIENT
-        cut = self._reach < steps
+        cut = f"the adjoint runs through the last {self._reach} of {steps} steps"
         return ValueEstimate(
             value,
             value,
             grad,
             self._reach * problem.rule.eta,
             {**notes, **spent.as_diagnostics(), **engine_notes, **problem.rule.notes(steps)},
-            (f"the adjoint runs through the last {self._reach} of {steps} steps",) if cut else (),
+            (
+                *((cut,) if self._reach < steps else ()),
+                *differenced(str(engine_notes["engine"]), engine_notes),
+            ),
         )
 
     @property

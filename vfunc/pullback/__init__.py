@@ -72,14 +72,16 @@ def mixed_product(
 
     Raises:
         UserError: the engine is unknown or does not apply.
-        NotConvergedError: finite differences of two step sizes disagree.
+        NotConvergedError: finite differences of two step sizes disagree, or a step rounds away.
     """
+    round_off = coarsest_round_off(theta, problem.compute_dtype)
     chosen = choose_engine(
         engine,
         problem.linear,
         construction.designed,
         hessian=hessian,
         no_second_order=problem.no_second_order,
+        round_off=round_off,
     )
 
     def product_by(engine: Engine) -> MixedProduct:
@@ -92,7 +94,6 @@ def mixed_product(
     try:
         return product_by(chosen.engine), chosen
     except MemoryShortError as short:
-        round_off = coarsest_round_off(theta, problem.compute_dtype)
         chosen = after_short_memory(chosen, str(short), round_off)
     product = product_by(chosen.engine)
     return replace(product, passes=product.passes + Passes(forwards=1)), chosen

@@ -20,7 +20,10 @@ ENGINES: dict[str, Engine] = {
 """The engines by name; `auto` chooses among them."""
 
 COARSE = 1e-4
-"""Round-off above which finite differences are not taken unasked: bfloat16's and float16's."""
+"""Round-off above which finite differences are not taken unasked: bfloat16's and float16's.
+
+Their gradients are a tenth off there, or are refused.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,15 @@ def choose_engine(
     *,
     hessian: bool = False,
     no_second_order: str | None = None,
+    round_off: float = 0.0,
 ) -> Chosen:
     """The engine that an option names, or the one that `auto` takes.
 
     `auto` takes, in this order:
 
     1. `finite_difference` where the learner's kernels have neither a forward mode nor a double
-       backward (`no_second_order`): it alone applies.
+       backward (`no_second_order`): it alone applies. In bfloat16 and float16 it has to be asked
+       for.
     2. `linear` where the objective is linear in what the designer makes: one tangent pass, no
        backward, no graph.
     3. `reverse`, exact for every operation with a double backward. Measured against `forward` on
@@ -60,15 +65,23 @@ def choose_engine(
         designed: the entries of the task that depend on phi.
         hessian: whether the Hessian-vector product is wanted too.
         no_second_order: the problem's reason, if it has one.
+        round_off: the coarsest of the dtypes that the loss goes through.
 
     Returns:
         The engine and the reason.
 
     Raises:
-        UserError: the name is unknown, or the engine does not apply to this problem.
+        UserError: the name is unknown, the engine does not apply to this problem, or none does
+            well enough to be taken unasked.
     """
     if engine == "auto":
         if no_second_order is not None:
+            if round_off > COARSE:
+                raise UserError(
+                    f"engine auto: {no_second_order}, and finite differences at a round-off of "
+                    f"{round_off:.0e} are up to a tenth off; take attention eager or sdpa, or "
+                    "float32, or ask for the engine finite_difference"
+                )
             return Chosen(ENGINES["finite_difference"], f"auto: {no_second_order}")
         refusal = ENGINES["linear"].refusal(linear, designed, hessian=hessian)
         if refusal is None:

@@ -15,7 +15,8 @@ from vfunc.pullback.engine import MixedProduct, Passes
 from vfunc.trees import Params
 
 GROSS = 0.1
-"""Relative disagreement of the two step sizes above which the result is refused."""
+"""Relative disagreement above which a result is refused: of the two step sizes, or of a step and
+what rounding leaves of it."""
 
 DIFFERENCES = "finite differences of the learner's gradient"
 """How the phrase of `differenced` begins."""
@@ -72,7 +73,8 @@ class FiniteDifference:
         """See `Engine.__call__`.
 
         Raises:
-            NotConvergedError: the two step sizes disagree by more than a tenth.
+            NotConvergedError: the two step sizes disagree by more than a tenth, or rounding
+                changes the shorter one by that much.
         """
         length = float(trees.norm(w))
         if length == 0.0:
@@ -82,6 +84,7 @@ class FiniteDifference:
                 inner, zeros, trees.zeros_like(theta) if hessian else None, Passes()
             )
         step = self.step if self.step is not None else step_length(theta, problem.compute_dtype)
+        require_kept(theta, w, step, length, problem.compute_dtype)
         linear = problem.linear
         use_linear = linear is not None and not hessian and set(designed) <= {linear.target}
         sample = _coefficients if use_linear else _gradients
@@ -128,6 +131,41 @@ def differenced(
     return (f"{DIFFERENCES}, whose two step sizes disagree by {diagnostics['fd_error']:.1e}",)
 
 
+def require_kept(
+    theta: Params, w: Params, step: float, length: float, compute_dtype: torch.dtype | None
+) -> None:
+    """Check that a step is there in the precision that the loss goes through.
+
+    A step that rounds away in part is another direction's, at both step sizes alike; one that
+    rounds away altogether gives a difference of zero, without disagreement.
+
+    Args:
+        theta: the point.
+        w: the direction.
+        step: h |w|.
+        length: |w|.
+        compute_dtype: what the loss is computed in, where that is coarser than theta's own.
+
+    Raises:
+        NotConvergedError: (theta + h w) - (theta - h w) is off 2 h w by more than a tenth.
+    """
+    h = step / length
+    lost = 0.0
+    for name, x in theta.items():
+        seen = _coarser(x.dtype, compute_dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        plus, minus = ((x + way * w[name]).to(seen).to(wide) for way in (h, -h))
+        lost += (plus - minus - 2 * h * w[name].to(wide)).square().sum()
+    found = math.sqrt(float(lost)) / (2 * step)
+    if found > GROSS:
+        coarsest = max((_coarser(x.dtype, compute_dtype) for x in theta.values()), key=_round_off)
+        raise NotConvergedError(
+            f"engine finite_difference: {str(coarsest).removeprefix('torch.')} rounds {found:.0%} "
+            f"of a step of {step:.1e} away; use the engine reverse or linear, which have no step, "
+            "or a learner in float32"
+        )
+
+
 def step_length(theta: Params, compute_dtype: torch.dtype | None = None) -> float:
     """h |w| = u^(1/3) / 2, u the round-off of the coarsest dtype that the loss goes through."""
     return 0.5 * coarsest_round_off(theta, compute_dtype) ** (1 / 3)
@@ -135,8 +173,15 @@ def step_length(theta: Params, compute_dtype: torch.dtype | None = None) -> floa
 
 def coarsest_round_off(theta: Params, compute_dtype: torch.dtype | None) -> float:
     """The largest round-off of the dtypes that the loss goes through."""
-    dtypes = {x.dtype for x in theta.values()} | ({compute_dtype} if compute_dtype else set())
-    return max(torch.finfo(dtype).eps for dtype in dtypes)
+    return max(_round_off(_coarser(x.dtype, compute_dtype)) for x in theta.values())
+
+
+def _coarser(dtype: torch.dtype, other: torch.dtype | None) -> torch.dtype:
+    return dtype if other is None else max(dtype, other, key=_round_off)
+
+
+def _round_off(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _disagreement(product: Params, wider: Params, step: float) -> float:

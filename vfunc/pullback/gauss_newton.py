@@ -10,7 +10,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.problem import CompositeForm, Task
 from vfunc.pullback.engine import Passes
-from vfunc.pullback.finite_difference import step_length
+from vfunc.pullback.finite_difference import require_kept, step_length
 from vfunc.pullback.tangent import tangent_along
 from vfunc.trees import Params
 
@@ -32,6 +32,7 @@ class GaussNewton:
         outputs: the learner's outputs there, with their graph.
         fd_step: |eps x| of a central difference in place of the tangent pass (two forwards), for
             kernels without a forward mode; None takes the tangent.
+        compute_dtype: what the loss is computed in, where that is coarser than theta.
     """
 
     composite: CompositeForm
@@ -40,6 +41,7 @@ class GaussNewton:
     leaves: Params
     outputs: Tensor
     fd_step: float | None
+    compute_dtype: torch.dtype | None = None
 
     @staticmethod
     def at(
@@ -63,7 +65,8 @@ class GaussNewton:
         with torch.enable_grad():
             outputs = composite.outputs(leaves, task)
         step = step_length(theta, compute_dtype) if differences else None
-        return GaussNewton(composite, trees.detach(theta), task, leaves, outputs, step)
+        point = trees.detach(theta)
+        return GaussNewton(composite, point, task, leaves, outputs, step, compute_dtype)
 
     built = Passes(forwards=1)
     """What `at` spends."""
@@ -103,6 +106,7 @@ class GaussNewton:
         length = float(trees.norm(x))
         if length == 0.0:
             return torch.zeros_like(self.outputs)
+        require_kept(self.theta, x, self.fd_step, length, self.compute_dtype)
         eps = self.fd_step / length
         with torch.no_grad():
             plus = outputs(trees.axpy(eps, x, self.theta))

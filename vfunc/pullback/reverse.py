@@ -55,10 +55,13 @@ class Reverse:
             loss = problem.pretrain_loss(theta, task | made)
             if self.watch_memory:
                 require_room(loss)
-            g_pre = torch.autograd.grad(
-                loss, list(theta.values()), create_graph=True, materialize_grads=True
-            )
-            inner = trees.dot(w, dict(zip(theta, g_pre, strict=True)))
+            g_pre = trees.zeros_like(theta)
+            if loss.requires_grad:
+                grads = torch.autograd.grad(
+                    loss, list(theta.values()), create_graph=True, materialize_grads=True
+                )
+                g_pre = dict(zip(theta, grads, strict=True))
+            inner = trees.dot(w, g_pre)
             products = trees.gradient(inner, _joined(made, theta if hessian else {}))
         return MixedProduct(
             inner.detach(),

@@ -2,6 +2,7 @@
 
 from vfunc.solvers.conjugate_gradient import conjugate_gradient
 from vfunc.solvers.dense import dense
+from vfunc.solvers.lanczos import smallest_ritz_value
 from vfunc.solvers.neumann import largest_eigenvalue, neumann
 from vfunc.solvers.nystrom import nystrom
 from vfunc.solvers.solution import MatVec, Outcome, Solution
@@ -15,4 +16,5 @@ __all__ = [
     "largest_eigenvalue",
     "neumann",
     "nystrom",
+    "smallest_ritz_value",
 ]

@@ -40,7 +40,9 @@ class Solution:
         iterations: steps taken (conjugate gradient), terms (Neumann), the rank (Nystrom) or
             columns (dense).
         products: products with A spent in all.
-        curvature: the smallest <p, A p> / <p, p> seen; negative if A is not positive definite.
+        curvature: the smallest <p, A p> / <p, p> over the directions p that the solver met, and so
+            an upper bound of A's smallest eigenvalue (`dense`: that eigenvalue itself). Not
+            positive, it proves that A is not positive definite; positive, it proves nothing.
     """
 
     x: Params
