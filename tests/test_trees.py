@@ -24,6 +24,27 @@ def test_norm_and_scale():
     assert float(trees.norm(trees.scale(A, -2.0))) == pytest.approx(2 * 14**0.5)
 
 
+@pytest.mark.parametrize("size", [1e-35, 1e-22, 1e25])
+def test_a_norm_is_right_where_squares_leave_float32(size):
+    a = {"x": torch.tensor([3.0, 0.0]) * size, "y": torch.tensor(4.0) * size}
+    assert float(trees.norm(a)) == pytest.approx(5 * size, rel=1e-6)
+    b = {"x": torch.tensor([0.0, 1.0]), "y": torch.tensor(1.0)}
+    for one, other in ((a, b), (a, a), (b, a)):
+        want = 1.0 if one is other else 0.8 / 2**0.5
+        assert float(trees.cosine(one, other)) == pytest.approx(want, rel=1e-6)
+
+
+def test_a_norm_of_ordinary_numbers_is_the_root_of_their_inner_product():
+    draw = torch.Generator().manual_seed(0)
+    a = {"x": torch.randn(1000, generator=draw), "y": torch.randn(3, 5, generator=draw)}
+    assert torch.equal(trees.norm(a), trees.dot(a, a).sqrt())
+    assert float(trees.norm(trees.zeros_like(a))) == 0 == float(trees.norm({}))
+    for number in (float("inf"), float("nan")):
+        broken = a | {"z": torch.tensor(number)}
+        assert not torch.isfinite(trees.norm(broken))
+    assert torch.isnan(trees.cosine(a, trees.zeros_like(a)))
+
+
 def test_sums_are_in_float32_at_least():
     half = {"x": torch.full((5000,), 0.1, dtype=torch.bfloat16)}
     assert trees.dot(half, half).dtype == torch.float32
@@ -61,6 +82,15 @@ def test_normal_like_repeats_for_a_seed_and_leaves_the_global_state():
     assert not torch.equal(draw[0]["x"], draw[2]["x"])
     assert draw[0]["x"].dtype == A["x"].dtype
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_normal_like_does_not_depend_on_the_order_of_names():
+    one, other = (
+        trees.normal_like(like, torch.Generator().manual_seed(1))
+        for like in (A, dict(reversed(A.items())))
+    )
+    assert list(other) == ["y", "x"]
+    assert all(torch.equal(one[n], other[n]) for n in A)
 
 
 def test_gradient_is_zero_where_the_output_does_not_depend():

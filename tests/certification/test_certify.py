@@ -146,6 +146,16 @@ def test_a_warm_adam_keeps_its_state():
 
 
 @pytest.mark.usefixtures("float64")
+def test_finite_differences_that_are_wrong_fail_though_they_say_that_they_approximate():
+    made = cases.situation("mlp view", 4)
+    by_differences = vfunc.FirstOrder(engine="finite_difference")
+    (row,) = ask(made, by_differences).estimators
+    assert row.verdict == "approximate" and "two step sizes disagree by" in row.note
+    with pytest.raises(vfunc.CertificationError, match=r"0\.9 times the objective's slope"):
+        certify(made.problem, made.theta, made.phi, scaled(by_differences, 0.9), quiet=True)
+
+
+@pytest.mark.usefixtures("float64")
 def test_declared_approximations_and_loose_solvers_do_not_fail():
     made = cases.situation("mlp", 4)
 

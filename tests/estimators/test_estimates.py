@@ -204,13 +204,9 @@ def test_notes_of_the_simulated_step_reach_the_diagnostics():
         assert notes["window_incomplete"] is False
 
 
-def test_single_precision_agrees_with_double():
-    made = cases.situation("mlp view", 9)
-
-    def single(x):
-        return x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
-
-    theta, phi = ({n: single(x) for n, x in p.items()} for p in (made.theta, made.phi))
+def in_single(made):
+    """(problem, theta, phi) with theta and phi in float32."""
+    theta, phi = ({n: x.float() for n, x in p.items()} for p in (made.theta, made.phi))
     wide = made.problem
 
     # the constants of the case are float64: take the parameters up at the learner's door
@@ -219,13 +215,46 @@ def test_single_precision_agrees_with_double():
         construct=lambda phi, batch: wide.construct({n: x.double() for n, x in phi.items()}, batch),
         pretrain_loss=lambda t, c: wide.pretrain_loss({n: x.double() for n, x in t.items()}, c),
         feedback_loss=lambda t: wide.feedback_loss({n: x.double() for n, x in t.items()}),
-        rule=UpdateRule(AdamW(0.01, eps=1e-3)),
     )
+    return problem, theta, phi
+
+
+def test_single_precision_agrees_with_double():
+    made = cases.situation("mlp view", 9)
+    problem, theta, phi = in_single(made)
+    problem = replace(problem, rule=UpdateRule(AdamW(0.01, eps=1e-3)))
     for name, options in ALL[:5]:
         got = vfunc.make_estimator(name, options)(problem, theta, phi)
         want = vfunc.make_estimator(name, options)(problem, made.theta, made.phi)
         assert all(g.dtype == torch.float32 for g in got.grad.values())
         assert measures.apart({n: g.double() for n, g in got.grad.items()}, want.grad) < 1e-4
+
+
+@pytest.mark.parametrize("size", [1e-22, 1e22])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("first_order", {}),
+        ("first_order", {"value": "cosine"}),
+        ("first_order", {"engine": "finite_difference"}),
+        ("random", {}),
+    ],
+)
+def test_feedback_gradients_whose_squares_leave_single_precision(name, options, size):
+    """The estimate is as many times larger; the cosine is the same."""
+    made = cases.situation("mlp view", 9)
+    problem, theta, phi = in_single(made)
+    loss = problem.feedback_loss
+    scaled = replace(problem, feedback_loss=lambda theta: size * loss(theta))
+    got = vfunc.make_estimator(name, options)(scaled, theta, phi)
+    want = vfunc.make_estimator(name, options)(made.problem, made.theta, made.phi)
+    times = 1.0 if options.get("value") == "cosine" else size
+    grad = {n: g.double() / times for n, g in got.grad.items()}
+    assert measures.apart(grad, want.grad) < 1e-3
+    if times == 1.0:
+        cosine = float(want.objective)
+        assert float(got.objective) == pytest.approx(cosine, rel=1e-5)
+        assert got.diagnostics["cosine"] == pytest.approx(cosine, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["pretrain_loss", "feedback_loss"])

@@ -79,6 +79,131 @@ def test_negative_curvature_on_the_way_is_reported_and_passed():
     assert safe(problem, theta, phi).diagnostics["negative_curvature"] is False
 
 
+def hidden_saddle():
+    """Even in y throughout: no gradient, and no product of one, leaves y = 0, where C is (1, -4)."""
+    return (
+        vfunc.ValueProblem(
+            construct=lambda phi, batch: {"c": phi["c"]},
+            pretrain_loss=lambda theta, task: (
+                (theta["x"] - task["c"]) ** 2 / 2 - 2 * theta["y"] ** 2 + theta["y"] ** 4
+            ),
+            feedback_loss=lambda theta: (theta["x"] - 2) ** 2 + theta["y"] ** 2,
+            batches=(None,),
+            rule=UpdateRule(SGD(0.1)),
+        ),
+        {"x": torch.tensor(0.0), "y": torch.tensor(0.0)},
+        {"c": torch.tensor(0.4)},
+    )
+
+
+@pytest.mark.parametrize("solver", ["cg", "neumann", "nystrom", "dense"])
+def test_a_saddle_that_no_gradient_leaves_is_refused(solver):
+    problem, theta, phi = hidden_saddle()
+    for seed in range(5):
+        drawn = replace(problem, seed=seed)
+        with pytest.raises(vfunc.NotConvergedError, match="met a direction of negative curvature"):
+            vfunc.Implicit(damping=1.0, solver=solver)(drawn, theta, phi)
+    enough = vfunc.Implicit(damping=5.0, solver=solver)(problem, theta, phi)
+    assert enough.diagnostics["negative_curvature"] is False
+
+
+def test_without_a_probe_cg_claims_no_more_than_it_met():
+    """The smallest curvature met, 2 along x, is an upper bound of the smallest, -3 along y."""
+    problem, theta, phi = hidden_saddle()
+    estimate = vfunc.Implicit(damping=1.0, probe_steps=0)(problem, theta, phi)
+    assert estimate.diagnostics["smallest_curvature"] == pytest.approx(2.0)
+
+
+def test_the_probe_costs_its_products_and_none_where_curvature_is_positive_by_construction():
+    made = cases.situation("mlp", 7)
+
+    def spent(**options):
+        ask = vfunc.Implicit(damping=10.0, engine="forward", **options)
+        return ask(made.problem, made.theta, made.phi).diagnostics["tangents"]
+
+    plain = spent(probe_steps=0)
+    assert [spent(probe_steps=k) - plain for k in (1, 3)] == [1, 3]
+    assert spent() == plain + 3
+    for options in ({"curvature": "gauss_newton"}, {"solver": "dense"}):
+        assert spent(**options) == spent(probe_steps=0, **options)
+
+
+@pytest.mark.parametrize("damping", [1.0, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("start", [0.5, 1.5, 4.0])
+def test_the_tolerance_holds_for_the_optimum_at_small_dampings_too(start, damping):
+    """Curvatures from 1 to next to none: a gradient that is small says little of the distance."""
+    flat = torch.tensor([1.0, 1e-2, 1e-4])
+    center = torch.tensor([start, 1.0, -1.0])
+    problem = vfunc.ValueProblem(
+        construct=lambda phi, batch: {"c": phi["c"]},
+        pretrain_loss=lambda theta, task: (
+            flat * ((theta["x"] - task["c"]) ** 2 / 2 + (theta["x"] - task["c"]) ** 4 / 4)
+        ).sum(),
+        feedback_loss=lambda theta: theta["x"].sum(),
+        batches=(None,),
+        rule=UpdateRule(SGD(0.1)),
+    )
+    theta, phi = {"x": center}, {"c": torch.zeros(3)}
+    solution = solve_proximal(
+        problem,
+        theta,
+        vfunc.construct_task(problem, phi, None),
+        damping,
+        1e-3,
+        max_iterations=60,
+        curvature_at=lambda theta: DampedCurvature(
+            lambda x: ({"x": flat * (1 + 3 * theta["x"] ** 2) * x["x"]}, Passes(), ""),
+            damping,
+            Passes(),
+        ),
+    )
+    # the root of flat (x + x^3) + damping (x - center), a number at a time, by bisection
+    low, high = torch.minimum(center, torch.zeros(3)), torch.maximum(center, torch.zeros(3))
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = flat * (middle + middle**3) + damping * (middle - center) > 0
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    gone = float((center - low).norm())
+    assert float((solution.theta["x"] - low).norm()) <= 1e-3 * gone
+
+
+def test_a_loose_tolerance_is_an_approximation_by_what_it_leaves():
+    made = cases.situation("layernorm view", 2)
+    exact = vfunc.Implicit(damping=5.0)(made.problem, made.theta, made.phi)
+    assert exact.approximations == ()
+    estimate = vfunc.Implicit(damping=5.0, solver_tolerance=0.1)(made.problem, made.theta, made.phi)
+    assert measures.apart(estimate.grad, exact.grad) > 1e-3
+    notes = estimate.diagnostics
+    assert estimate.approximations == (
+        f"proximal problem solved loosely: a relative gradient of {notes['inner_gap']:.1e} remains",
+        "adjoint solved loosely by cg: a relative residual of "
+        f"{notes['adjoint_residual']:.1e} remains",
+    )
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
+def test_finite_differences_are_an_approximation(curvature):
+    made = cases.situation("mlp view", 3)
+    ask = vfunc.Implicit(
+        damping=10.0, curvature=curvature, engine="finite_difference", solver_tolerance=1e-9
+    )
+    estimate = ask(made.problem, made.theta, made.phi)
+    assert f"{estimate.diagnostics['fd_error']:.1e}" in estimate.approximations[-1]
+    assert "finite differences" in estimate.approximations[-1]
+    without = replace(made.problem, no_second_order="its kernels have none")
+    chosen = replace(ask, engine="auto")(without, made.theta, made.phi)
+    assert chosen.diagnostics["engine"] == "finite_difference"
+    assert chosen.approximations == estimate.approximations
+
+
+def test_a_schedule_at_zero_asks_for_a_damping():
+    made = cases.situation("mlp", 1)
+    still = replace(made.problem, rule=UpdateRule(SGD(0.0)))
+    with pytest.raises(vfunc.UserError, match=r"1 / eta, and eta is 0 here; give --damping"):
+        vfunc.Implicit()(still, made.theta, made.phi)
+    vfunc.Implicit(damping=10.0)(still, made.theta, made.phi)
+
+
 @pytest.mark.parametrize("modelled", [0.2, 1.0, 4.0])
 def test_where_the_objective_is_lost_in_rounding_the_line_search_goes_by_slopes(modelled):
     """A curvature modelled as 0.2 of the true one makes steps that overshoot by a factor of 4."""
@@ -118,6 +243,7 @@ def test_where_the_objective_is_lost_in_rounding_the_line_search_goes_by_slopes(
         ({"solver": "dense", "solver_steps": 3}, "solver_steps is for the solvers cg and neumann"),
         ({"solver": "nystrom", "solver_steps": 3}, "not for nystrom"),
         ({"solver_steps": 0}, "solver_steps must be at least 1, not 0"),
+        ({"probe_steps": -1}, "probe_steps must be at least 0, not -1"),
         ({"inner_steps": 0}, "inner_steps must be at least 1, not 0"),
         ({"solver": "dense", "precondition": "optimizer"}, "precondition is for the solver cg"),
         ({"solver_tolerance": 1.0}, r"solver_tolerance must be in \(0, 1\)"),

@@ -12,8 +12,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vfunc
-from vfunc.pullback import ENGINES, FiniteDifference, choose_engine
+from vfunc.pullback import DIFFERENCES, ENGINES, FiniteDifference, choose_engine
 from vfunc.pullback.finite_difference import step_length
+from vfunc.pullback.gauss_newton import GaussNewton
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -139,6 +140,145 @@ def test_finite_difference_refuses_steps_that_disagree():
     exact = vfunc.FirstOrder(engine="reverse")(problem, theta, made.phi).grad
     near = vfunc.FirstOrder(engine=FiniteDifference(step=1e-4))(problem, theta, made.phi)
     assert measures.apart(near.grad, exact) < 1e-9
+
+
+def wide_network(dtype, n=64):
+    """(problem, theta, phi): a network of n hidden units, theta in `dtype`, all else in float32."""
+    draw = measures.generator(0)
+    theta = {
+        "a": measures.normal(draw, n, n) / n**0.5,
+        "b": measures.normal(draw, 8, n) / n**0.5,
+    }
+    x, fx = (measures.normal(draw, 16, n).float() for _ in range(2))
+    labels = torch.randint(0, 8, (16,), generator=draw)
+    phi = {"r": 0.05 * measures.normal(draw, n, 8).float()}
+
+    def log_p(theta, x):
+        h = torch.tanh(x.to(theta["a"].dtype) @ theta["a"].T)
+        return torch.log_softmax((h @ theta["b"].T).float(), -1)
+
+    problem = vfunc.ValueProblem(
+        lambda phi, x: {"x": x, "q": torch.softmax(x @ phi["r"], -1)},
+        lambda theta, task: -(task["q"] * log_p(theta, task["x"])).sum() / 16,
+        lambda theta: torch.nn.functional.nll_loss(log_p(theta, fx), labels),
+        (x,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+        composite=vfunc.CompositeForm(
+            lambda theta, task: log_p(theta, task["x"]),
+            lambda z, task: -(task["q"] * z).sum() / 16,
+        ),
+    )
+    return problem, {name: p.to(dtype) for name, p in theta.items()}, phi
+
+
+@pytest.mark.parametrize("hessian", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "step", "said"),
+    [
+        (torch.bfloat16, 1e-2, "bfloat16 rounds .* of a step of 1.0e-02 away"),
+        (torch.float16, 1e-3, "float16 rounds .* of a step of 1.0e-03 away"),
+        (torch.float32, 1e-7, "float32 rounds .* of a step of 1.0e-07 away"),
+        (torch.float32, 2.5e-3, None),
+    ],
+)
+def test_finite_difference_refuses_a_step_that_rounds_away(dtype, step, said, hessian):
+    """Both sides are theta itself then: a gradient of zero, and two step sizes that agree."""
+    problem, theta, phi = wide_network(dtype)
+    engine = FiniteDifference(step=step)
+    construction = vfunc.construct_task(problem, phi, problem.batches[0])
+    _, w = vfunc.feedback_gradient(problem, theta)
+
+    def product():
+        return vfunc.pullback.mixed_product(
+            problem, theta, construction, w, engine, hessian=hessian
+        )[0]
+
+    if said is None:
+        assert product().diagnostics["fd_error"] < 0.01
+        return
+    with pytest.raises(vfunc.NotConvergedError, match=said):
+        product()
+
+
+def test_finite_difference_sees_the_step_in_the_precision_of_the_loss():
+    """Autocast rounds a float32 theta on its way into the layers."""
+    problem, theta, phi = wide_network(torch.float32)
+    ask = vfunc.FirstOrder(engine=FiniteDifference(step=1e-2))
+    assert ask(problem, theta, phi).diagnostics["fd_error"] < 0.01
+    with pytest.raises(vfunc.NotConvergedError, match="bfloat16 rounds"):
+        ask(replace(problem, compute_dtype=torch.bfloat16), theta, phi)
+
+
+def test_gauss_newton_by_differences_refuses_a_step_that_rounds_away():
+    problem, theta, phi = wide_network(torch.bfloat16, n=1024)
+    task = vfunc.construct_task(problem, phi, problem.batches[0]).task
+    matrix = GaussNewton.at(problem.composite, theta, task, differences=True)
+    with pytest.raises(vfunc.NotConvergedError, match="bfloat16 rounds"):
+        matrix(vfunc.feedback_gradient(problem, theta)[1])
+
+
+@pytest.mark.parametrize("coarse", ["theta", "autocast"])
+def test_auto_takes_no_finite_differences_in_coarse_precision(coarse):
+    problem, theta, phi = wide_network(torch.bfloat16 if coarse == "theta" else torch.float32)
+    compute = torch.bfloat16 if coarse == "autocast" else None
+    problem = replace(problem, no_second_order="its kernels have none", compute_dtype=compute)
+    with pytest.raises(vfunc.UserError, match=r"its kernels have none, and .* ask for the engine"):
+        vfunc.FirstOrder()(problem, theta, phi)
+
+
+@pytest.mark.parametrize("of_task", [False, True], ids=["of nothing", "of the task"])
+@pytest.mark.parametrize("hessian", [False, True])
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_loss_that_does_not_depend_on_theta_gives_zero(engine, hessian, of_task):
+    made = cases.situation("mlp", 0)
+
+    def coefficients(theta, task):
+        return torch.ones_like(task["q"])
+
+    def loss(theta, task):
+        return (task["q"].square() if of_task else coefficients(theta, task)).sum()
+
+    if engine == "linear" and (hessian or of_task):
+        return
+    linear = vfunc.LinearForm("q", coefficients) if engine == "linear" else None
+    problem = replace(made.problem, pretrain_loss=loss, linear=linear)
+    construction = vfunc.construct_task(problem, made.phi, problem.batches[0])
+    _, w = vfunc.feedback_gradient(problem, made.theta)
+    product, _ = vfunc.pullback.mixed_product(
+        problem, made.theta, construction, w, engine, hessian=hessian
+    )
+    assert float(product.inner) == 0
+    assert measures.size(construction.pull(product.task)) == 0
+    assert not hessian or measures.size(product.hessian) == 0
+
+
+BY_DIFFERENCES = [
+    vfunc.FirstOrder(),
+    vfunc.FirstOrder("cosine"),
+    vfunc.FirstOrder("preconditioned"),
+    vfunc.Unrolled(3),
+    vfunc.Unrolled(3, truncate=2),
+    vfunc.RandomDirection(),
+]
+
+
+@pytest.mark.parametrize("how", ["asked", "kernels", "memory"])
+@pytest.mark.parametrize("estimator", BY_DIFFERENCES, ids=lambda x: type(x).__name__)
+def test_an_estimate_by_finite_differences_says_so(estimator, how, monkeypatch):
+    made = cases.situation("mlp view", 0, "adamw")
+    problem = made.problem
+    exact = estimator(problem, made.theta, made.phi).approximations
+    if how == "asked":
+        estimator = replace(estimator, engine="finite_difference")
+    elif how == "kernels":
+        problem = replace(problem, no_second_order="its kernels have none")
+    else:
+        monkeypatch.setattr(vfunc.pullback.memory, "free_bytes", lambda device: 0)
+    estimate = estimator(problem, made.theta, made.phi)
+    error = estimate.diagnostics["fd_error"]
+    phrase = f"{DIFFERENCES}, whose two step sizes disagree by {error:.1e}"
+    assert estimate.approximations == (*exact, phrase)
+    assert len(exact) == (getattr(estimator, "truncate", None) is not None)
 
 
 def test_finite_difference_step_follows_the_coarsest_precision():

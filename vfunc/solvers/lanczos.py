@@ -55,7 +55,7 @@ def smallest_ritz_value(
             av = trees.axpy(-beside[-1], before, av)
         rest = trees.axpy(-diagonal[-1], v, av)
         length = float(trees.norm(rest))
-        if step == steps or not length > rounding(like) * size:
+        if step == steps or not length > 100 * rounding(like) * size:
             break
         beside.append(length)
         before, v = v, trees.scale(rest, 1 / length)
