@@ -24,6 +24,9 @@ from vfunc.typecheck import typed
 FeedbackLoss = Callable[[Params], Scalar]
 """theta -> L_j, one feedback task's loss."""
 
+SHARED = ("engine", "engine_why", "hessian_engine", "split")
+"""Diagnostics that domains have in common."""
+
 TOTALLED = ("forwards", "backwards", "tangents")
 """Diagnostics that add up over domains: learner passes."""
 
@@ -153,6 +156,10 @@ def _mean(estimates: Mapping[str, ValueEstimate], count: int) -> ValueEstimate:
     for key in TOTALLED:
         if all(key in estimate.diagnostics for estimate in found):
             diagnostics[key] = sum(int(estimate.diagnostics[key]) for estimate in found)
+    for key in SHARED:  # the learner and the form of the loss are the same in all of them
+        said = [str(e.diagnostics[key]) for e in found if e.diagnostics.get(key)]
+        if said:
+            diagnostics[key] = "; ".join(dict.fromkeys(said))
     phrases = (phrase for estimate in found for phrase in estimate.approximations)
     return ValueEstimate(
         torch.stack([estimate.value for estimate in found]).sum() / count,

@@ -90,6 +90,8 @@ def test_a_user_s_own_estimator_is_loaded_and_right():
     [
         ("no_such_module_here:Name", "cannot be imported: No module named"),
         ("user_estimator:ThreeBatches", "user_estimator has no 'ThreeBatches'; it has TwoBatches"),
+        ("vfunc.errors:UserError", "is no estimator: it has to be a class"),
+        ("torch:nn", "is no estimator"),
         ("user_estimator:not_an_estimator", "makes a int, which cannot be called"),
         (":Name", "cannot be imported"),
         (".relative:Name", "cannot be imported"),

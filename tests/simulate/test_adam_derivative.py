@@ -102,6 +102,75 @@ def test_one_step_from_a_fresh_state_at_the_usual_epsilon(make, g, dtype, defaul
     assert slope == pytest.approx(float(by_g), rel=precision)
 
 
+PULLS = (0.7, -1.3, 0.4)
+
+
+def looked_ahead(rule, steps, start, c):
+    """L_down(theta_0) - L_down(theta_K) by the formulas of torch.optim.Adam and AdamW.
+
+    For whatever kind of number c is. L_pre of batch k is (theta - pull_k c)^2 / 2, L_down theta^3.
+    """
+    b1, b2 = (mpmath.mpf(b) for b in rule.betas)
+    theta, m, v = mpmath.mpf(start), mpmath.mpf(0), mpmath.mpf(0)
+    for t in range(1, steps + 1):
+        g = theta - mpmath.mpf(PULLS[t - 1]) * c
+        if rule.decoupled:
+            theta = theta - mpmath.mpf(rule.lr) * rule.weight_decay * theta
+        else:
+            g = g + rule.weight_decay * theta
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        root = mpmath.sqrt(v / (1 - b2**t))
+        theta = theta - rule.lr * (m / (1 - b1**t)) / (root + mpmath.mpf(rule.eps))
+    return mpmath.mpf(start) ** 3 - theta**3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize(
+    "rule",
+    [Adam(0.05), Adam(0.05, weight_decay=0.1), AdamW(0.05), AdamW(0.05, (0.5, 0.9))],
+    ids=str,
+)
+@pytest.mark.parametrize(("start", "c"), [(0.8, 0.5), (-0.3, 2.0), (1e-3, 1e-7), (0.5, -1.2)])
+def test_several_steps_from_a_fresh_state_at_the_usual_epsilon(start, c, rule, steps):
+    """Against fifty digits; finite differences in float64 would see a sign."""
+    problem = vfunc.ValueProblem(
+        construct=lambda phi, pull: {"y": pull * phi["c"]},
+        pretrain_loss=lambda theta, task: ((theta["x"] - task["y"]) ** 2).sum() / 2,
+        feedback_loss=lambda theta: (theta["x"] ** 3).sum(),
+        batches=PULLS,
+        rule=UpdateRule(rule),
+    )
+    theta, phi = {"x": torch.tensor([start])}, {"c": torch.tensor([c])}
+    estimate = vfunc.Unrolled(steps)(problem, theta, phi)
+    with mpmath.workdps(50):
+        value = looked_ahead(rule, steps, start, mpmath.mpf(c))
+        by_c = mpmath.diff(
+            lambda x: looked_ahead(rule, steps, start, x), mpmath.mpf(c), h=mpmath.mpf("1e-25")
+        )
+    assert float(estimate.value) == pytest.approx(float(value), rel=1e-12)
+    assert float(estimate.grad["c"]) == pytest.approx(float(by_c), rel=1e-12)
+
+
+def test_a_constant_gradient_over_several_steps_takes_float64():
+    """What the module's docstring says of float32: each step's terms cancel against the others'."""
+    slopes = {}
+    for dtype in (torch.float64, torch.float32):
+        problem = vfunc.ValueProblem(
+            construct=lambda phi, batch: {"c": phi["c"]},
+            pretrain_loss=lambda theta, task: (theta["x"] * task["c"]).sum(),
+            feedback_loss=lambda theta: theta["x"].sum(),
+            batches=(None,) * 4,
+            rule=UpdateRule(Adam(1e-3)),
+        )
+        theta, phi = {"x": torch.zeros(1, dtype=dtype)}, {"c": torch.full((1,), 0.5, dtype=dtype)}
+        slopes[dtype] = float(vfunc.Unrolled(4)(problem, theta, phi).grad["c"])
+    exact = 4e-3 * 1e-8 / (0.5 + 1e-8) ** 2
+    assert slopes[torch.float64] == pytest.approx(exact, rel=1e-4)
+    # to the rounding of lr / |g| = 2e-3, which is more than the slope itself
+    assert abs(slopes[torch.float32] - exact) < 10 * torch.finfo(torch.float32).eps * 2e-3
+    assert abs(slopes[torch.float32] - exact) > exact
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["64", "32"])
 @pytest.mark.parametrize("make", [Adam, AdamW])
 @pytest.mark.parametrize("steps", [1, 3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import os
@@ -71,6 +72,11 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
             f"unknown estimator {name!r}{hint} Known: {', '.join(ESTIMATORS)}, "
             "or package.module:Name"
         )
+    if not _makes_estimators(factory):
+        raise UserError(
+            f"{name!r} is no estimator: it has to be a class, or a function that makes one, whose "
+            "instances are called with (problem, theta, phi)"
+        )
     accepted = option_names(factory)
     refused = [option for option in options if option not in accepted]
     if refused:
@@ -82,6 +88,13 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
     if not callable(estimator):
         raise UserError(f"{name!r} makes a {type(estimator).__name__}, which cannot be called")
     return estimator
+
+
+def _makes_estimators(factory: object) -> bool:
+    """A function, or a class whose instances are called (an exception or a module is neither)."""
+    if inspect.isclass(factory):
+        return any("__call__" in vars(base) for base in factory.__mro__)
+    return inspect.isfunction(factory) or isinstance(factory, functools.partial)
 
 
 def option_names(factory: Callable[..., Estimator]) -> tuple[str, ...]:
@@ -109,7 +122,7 @@ def _working_directory_on_path() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _imported(name: str) -> Callable[..., Estimator]:
+def _imported(name: str) -> Any:  # whatever the user names: `make_estimator` looks at it
     module_name, _, attribute = name.partition(":")
     if not module_name or module_name.startswith("."):
         raise UserError(f"the estimator {name!r} cannot be imported: write package.module:Name")

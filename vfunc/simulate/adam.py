@@ -4,6 +4,12 @@ The derivative is written in closed form. By automatic differentiation it is NaN
 a fresh state it cancels catastrophically: g / (|g| + eps) has derivative eps / (|g| + eps)^2, the
 difference of two numbers near 1 / |g|. No epsilon is put inside the root to hide that, so that
 the step stays torch.optim's own.
+
+That holds for the derivative of one step. Where the gradients of several steps from a fresh state
+are next to equal, the step is still nearly a sign, and the terms that cancel stand in different
+steps' derivatives: an adjoint adds them up in its dtype, and what is left is right to that dtype's
+rounding of lr / |g|, not of lr eps / g^2. Over four steps of a constant gradient float32 returns
+-1.7e-10 for 1.6e-10; float64 has the digits.
 """
 
 from __future__ import annotations
@@ -41,8 +47,9 @@ class Adam:
 
         With s = sqrt(v / c2), the derivative of u = m / (s + eps) in g is
         [(1 - b1) eps + ((1 - b1) b2 v0 - b1 (1 - b2) m0 g) / (c2 s)] / (s + eps)^2:
-        the terms of a fresh state that cancel have been cancelled on paper. At s = 0 the
-        quotients with s below take their value at g = 0 along zero moments, which is finite.
+        the terms that cancel within a step from a fresh state have been cancelled on paper. At
+        s = 0 the quotients with s below take their value at g = 0 along zero moments, which is
+        finite.
         """
         decay, g = self._decay(p, g)
         m, _, root, c1 = self._moments(state, g)

@@ -27,6 +27,9 @@ from vfunc.training.step import (
 )
 from vfunc.workload import Evaluation, Workload
 
+ENGINE_NOTES = ("engine", "engine_why", "hessian_engine", "split")
+"""What an estimate says of how it was differentiated."""
+
 
 @dataclass(frozen=True)
 class ArmPlan:
@@ -164,7 +167,7 @@ def _report(
     """Log a step; and with the first estimate, which engine made it and why."""
     counted = _counted(arm, state, workload)
     if first and "engine" in done.get("estimate", {}):
-        said = {name: done["estimate"].get(name, "") for name in ("engine", "engine_why", "split")}
+        said = {name: done["estimate"].get(name, "") for name in ENGINE_NOTES}
         log.event("engine", counted | said)
     log.event("step", counted | done)
     log.progress(fraction, counted | done)

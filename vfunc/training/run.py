@@ -51,7 +51,9 @@ class RunLog:
         with naming_file(self._events.path):
             self._events.write({"kind": kind, **fields})
         if kind == "engine":
-            said = "; ".join(fields[name] for name in ("engine_why", "split") if fields[name])
+            products = fields.get("hessian_engine")
+            said = [fields["engine_why"], products and f"Hessian products by {products}"]
+            said = "; ".join(filter(None, [*said, fields["split"]]))
             self._display.message(f"engine    {fields['engine']} ({said})")
         if kind == "evaluation":
             self._latest["heldout_loss"] = fields["heldout_loss"]
