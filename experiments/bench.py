@@ -25,7 +25,7 @@ takes --steps ordinary steps; then each estimator is asked for the value of the 
 Time and peak memory are ratios to the learner's own forward and backward on the same batch (median,
 least and most of paired repeats); memory counts tensors. Cosine compares the designer's gradient to
 that of the decrease which the learner's real next step brings (unrolled, one step), value the
-predicted decrease to the realised one.
+predicted decrease to the realised one (negative where one is a rise; empty for several steps).
 
 Examples:
   %(prog)s
@@ -98,7 +98,7 @@ def table(rows: Sequence[Row]) -> Table:
             "{:.2f} ({:.2f}-{:.2f})".format(*row.time),
             f"{row.memory:.2f}",
             "" if row.cosine is None else f"{row.cosine:.3f}",
-            f"{row.value:.2f}",
+            "" if row.value is None else f"{row.value:.2f}",
         )
     return drawn
 

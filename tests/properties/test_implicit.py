@@ -113,10 +113,13 @@ def test_few_steps_of_cg_are_the_krylov_minimum_and_come_nearer(case, seed):
         want = at.pulled(krylov(damped, at.down, steps))
         assert measures.apart(estimate.grad, want) <= 1e-8
         distances.append(measures.apart(estimate.grad, exact))
-        (phrase,) = estimate.approximations
-        assert phrase.startswith(f"adjoint cut short after {steps} steps of cg: a relative resid")
         assert estimate.diagnostics["adjoint_iterations"] == steps
-        assert f"{estimate.diagnostics['adjoint_residual']:.1e}" in phrase
+        residual = estimate.diagnostics["adjoint_residual"]
+        if residual > TIGHT["solver_tolerance"]:
+            assert estimate.approximations == (
+                f"adjoint cut short after {steps} steps of cg: a relative residual of "
+                f"{residual:.1e} remains",
+            )
     assert distances[-1] < 0.05 * distances[0]
 
 

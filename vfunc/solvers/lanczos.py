@@ -41,9 +41,7 @@ def smallest_ritz_value(
     """
     if steps < 1:
         raise UserError(f"smallest_ritz_value needs steps >= 1, not {steps}")
-    named = {name: like[name] for name in sorted(like)}  # the same draw in any order
-    start = trees.normal_like(named, torch.Generator().manual_seed(seed))
-    start = {name: start[name] for name in like}
+    start = trees.normal_like(like, torch.Generator().manual_seed(seed))
     before, v = trees.zeros_like(like), trees.scale(start, 1 / trees.norm(start))
     diagonal: list[float] = []
     beside: list[float] = []

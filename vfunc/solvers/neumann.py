@@ -114,9 +114,7 @@ def largest_eigenvalue(
     Returns:
         The bound, the smallest <v, A v> seen, and the products with A spent.
     """
-    named = {name: like[name] for name in sorted(like)}  # the same draw in any order
-    start = trees.normal_like(named, torch.Generator().manual_seed(seed))
-    v = {name: start[name] for name in like}
+    v = trees.normal_like(like, torch.Generator().manual_seed(seed))
     bound, smallest, spent = math.inf, math.inf, 0
     while spent < iterations and 0 < (length := float(trees.norm(v))) < math.inf:
         v = trees.scale(v, 1 / length)

@@ -67,9 +67,8 @@ def nystrom(
     right = _vector(b)
     rank = min(rank, len(right))
     draw = torch.Generator().manual_seed(seed)
-    named = {name: b[name] for name in sorted(b)}  # the same draw in any order of the parameters
-    columns = [trees.normal_like(named, draw) for _ in range(rank)]
-    omega, _ = torch.linalg.qr(torch.stack([_vector({n: c[n] for n in b}) for c in columns], -1))
+    columns = [_vector(trees.normal_like(b, draw)) for _ in range(rank)]
+    omega, _ = torch.linalg.qr(torch.stack(columns, -1))
     sketch = torch.stack([_vector(matvec(_params(column, b))) for column in omega.T], -1)
     nothing = trees.zeros_like(b)
     if not bool(torch.isfinite(sketch).all()):

@@ -22,7 +22,10 @@ class Outcome(enum.Enum):
     converged = "converged"
     steps = "took the steps that were asked for"
     low_rank = "solved a low-rank approximation of the system"
-    iterations = "stopped at max_iterations; raise it, loosen the tolerance, or raise the damping"
+    iterations = (
+        "stopped at its limit of iterations; ask for a number of steps (--solver-steps), loosen the "
+        "tolerance, or raise the damping"
+    )
     negative_curvature = "met a direction of negative curvature; raise the damping"
     diverged = "diverged: a curvature is negative or above 2 / step; raise the damping"
     ill_conditioned = "met an ill-conditioned system; loosen the tolerance or raise the damping"

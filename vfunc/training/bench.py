@@ -69,7 +69,8 @@ class Row:
         time: seconds over the learner's own forward and backward: median, least, most.
         memory: peak bytes over the learner's own.
         cosine: of its gradient in phi and that of the realised step (`unrolled`, one step).
-        value: the predicted decrease of L_down, over the realised one-step decrease.
+        value: the predicted decrease of L_down, over the realised one-step decrease; None where
+            the prediction is of several steps.
     """
 
     label: str
@@ -126,7 +127,7 @@ def _row(
     for _ in range(repeats):
         plain = _seconds(step, parts.device)
         ratios.append(_seconds(lambda: estimator(problem, theta, phi), parts.device) / plain)
-    said = estimate.diagnostics
+    said, ahead = estimate.diagnostics, candidate.options.get("lookahead_steps", 1)
     size = float(trees.norm(estimate.grad) * trees.norm(exact.grad))
     return Row(
         candidate.label,
@@ -137,7 +138,7 @@ def _row(
         (statistics.median(ratios), min(ratios), max(ratios)),
         peak.peak / own_peak,
         float(trees.dot(estimate.grad, exact.grad)) / size if size else None,
-        float(estimate.value) / float(exact.value),
+        float(estimate.value) / float(exact.value) if ahead == 1 else None,
     )
 
 
