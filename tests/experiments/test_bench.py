@@ -9,7 +9,20 @@ import pytest
 import vfunc
 
 SCRIPT = Path(vfunc.__file__).parents[1] / "experiments" / "bench.py"
-SMALL_DATA = ["--stream-size", "64", "--feedback-size", "32", "--eval-size", "4", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
+SMALL_DATA = [
+    "--stream-size",
+    "64",
+    "--feedback-size",
+    "32",
+    "--eval-size",
+    "4",
+    "--batch-size",
+    "4",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture

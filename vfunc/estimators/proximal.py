@@ -75,8 +75,9 @@ def solve_proximal(
     A gradient of the relative size `tolerance` leaves theta* off by up to tolerance
     |g_pre(theta_t)| / damping where L_pre is flat, which at a small damping is far more than the
     tolerance of its distance |d| from theta_t. The steps therefore go on down to a gradient of
-    tolerance * damping |d|, as long as each halves it, which Newton's do down to rounding. At a damping above L_pre's curvature, where |g_pre(theta_t)| is near damping |d|,
-    that seldom asks for one more.
+    tolerance * damping |d|, as long as each halves it, which Newton's do down to rounding. At a
+    damping above L_pre's curvature, where |g_pre(theta_t)| is near damping |d|, that seldom asks
+    for one more.
 
     Args:
         problem: gives L_pre.

@@ -23,8 +23,8 @@ class Outcome(enum.Enum):
     steps = "took the steps that were asked for"
     low_rank = "solved a low-rank approximation of the system"
     iterations = (
-        "stopped at its limit of iterations; ask for a number of steps (--solver-steps), loosen the "
-        "tolerance, or raise the damping"
+        "stopped at its limit of iterations; ask for a number of steps (--solver-steps), loosen "
+        "the tolerance, or raise the damping"
     )
     negative_curvature = "met a direction of negative curvature; raise the damping"
     diverged = "diverged: a curvature is negative or above 2 / step; raise the damping"
