@@ -105,3 +105,29 @@ def test_a_slice_is_small():
     slice_ = workload.smaller(EXAMPLES)
     assert len(slice_.batch(0).tokens) == len(slice_.feedback(0).tokens) == EXAMPLES
     assert workload.smaller(100).batch_size == workload.batch_size
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({}, 58),
+        ({"estimator": "unrolled", "lookahead_steps": 2}, 90),
+        ({"estimator": "implicit"}, 250),
+    ],
+    ids=["first_order", "unrolled", "implicit"],
+)
+def test_what_it_may_cost(options, most):
+    """Forwards of two sequences; 58 of them are 1.3 % of the default run's time."""
+    parts = parts_of(small(certify=True, **options))
+    sizes = []
+
+    def count(module, args, kwargs):
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        sizes.append(len(tokens if tokens is not None else kwargs["inputs_embeds"]))
+
+    hook = parts.learner.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        certify_start(certified_arm(parts), parts)
+    finally:
+        hook.remove()
+    assert 10 < len(sizes) <= most and max(sizes) <= EXAMPLES

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from vfunc import trees
-from vfunc.certification.compare import Measured, compare, engines_named, measure
-from vfunc.certification.operations import blame
+from vfunc.certification.compare import Measured
+from vfunc.certification.engines import engine_is_right
+from vfunc.certification.judge import answer_of, judge
 from vfunc.certification.precision import Asked, most_exact
 from vfunc.certification.premises import premises
 from vfunc.certification.report import Certification, Row
@@ -22,12 +22,12 @@ from vfunc.certification.subjects import (
     all_subjects,
     engines_of,
     label_of,
-    tighter,
+    takes_hessians,
 )
 from vfunc.errors import CertificationError, NotConvergedError, UserError
 from vfunc.estimators import Estimator, make_estimator
-from vfunc.problem import ValueEstimate, ValueProblem, construct_task
-from vfunc.pullback import Engine, mixed_product
+from vfunc.problem import ValueProblem, construct_task
+from vfunc.pullback import ENGINES
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
@@ -46,9 +46,11 @@ def certify(
     """Hold value gradients against central finite differences of their own objectives.
 
     First the premises: the problem's functions repeat themselves, its tasks do not depend
-    differentiably on the learner, its declared forms are its loss, its plain gradients are slopes.
+    differentiably on the learner, its designer is cut off nowhere, its declared forms are its
+    loss, its plain gradients are slopes, and the engines' products are those of plain gradients.
     Then each estimator's <grad, direction> against Ridders' extrapolated differences, whose own
-    error is estimated, so that a verdict is honest (see `Row`). Everything is computed in float64,
+    error is estimated, so that a verdict is honest (see `Row`). What is approximate by its own
+    account has to be right without what it approximates. Everything is computed in float64,
     closures and frozen parameters included, where the learner's code allows; the table says where
     it does not. Nothing that is passed in changes, random states included.
 
@@ -69,8 +71,9 @@ def certify(
         The verdicts; nothing among them failed.
 
     Raises:
-        CertificationError: something failed. The message names the engine and the operation that
-            breaks it, the function that does not repeat itself, or what else is wrong.
+        CertificationError: something failed. The message names the engine and the operation or
+            the module that breaks it, the function that does not repeat itself, or what else is
+            wrong.
         UserError: the estimator does not apply to this problem.
     """
     if directions < 1:
@@ -81,19 +84,30 @@ def certify(
         rows: list[Row] = []
         for where, given, part in _with_domains(problem, asked):
             for row in premises(given, theta, phi, part, generator):
-                rows.append(replace(row, subject=where + row.subject))
+                rows.append(replace(row, subject=where + row.subject, premise=True))
                 if row.verdict == "FAILED":
                     return _concluded(rows, asked, (), "", quiet=quiet)
         easier, note = smoothed(asked.problem, asked.theta, asked.phi)
         asked = replace(asked, problem=easier)
         if estimator is None:
-            rows += _all(asked, directions, generator)
+            rows += _engines(asked, generator)
+            faults = {row.engine: row.note for row in rows if row.verdict == "FAILED"}
+            rows += _all(asked, directions, generator, faults)
         else:
             given = make_estimator(estimator) if isinstance(estimator, str) else estimator
             with _as_row(label_of(given), rows):
-                rows.append(_one(label_of(given), given, asked, directions, generator)[0])
-    failed = next((row.subject for row in rows if row.verdict == "FAILED"), "")
-    return _concluded(rows, asked, (note,) if note else (), f"{failed}: ", quiet=quiet)
+                answer = answer_of(given, asked)
+                for engine in engines_of(given, answer):
+                    hessian = takes_hessians(given, answer, engine)
+                    row = engine_is_right(asked, engine, generator, hessian=hessian)
+                    rows.append(replace(row, premise=True))
+                    if row.verdict == "FAILED":
+                        return _concluded(rows, asked, (), "", quiet=quiet)
+                verdict, _ = judge(label_of(given), given, answer, asked, directions, generator)
+                rows.append(verdict)
+    failed = next((row for row in rows if row.verdict == "FAILED"), None)
+    about = "" if failed is None or failed.premise else f"{failed.subject}: "
+    return _concluded(rows, asked, (note,) if note else (), about, quiet=quiet)
 
 
 def _with_domains(problem: ValueProblem, asked: Asked) -> Iterator[tuple[str, ValueProblem, Asked]]:
@@ -117,21 +131,40 @@ def _concluded(
     return found
 
 
-def _all(asked: Asked, directions: int, generator: torch.Generator) -> Iterator[Row]:
+def _engines(asked: Asked, generator: torch.Generator) -> Iterator[Row]:
+    """Every engine that applies, by itself."""
+    problem = asked.problem
+    designed = construct_task(problem, asked.phi, problem.batches[0]).designed
+    for name, engine in ENGINES.items():
+        if engine.refusal(problem.linear, designed, hessian=False) is not None:
+            continue  # the estimators' rows say so
+        if problem.no_second_order is not None and engine.differentiates_attention:
+            continue
+        rows: list[Row] = []
+        with _as_row("the engine is right", rows, name, skip=True):
+            hessian = engine.refusal(problem.linear, designed, hessian=True) is None
+            rows.append(engine_is_right(asked, engine, generator, hessian=hessian))
+        yield from (replace(row, premise=True) for row in rows)
+
+
+def _all(
+    asked: Asked, directions: int, generator: torch.Generator, faults: Mapping[str, str]
+) -> Iterator[Row]:
     """Every registered estimator by every engine; what cannot be asked of the problem skipped."""
+    measured: Measured | None = None
     for subject in all_subjects():
         if not isinstance(subject, Subject):
             yield Row(subject[0], "skipped", note=subject[1])
             continue
         rows: list[Row] = []
         with _as_row(subject.label, rows, skip=True):
-            row, measured = _one(subject.label, subject.estimator, asked, directions, generator)
-            if not subject.engines:
-                rows.append(row)
-            for engine in subject.engines:
+            answer = answer_of(subject.estimator, asked)
+            for engine in subject.engines or ("",):
                 with _as_row(subject.label, rows, engine, skip=True):
-                    row, _ = _one(
-                        subject.label, subject.by(engine), asked, directions, generator, measured
+                    given = subject.by(engine) if engine else subject.estimator
+                    answer = answer_of(given, asked) if engine else answer
+                    row, measured = judge(
+                        subject.label, given, answer, asked, directions, generator, measured, faults
                     )
                     rows.append(row)
         yield from rows
@@ -149,94 +182,6 @@ def _as_row(label: str, rows: list[Row], engine: str = "", *, skip: bool = False
             raise
         said = str(error).strip().partition("\n")[0]
         rows.append(Row(label, "skipped", engine, note=said or type(error).__name__))
-
-
-def _one(
-    label: str,
-    estimator: Estimator,
-    asked: Asked,
-    directions: int,
-    generator: torch.Generator,
-    shared: Measured | None = None,
-) -> tuple[Row, Measured]:
-    """The verdict on one estimator, and the slopes, which serve its other engines too."""
-    estimate = estimator(asked.problem, asked.theta, asked.phi)
-    if not isinstance(estimate, ValueEstimate):
-        raise UserError(
-            f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
-        )
-    trees.require_same_structure("the estimate's grad", estimate.grad, asked.phi)
-    if shared is None or not _near(float(estimate.objective), shared.objective, 1e-9):
-        shared = measure(estimator, asked, estimate, directions, generator)
-    row = _repeated(label, estimator, asked, estimate) or compare(label, estimate, shared, asked)
-    solved = tighter(estimator) if row.verdict == "FAILED" else None
-    if solved is not None:
-        exact, _ = _one(label, solved, asked, directions, generator)
-        if exact.verdict == "exact":
-            note = f"its systems are solved to --solver-tolerance; exact at {exact.gap:.0e}"
-            return replace(row, verdict="approximate", note=note), shared
-    if row.verdict == "FAILED":
-        row = replace(row, note=_explained(row, estimator, estimate, asked, generator))
-    return row, shared
-
-
-def _repeated(
-    label: str, estimator: Estimator, asked: Asked, estimate: ValueEstimate
-) -> Row | None:
-    """A failed row if the same question gets another answer, or changes what it was asked of."""
-    before = {n: x.clone() for n, x in (asked.theta | asked.phi).items()}
-    again = estimator(asked.problem, asked.theta, asked.phi)
-    engine = engines_named(estimate)
-    if any(not torch.equal(x, before[n]) for n, x in (asked.theta | asked.phi).items()):
-        return Row(label, "FAILED", engine, note="it changes theta or phi in place")
-    apart = float(trees.norm(trees.axpy(-1.0, estimate.grad, again.grad)))
-    size = float(trees.norm(estimate.grad))
-    steady = _near(float(again.objective), float(estimate.objective), 1e3 * asked.unit)
-    if steady and not apart > 1e3 * asked.unit * size:
-        return None
-    note = "asked the same again, it answers otherwise: take what is drawn from problem.seed"
-    return Row(label, "FAILED", engine, apart / size if size else None, note=note)
-
-
-def _explained(
-    row: Row,
-    estimator: Estimator,
-    estimate: ValueEstimate,
-    asked: Asked,
-    generator: torch.Generator,
-) -> str:
-    """Why a gradient is wrong: an operation that its engine breaks at, or its own arithmetic."""
-    if row.gap is None or row.resolution is None:
-        return row.note
-    engines = engines_of(estimator, row.engine)
-    if not engines:
-        engines = [_usual_engine(asked)]
-    for engine in engines:
-        found = blame(asked, engine, generator)
-        if found is not None and found.operation is not None:
-            return f"engine {engine.name!r}: wrong by {found.gap:.2g} at {found.operation}"
-        if found is not None:
-            return (
-                f"engine {engine.name!r}: wrong by {found.gap:.2g}, and no single operation of the "
-                "loss shows it: look at what recomputes under functional_call (gradient "
-                "checkpointing) and at custom autograd functions"
-            )
-    names = ", ".join(engine.name for engine in engines)
-    return (
-        f"{row.note}, wrong by {row.gap:.2g}; the engine ({names}) is right on this problem, so it "
-        "is the estimator's own arithmetic"
-    )
-
-
-def _usual_engine(asked: Asked) -> Engine:
-    """What `auto` takes: most likely that of an estimator that does not say."""
-    construction = construct_task(asked.problem, asked.phi, asked.problem.batches[0])
-    w = trees.zeros_like(asked.theta)
-    return mixed_product(asked.problem, asked.theta, construction, w)[1].engine
-
-
-def _near(a: float, b: float, tolerance: float) -> bool:
-    return a == b or abs(a - b) <= tolerance * max(abs(a), abs(b))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.certification.calls import Operation, distinct_operations, leaves_of, with_leaves
-from vfunc.certification.precision import Asked, moved
-from vfunc.certification.slopes import Slope, slope
+from vfunc.certification.precision import Asked
+from vfunc.certification.products import check_product
 from vfunc.problem import Construction, LinearForm, Task, ValueProblem, construct_task
-from vfunc.pullback import Engine, mixed_product
+from vfunc.pullback import Engine
 from vfunc.trees import Params
 
 WRONG = 1e-4
@@ -23,39 +23,10 @@ HUGE = 1e30
 """What masks put where nothing is to be seen; left out of an operation's result."""
 
 
-@dataclass(frozen=True)
-class Blame:
-    """An engine's relative error, and where it is made, if a single operation shows it."""
-
-    gap: float
-    operation: str | None
-
-
-def engine_gap(
-    asked: Asked, theta: Params, construction: Construction, w: Params, engine: Engine
-) -> float:
-    """Relative error of an engine's mixed product on a problem, zero within that of the check.
-
-    Held against central differences, in theta along w, of plain gradients in the task.
-    """
-    problem = asked.problem
-    if not construction.designed:
-        return 0.0
-    product, _ = mixed_product(problem, theta, construction, w, engine)
-    got = _flat(product.task, construction.designed)
-
-    def gradient(step: float) -> Tensor:
-        made = trees.leaves({n: construction.task[n] for n in construction.designed})
-        at = moved(theta, step, w)
-        with torch.enable_grad():
-            loss = problem.pretrain_loss(at, construction.task | made)
-            return _flat(trees.gradient(loss, made), construction.designed)
-
-    return _gap(got, slope(gradient, first=0.1 / (float(trees.norm(w)) or 1.0), unit=asked.unit))
-
-
-def blame(asked: Asked, engine: Engine, generator: torch.Generator) -> Blame | None:
-    """Whether an engine is wrong on this problem, and the operation that breaks it.
+def operation_to_blame(
+    asked: Asked, engine: Engine, generator: torch.Generator
+) -> tuple[float, str] | None:
+    """The first call of the loss that an engine gets wrong alone.
 
     Args:
         asked: the question.
@@ -63,15 +34,10 @@ def blame(asked: Asked, engine: Engine, generator: torch.Generator) -> Blame | N
         generator: of directions.
 
     Returns:
-        None where the engine is right: what fails is the estimator's own arithmetic.
+        Its relative error and its name (or that it is all of them), or None if there is none.
     """
     problem, theta = asked.problem, asked.theta
     construction = construct_task(problem, asked.phi, problem.batches[0])
-    w = trees.normal_like(theta, generator)
-    w = trees.scale(w, 1 / trees.norm(w))
-    gap = engine_gap(asked, theta, construction, w, engine)
-    if gap <= (WRONG if asked.double else asked.tolerance):
-        return None
     linear = problem.linear is not None and not _needs_no_form(engine)
     made = trees.leaves({n: construction.task[n] for n in construction.designed})
     task = construction.task | made
@@ -83,11 +49,17 @@ def blame(asked: Asked, engine: Engine, generator: torch.Generator) -> Blame | N
             return problem.linear.coefficients(leaves, construction.task)
         return problem.pretrain_loss(leaves, task)
 
+    first, right = None, False
     for operation in distinct_operations(loss):
         error = _error_alone(problem, operation, engine, generator, linear=linear)
         if error is not None and error > WRONG:
-            return Blame(error, operation.name)
-    return Blame(gap, None)
+            first = first or (error, operation.name)
+        right = right or (error is not None and error <= WRONG)
+        if first and right:
+            break
+    if first and not right:
+        return first[0], "every operation of the loss"
+    return first
 
 
 def _needs_no_form(engine: Engine) -> bool:
@@ -107,8 +79,9 @@ def _error_alone(
         asked, theta, task = _alone(problem, operation, generator, linear=linear)
         w = trees.normal_like(theta, generator)
         w = {n: x * (theta[n].pow(2).mean().sqrt() + 1e-3) for n, x in w.items()}
-        designed = tuple(task)
-        return engine_gap(asked, theta, Construction(task, designed, {}, {}), w, engine)
+        construction = Construction(task, tuple(task), {}, {})
+        parts = check_product(asked, theta, construction, w, engine)
+        return max((part.gap for part in parts if part.wrong(WRONG)), default=0.0)
     except Exception:  # an operation that needs its surroundings tells nothing
         return None
 
@@ -163,13 +136,3 @@ def _nothing(*_: Any) -> Any:
 def _result(out: Any) -> Tensor:
     """Everything that an operation returns, as one vector."""
     return torch.cat([x.reshape(-1) for x in leaves_of(out) if x.is_floating_point()])
-
-
-def _flat(entries: Any, names: tuple[str, ...]) -> Tensor:
-    return torch.cat([entries[n].detach().double().reshape(-1) for n in names])
-
-
-def _gap(got: Tensor, measured: Slope) -> float:
-    apart = float(torch.linalg.vector_norm(got - measured.value))
-    size = max(float(torch.linalg.vector_norm(x)) for x in (got, measured.value))
-    return apart / size if apart > 5 * measured.error and size else 0.0

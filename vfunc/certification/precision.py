@@ -46,9 +46,14 @@ class Asked:
         return 1e-6 if self.double else 3 * self.unit**0.5
 
     @property
+    def enough(self) -> float:
+        """The relative error of finite differences that will do."""
+        return self.tolerance / 2
+
+    @property
     def first_step(self) -> float:
         """Where finite differences begin: further out where rounding is coarse."""
-        return 0.02 if self.double else 0.1
+        return 0.0005 if self.double else 0.1
 
 
 def most_exact(problem: ValueProblem, theta: Params, phi: Params) -> Asked:

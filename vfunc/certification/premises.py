@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfunc import trees
 from vfunc.certification.calls import first_to_differ
 from vfunc.certification.forms import forms
 from vfunc.certification.plain_gradients import gradients
 from vfunc.certification.precision import Asked
+from vfunc.certification.reached import designer_is_reached
 from vfunc.certification.report import Row
 from vfunc.problem import Task, ValueProblem, construct_task, pretrain_gradient
 from vfunc.trees import Params
@@ -46,6 +47,7 @@ def premises(
     """
     yield repeats_itself(asked)
     yield task_is_held(problem, theta, phi)
+    yield designer_is_reached(asked, generator)
     theta = _away(asked.theta, generator)
     task = construct_task(asked.problem, asked.phi, asked.problem.batches[0]).task
     yield from forms(asked, theta, task, generator)
@@ -92,18 +94,14 @@ def task_is_held(problem: ValueProblem, theta: Params, phi: Params) -> Row:
         with torch.enable_grad():
             task = problem.construct(constant, batch)
         attached = {n: x for n, x in task.items() if x.requires_grad}
-        live = {
-            n: leaf
-            for leaf in _graph_leaves(attached.values())
-            for n, x in theta.items()
-            if _is_same_parameter(leaf, x)
-        }
+        live = _live_among(_graph_leaves(attached.values()), problem, theta, task)
         gap = _effect_of_attaching(problem, theta, task, live) if live else 0.0
         if gap > ROUNDING:
             note = (
                 f"construct's {', '.join(map(repr, attached))} depends differentiably on the "
                 f"learner's {next(iter(live))!r}: g_pre with the task attached differs by "
-                f"{gap:.2g} from g_pre with it detached; compute it under torch.no_grad()"
+                f"{gap:.2g} from g_pre with it detached; detach the learner's parameters (or "
+                "outputs) that it uses, and not the designer's own"
             )
             return Row(subject, "FAILED", gap=gap, note=note)
     return Row(subject, "holds")
@@ -138,13 +136,34 @@ def _graph_leaves(outputs: Any) -> list[Tensor]:
     return found
 
 
-def _is_same_parameter(leaf: Tensor, x: Tensor) -> bool:
-    if leaf.shape != x.shape or leaf.device != x.device:
-        return False
-    if leaf.data_ptr() == x.data_ptr():
-        return True
-    telling = bool((x != x.reshape(-1)[:1]).any())  # all zeros may be anyone's
-    return telling and torch.equal(leaf.detach(), x.to(leaf.dtype))
+def _live_among(
+    leaves: list[Tensor], problem: ValueProblem, theta: Params, task: Task
+) -> dict[str, Tensor]:
+    """Those of the leaves that are the learner's own parameters, by their names in theta.
+
+    They share theta's memory; or, where theta is a copy, they are what stands in a module again
+    after `functional_call` has had theta's tensors there. Equal numbers say nothing: a teacher
+    begins as a copy of the learner.
+    """
+    if not leaves:
+        return {}
+    names = {x.data_ptr(): n for n, x in theta.items() if x.numel()}
+    slots: dict[tuple[nn.Module, str], str] = {}
+
+    def seen(module: nn.Module, _: Any) -> None:
+        for slot, x in module._parameters.items():
+            if x is not None and x.data_ptr() in names:
+                slots[module, slot] = names[x.data_ptr()]
+
+    hook = nn.modules.module.register_module_forward_pre_hook(seen)
+    try:
+        with torch.no_grad():
+            problem.pretrain_loss(theta, trees.detach(task))
+    finally:
+        hook.remove()
+    own = {id(module._parameters[slot]): name for (module, slot), name in slots.items()}
+    own |= {id(leaf): names[leaf.data_ptr()] for leaf in leaves if leaf.data_ptr() in names}
+    return {own[id(leaf)]: leaf for leaf in leaves if id(leaf) in own}
 
 
 def _away(theta: Params, generator: torch.Generator) -> Params:

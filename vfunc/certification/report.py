@@ -27,6 +27,7 @@ class Row:
         gap: largest |slope - <grad, direction>| / |grad| over the directions, relative.
         resolution: how far the finite differences themselves can be trusted, relative.
         note: why, in words.
+        premise: whether it is something that estimators build on, and not an estimator.
     """
 
     subject: str
@@ -35,6 +36,7 @@ class Row:
     gap: float | None = None
     resolution: float | None = None
     note: str = ""
+    premise: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Certification:
     @property
     def estimators(self) -> tuple[Row, ...]:
         """The rows of estimators, without the premises."""
-        return tuple(row for row in self.rows if row.verdict != "holds")
+        return tuple(row for row in self.rows if not row.premise)
 
     def line(self) -> str:
         """The verdict on the estimators in one line, such as for a log."""

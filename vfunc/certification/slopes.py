@@ -18,6 +18,9 @@ from torch import Tensor
 ORDERS = 4
 """Columns of the tableau: higher orders amplify rounding and win nothing more."""
 
+SAFETY = 5.0
+"""A gap of so many estimated errors of the finite differences is no error of theirs."""
+
 
 @dataclass(frozen=True)
 class Slope:
@@ -75,7 +78,7 @@ def slope(
             if error < best.error:  # never where it is not finite
                 best = Slope(row[-1], error, evaluations)
         above = row
-        if level >= 2 and best.error <= enough:
+        if best.error <= enough:
             break
     return Slope(best.value, best.error, evaluations)
 

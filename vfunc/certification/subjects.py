@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, make_estimator, option_names
+from vfunc.problem import ValueEstimate
 from vfunc.pullback import ENGINES, Engine
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "first_order": ({"value": "dot"}, {"value": "cosine"}, {"value": "preconditioned"}),
-    "unrolled": ({"lookahead_steps": 1}, {"lookahead_steps": 3}),
+    "unrolled": (
+        {"lookahead_steps": 1},
+        {"lookahead_steps": 3},
+        {"lookahead_steps": 3, "truncate": 1},
+    ),
+    "implicit": (
+        {},
+        {"curvature": "gauss_newton"},
+        {"solver": "neumann"},
+        {"solver": "nystrom"},
+    ),
 }
 """Options to certify a registered estimator with; the others as they come."""
 
-SOLVED = 1e-9
-"""The solver tolerance at which an estimator that solves systems is exact."""
+EXACT: dict[str, Any] = {
+    "truncate": None,
+    "curvature": "hessian",
+    "solver": "cg",
+    "solver_tolerance": None,
+    "solver_steps": None,
+    "inner_steps": None,
+    "nystrom_rank": None,
+}
+"""Options with which an estimator that may be cut short or replace something does neither."""
+
+SHORT: dict[str, dict[str, Any]] = {
+    "unrolled": {"truncate": 1, "checkpoint_every": 1},
+    "implicit": {"solver": "cg", "solver_steps": 1, "nystrom_rank": None},
+}
+"""Options that spare an adjoint, and leave the objective as it is, to the last bit."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +75,10 @@ def all_subjects() -> Iterator[Subject | tuple[str, str]]:
             except Exception as error:  # whatever a user's own factory asks for
                 yield label, f"it cannot be made without options of its own: {error}"
                 continue
-            has_engine = dataclasses.is_dataclass(factory) and "engine" in option_names(factory)
-            yield Subject(label, estimator, tuple(ENGINES) if has_engine else ())
+            # by one engine what differs from another variant in its arithmetic alone
+            every = dataclasses.is_dataclass(factory) and "engine" in option_names(factory)
+            every = every and exact_sibling(estimator) is None
+            yield Subject(label, estimator, tuple(ENGINES) if every else ())
 
 
 def label_of(estimator: Estimator) -> str:
@@ -68,21 +96,59 @@ def label_of(estimator: Estimator) -> str:
     return " ".join(parts)
 
 
-def engines_of(estimator: Estimator, named: str) -> list[Engine]:
-    """The engines that an estimate went through.
+def engines_named(estimate: ValueEstimate, key: str = "engine") -> str:
+    """The engines in an estimate's diagnostics, those of its domains (`domain/engine`) too."""
+    said = [str(x) for k, x in estimate.diagnostics.items() if k.rpartition("/")[2] == key]
+    return ", ".join(dict.fromkeys(name for names in said for name in names.split(", ")))
+
+
+def engines_of(estimator: Estimator, estimate: ValueEstimate) -> list[Engine]:
+    """The engines that an estimate went through, those of its Hessian products too.
 
     Args:
         estimator: holds its engine, if it is an engine and not a name.
-        named: what the estimate's diagnostics call it, several separated by commas.
+        estimate: whose diagnostics name them.
     """
     held = getattr(estimator, "engine", None)
     known = ENGINES | ({} if isinstance(held, str | None) else {held.name: held})
-    return [known[name] for name in named.split(", ") if name in known]
+    names = [engines_named(estimate), engines_named(estimate, "hessian_engine")]
+    return [known[n] for n in dict.fromkeys(", ".join(names).split(", ")) if n in known]
 
 
-def tighter(estimator: Estimator) -> Estimator | None:
-    """The same estimator with its systems solved, if it was told to stop short of that."""
-    given = getattr(estimator, "solver_tolerance", None)
-    if given is None or given <= SOLVED or not dataclasses.is_dataclass(estimator):
+def takes_hessians(estimator: Estimator, estimate: ValueEstimate, engine: Engine) -> bool:
+    """Whether an estimate went through the engine's Hessian products too, as far as it says."""
+    inner = getattr(estimator, "estimator", estimator)  # one that asks another
+    if getattr(inner, "lookahead_steps", 1) > 1:
+        return engine.refusal(None, (), hessian=True) is None
+    if getattr(inner, "curvature", "hessian") != "hessian":
+        return False
+    return engine.name in engines_named(estimate, "hessian_engine").split(", ")
+
+
+def exact_sibling(estimator: Estimator) -> Estimator | None:
+    """The same estimator with nothing cut short or replaced, if it was told to."""
+    return _other(estimator, EXACT)
+
+
+def same_objective(estimator: Estimator) -> Estimator:
+    """An estimator with the same objective, and with a gradient that costs less where it can."""
+    asked = getattr(estimator, "estimator", estimator)  # one that asks another
+    for name, options in SHORT.items():
+        if type(asked) is ESTIMATORS.get(name):
+            return _other(estimator, options) or estimator
+    return estimator
+
+
+def _other(estimator: Estimator, options: Mapping[str, Any]) -> Estimator | None:
+    """The estimator with those of the options that it has, or None if nothing changes."""
+    if not dataclasses.is_dataclass(estimator) or isinstance(estimator, type):
         return None
-    return replace(estimator, solver_tolerance=SOLVED)  # type: ignore[type-var]
+    own = {f.name for f in dataclasses.fields(estimator) if f.init}
+    if "estimator" in own:  # one that asks another
+        inner = _other(estimator.estimator, options)  # type: ignore[attr-defined]
+        return None if inner is None else replace(estimator, estimator=inner)
+    changed = {n: x for n, x in options.items() if n in own and getattr(estimator, n) != x}
+    try:
+        return replace(estimator, **changed) if changed else None
+    except UserError:  # options that exclude each other
+        return None

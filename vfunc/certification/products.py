@@ -1,0 +1,126 @@
+"""An engine's product against plain gradients: the value, the mixed product, the Hessian's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vfunc import trees
+from vfunc.certification.precision import Asked, moved
+from vfunc.certification.slopes import SAFETY, slope
+from vfunc.problem import Construction, pretrain_gradient
+from vfunc.pullback import Engine, mixed_product
+from vfunc.trees import Params
+
+INNER, MIXED, HESSIAN = "<w, g_pre>", "the mixed product", "the Hessian product"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the numbers that an engine returns.
+
+    Attributes:
+        name: which.
+        gap: its relative error; that of <w, g_pre> relative to |w| |g_pre|.
+        resolution: how good the finite differences are that it was held against.
+    """
+
+    name: str
+    gap: float
+    resolution: float
+
+    def wrong(self, tolerance: float) -> bool:
+        """Whether it is off by more than the tolerance and than the differences themselves."""
+        return self.gap > max(tolerance, SAFETY * self.resolution)
+
+
+def check_product(
+    asked: Asked,
+    theta: Params,
+    construction: Construction,
+    w: Params,
+    engine: Engine,
+    *,
+    hessian: bool = False,
+    first: float = 0.1,
+    enough: float = 0.0,
+) -> list[Part]:
+    """All that an engine returns along w, held against plain gradients alone.
+
+    An engine whose value and gradient are wrong alike (a wrong tangent, a sign in both) has an
+    objective of its own making, and no slope of that objective shows it. So <w, g_pre> is held
+    against the plain gradient, and the mixed product (and H w) against central differences, along
+    w, of plain gradients in the task (and in theta).
+
+    Args:
+        asked: the question.
+        theta: the point.
+        construction: the task.
+        w: the direction.
+        engine: whose product.
+        hessian: whether H w is to be checked too.
+        first: the largest step of the differences, as |h w|.
+        enough: the relative error of the differences that will do.
+    """
+    problem, task, designed = asked.problem, construction.task, construction.designed
+    product, _ = mixed_product(problem, theta, construction, w, engine, hessian=hessian)
+    g_pre = pretrain_gradient(problem, theta, task)
+    length = float(trees.norm(w)) or 1.0
+    size = length * float(trees.norm(g_pre))
+    apart = abs(float(product.inner) - float(trees.dot(w, g_pre)))
+    parts = [Part(INNER, apart / size if size else 0.0, 10 * asked.unit)]
+    got = {MIXED: _flat(product.task, designed)} if designed else {}
+    if hessian:
+        assert product.hessian is not None
+        got[HESSIAN] = _flat(product.hessian, theta)
+    if not got:
+        return parts
+    # each in its own unit, so that the larger does not hide the smaller
+    units = {name: _size(x) or 1.0 for name, x in got.items()}
+
+    def gradients(step: float) -> Tensor:
+        at, made = moved(theta, step, w), trees.leaves({n: task[n] for n in designed})
+        at = trees.leaves(at) if hessian else at
+        with torch.enable_grad():
+            loss = problem.pretrain_loss(at, task | made)
+            found = trees.gradient(loss, _both(made, at if hessian else {}))
+        flat = {
+            MIXED: _flat({n: found[f"task {n}"] for n in designed}, designed) if designed else None,
+            HESSIAN: _flat({n: found[f"theta {n}"] for n in theta}, theta) if hessian else None,
+        }
+        return torch.cat([x / units[name] for name, x in flat.items() if x is not None])
+
+    measured = slope(
+        gradients,
+        enough=enough,
+        first=first / length,
+        unit=asked.unit,
+        measure_noise=not asked.double,
+    )
+    if not math.isfinite(measured.error):  # the plain gradients are not finite: nothing to hold
+        return parts
+    values = torch.split(measured.value, [len(x) for x in got.values()])
+    for (name, mine), value in zip(got.items(), values, strict=True):
+        apart = _size(mine / units[name] - value)
+        if not math.isfinite(apart):
+            parts.append(Part(name, math.inf, 0.0))
+            continue
+        size = max(_size(mine) / units[name], _size(value)) or 1.0
+        parts.append(Part(name, apart / size, measured.error / size))
+    return parts
+
+
+def _both(task: Params, theta: Params) -> Params:
+    return {f"task {n}": x for n, x in task.items()} | {f"theta {n}": x for n, x in theta.items()}
+
+
+def _flat(entries: Mapping[str, Tensor], names: Iterable[str]) -> Tensor:
+    return torch.cat([entries[n].detach().double().reshape(-1) for n in names])
+
+
+def _size(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x))
