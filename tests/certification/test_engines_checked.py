@@ -12,6 +12,9 @@ from test_certify import ask, scaled
 from test_failures import ReverseOverForward
 
 import vfunc
+from vfunc.certification.engines import engine_is_right
+from vfunc.certification.precision import in_float64
+from vfunc.certification.subjects import same_objective
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -182,10 +185,29 @@ def test_an_engine_that_is_not_at_hand():
     ids=["unrolled", "checkpointed", "nystrom", "preconditioned"],
 )
 def test_slopes_are_of_the_estimators_own_objective(estimator):
-    from vfunc.certification.subjects import same_objective
-
     made = cases.situation("mlp", 3, "adamw")
     cheaper = same_objective(estimator)
     assert cheaper != estimator
     answers = [e(made.problem, made.theta, made.phi) for e in (estimator, cheaper)]
     assert torch.equal(answers[0].objective, answers[1].objective)
+
+
+@pytest.mark.parametrize(
+    ("engine", "verdict"), [("reverse", "inconclusive"), ("changed", "FAILED")]
+)
+def test_differences_that_deceive_themselves_fail_no_engine(engine, verdict):
+    theta, phi = {"t": torch.zeros(1)}, {"c": torch.ones(1)}
+    rule = cases.situation("mlp", 0).problem.rule
+    nothing = vfunc.ValueProblem(dict, dict, dict, (None,), rule)
+    period = in_float64(nothing, theta, phi).first_step / 64  # halved steps are whole waves
+    size = 1.0 if verdict == "inconclusive" else 0.0
+
+    def loss(theta, task):
+        wave = period / (2 * torch.pi) * torch.sin(2 * torch.pi * theta["t"] / period)
+        return (task["c"] * (theta["t"] + size * wave)).sum()
+
+    problem = replace(nothing, construct=lambda phi, batch: {"c": phi["c"]}, pretrain_loss=loss)
+    checked = EXACT if engine == "reverse" else Changed("task")
+    asked = in_float64(problem, theta, phi)
+    row = engine_is_right(asked, checked, measures.generator(0), hessian=False)
+    assert row.verdict == verdict

@@ -100,6 +100,16 @@ def test_only_a_designer_that_is_trained_is_certified():
     assert certified_arm(parts_of(small())) is None
 
 
+def test_what_would_take_long_is_left_to_the_user_and_said(command, capsys, monkeypatch):
+    monkeypatch.setattr("vfunc.training.certifying.PASSES", 10)
+    slow = {"arms": "vpretraining", "estimator": "implicit", "budget": "1steps", "name": "slow"}
+    assert command(**slow, certify=True) == 0
+    said = capsys.readouterr().out
+    assert "certified nothing: one estimate takes" in said and "over 10; vfunc.certify" in said
+    (event,) = certifications("slow")
+    assert event["verdict"].startswith("nothing") and event["rows"] == []
+
+
 def test_a_slice_is_small():
     workload = parts_of(small()).workload
     slice_ = workload.smaller(EXAMPLES)

@@ -6,17 +6,27 @@ import torch
 
 from vfunc import trees
 from vfunc.certification import Certification, certify
-from vfunc.errors import CertificationError
+from vfunc.errors import CertificationError, VfuncError
+from vfunc.estimators import Estimator
 from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
+from vfunc.problem import ValueProblem
 from vfunc.training.arms import ARMS, Arm, estimator_of
 from vfunc.training.assemble import Assembled, step_options
 from vfunc.training.resolve import estimator_options
 from vfunc.training.state import new_arm_state
 from vfunc.training.step import value_problem
+from vfunc.trees import Params
 
 EXAMPLES = 2
 """Of a batch and of the feedback: enough for every operation of the learner to run."""
+
+PASSES = 100
+"""Learner passes of an estimate above which the start of a run does not ask for a dozen of them."""
+
+
+class Costly(Exception):
+    """An estimate takes too many passes for a check at the start of a run; the message counts."""
 
 
 def certified_arm(parts: Assembled) -> Arm | None:
@@ -43,6 +53,7 @@ def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
 
     Raises:
         CertificationError: the gradient is wrong; the message says how to go on without.
+        Costly: the check would take longer than a start should.
     """
     config, options = parts.config, step_options(parts.config)
     workload = parts.workload.smaller(EXAMPLES)
@@ -68,8 +79,22 @@ def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
         if problem.silent:
             return None
         asked = DomainMatched(estimator) if problem.domains else estimator
+        if getattr(estimator, "max_iterations", None):  # it goes on until it has converged
+            _require_cheap(asked, problem, state.functional.theta, phi)
         try:
             return certify(problem, state.functional.theta, phi, asked, directions=1, quiet=True)
         except CertificationError as error:
             said = f"{error} (at the run's start; --no-certify goes on without this check)"
             raise CertificationError(said, error.certification) from error
+
+
+def _require_cheap(estimator: Estimator, problem: ValueProblem, theta: Params, phi: Params) -> None:
+    """Ask once, in the learner's own precision, and count: a check asks a dozen times."""
+    try:
+        said = estimator(problem, theta, phi).diagnostics
+    except VfuncError:
+        return  # the check itself tells what is wrong, or the run's first estimate does
+    kinds = ("forwards", "backwards", "tangents")
+    spent = sum(count for kind in kinds if isinstance(count := said.get(kind), int))
+    if spent > PASSES:
+        raise Costly(f"one estimate takes {spent} learner passes, over {PASSES}")

@@ -21,7 +21,7 @@ from vfunc.report.progress import Progress, Status, progress
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import Assembled, arm_plan, assemble, step_options
 from vfunc.training.budget import spent_fraction
-from vfunc.training.certifying import certified_arm, certify_start
+from vfunc.training.certifying import Costly, certified_arm, certify_start
 from vfunc.training.checkpoint import (
     load_checkpoint,
     naming_file,
@@ -126,9 +126,12 @@ def _certify(parts: Assembled, console: Console) -> dict[str, Any] | None:
     arm = certified_arm(parts)
     if arm is None:
         return None
-    began = time.perf_counter()
-    found = certify_start(arm, parts)
-    said = "the first feedback says nothing" if found is None else found.line()
+    began, found = time.perf_counter(), None
+    try:
+        found = certify_start(arm, parts)
+        said = "nothing: the first feedback says nothing" if found is None else found.line()
+    except Costly as cost:
+        said = f"nothing: {cost}; vfunc.certify takes the time"
     console.print(f"certified {said}", highlight=False, markup=False, soft_wrap=True)
     return {
         "kind": "certification",
