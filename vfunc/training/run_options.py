@@ -90,7 +90,8 @@ class RunOptions:
         least=0,
     )
     certify: bool = option(
-        "Check the designer's gradient against finite differences before training, in a second.",
+        "Check the designer's gradient against finite differences before training: seconds, or not "
+        "at all where it would take longer, and the run says so.",
         default=True,
     )
     threads: int = option("CPU threads; 0 leaves the choice to torch.", default=0, least=0)
