@@ -12,7 +12,8 @@ from transformers import (
 )
 
 from vfunc.errors import UserError
-from vfunc.evaluation.generation import generate, pass_at_1
+from vfunc.evaluation.generation import generate
+from vfunc.evaluation.solving import pass_at_1
 from vfunc.language.examples import Example
 
 CONTEXT = 64
@@ -203,7 +204,7 @@ EXAMPLES = [Example(f"Q{index}", "", answer) for index, answer in enumerate(["1"
 
 def test_pass_at_1_counts_right_answers(monkeypatch, model, tokenizer) -> None:
     texts = [["#### 1"], ["#### 3"], ["3"], ["#### 4.0"]]
-    monkeypatch.setattr("vfunc.evaluation.generation.generate", Scripted(texts))
+    monkeypatch.setattr("vfunc.evaluation.solving.generate", Scripted(texts))
     result = pass_at_1(model, tokenizer, EXAMPLES, max_new_tokens=4, keep_texts=True)
     assert result.outcomes == (1.0, 0.0, 0.0, 1.0)
     assert (result.mean, result.count, result.samples) == (0.5, 4, 1)
@@ -214,7 +215,7 @@ def test_pass_at_1_counts_right_answers(monkeypatch, model, tokenizer) -> None:
 
 def test_pass_at_k_over_samples(monkeypatch, model, tokenizer) -> None:
     texts = [["#### 1", "#### 1"], ["#### 2", "#### 3"], ["", ""], ["#### 5", "#### 4"]]
-    monkeypatch.setattr("vfunc.evaluation.generation.generate", Scripted(texts))
+    monkeypatch.setattr("vfunc.evaluation.solving.generate", Scripted(texts))
     result = pass_at_1(
         model, tokenizer, EXAMPLES, max_new_tokens=4, samples=2, temperature=1.0, ks=(1, 2)
     )

@@ -13,7 +13,7 @@ import torch
 from small_run import SMALL, same, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vfunc.evaluation.generation import pass_at_1
+from vfunc.evaluation.solving import pass_at_1
 from vfunc.language.designer_file import load_designer
 from vfunc.language.held_out import held_out_loss
 from vfunc.report.events import read_events

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
-from vfunc.evaluation.generation import pass_at_1
+from vfunc.evaluation.solving import pass_at_1
 from vfunc.language.batches import tokens_in
 from vfunc.language.candidates import ObservedBatch, observe, one_hot
 from vfunc.language.data import LanguageData

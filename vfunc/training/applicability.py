@@ -10,7 +10,11 @@ from typing import Any
 from vfunc.language.arithmetic import STYLES
 from vfunc.training.arms import ARMS
 from vfunc.training.defaults import EMBEDDED_DATA
-from vfunc.training.method_options import DesignerOptions, EstimatorOptions
+from vfunc.training.method_options import (
+    ESTIMATOR_OPTIONS,
+    DesignerOptions,
+    EstimatorOptions,
+)
 
 Options = Mapping[str, Any]
 
@@ -38,36 +42,10 @@ DESIGNER_TRAINING = (
     "burn_in",
     "estimate_mode",
     "estimator",
-    "value",
-    "lookahead_steps",
-    "truncate",
-    "checkpoint_every",
-    "damping",
-    "curvature",
-    "solver",
-    "solver_tolerance",
-    "solver_steps",
-    "inner_steps",
-    "nystrom_rank",
-    "precondition",
-    "engine",
+    *ESTIMATOR_OPTIONS,
 )
 # The control random_feedback has an estimator of its own, and takes the engine alone.
-OF_THE_ESTIMATOR = (
-    "estimator",
-    "value",
-    "lookahead_steps",
-    "truncate",
-    "checkpoint_every",
-    "damping",
-    "curvature",
-    "solver",
-    "solver_tolerance",
-    "solver_steps",
-    "inner_steps",
-    "nystrom_rank",
-    "precondition",
-)
+OF_THE_ESTIMATOR = ("estimator", *(name for name in ESTIMATOR_OPTIONS if name != "engine"))
 # The arms without a designer take candidates too; the rest of these groups serves designers alone.
 _OF_DESIGNED_ARMS = (
     *(f.name for f in dataclasses.fields(DesignerOptions) if f.name != "top_k"),

@@ -12,6 +12,23 @@ from vfunc.training.option import option
 
 EMBEDDED = "embedded"
 
+ESTIMATOR_OPTIONS = (
+    "value",
+    "lookahead_steps",
+    "truncate",
+    "checkpoint_every",
+    "damping",
+    "curvature",
+    "solver",
+    "solver_tolerance",
+    "solver_steps",
+    "inner_steps",
+    "nystrom_rank",
+    "precondition",
+    "engine",
+)
+"""Options that an estimator takes by these names; the registry refuses those it has not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:

@@ -17,23 +17,9 @@ from vfunc.errors import UserError
 from vfunc.training.applicability import useless_options
 from vfunc.training.config import GROUPS, RunConfig
 from vfunc.training.defaults import with_defaults
+from vfunc.training.method_options import ESTIMATOR_OPTIONS
 from vfunc.training.values import check_bounds, check_combination, typed_value
 
-ESTIMATOR_OPTIONS = (
-    "value",
-    "lookahead_steps",
-    "truncate",
-    "checkpoint_every",
-    "damping",
-    "curvature",
-    "solver",
-    "solver_tolerance",
-    "solver_steps",
-    "inner_steps",
-    "nystrom_rank",
-    "precondition",
-    "engine",
-)
 COMMAND_LINE = "the command line"
 
 
