@@ -6,8 +6,9 @@ The loop knows nothing else about what it trains on. The language modality's ans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,21 +26,53 @@ class Forward:
 
     Attributes:
         batch: the unlabeled batch, on the learner's device.
-        output: the learner's output, with its graph.
+        output: the learner's output, with its graph; None where the task comes first (a view has
+            to be designed before the learner sees it).
         observed: the batch with what tasks take from the learner, detached; None if not asked for.
     """
 
     batch: Any
-    output: Tensor
+    output: Tensor | None
     observed: Any | None
 
 
 @dataclass(frozen=True)
 class BuiltTask:
-    """A detached task for the learner to step on, and what to say about it in the log."""
+    """A detached task for the learner to step on.
+
+    Attributes:
+        task: the task.
+        notes: what to say about it in the log.
+        carried: what the learner's own bookkeeping after the step takes from it, detached.
+    """
 
     task: Any
     notes: Mapping[str, float]
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that arms are compared in.
+
+    Attributes:
+        name: its key in `Evaluation.metrics`.
+        title: the head of its column.
+        unit: what it is shown in: "%", "m", "nat" or nothing.
+        higher_is_better: which way is up.
+        outcomes: the key in `Evaluation.outcomes` of the per-example numbers that a paired
+            comparison takes; None where there are none.
+        scale: from the number to what is shown: 100 for a share in per cent.
+        digits: decimals shown.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    higher_is_better: bool = False
+    outcomes: str | None = None
+    scale: float = 1.0
+    digits: int = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +93,10 @@ class Workload(Protocol):
     """A modality's side of the loop. Nothing here changes the learner or global random state."""
 
     unit: str
-    """What a token budget counts here."""
+    """What a budget of tokens or images counts here."""
+
+    metrics: tuple[Metric, ...]
+    """What tables show, the primary one last; `loss` comes first."""
 
     def smaller(self, examples: int) -> Workload:
         """The same with batches, of feedback too, of at most so many examples."""
@@ -99,12 +135,26 @@ class Workload(Protocol):
         """Observe a batch that the learner does not step on now, without a graph."""
         ...
 
-    def build_task(self, arm: str, forward: Forward, designer: nn.Module | None) -> BuiltTask:
+    def build_task(
+        self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
+    ) -> BuiltTask:
         """The arm's task for this micro-batch, detached."""
         ...
 
-    def loss(self, forward: Forward, task: BuiltTask) -> Tensor:
-        """The learner's self-supervised loss on the task, from the forward it already has."""
+    def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:
+        """The learner's self-supervised loss on the task, from the forward it has if it has one."""
+        ...
+
+    def stepped(
+        self, learner: nn.Module, carried: Sequence[Mapping[str, Tensor]], fraction: float
+    ) -> None:
+        """The learner's own bookkeeping after an optimizer step: a teacher's moving average.
+
+        Args:
+            learner: changed in place, in what no optimizer holds.
+            carried: of the window's tasks.
+            fraction: of the budget that was spent before the step.
+        """
         ...
 
     def new_designer(self) -> nn.Module:
@@ -135,12 +185,37 @@ class Workload(Protocol):
         ...
 
     def value_map(
-        self, observed: Any, task: Task, cotangent: Mapping[str, Tensor]
+        self,
+        problem: ValueProblem,
+        designer: nn.Module,
+        observed: Any,
+        task: Task,
+        cotangent: Mapping[str, Tensor],
     ) -> dict[str, Any]:
         """Where in a task the value lies, as plain data for a picture.
 
         `cotangent` is grad_c V, V = <g_down, g_pre>, for the entries of the task that phi makes.
         """
+        ...
+
+    def draw_map(self, fields: Mapping[str, Any], path: Path) -> None:
+        """Draw what `value_map` gave, as a PNG."""
+        ...
+
+    def describe(self) -> Sequence[str]:
+        """What is read, in lines for the start of a run."""
+        ...
+
+    def summary(self) -> Mapping[str, Any]:
+        """What is read, as plain data for metrics.json."""
+        ...
+
+    def save_learner(self, learner: nn.Module, path: Path) -> None:
+        """Write the trained learner to a directory, as outside tools load it."""
+        ...
+
+    def save_designer(self, designer: nn.Module, path: Path) -> None:
+        """Write the designer to a file that `--designer` takes."""
         ...
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:

@@ -133,13 +133,13 @@ def test_tasks_are_detached(arm):
     state, parts = new_state(small(arms="baseline,vpretraining"), arm)
     workload = parts.workload
     forward = workload.forward(state.learner, workload.batch(0), observe=ARMS[arm].observes)
-    task = workload.build_task(arm, forward, state.designer)
+    task = workload.build_task(state.learner, arm, forward, state.designer)
     assert forward.output.requires_grad
     assert not any(x.requires_grad for x in task.task)
     if forward.observed is not None:
         observation = forward.observed.observation
         assert not any(x.requires_grad for x in vars(observation).values())
-    workload.loss(forward, task).backward()
+    workload.loss(state.learner, forward, task).backward()
     if state.designer is not None:
         assert all(p.grad is None for p in state.designer.parameters())
 
@@ -148,11 +148,11 @@ def test_a_task_with_a_graph_is_refused():
     state, parts = new_state(small())
     workload = parts.workload
     forward = workload.forward(state.learner, workload.batch(0), observe=True)
-    task = workload.build_task("vpretraining", forward, state.designer)
+    task = workload.build_task(state.learner, "vpretraining", forward, state.designer)
     candidates, q = task.task
     attached = dataclasses.replace(task, task=(candidates, q.requires_grad_()))
     with pytest.raises(ValueError, match="detached"):
-        workload.loss(forward, attached)
+        workload.loss(state.learner, forward, attached)
 
 
 def trajectory(trained):

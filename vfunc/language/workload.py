@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from vfunc.language.batches import tokens_in
 from vfunc.language.candidates import ObservedBatch, observe, one_hot
 from vfunc.language.data import LanguageData
 from vfunc.language.designer import DesignerConfig, TopKDesigner
-from vfunc.language.designer_file import load_designer
+from vfunc.language.designer_file import load_designer, save_designer
 from vfunc.language.examples import TokenBatch
 from vfunc.language.feedback import (
     FeedbackBatch,
@@ -29,6 +30,7 @@ from vfunc.language.feedback import (
 )
 from vfunc.language.hand_made import hand_made_targets
 from vfunc.language.held_out import held_out_loss
+from vfunc.language.loading import quiet
 from vfunc.language.soft_loss import position_weights, soft_cross_entropy
 from vfunc.language.targets import mix
 from vfunc.language.value_problem import (
@@ -40,10 +42,24 @@ from vfunc.language.value_problem import (
 )
 from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.problem import Task, ValueProblem
+from vfunc.report.token_map import token_map
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.split import Split, Splits, Whole
 from vfunc.trees import Params, Scalar
-from vfunc.workload import BuiltTask, Evaluation, Forward
+from vfunc.workload import BuiltTask, Evaluation, Forward, Metric
+
+METRICS = (
+    Metric("loss", "held-out\nloss", "nat", outcomes="loss"),
+    Metric(
+        "pass_at_1",
+        "Pass@1\n%",
+        "%",
+        higher_is_better=True,
+        outcomes="pass_at_1",
+        scale=100.0,
+        digits=1,
+    ),
+)
 
 MAPPED_TEXTS = 3
 """Texts in a token value map; those with known mistakes first."""
@@ -66,6 +82,7 @@ class LanguageWorkload:
         dtype: of mixed precision, or None.
         seed: of the designer's first parameters.
         tasks: what the feedback measures.
+        metrics: see `Workload.metrics`.
         splits: where each arm's learner is cut at the lower edge of S.
     """
 
@@ -82,6 +99,7 @@ class LanguageWorkload:
     seed: int
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
     unit: str = "tokens"
+    metrics: tuple[Metric, ...] = METRICS
     splits: Splits = field(default_factory=Splits, repr=False, compare=False)
 
     def smaller(self, examples: int) -> LanguageWorkload:
@@ -126,7 +144,9 @@ class LanguageWorkload:
             logits, edge = self._logits(learner, batch, estimated)
         return self._observe(logits, batch, edge)
 
-    def build_task(self, arm: str, forward: Forward, designer: nn.Module | None) -> BuiltTask:
+    def build_task(
+        self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
+    ) -> BuiltTask:
         """See `Workload.build_task`. Candidates and q; the baseline's is the true token alone."""
         if arm == "baseline":
             return BuiltTask(one_hot(forward.batch), {})
@@ -138,11 +158,17 @@ class LanguageWorkload:
             q, alpha = designed_targets(designer, observed)
         return BuiltTask((observed.observation.candidates, q), _gate_notes(alpha, q, forward.batch))
 
-    def loss(self, forward: Forward, task: BuiltTask) -> Tensor:
+    def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:
         """See `Workload.loss`."""
+        assert forward.output is not None
         candidates, q = task.task
         weight = position_weights(forward.batch.predict)
         return soft_cross_entropy(forward.output, candidates, q, weight)
+
+    def stepped(
+        self, learner: nn.Module, carried: Sequence[Mapping[str, Tensor]], fraction: float
+    ) -> None:
+        """See `Workload.stepped`: a language model keeps no books."""
 
     def new_designer(self) -> TopKDesigner:
         """See `Workload.new_designer`."""
@@ -203,7 +229,12 @@ class LanguageWorkload:
         return worked_loss(LanguageLearner(functional, self.dtype), batch)
 
     def value_map(
-        self, observed: ObservedBatch, task: Task, cotangent: Mapping[str, Tensor]
+        self,
+        problem: ValueProblem,
+        designer: nn.Module,
+        observed: ObservedBatch,
+        task: Task,
+        cotangent: Mapping[str, Tensor],
     ) -> dict[str, Any]:
         """See `Workload.value_map`: for a few texts, u of the true token and the gate beside it.
 
@@ -227,6 +258,38 @@ class LanguageWorkload:
                 fields[name].append([value if p else None for value, p in pairs])
             fields["wrong"].append(batch.wrong[row, :length].tolist())
         return fields
+
+    def draw_map(self, fields: Mapping[str, Any], path: Path) -> None:
+        """See `Workload.draw_map`."""
+        token_map(fields["tokens"], fields["values"], fields["gates"], fields["wrong"], path)
+
+    def describe(self) -> Sequence[str]:
+        """See `Workload.describe`: sequences by role, and what became of the others."""
+        lines = []
+        for role, counts in self.data.summary.items():
+            assert isinstance(counts, Mapping)
+            dropped = ", ".join(f"{n} dropped ({why})" for why, n in counts["dropped"].items())
+            cut = f"{counts['truncated']:,} truncated" if counts["truncated"] else ""
+            notes = ", ".join(note for note in (dropped, cut) if note)
+            lines.append(
+                f"{role:9} {counts['sequences']:,} sequences" + (f", {notes}" if notes else "")
+            )
+        return lines
+
+    def summary(self) -> Mapping[str, Any]:
+        """See `Workload.summary`."""
+        return dict(self.data.summary)
+
+    def save_learner(self, learner: nn.Module, path: Path) -> None:
+        """See `Workload.save_learner`: `save_pretrained`, the tokenizer beside it."""
+        with quiet():
+            learner.save_pretrained(path)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(path)
+
+    def save_designer(self, designer: nn.Module, path: Path) -> None:
+        """See `Workload.save_designer`."""
+        assert isinstance(designer, TopKDesigner)
+        save_designer(designer, path)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: the held-out loss, and at the end greedy Pass@1."""

@@ -174,7 +174,8 @@ def _question(
 
     def step() -> None:
         forward = workload.forward(state.learner, batches[0], observe=False)
-        workload.loss(forward, workload.build_task("baseline", forward, None)).backward()
+        task = workload.build_task(state.learner, "baseline", forward, None)
+        workload.loss(state.learner, forward, task).backward()
         state.optimizer.zero_grad(set_to_none=True)
 
     return problem, step

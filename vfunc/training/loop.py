@@ -121,6 +121,7 @@ def _one_step(
         micro_batch(arm, state, workload, estimator, options) for _ in range(options.accumulate)
     ]
     norm = optimizer_step(arm, state, options)
+    workload.stepped(state.learner, [m.carried for m in taken], fraction)
     seconds = time.perf_counter() - began
     state.counters = state.counters.advanced(seconds=state.counters.seconds + seconds)
     units = state.counters.units - before.units
@@ -205,7 +206,8 @@ def _save(arm: Arm, state: ArmState, workload: Workload, log: Log) -> None:
     batch = workload.batch(state.counters.micro_batch)
     with torch.no_grad(), mode(state.learner, training=False):
         forward = workload.forward(state.learner, batch, observe=arm.observes)
-        loss = workload.loss(forward, workload.build_task(arm.name, forward, state.designer))
+        task = workload.build_task(state.learner, arm.name, forward, state.designer)
+        loss = workload.loss(state.learner, forward, task)
     if math.isfinite(float(loss)):
         log.checkpoint(state)
 

@@ -71,9 +71,10 @@ def _map_values(
     engine: str | Engine,
 ) -> None:
     """Where in a task the value lies, for a picture: the pullback's own learner part."""
+    assert state.designer is not None
     theta = state.functional.theta
     construction = construct_task(problem, phi, observed)
     _, g_down = feedback_gradient(problem, theta)
     product, _ = mixed_product(problem, theta, construction, g_down, engine)
-    fields = workload.value_map(observed, construction.task, product.task)
+    fields = workload.value_map(problem, state.designer, observed, construction.task, product.task)
     log.event("value_map", {"arm": arm.name, "at_step": state.counters.step, **fields})

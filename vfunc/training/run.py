@@ -13,9 +13,6 @@ import torch
 from rich.console import Console
 
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
-from vfunc.language.designer import TopKDesigner
-from vfunc.language.designer_file import save_designer
-from vfunc.language.loading import quiet
 from vfunc.report.events import EventLog, read_events
 from vfunc.report.progress import Progress, Status, progress
 from vfunc.training.arms import ARMS, estimator_of
@@ -218,12 +215,14 @@ def _write_results(
 ) -> None:
     learner = directory.learner(name)
     learner.parent.mkdir(parents=True, exist_ok=True)
-    with quiet(), naming_file(learner):
-        state.learner.save_pretrained(learner)
-        parts.tokenizer.save_pretrained(learner)
-    if isinstance(state.designer, TopKDesigner):
+    with naming_file(learner):
+        parts.workload.save_learner(state.learner, learner)
+    if state.designer is not None:
         designer = state.designer
-        write_atomically(directory.designer(name), lambda path: save_designer(designer, path))
+        write_atomically(
+            directory.designer(name),
+            lambda path: parts.workload.save_designer(designer, Path(path)),
+        )
     at = state.counters
     content = {
         "arm": name,

@@ -54,10 +54,11 @@ class StepOptions:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one micro-batch did, for the log."""
+    """What one micro-batch did: for the log, and for the learner's bookkeeping (`carried`)."""
 
     loss: float
     notes: Mapping[str, float]
+    carried: Mapping[str, Tensor]
     estimate: ValueEstimate | None
 
 
@@ -101,14 +102,14 @@ def micro_batch(
         dropout = drawn if options.train_mode else None
         estimate = _update_designer(state, workload, estimator, options, forward, dropout, where)
     source = "baseline" if burning_in else arm.name
-    task = workload.build_task(source, forward, state.designer)
-    loss = workload.loss(forward, task)
+    task = workload.build_task(state.learner, source, forward, state.designer)
+    loss = workload.loss(state.learner, forward, task)
     _require_finite("the learner's loss", loss, where)
     (loss / options.accumulate).backward()
     state.counters = state.counters.advanced(
         micro_batch=at.micro_batch + 1, units=at.units + workload.count(batch)
     )
-    return MicroBatch(float(loss.detach()), task.notes, estimate)
+    return MicroBatch(float(loss.detach()), task.notes, task.carried, estimate)
 
 
 def optimizer_step(arm: Arm, state: ArmState, options: StepOptions) -> float:

@@ -14,12 +14,12 @@ from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
 from vfunc.report.events import read_events
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
 from vfunc.report.table import ArmRow, ProbeRow, arms_table, markdown, probe_table, write_text
-from vfunc.report.token_map import token_map
 from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
 from vfunc.training.config import COMMAND
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
+from vfunc.workload import Workload
 
 BASELINE = "baseline"
 
@@ -34,14 +34,7 @@ def describe_run(parts: Assembled) -> str:
         f"designer {phi:,}",
         f"estimator {parts.config.estimator.estimator}, value over {parts.config.estimator.align}",
     ]
-    for role, counts in parts.workload.data.summary.items():
-        assert isinstance(counts, Mapping)
-        dropped = ", ".join(f"{n} dropped ({why})" for why, n in counts["dropped"].items())
-        cut = f"{counts['truncated']:,} truncated" if counts["truncated"] else ""
-        notes = ", ".join(note for note in (dropped, cut) if note)
-        lines.append(
-            f"{role:9} {counts['sequences']:,} sequences" + (f", {notes}" if notes else "")
-        )
+    lines += parts.workload.describe()
     return "\n".join(lines)
 
 
@@ -64,7 +57,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
         {
             "config": {k: _plain(v) for k, v in parts.config.flat().items() if k not in COMMAND},
             **provenance(parts.device),
-            "data": dict(parts.workload.data.summary),
+            "data": dict(parts.workload.summary()),
             "arms": {
                 name: {k: v for k, v in result.items() if k != "outcomes"}
                 for name, result in arms.items()
@@ -85,7 +78,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     (directory.path / "table.md").write_text(text, encoding="utf-8")
     write_text(table, directory.path / "table.txt")
     directory.plots.mkdir(exist_ok=True)
-    written = _plots(events, directory.plots)
+    written = _plots(parts.workload, events, directory.plots)
     for t in tables:
         console.print()
         console.print(t)
@@ -172,8 +165,8 @@ def _probe_row(summary: ProbeSummary) -> ProbeRow:
     )
 
 
-def _plots(events: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Draw what there is to draw: curves, the probe, the token value map."""
+def _plots(workload: Workload, events: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Draw what there is to draw: curves, the probe, the value map."""
     written = [folder / "learning_curves.png"]
     # Pass@1 is measured at the end alone, and has no curve
     curves = [{k: v for k, v in e.items() if k != "pass_at_1"} for e in events]
@@ -188,7 +181,7 @@ def _plots(events: list[dict[str, Any]], folder: Path) -> list[Path]:
     for e in events:
         if e["kind"] == "value_map":
             written.append(folder / f"value_map_{e['arm']}.png")
-            token_map(e["tokens"], e["values"], e["gates"], e["wrong"], written[-1])
+            workload.draw_map(e, written[-1])
     return written
 
 
