@@ -1,0 +1,90 @@
+"""What is read: unlabeled batches of crops, labelled batches of scenes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE = -100
+"""The class of a pixel that says nothing: unlabeled, void, or beyond the picture's edge."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """I-JEPA's blocks of patches, as indices into the row-major patch grid.
+
+    Attributes:
+        context: the patches that the student sees, image by image.
+        targets: m blocks of patches whose features it predicts.
+    """
+
+    context: Int[Tensor, "b c"]
+    targets: Int[Tensor, "b m t"]
+
+
+@dataclass(frozen=True)
+class UnlabeledBatch:
+    """Crops of b pictures, cut and coloured: what one micro-batch of the stream holds.
+
+    Attributes:
+        views: what a designer works on: DINO's g = 2 global crops; I-JEPA's g = 1 picture.
+        locals: DINO's l local crops; l = 0 where the objective has none.
+        blocks: I-JEPA's blocks; None where the objective has none.
+    """
+
+    views: Float[Tensor, "g b 3 h w"]
+    locals: Float[Tensor, "l b 3 k k"]
+    blocks: Blocks | None = None
+
+    def __len__(self) -> int:
+        return self.views.shape[1]
+
+    def first(self, count: int) -> UnlabeledBatch:
+        """The crops of the first so many pictures."""
+        blocks = self.blocks and Blocks(self.blocks.context[:count], self.blocks.targets[:count])
+        return UnlabeledBatch(self.views[:, :count], self.locals[:, :count], blocks)
+
+    def to(self, device: torch.device) -> UnlabeledBatch:
+        """The same on a device."""
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Pictures with what is known of them; at least one of the three.
+
+    Attributes:
+        images: the pictures.
+        segmentation: the class of every pixel, `IGNORE` where there is none.
+        depth: metres, 0 where it is not known.
+        classes: the class of the picture.
+    """
+
+    images: Float[Tensor, "b 3 h w"]
+    segmentation: Int[Tensor, "b h w"] | None = None
+    depth: Float[Tensor, "b h w"] | None = None
+    classes: Int[Tensor, " b"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """The same on a device."""
+        return _to(self, device)
+
+
+_T = TypeVar("_T", UnlabeledBatch, LabelledBatch, Blocks)
+
+
+def _to(batch: _T, device: torch.device) -> _T:
+    moved = {}
+    for field in fields(batch):
+        x = getattr(batch, field.name)
+        moved[field.name] = (
+            x if x is None else (_to(x, device) if isinstance(x, Blocks) else x.to(device))
+        )
+    return replace(batch, **moved)
