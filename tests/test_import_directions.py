@@ -24,6 +24,9 @@ CORE = [
     "float64",
     "workload",
     "feedback",
+    "precision",
+    "split",
+    "recomputation",
 ]
 MODALITIES = ("language", "vision")
 OUTER = ("training", "evaluation", "report")

@@ -108,7 +108,10 @@ def describe(module: nn.Module) -> str:
 
 
 def blocks(module: nn.Module) -> tuple[str, nn.Module] | None:
-    """The learner's stack of blocks: its longest list of modules of one class, with its name."""
+    """The learner's stack of blocks: its longest list of modules of one class, with its name.
+
+    One that is trained goes before one that is frozen (a teacher's).
+    """
     stacks = [
         (name, child)
         for name, child in module.named_modules()
@@ -117,7 +120,11 @@ def blocks(module: nn.Module) -> tuple[str, nn.Module] | None:
         and len({type(block) for block in child}) == 1
         and any(True for _ in child.parameters())
     ]
-    return max(stacks, key=lambda stack: len(stack[1]), default=None)  # type: ignore[arg-type]
+
+    def trained_then_long(stack: tuple[str, nn.Module]) -> tuple[bool, int]:
+        return any(p.requires_grad for p in stack[1].parameters()), len(stack[1])  # type: ignore[arg-type]
+
+    return max(stacks, key=trained_then_long, default=None)
 
 
 def _named_subset(module: nn.Module, subset: str) -> Callable[[str, nn.Parameter], bool]:

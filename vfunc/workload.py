@@ -186,7 +186,7 @@ class Workload(Protocol):
 
     def value_map(
         self,
-        problem: ValueProblem,
+        functional: FunctionalLearner,
         designer: nn.Module,
         observed: Any,
         task: Task,

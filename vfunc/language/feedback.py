@@ -14,7 +14,8 @@ from vfunc.feedback import weighted_feedback
 from vfunc.language.candidates import ObservedBatch
 from vfunc.language.examples import TokenBatch, take_rows
 from vfunc.language.rewards import PromptBatch, RewardOptions, draw_samples, surrogate
-from vfunc.language.value_problem import LanguageLearner, autocast, worked_loss
+from vfunc.language.value_problem import LanguageLearner, worked_loss
+from vfunc.precision import autocast
 from vfunc.problem import ValueProblem
 from vfunc.trees import Params, Scalar
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vfunc.language.examples import TokenBatch
 from vfunc.language.soft_loss import candidate_log_probs
-from vfunc.language.value_problem import autocast
 from vfunc.learner import mode
+from vfunc.precision import autocast
 
 
 @dataclass(frozen=True)

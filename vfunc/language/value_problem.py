@@ -17,6 +17,7 @@ from vfunc.language.examples import TokenBatch
 from vfunc.language.soft_loss import candidate_log_probs, position_weights, soft_cross_entropy
 from vfunc.language.targets import mix
 from vfunc.learner import FunctionalLearner, RandomState, mode, replay_random_state
+from vfunc.precision import autocast
 from vfunc.problem import CompositeForm, LinearForm, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.split import Split, Whole, split_at_edge
@@ -95,16 +96,6 @@ class LanguageLearner:
         if attention in (None, "eager", "sdpa"):
             return None
         return f"{attention} attention has neither a forward mode nor a double backward"
-
-
-@contextlib.contextmanager
-def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
-    """Mixed precision, without the weight cache: a cast of one theta must not serve another."""
-    if dtype is None:
-        yield
-        return
-    with torch.autocast(device.type, dtype=dtype, cache_enabled=False):
-        yield
 
 
 def language_problem(

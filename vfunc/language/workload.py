@@ -35,12 +35,12 @@ from vfunc.language.soft_loss import position_weights, soft_cross_entropy
 from vfunc.language.targets import mix
 from vfunc.language.value_problem import (
     LanguageLearner,
-    autocast,
     designed_targets,
     language_problem,
     worked_loss,
 )
 from vfunc.learner import FunctionalLearner, RandomState, mode
+from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
 from vfunc.report.token_map import token_map
 from vfunc.simulate import OptimizerState, UpdateRule
@@ -230,7 +230,7 @@ class LanguageWorkload:
 
     def value_map(
         self,
-        problem: ValueProblem,
+        functional: FunctionalLearner,
         designer: nn.Module,
         observed: ObservedBatch,
         task: Task,

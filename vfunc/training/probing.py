@@ -76,5 +76,7 @@ def _map_values(
     construction = construct_task(problem, phi, observed)
     _, g_down = feedback_gradient(problem, theta)
     product, _ = mixed_product(problem, theta, construction, g_down, engine)
-    fields = workload.value_map(problem, state.designer, observed, construction.task, product.task)
+    fields = workload.value_map(
+        state.functional, state.designer, observed, construction.task, product.task
+    )
     log.event("value_map", {"arm": arm.name, "at_step": state.counters.step, **fields})

@@ -1,8 +1,8 @@
 """What a self-supervised objective on views is, as the value problem and the workload see it.
 
 A learner here is one live `nn.Module` that holds the student (encoder and head or predictor), and,
-frozen, the teacher that its targets come from. `module(method, *args)` calls its methods by name, so
-that `functional_call`, and with it every estimator, reaches all of them.
+frozen, the teacher that its targets come from. `module(method, *args)` calls its methods by name,
+so that `functional_call`, and with it every estimator, reaches all of them.
 """
 
 from __future__ import annotations
