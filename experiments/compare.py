@@ -14,14 +14,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from vfunc.errors import UserError
 from vfunc.training.command_line import PRESETS, given_on_command_line, run_guarded
-from vfunc.training.comparison import FoundRun, find_runs, primary_of, read_run, write_comparison
+from vfunc.training.comparison import primary_of, write_comparison
+from vfunc.training.finished_runs import FoundRun, find_runs, read_run
 from vfunc.training.repetition import PlannedRun, check, plan
 from vfunc.training.resolve import flag
 from vfunc.training.run import run
@@ -59,11 +60,13 @@ class CompareOptions:
         ),
     ] = None
     primary: Annotated[
-        Literal["pass_at_1", "loss"] | None,
+        str | None,
         tyro.conf.arg(
-            help="The metric that the comparison is about; the other one is secondary.",
-            metavar="pass_at_1|loss",
-            help_behavior_hint="(default: pass_at_1 where there are problems to solve, else loss)",
+            help="The metric that the comparison is about, as metrics.json names it; the others "
+            "are secondary.",
+            metavar="NAME",
+            help_behavior_hint="(default: pass_at_1 for language, where there are problems to "
+            "solve; the last in metrics.json for vision; else loss)",
         ),
     ] = None
     vary: Annotated[
@@ -104,8 +107,8 @@ def compare(argv: Sequence[str], presets: Path = PRESETS) -> None:
     """Make the runs that are missing, or find those that are there, and compare them.
 
     Raises:
-        UserError: the user's mistake; nothing has been run, unless the data turn out to hold no
-            problems for `--primary pass_at_1` to count.
+        UserError: the user's mistake; nothing has been run, unless the data turn out to hold
+            nothing that the primary metric can be measured on.
     """
     options, rest = options_of(argv)
     console = Console(width=None if sys.stdout.isatty() else 100)
@@ -114,7 +117,7 @@ def compare(argv: Sequence[str], presets: Path = PRESETS) -> None:
     else:
         varied = [text for group in options.vary for text in group]
         folder, planned = plan(options.seeds or DEFAULT_SEEDS, varied, rest, presets)
-        check(planned)
+        check(planned, options.primary)
         if planned[0].config.command.dry_run:
             for one in planned:
                 console.print(

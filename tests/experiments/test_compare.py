@@ -10,8 +10,9 @@ import pytest
 import vfunc
 from vfunc.errors import UserError
 from vfunc.training.command_line import PRESETS, parse
-from vfunc.training.comparison import find_runs, primary_of, read_run
+from vfunc.training.comparison import primary_of
 from vfunc.training.config_file import to_toml
+from vfunc.training.finished_runs import find_runs, read_run
 from vfunc.training.repetition import plan, settings_of
 from vfunc.training.resolve import resolve
 from vfunc.training.run_directory import RunDirectory
@@ -409,6 +410,103 @@ def test_the_primary_metric_is_pass_at_1_where_it_is_measured(tmp_path):
     assert primary_of(None, both[:1]) == "pass_at_1"
     assert primary_of("loss", both[:1]) == "loss"
     assert primary_of(None, both) == "loss"
+
+
+IMAGES = [
+    {"name": "loss", "title": "held-out\nloss", "higher_is_better": False},
+    {"name": "rmse", "title": "RMSE\nm", "unit": "m", "higher_is_better": False, "digits": 3},
+    {"name": "miou", "title": "mIoU\n%", "unit": "%", "higher_is_better": True, "scale": 100.0},
+]
+
+
+def write_vision_run(path: Path, seed: int, metrics=IMAGES, **figures) -> None:
+    found = {"loss": 1.0 + seed / 10, "rmse": 0.5 + seed / 100, "miou": 0.4 + seed / 50} | figures
+    arms = {
+        arm: {
+            "images": 512,
+            "seconds": 1.0 + n,
+            "metrics": {
+                name: value and value * (1 + n * (seed + 1) / 10) for name, value in found.items()
+            },
+        }
+        for n, arm in enumerate(("baseline", "vpretraining"))
+    }
+    write_run(path, config_of(seed=seed), unit="images", metrics=metrics, arms=arms)
+
+
+def test_runs_of_vision_are_compared_in_their_own_metrics(compare, capsys):
+    for seed in (0, 1, 2):
+        write_vision_run(Path(f"v/s{seed}"), seed)
+    assert compare.main(["--from", "v"]) == 0
+    content = json.loads(Path("v/comparison.json").read_text())
+    assert (content["primary"], content["unit"]) == ("miou", "images")
+    assert [metric["name"] for metric in content["metrics"]] == ["miou", "rmse", "loss"]
+    value = content["arms"][1]
+    better = {name: m["difference"]["better"] for name, m in value["metrics"].items()}
+    assert better == {"miou": 3, "rmse": 0, "loss": 0}
+    assert value["speed"]["values"] == [0.5] * 3
+    page = Path("v/comparison.md").read_text()
+    assert page.index("mIoU, % (primary") < page.index("RMSE, m (secondary")
+    assert "images/s ratio" in page and "token" not in page
+    assert compare.main(["--from", "v", "--primary", "rmse"]) == 0
+    assert json.loads(Path("v/comparison.json").read_text())["primary"] == "rmse"
+    capsys.readouterr()
+    assert compare.main(["--from", "v", "--primary", "pass_at_1"]) == 2
+    assert "--primary pass_at_1: not every arm has it" in error_of(capsys)
+
+
+def test_the_primary_metric_of_vision_is_its_last_where_it_is_measured(tmp_path):
+    write_vision_run(tmp_path / "a", 0)
+    write_vision_run(tmp_path / "b", 1, miou=None)
+    write_vision_run(tmp_path / "c", 2, metrics=IMAGES[:2])
+    a, b, c = (read_run(tmp_path / name) for name in "abc")
+    assert [primary_of(None, runs) for runs in ([a], [a, b], [c], [a, c])] == [
+        "miou",
+        "loss",
+        "rmse",
+        "loss",
+    ]
+
+
+def test_runs_of_two_modalities_are_refused(compare, capsys):
+    write_run(Path("x/a"), config_of(seed=0))
+    write_vision_run(Path("x/b"), 1)
+    assert compare.main(["--from", "x"]) == 2
+    assert "x/a counts tokens and x/b images" in error_of(capsys)
+    other = [IMAGES[0], IMAGES[1] | {"higher_is_better": True}]
+    write_vision_run(Path("y/a"), 0)
+    write_vision_run(Path("y/b"), 1, metrics=other)
+    assert compare.main(["--from", "y"]) == 2
+    assert "y/a and y/b mean different things by rmse" in error_of(capsys)
+    write_vision_run(Path("z/a"), 0, metrics=[{"name": "loss"}])
+    assert compare.main(["--from", "z"]) == 2
+    assert "z/a/metrics.json is not that of a run" in error_of(capsys)
+
+
+def test_runs_from_before_there_were_two_modalities_are_of_language(tmp_path):
+    write_run(tmp_path / "a", config_of(seed=0))
+    write_run(tmp_path / "b", config_of(seed=1))
+    content = json.loads((tmp_path / "b/metrics.json").read_text())
+    content["config"].pop("modality")
+    (tmp_path / "b/metrics.json").write_text(json.dumps(content))
+    assert [one.setting for one in find_runs([tmp_path])] == ["", ""]
+
+
+def test_modalities_do_not_vary():
+    with pytest.raises(UserError, match="runs of two modalities are not compared"):
+        plan([0], ["modality=language,vision"], [])
+
+
+def test_a_primary_metric_that_there_is_not_is_refused_before_the_first_run(
+    compare, fake_run, capsys
+):
+    line = ["--preset", "quick", "--seeds", "0", "--name", "c", "--primary"]
+    assert compare.main([*line, "accuracy"]) == 2
+    assert error_of(capsys) == (
+        "error: --primary accuracy: there is no such metric; give loss or pass_at_1"
+    )
+    assert fake_run.made == []
+    assert compare.main([*line, "loss"]) == 0
 
 
 # --- for real

@@ -6,20 +6,33 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_up_measures import LANGUAGE
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
 from vfunc.errors import UserError
-from vfunc.report.comparison import SeedRun, common_metrics, compare_over_seeds
-from vfunc.report.comparison_figures import comparison_plot, comparison_table
-from vfunc.report.plots import arm_style
+from vfunc.report import comparison, comparison_figures
+from vfunc.report.comparison import SeedRun
+from vfunc.report.drawing import arm_style
 from vfunc.report.table import markdown
 
 
+def compare_over_seeds(runs):
+    return comparison.compare_over_seeds(runs, LANGUAGE)
+
+
+def comparison_table(arms, metric: str, **how):
+    return comparison_figures.comparison_table(arms, LANGUAGE, metric, **how)
+
+
+def comparison_plot(arms, primary: str, path) -> None:
+    comparison_figures.comparison_plot(arms, LANGUAGE, primary, path)
+
+
 def figures(loss: float, solved: float | None = None, speed: float = 100.0) -> dict[str, float]:
-    found = {"loss": loss, "tokens_per_second": speed}
+    found = {"loss": loss, "units_per_second": speed}
     return found if solved is None else {**found, "pass_at_1": solved}
 
 
@@ -165,7 +178,7 @@ def test_pairs_are_those_seeds_that_have_both_arms() -> None:
 
 def test_a_metric_that_some_arm_lacks_compares_nothing() -> None:
     runs = runs_of(baseline=BASE, own=[(0.1,), (0.2,), (0.3,)])
-    assert common_metrics(runs) == ["loss"]
+    assert [m.name for m in comparison.common_metrics(runs, LANGUAGE)] == ["loss"]
     assert [list(arm.metrics) for arm in compare_over_seeds(runs)] == [["loss"]] * 2
 
 
@@ -176,7 +189,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(UserError, match="seed 0 of lr=1 is there twice"):
         compare_over_seeds([run, run])
     with pytest.raises(UserError, match="no metric is in all"):
-        compare_over_seeds([SeedRun("", 0, {"baseline": {"tokens_per_second": 1.0}})])
+        compare_over_seeds([SeedRun("", 0, {"baseline": {"units_per_second": 1.0}})])
     for show in (comparison_table, comparison_plot):
         more = {"primary": True} if show is comparison_table else {"path": "x"}
         with pytest.raises(UserError, match="no arms"):

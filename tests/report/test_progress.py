@@ -42,12 +42,21 @@ def test_a_line_stands_by_itself() -> None:
     )
 
 
+def test_a_vision_arm_counts_images_and_shows_what_its_mask_keeps() -> None:
+    stream = io.StringIO()
+    status = Status(3, images_per_second=512.0, loss=2.5, value=1e-3, kept=0.6)
+    with progress("vpretraining", stream=stream) as display:
+        display.update(0.5, status)
+    shown = "step 3 · 512 images/s · loss 2.5000 · value +1.00e-03 · kept 0.600 · 00:00"
+    assert shown in stream.getvalue()
+
+
 def test_what_is_not_known_is_not_shown() -> None:
     stream = io.StringIO()
     with progress("baseline", stream=stream) as display:
         display.update(0.5, Status(3, loss=0.5))
     assert "step 3 · loss 0.5000 · 00:00" in stream.getvalue()
-    for absent in ("tokens/s", "held-out", "value", "gate", "None"):
+    for absent in ("tokens/s", "images/s", "held-out", "value", "gate", "kept", "None"):
         assert absent not in stream.getvalue()
 
 

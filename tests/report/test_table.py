@@ -5,25 +5,37 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_up_measures import LANGUAGE
 from rich.console import Console
 
 from vfunc.errors import UserError
+from vfunc.report.arms import Against, ArmRow, arms_table
 from vfunc.report.table import (
-    ArmRow,
     ProbeRow,
-    arms_table,
     markdown,
     probe_table,
     si,
     write_text,
 )
 
-BASELINE = ArmRow("baseline", 300, 512_345, 9123.4, 0.06, 0.321, 0.0148)
-VALUE = ArmRow("vpretraining", 300, 512_345, 7321.0, 0.04, 0.692, 0.0146, 0.371, 0.0171, 1e-9)
-SMOOTH = ArmRow(
-    "uniform_smoothing", 12_300, 1_512_345, 18800.0, 0.144, 0.313, 0.0149, -0.008, 0.009, 0.45
+
+def row(arm, steps, tokens, rate, loss, solved=None, error=None, against=None) -> ArmRow:
+    figures = {"loss": loss} | ({} if solved is None else {"pass_at_1": solved})
+    compared = {} if against is None else {"pass_at_1": Against(*against)}
+    errors = {} if error is None else {"pass_at_1": error}
+    return ArmRow(arm, steps, tokens, rate, figures, errors, compared)
+
+
+def table_of(rows: list[ArmRow], **how):
+    return arms_table(rows, LANGUAGE, **how)
+
+
+BASELINE = row("baseline", 300, 512_345, 9123.4, 0.06, 0.321, 0.0148)
+VALUE = row("vpretraining", 300, 512_345, 7321.0, 0.04, 0.692, 0.0146, (0.371, 0.0171, 1e-9))
+SMOOTH = row(
+    "uniform_smoothing", 12_300, 1_512_345, 18800.0, 0.144, 0.313, 0.0149, (-0.008, 0.009, 0.45)
 )
-KNOWN = ArmRow("known_wrong", 300, 512_345, 9001.0, 0.02, 0.797, 0.0127, 0.476, 0.016, 1e-9)
+KNOWN = row("known_wrong", 300, 512_345, 9001.0, 0.02, 0.797, 0.0127, (0.476, 0.016, 1e-9))
 PROBE = ProbeRow("sgd, small", 30, 0.00123, -0.0119, 0.994, None)
 
 
@@ -41,7 +53,7 @@ def cells(table) -> dict[str, list[str]]:
 
 
 def test_arms_table_holds_what_it_is_given() -> None:
-    table = cells(arms_table([BASELINE, VALUE, SMOOTH]))
+    table = cells(table_of([BASELINE, VALUE, SMOOTH]))
     assert table["arm"] == [
         "steps",
         "tokens",
@@ -64,54 +76,57 @@ def test_arms_table_holds_what_it_is_given() -> None:
 
 @pytest.mark.parametrize(("p_value", "marked"), [(0.0501, True), (0.0499, False), (None, False)])
 def test_what_is_not_significant_says_so(p_value: float | None, marked: bool) -> None:
-    table = cells(arms_table([BASELINE, replace(VALUE, p_value=p_value)]))
+    table = cells(
+        table_of([BASELINE, replace(VALUE, against={"pass_at_1": Against(0.371, 0.0171, p_value)})])
+    )
     assert ("n.s." in table["vpretraining"][-1]) == marked
 
 
 def test_the_share_of_the_way_to_known_wrong() -> None:
     rows = [BASELINE, VALUE, SMOOTH, KNOWN]
-    by_loss = cells(arms_table(rows))
+    by_loss = cells(table_of(rows))
     assert [by_loss[row.arm][-1] for row in rows] == ["0", "50", "-210", "100"]
-    by_pass = cells(arms_table(rows, share_of="pass_at_1"))
+    by_pass = cells(table_of(rows, share_of="pass_at_1"))
     assert [by_pass[row.arm][-1] for row in rows] == ["0", "78", "-2", "100"]
-    assert "in held-out loss" in markdown(arms_table(rows))
-    assert "in Pass@1" in markdown(arms_table(rows, share_of="pass_at_1"))
+    assert "in held-out loss" in markdown(table_of(rows))
+    assert "in Pass@1" in markdown(table_of(rows, share_of="pass_at_1"))
     for without in ([VALUE, KNOWN], [BASELINE, VALUE]):
-        assert cells(arms_table(without))["arm"][-1] == "against baseline"
+        assert cells(table_of(without))["arm"][-1] == "against baseline"
     # No way to go: a share of nothing is not shown.
-    assert "way %" not in cells(arms_table([BASELINE, replace(KNOWN, heldout_loss=0.06)]))["arm"]
+    assert "way %" not in cells(table_of([BASELINE, replace(KNOWN, figures={"loss": 0.06})]))["arm"]
 
 
 def test_columns_without_figures_are_left_out() -> None:
-    table = cells(arms_table([ArmRow("baseline", 300, 5000, 900.0, 0.05)]))
+    table = cells(table_of([row("baseline", 300, 5000, 900.0, 0.05)]))
     assert table == {
         "arm": ["steps", "tokens", "tokens per s", "held-out loss"],
         "---": ["---:"] * 4,
         "baseline": ["300", "5.0k", "900", "0.0500"],
     }
-    mixed = cells(arms_table([BASELINE, ArmRow("other", 1, 1, 1.0, 0.05)]))
+    mixed = cells(table_of([BASELINE, row("other", 1, 1, 1.0, 0.05)]))
     assert mixed["other"][-1] == "–"
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_widest_table_fits_without_being_cut(width: int) -> None:
-    lines = rendered(arms_table([BASELINE, VALUE, SMOOTH, KNOWN]), width)
+    lines = rendered(table_of([BASELINE, VALUE, SMOOTH, KNOWN]), width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert "…" not in text
-    for row in cells(arms_table([BASELINE, VALUE, SMOOTH, KNOWN])).values():
+    for row in cells(table_of([BASELINE, VALUE, SMOOTH, KNOWN])).values():
         assert all(cell in text for cell in row if "± " in cell)
     assert "uniform_smoothing 12,300" in " ".join(text.split())
 
 
 def test_probe_table() -> None:
-    table = cells(probe_table([PROBE]))
+    table = cells(probe_table([PROBE], unit="nat"))
     assert table["step"][1] == "predicted 10⁻³ nat"
     assert table["sgd, small"] == ["30", "+1.23", "-11.9", "0.994", "–"]
+    assert cells(probe_table([PROBE], unit=""))["step"][1:3] == ["predicted 10⁻³", "realised 10⁻³"]
 
 
 def test_markdown_is_a_github_table() -> None:
-    text = markdown(arms_table([replace(BASELINE, arm="a|b")]))
+    text = markdown(table_of([replace(BASELINE, arm="a|b")]))
     lines = text.split("\n")
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert lines[2].startswith("| a\\|b | 300 |")
@@ -121,12 +136,12 @@ def test_markdown_is_a_github_table() -> None:
 
 
 def test_names_are_not_read_as_markup(tmp_path: Path) -> None:
-    write_text(arms_table([replace(BASELINE, arm="[red]mine")]), tmp_path / "table.txt")
+    write_text([table_of([replace(BASELINE, arm="[red]mine")])], tmp_path / "table.txt")
     assert "[red]mine" in (tmp_path / "table.txt").read_text()
 
 
 def test_write_text_is_plain(tmp_path: Path) -> None:
-    write_text(arms_table([BASELINE, VALUE]), tmp_path / "table.txt", width=80)
+    write_text([table_of([BASELINE, VALUE])], tmp_path / "table.txt", width=80)
     text = (tmp_path / "table.txt").read_text(encoding="utf-8")
     assert "\x1b" not in text
     assert "69.2 ± 1.5" in text
@@ -135,9 +150,9 @@ def test_write_text_is_plain(tmp_path: Path) -> None:
 
 def test_nothing_to_show_is_refused() -> None:
     with pytest.raises(UserError):
-        arms_table([])
+        table_of([])
     with pytest.raises(UserError):
-        probe_table([])
+        probe_table([], unit="nat")
 
 
 @pytest.mark.parametrize(

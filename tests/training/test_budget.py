@@ -19,6 +19,8 @@ from vfunc.training.budget import Budget, Schedule, parse_budget, spent_fraction
         ("4.35ktokens", 4350, "tokens"),
         ("1Btokens", 10**9, "tokens"),
         ("5ksteps", 5000, "steps"),
+        ("5kimages", 5000, "images"),
+        ("1 image", 1, "images"),
         ("60s", 60, "seconds"),
         ("1.5s", 1.5, "seconds"),
         ("10min", 600, "seconds"),
@@ -35,7 +37,7 @@ def test_budgets_are_read(text, amount, unit):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "500", "steps", "-5steps", "0steps", "0s", "1.5steps", "1e-3tokens", "5M", "5ks", "5kmin",
+    ["", "500", "steps", "-5steps", "0steps", "0s", "1.5steps", "1.5images", "1e-3tokens", "5M", "5ks", "5kmin",
      "5parsecs", "1e400steps", "nansteps", "5 steps 3"],
 )  # fmt: skip
 def test_what_is_no_budget_is_refused_by_name(text):
@@ -45,7 +47,7 @@ def test_what_is_no_budget_is_refused_by_name(text):
 
 @given(
     st.one_of(
-        st.builds(Budget, st.integers(1, 10**14), st.sampled_from(["steps", "tokens"])),
+        st.builds(Budget, st.integers(1, 10**14), st.sampled_from(["steps", "tokens", "images"])),
         st.builds(Budget, st.floats(1e-6, 1e9), st.just("seconds")),
     )
 )
@@ -62,15 +64,16 @@ def test_a_budget_made_by_hand_is_checked_too():
 @given(st.integers(1, 10**6), st.data())
 def test_a_step_budget_is_spent_exactly_at_its_last_step(total, data):
     steps = data.draw(st.integers(0, total))
-    fraction = spent_fraction(Budget(total, "steps"), steps, tokens=10**9, seconds=1e9)
+    fraction = spent_fraction(Budget(total, "steps"), steps, units=10**9, seconds=1e9)
     assert fraction == steps / total
     assert (fraction == 1.0) == (steps == total)
 
 
 def test_each_unit_looks_at_its_own_count():
-    counts = {"steps": 1, "tokens": 20, "seconds": 60.0}
+    counts = {"steps": 1, "units": 20, "seconds": 60.0}
     assert spent_fraction(Budget(10, "steps"), **counts) == 0.1
     assert spent_fraction(Budget(100, "tokens"), **counts) == 0.2
+    assert spent_fraction(Budget(100, "images"), **counts) == 0.2
     assert spent_fraction(Budget(100, "seconds"), **counts) == 0.6
     assert spent_fraction(Budget(30, "seconds"), **counts) == 1.0
 

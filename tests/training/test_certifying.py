@@ -30,7 +30,7 @@ def descent():
 def quick(tmp_path, monkeypatch):
     """Runs without plots, in a folder with an estimator of one's own."""
     (tmp_path / "wrong_estimators.py").write_text(OWN)
-    monkeypatch.setattr("vfunc.training.summary._plots", lambda events, folder: [])
+    monkeypatch.setattr("vfunc.training.summary._plots", lambda *_: [])
     yield
     sys.modules.pop("wrong_estimators", None)
 

@@ -11,6 +11,7 @@ from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.training.command_line import given_on_command_line, parse, run_guarded
 from vfunc.training.config import FIELDS
 from vfunc.training.config_file import to_toml
+from vfunc.training.language_rules import LANGUAGE_ONLY
 from vfunc.training.resolve import flag, resolve
 
 
@@ -130,6 +131,13 @@ def test_errors_are_one_line_and_an_exit_code(capsys, error, code, said):
     assert capsys.readouterr().err == said
 
 
+def test_out_of_memory_names_the_size_that_the_modality_has(capsys):
+    out_of_memory = _raising(MemoryError())
+    assert run_guarded(out_of_memory, ["--modality", "vision"]) == 1
+    said = capsys.readouterr().err
+    assert said == "error: out of memory; a smaller --batch-size or --image-size needs less\n"
+
+
 def test_debug_shows_the_traceback_and_keeps_the_code(capsys):
     assert run_guarded(_raising(UserError("wrong")), ["--debug"]) == 2
     said = capsys.readouterr().err
@@ -173,6 +181,7 @@ def test_help_shows_every_option_within_the_terminal(capsys, monkeypatch, column
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     for name in FIELDS:
         assert re.search(rf"{flag(name)}\b", text), name
+    assert text.count("language only") >= len(LANGUAGE_ONLY) / 2  # some are broken over two lines
     assert max(map(len, text.splitlines())) <= columns
     assert "unset" not in text and "None)" not in text and "%(prog)s" not in text
 

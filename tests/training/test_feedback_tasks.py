@@ -163,7 +163,12 @@ def test_a_domain_that_a_batch_lacks_is_left_out():
     learner = LanguageLearner(state.functional)
     _, parts = new_state(small())
     measured = language_feedback.measure(
-        tasks, learner, state.learner, parts.tokenizer, take_rows(feedback, torch.tensor([0, 1])), 0
+        tasks,
+        learner,
+        state.learner,
+        parts.workload.tokenizer,
+        take_rows(feedback, torch.tensor([0, 1])),
+        0,
     )
     partial = dataclasses.replace(problem, batches=(of_one,))
     found = language_feedback.matched_domains(tasks, partial, measured, theta)
@@ -285,7 +290,7 @@ def test_several_streams_are_read_in_turn_and_feedback_files_are_tasks(tmp_path)
     assert raw.sources == 2 and raw.tasks == ("fa", "fb")
     assert len(raw.evaluation) == 6 and raw.dropped["eval"]["also in the feedback"] == 2
     _, parts = new_state(small())
-    data = tokenised(raw, parts.tokenizer, 128, 0)
+    data = tokenised(raw, parts.workload.tokenizer, 128, 0)
     read = data.stream.batch(0, 8)
     assert read.domains.tolist() == [0, 1] * 4
     texts = {tuple(t.tolist()) for t in read.tokens[::2]}

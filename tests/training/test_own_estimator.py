@@ -39,7 +39,7 @@ def own(tmp_path, monkeypatch):
     """A module in the working directory, which is not on Python's path."""
     (tmp_path / "own_estimators.py").write_text(OWN)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
-    monkeypatch.setattr("vfunc.training.summary._plots", lambda events, folder: [])
+    monkeypatch.setattr("vfunc.training.summary._plots", lambda *_: [])
     yield
     sys.modules.pop("own_estimators", None)
 

@@ -21,6 +21,7 @@ from vfunc.training.resolve import (
     resolve,
 )
 from vfunc.training.values import required
+from vfunc.training.vision_options import LABELS
 
 FILES = {"stream": "a.jsonl", "feedback": "b.jsonl", "eval": "c.jsonl"}
 
@@ -77,7 +78,7 @@ def test_defaults_follow_one_another():
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_stream_of_a_problem_is_its_preset_until_its_parts_are_given(name):
     # imported here: it brings all that a run is made of, which the other tests do without
-    from vfunc.training.assemble import stream_spec
+    from vfunc.training.language_assembly import stream_spec
 
     assert stream_spec(resolve({"problem": name}).data) == PRESETS[name]
     given = {
@@ -228,13 +229,15 @@ def _values(name):
     high = min(v for v in (said.below, said.most, 100) if v is not None)
     numbers = st.floats(low, high, exclude_min=low == said.above, exclude_max=high == said.below)
     if name == "budget":
-        return st.sampled_from(["7steps", "2ktokens", "1.5s"])
+        return st.sampled_from(["7steps", "2ktokens", "3kimages", "1.5s"])
     if name == "arms":
         return st.lists(st.sampled_from(list(ARMS)), min_size=1, unique=True).map(",".join)
     if name == "align":
-        return st.sampled_from(["all", "last:1", "re:mlp"])
+        return st.sampled_from(["all", "last:1", "re:mlp", "lora"])
     if name == "device":
         return st.sampled_from(["cpu", "cuda:1"])
+    if name == "labels":
+        return st.lists(st.sampled_from(LABELS), min_size=1, unique=True).map(tuple)
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
     if get_origin(hint) is tuple:

@@ -23,7 +23,7 @@ TIMES = ("seconds", "wall_seconds", "units_a_second", "tokens_per_second")
 
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch):
-    monkeypatch.setattr("vfunc.training.summary._plots", lambda events, folder: [])
+    monkeypatch.setattr("vfunc.training.summary._plots", lambda *_: [])
 
 
 def timeless(value):

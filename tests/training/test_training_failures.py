@@ -24,7 +24,7 @@ from vfunc.training.run_directory import ENTRIES
 
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch):
-    monkeypatch.setattr("vfunc.training.summary._plots", lambda events, folder: [])
+    monkeypatch.setattr("vfunc.training.summary._plots", lambda *_: [])
 
 
 @pytest.fixture

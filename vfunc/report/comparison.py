@@ -3,7 +3,7 @@
 Seeds are the units: a figure of an arm is a mean over seeds with Student's 95 % interval, and an
 arm is compared with the baseline of the same run, seed by seed, by the paired t test. One metric is
 the primary one, named before anything is run. Within each metric the p values are adjusted for the
-number of comparisons, over all arms and settings, by Holm's method; those of the other metric say
+number of comparisons, over all arms and settings, by Holm's method; those of the other metrics say
 only where to look next.
 """
 
@@ -17,13 +17,12 @@ from scipy import stats
 
 from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import holm, seed_interval
+from vfunc.report.measures import Measures
 from vfunc.report.table import BASELINE, KNOWN_WRONG
 from vfunc.typecheck import typed
+from vfunc.workload import Metric
 
-METRICS = ("pass_at_1", "loss")
-HIGHER_IS_BETTER = {"pass_at_1": True, "loss": False}
-TOKENS_PER_SECOND = "tokens_per_second"
-LEVEL = 0.05
+UNITS_PER_SECOND = "units_per_second"
 Interval = tuple[float, float]
 
 
@@ -34,8 +33,8 @@ class SeedRun:
     Attributes:
         setting: what sets it apart from the other runs besides the seed; "" if nothing does.
         seed: its seed.
-        arms: by arm, its figures: `loss` (nats a token), `pass_at_1` (0 to 1) where there is
-            something to solve, and `tokens_per_second`.
+        arms: by arm, its figures: those of the metrics that were measured, and
+            `units_per_second`.
     """
 
     setting: str
@@ -94,7 +93,8 @@ class ArmOverSeeds:
         arm: its name.
         seeds: the seeds, ascending; all values are in this order.
         metrics: by metric.
-        speed: tokens per second as a multiple of the baseline's in the same run; None without it.
+        speed: tokens (images) per second as a multiple of the baseline's in the same run; None
+            without it.
     """
 
     setting: str
@@ -105,13 +105,14 @@ class ArmOverSeeds:
 
 
 @typed
-def compare_over_seeds(runs: Sequence[SeedRun]) -> list[ArmOverSeeds]:
+def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmOverSeeds]:
     """Aggregate runs over their seeds, for each setting and arm, in order of appearance.
 
     Metrics that some arm of some run lacks are left out, since they compare nothing.
 
     Args:
         runs: one a setting and seed.
+        measures: what they were measured in.
 
     Raises:
         UserError: no runs, two of the same setting and seed, or no metric that all have.
@@ -124,9 +125,10 @@ def compare_over_seeds(runs: Sequence[SeedRun]) -> list[ArmOverSeeds]:
             of = f" of {run.setting}" if run.setting else ""
             raise UserError(f"seed {run.seed}{of} is there twice; leave one of the two runs out.")
         seen.add((run.setting, run.seed))
-    metrics = common_metrics(runs)
+    metrics = common_metrics(runs, measures)
     if not metrics:
-        raise UserError(f"no metric is in all of the runs; one of {', '.join(METRICS)} has to be.")
+        known = ", ".join(metric.name for metric in measures.metrics)
+        raise UserError(f"no metric is in all of the runs; one of {known} has to be.")
     ordered = sorted(runs, key=lambda run: run.seed)
     summaries = [
         _arm_over_seeds([run for run in ordered if run.setting == setting], arm, metrics)
@@ -134,28 +136,28 @@ def compare_over_seeds(runs: Sequence[SeedRun]) -> list[ArmOverSeeds]:
         for arm in dict.fromkeys(a for run in runs if run.setting == setting for a in run.arms)
     ]
     for metric in metrics:
-        summaries = _adjusted(summaries, metric)
+        summaries = _adjusted(summaries, metric.name)
     return summaries
 
 
 @typed
-def common_metrics(runs: Sequence[SeedRun]) -> list[str]:
-    """The metrics that every arm of every run has."""
+def common_metrics(runs: Sequence[SeedRun], measures: Measures) -> list[Metric]:
+    """The metrics that every arm of every run has, the primary one first."""
     arms = [figures for run in runs for figures in run.arms.values()]
-    return [metric for metric in METRICS if all(metric in figures for figures in arms)]
+    return [m for m in reversed(measures.metrics) if all(m.name in figures for figures in arms)]
 
 
-def _arm_over_seeds(runs: Sequence[SeedRun], arm: str, metrics: Sequence[str]) -> ArmOverSeeds:
+def _arm_over_seeds(runs: Sequence[SeedRun], arm: str, metrics: Sequence[Metric]) -> ArmOverSeeds:
     runs = [run for run in runs if arm in run.arms]
     paired = [run for run in runs if BASELINE in run.arms]
     speeds = [
-        run.arms[arm][TOKENS_PER_SECOND] / run.arms[BASELINE][TOKENS_PER_SECOND] for run in paired
+        run.arms[arm][UNITS_PER_SECOND] / run.arms[BASELINE][UNITS_PER_SECOND] for run in paired
     ]
     measured = {}
     for metric in metrics:
         difference = _difference(paired, arm, metric) if paired and arm != BASELINE else None
-        m = _over_seeds([run.arms[arm][metric] for run in runs])
-        measured[metric] = replace(m, difference=difference, way=_way(paired, arm, metric))
+        m = _over_seeds([run.arms[arm][metric.name] for run in runs])
+        measured[metric.name] = replace(m, difference=difference, way=_way(paired, arm, metric))
     seeds = tuple(run.seed for run in runs)
     return ArmOverSeeds(
         runs[0].setting, arm, seeds, measured, _over_seeds(speeds) if speeds else None
@@ -166,10 +168,10 @@ def _over_seeds(values: Sequence[float]) -> Measured:
     return Measured(tuple(values), float(np.mean(values)), seed_interval(values))
 
 
-def _difference(runs: Sequence[SeedRun], arm: str, metric: str) -> Difference:
-    a, b = (np.array([run.arms[name][metric] for run in runs]) for name in (arm, BASELINE))
+def _difference(runs: Sequence[SeedRun], arm: str, metric: Metric) -> Difference:
+    a, b = (np.array([run.arms[name][metric.name] for run in runs]) for name in (arm, BASELINE))
     d = a - b
-    better = int((d > 0).sum() if HIGHER_IS_BETTER[metric] else (d < 0).sum())
+    better = int((d > 0).sum() if metric.higher_is_better else (d < 0).sum())
     p_value: float | None = None
     if len(d) > 1 and np.ptp(d) > 1e-12 * max(abs(a).max(), abs(b).max()):
         p_value = float(stats.ttest_rel(a, b).pvalue)
@@ -178,15 +180,15 @@ def _difference(runs: Sequence[SeedRun], arm: str, metric: str) -> Difference:
     return Difference(float(d.mean()), seed_interval(d.tolist()), p_value, None, better, len(d))
 
 
-def _way(runs: Sequence[SeedRun], arm: str, metric: str) -> float | None:
+def _way(runs: Sequence[SeedRun], arm: str, metric: Metric) -> float | None:
     runs = [run for run in runs if KNOWN_WRONG in run.arms]
     if not runs:
         return None
     start, end, here = (
-        float(np.mean([run.arms[name][metric] for run in runs]))
+        float(np.mean([run.arms[name][metric.name] for run in runs]))
         for name in (BASELINE, KNOWN_WRONG, arm)
     )
-    improves = end > start if HIGHER_IS_BETTER[metric] else end < start
+    improves = end > start if metric.higher_is_better else end < start
     return (here - start) / (end - start) + 0.0 if improves else None
 
 

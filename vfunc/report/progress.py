@@ -30,10 +30,12 @@ class Status:
     Attributes:
         step: learner steps taken.
         tokens_per_second: lately.
-        loss: the learner's own loss, nats a token.
-        heldout_loss: as last evaluated, nats a token.
-        value: predicted decrease of the feedback loss, nats.
+        loss: the learner's own loss.
+        heldout_loss: as last evaluated.
+        value: predicted decrease of the feedback loss.
         gate: mean gate alpha over predicted tokens, 0 to 1.
+        kept: mean share of a view that a mask keeps, 0 to 1.
+        images_per_second: lately.
     """
 
     step: int
@@ -42,6 +44,8 @@ class Status:
     heldout_loss: float | None = None
     value: float | None = None
     gate: float | None = None
+    kept: float | None = None
+    images_per_second: float | None = None
 
 
 @runtime_checkable
@@ -61,7 +65,6 @@ class Stream(Protocol):
         ...
 
 
-@runtime_checkable
 @runtime_checkable
 class Progress(Protocol):
     """The progress of one arm, for use in a `with` statement."""
@@ -232,8 +235,8 @@ class _Lines:
 def _texts(status: Status) -> tuple[list[str], list[str]]:
     """Pace and figures of an arm, in words."""
     pace = [f"step {status.step:,}"]
-    if status.tokens_per_second is not None:
-        pace.append(f"{si(status.tokens_per_second)} tokens/s")
+    rates = {"tokens": status.tokens_per_second, "images": status.images_per_second}
+    pace += [f"{si(rate)} {unit}/s" for unit, rate in rates.items() if rate is not None]
     figures = [
         f"{name} {number:{form}}"
         for name, number, form in (
@@ -241,6 +244,7 @@ def _texts(status: Status) -> tuple[list[str], list[str]]:
             ("held-out", status.heldout_loss, ".4f"),
             ("value", status.value, "+.2e"),
             ("gate", status.gate, ".3f"),
+            ("kept", status.kept, ".3f"),
         )
         if number is not None
     ]

@@ -10,7 +10,7 @@ from typing import Literal
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 
-Unit = Literal["steps", "tokens", "seconds"]
+Unit = Literal["steps", "tokens", "images", "seconds"]
 
 _FORM = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(e[+-]?\d+)?\s*([kmb]?)\s*([a-z]+)", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -19,10 +19,12 @@ _COUNTS: dict[str, Unit] = {
     "steps": "steps",
     "token": "tokens",
     "tokens": "tokens",
+    "image": "images",
+    "images": "images",
 }
 _SECONDS = {"s": 1, "sec": 1, "second": 1, "seconds": 1, "min": 60, "minute": 60, "minutes": 60}
 _SECONDS |= {"h": 3600, "hour": 3600, "hours": 3600}
-_EXAMPLES = "such as 500steps, 2Mtokens, 60s, 10min or 1h"
+_EXAMPLES = "such as 500steps, 2Mtokens, 50kimages, 60s, 10min or 1h"
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Budget:
     """What each arm may spend.
 
     Attributes:
-        amount: whole for steps and tokens; seconds may be a fraction.
-        unit: optimizer steps, tokens that the learner reads, or seconds of wall-clock.
+        amount: whole but for seconds.
+        unit: optimizer steps, tokens or images that the learner reads, or seconds of wall-clock.
     """
 
     amount: int | float
@@ -54,10 +56,10 @@ def parse_budget(text: str) -> Budget:
 
     Args:
         text: `500steps`, `2Mtokens`, `2.5e6tokens`, `60s`, `10min`, `1h`; case and spaces do not
-            matter. k, M and B are a thousand, a million and a billion steps or tokens.
+            matter. k, M and B are a thousand, a million and a billion steps, tokens or images.
 
     Raises:
-        UserError: no such form, a fraction of a step or token, or nothing at all.
+        UserError: no such form, a fraction of a step, token or image, or nothing at all.
     """
     match = _FORM.fullmatch(text.strip())
     if match is None:
@@ -83,7 +85,7 @@ def parse_budget(text: str) -> Budget:
 
 
 @typed
-def spent_fraction(budget: Budget, steps: int, tokens: int, seconds: float | int) -> float:
+def spent_fraction(budget: Budget, steps: int, units: int, seconds: float | int) -> float:
     """The fraction of a budget that is spent, from 0 to 1.
 
     On step budgets it is steps / amount, one correctly rounded division: the same on every
@@ -92,10 +94,10 @@ def spent_fraction(budget: Budget, steps: int, tokens: int, seconds: float | int
     Args:
         budget: the budget.
         steps: optimizer steps taken.
-        tokens: tokens read by the learner.
+        units: tokens or images read by the learner, whichever its modality counts.
         seconds: wall-clock spent on training; evaluation and saving do not count.
     """
-    spent = {"steps": steps, "tokens": tokens, "seconds": seconds}[budget.unit]
+    spent = {"steps": steps, "seconds": seconds}.get(budget.unit, units)
     return min(1.0, spent / budget.amount)
 
 

@@ -21,8 +21,10 @@ from vfunc.errors import UserError, VfuncError
 from vfunc.training.budget import Budget
 from vfunc.training.config import FIELDS, GROUPS, RunConfig
 from vfunc.training.config_file import CONFIG_NAME, load_preset, load_toml
+from vfunc.training.language_rules import LANGUAGE_ONLY
 from vfunc.training.option import option_of
 from vfunc.training.resolve import Layer, flag, resolve
+from vfunc.training.run_options import VISION
 from vfunc.training.values import required
 
 PRESETS = Path(vfunc.__file__).resolve().parents[1] / "experiments" / "presets"
@@ -32,11 +34,15 @@ DESCRIPTION = """Train a learner with and without learned tasks, from one start,
 
 Without options: the embedded problem and learner, offline, in minutes on a CPU.
 
+With --modality vision: the same on pictures.
+
 Examples:
   %(prog)s --estimator unrolled --lookahead-steps 2
   %(prog)s --problem random_slips --value cosine --budget 10min
   %(prog)s --stream a.jsonl.gz --feedback b.jsonl --eval c.jsonl
   %(prog)s --preset paper_lora --device cuda
+  %(prog)s --modality vision --estimator first_order
+  %(prog)s --modality vision --feedback photos/ --learner vit_base_patch16_dinov3
   %(prog)s --config runs/x/config.toml --seed 1"""
 
 
@@ -104,8 +110,10 @@ def run_guarded(
         disk, too little memory); 130 after Ctrl-C. Other exceptions are bugs, and are raised.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    config = None
     try:
-        return main(parse(argv, presets)) or 0
+        config = parse(argv, presets)
+        return main(config) or 0
     except SystemExit as stop:  # tyro: --help or its own usage error, already printed
         if isinstance(stop.code, str):
             return _failed(stop.code, 1, argv)
@@ -119,7 +127,9 @@ def run_guarded(
         return _failed(f"{error.strerror or error}{where}", 1, argv)
     except (torch.OutOfMemoryError, MemoryError) as error:
         said = str(error).split(". ")[0] or "out of memory"
-        return _failed(f"{said}; a smaller --batch-size or --seq-len needs less", 1, argv)
+        vision = config is not None and config.run.modality == VISION
+        size = "--image-size" if vision else "--seq-len"
+        return _failed(f"{said}; a smaller --batch-size or {size} needs less", 1, argv)
     except KeyboardInterrupt as stop:
         return _failed(f"interrupted: {stop}" if str(stop) else "interrupted", 130, argv)
 
@@ -180,7 +190,10 @@ def _arguments(group: type) -> Iterator[tuple[str, Any]]:
         said = option_of(FIELDS[name])
         kind = required(hint)
         text = kind is Budget or name == "arms"  # read by the package's own grammar
-        shown = f"(default: {said.default})" if said.default not in ("", "None") else ""
+        only = "language only" if name in LANGUAGE_ONLY else ""
+        default = f"default: {said.default}" if said.default not in ("", "None") else ""
+        notes = "; ".join(filter(None, (only, default)))
+        shown = f"({notes})" if notes else ""
         argument = tyro.conf.arg(help=said.help, metavar=said.metavar, help_behavior_hint=shown)
         kind = str if text else kind
         yield name, Annotated[kind, argument]

@@ -3,7 +3,7 @@
 A `RunConfig` is complete: `vfunc.training.resolve.resolve` makes it from the options that were
 given, and fills in the rest. The command line and TOML files take the fields of its groups by
 their bare names, so no two groups share one. A default that depends on the problem or the learner
-has no value in its group but a description; `vfunc.training.resolve` has the values.
+has no value in its group but a description; `vfunc.training.defaults` has the values.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vfunc.training.method_options import (
     OptimizerOptions,
 )
 from vfunc.training.run_options import CommandOptions, DataOptions, RunOptions
+from vfunc.training.vision_options import VisionFeedbackOptions, VisionTaskOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,9 @@ class RunConfig:
 
     Fields that do nothing in a combination (`optimizer.momentum` with adamw) hold their defaults;
     so do the size and targets of a designer that is loaded, which come from its file instead.
-    Fields of the embedded problem are None with data of one's own, and the reverse. The
-    estimator's own options are None unless they were given.
+    Fields of the embedded problem are None with data of one's own, and the reverse; and so are the
+    other modality's, where they have no fixed default. The estimator's own options are None unless
+    they were given.
     """
 
     command: CommandOptions
@@ -38,6 +40,8 @@ class RunConfig:
     optimizer: OptimizerOptions
     designer: DesignerOptions
     estimator: EstimatorOptions
+    views: VisionTaskOptions
+    dense: VisionFeedbackOptions
 
     def flat(self) -> dict[str, Any]:
         """Every option by its name."""

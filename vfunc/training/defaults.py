@@ -1,9 +1,9 @@
-"""Defaults that depend on the problem, the learner and each other.
+"""Defaults that depend on the modality, the problem, the learner and each other.
 
-On the embedded problem and learner they are those that were found to show the value signal within
-minutes. Otherwise they are the paper's language experiments. What belongs to the learner (learning
-rates, the designer's size, S) follows the learner; what belongs to the data (targets, candidates,
-lengths) follows the data.
+For language, on the embedded problem and learner they are those that were found to show the value
+signal within minutes. Otherwise they are the paper's language experiments. What belongs to the
+learner (learning rates, the designer's size, S) follows the learner; what belongs to the data
+(targets, candidates, lengths) follows the data. Vision's are in `vfunc.training.vision_defaults`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from vfunc.language.arithmetic import STYLES
 from vfunc.language.streams import DEFAULT_PRESET, stream_preset
 from vfunc.training.config import FIELDS
 from vfunc.training.method_options import EMBEDDED
+from vfunc.training.run_options import VISION
+from vfunc.training.vision_defaults import VISION_ONLY, vision_defaults
 
 EMBEDDED_DATA = (
     "problem",
@@ -38,7 +40,9 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         for name, field in FIELDS.items()
         if field.default is not dataclasses.MISSING
     }
-    options = fixed | dict(given)
+    if given.get("modality") == VISION:
+        return dict.fromkeys(FIELDS) | fixed | vision_defaults(given) | dict(given)
+    options = fixed | dict.fromkeys(VISION_ONLY) | dict(given)
     for defaults in (_of_data, _of_learner, _of_optimizer, _of_designer):
         options = defaults(options) | options
     return options

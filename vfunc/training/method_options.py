@@ -32,16 +32,16 @@ ESTIMATOR_OPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """The language model that is trained."""
+    """The model that is trained."""
 
     learner: str = option(
         "A directory or Hub id that transformers loads, or 'embedded', the small base that comes "
-        "with the package.",
+        "with the package. Vision: any ViT of timm by its name, or a directory.",
         default=EMBEDDED,
         metavar="DIR|ID",
     )
     lora_rank: int = option("Train LoRA adapters of this rank; 0 trains all.", default=0, least=0)
-    lora_alpha: float = option("Scale of the adapters.", shown="twice --lora-rank", above=0)
+    lora_alpha: float | None = option("Scale of the adapters.", shown="twice --lora-rank", above=0)
     lora_dropout: float = option("Dropout on the adapters' input.", default=0.05, least=0, below=1)
     precision: Literal["float32", "bfloat16"] = option("Of the learner.", default="float32")
     device: str = option(
@@ -56,7 +56,8 @@ class OptimizerOptions:
     optimizer: Literal["adamw", "sgd"] = option("The learner's optimizer.", default="adamw")
     lr: float = option(
         "Peak learning rate.",
-        shown="1e-3 for the embedded learner, else 1.5e-5, or 2e-4 with LoRA; none for sgd",
+        shown="1e-3 for the embedded learner, else 1.5e-5, or 2e-4 with LoRA; vision: 5e-4 for "
+        "the embedded learner, else 4.15e-6; none for sgd",
         above=0,
     )
     betas: tuple[float, float] = option(
@@ -67,11 +68,13 @@ class OptimizerOptions:
         below=1,
     )
     momentum: float = option("sgd's momentum.", default=0.0, least=0, below=1)
-    weight_decay: float = option("Weight decay (decoupled in AdamW).", default=0.0, least=0)
+    weight_decay: float = option(
+        "Weight decay (decoupled in AdamW).", default=0.0, shown="0; vision: 0.04", least=0
+    )
     clip: float = option("Largest norm of the gradient; 0 never clips.", default=1.0, least=0)
     warmup: float = option(
         "Fraction of the budget over which the learning rate rises.",
-        shown="0.05 for the embedded learner, else 0.03",
+        shown="0.05 for the embedded learner and for vision, else 0.03",
         least=0,
         below=1,
     )
@@ -86,14 +89,14 @@ class OptimizerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DesignerOptions:
-    """The model that turns each text into soft targets, and how it is trained."""
+    """The model that turns each text into soft targets, or each picture into a view."""
 
-    targets: Form = option(
+    targets: Form | None = option(
         "What is learned of the targets: the gate between text and learner; also a bounded shift "
         "of the learner's probabilities; or a free distribution over candidates (the paper's).",
         shown="gate on the embedded problem, else free",
     )
-    alpha_max: float = option(
+    alpha_max: float | None = option(
         "Largest share of target mass that may leave the text's own token.",
         shown="1 for gate, else 0.5",
         least=0,
@@ -102,16 +105,21 @@ class DesignerOptions:
     shift_bound: float = option(
         "Largest shift of a log-probability for --targets bounded, in nats.", default=1.0, above=0
     )
-    top_k: int = option(
+    top_k: int | None = option(
         "Candidate tokens at each position: the text's own, and the learner's best others.",
         shown="16 on the embedded problem, else 64",
         least=2,
     )
     designer_width: int = option(
-        "Hidden size.", shown="48 for the embedded learner, else 256", least=2
+        "Hidden size. Vision: channels at half resolution, or the transformer's hidden size.",
+        shown="48 for the embedded learner, else 256; vision: 16 or 32, dit 48 or 192",
+        least=2,
     )
     designer_layers: int = option(
-        "Transformer blocks.", shown="1 for the embedded learner, else 6", least=1
+        "Transformer blocks. Vision: of a U-Net the levels below full resolution, of a photometric "
+        "head the convolutions.",
+        shown="1 for the embedded learner, else 6; vision: 3, dit 2 or 4",
+        least=1,
     )
     designer_heads: int = option("Attention heads; they divide the width.", default=4, least=1)
     designer_features: bool = option(
@@ -119,10 +127,10 @@ class DesignerOptions:
     )
     designer_lr: float = option(
         "Learning rate of the designer's Adam.",
-        shown="4e-3 for the embedded learner, else 1e-4",
+        shown="4e-3 for the embedded learner, else 1e-4; vision: 1e-3 or 1.54e-4",
         above=0,
     )
-    gate_penalty: float = option(
+    gate_penalty: float | None = option(
         "Weight of the penalty on the mean gate.", shown="0.3 for bounded, else 0", least=0
     )
     moved_penalty: float = option(
@@ -131,7 +139,8 @@ class DesignerOptions:
         least=0,
     )
     designer: str | None = option(
-        "Start from a saved designer; its size and form of targets hold.",
+        "Start from a saved designer; its size and form of targets (vision: its kind, keep ratio "
+        "and blur) hold.",
         default=None,
         shown="a new one",
         metavar="PATH",
@@ -224,10 +233,12 @@ class EstimatorOptions:
     align: str = option(
         "Parameters over which value is taken: all, last:N (blocks), lora, lora:last:N or "
         "re:PATTERN.",
-        shown="all for the embedded learner, else last:2, or lora:last:2 with LoRA",
+        shown="all for the embedded learner, else last:2, or lora:last:2 with LoRA; vision: last:2",
         metavar="SUBSET",
     )
-    meta_period: int = option("Micro-batches between designer updates.", default=8, least=1)
+    meta_period: int = option(
+        "Micro-batches between designer updates.", default=8, shown="8; vision: 4", least=1
+    )
     burn_in: int = option(
         "Micro-batches before the designer's first update; until then its arm is the baseline.",
         default=0,

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Literal, get_origin
 
 from vfunc.errors import UserError
+from vfunc.report.measures import LOSS
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import assemble
 from vfunc.training.command_line import PRESETS, given_on_command_line, parse
 from vfunc.training.config import COMMAND, FIELDS, TYPES, RunConfig
 from vfunc.training.config_file import load_toml
+from vfunc.training.finished_runs import language_metrics
 from vfunc.training.resolve import default_name, estimator_options, flag, resolve
 from vfunc.training.run_directory import RunDirectory
+from vfunc.training.run_options import VISION
 from vfunc.training.values import nearest, required
+from vfunc.workload import Metric
 
 BARRED = {
     "seed": "every run has its own; give --seeds",
@@ -125,18 +129,24 @@ def plan(
         directory = RunDirectory(place / f"seed{seed}")
         command = replace(config.command, name=directory.path.name, runs_dir=str(place))
         planned.append(PlannedRun(setting.label, replace(config, command=command), directory))
+    if len({one.config.run.modality for one in planned}) > 1:
+        raise UserError("--vary: runs of two modalities are not compared; vary within one")
     if len({one.directory.path for one in planned}) < len(planned):
         raise UserError("--vary: two of the values would have the same directory")
     assert folder is not None
     return folder, planned
 
 
-def check(planned: Sequence[PlannedRun]) -> None:
+def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
     """Refuse before the first run what a later one would stumble over.
 
+    Args:
+        planned: the runs.
+        primary: the metric that the comparison is to be about, if one is asked for.
+
     Raises:
-        UserError: a run is there that was made with other options, or a setting's learner or data
-            cannot be loaded or do not fit together.
+        UserError: a run is there that was made with other options, a setting's learner or data
+            cannot be loaded or do not fit together, or no run measures the primary metric.
     """
     loaded = set()
     for one in planned:
@@ -153,13 +163,24 @@ def check(planned: Sequence[PlannedRun]) -> None:
                 f"{path} was run with other options ({told}); give --name for another comparison, "
                 "or --overwrite to replace it"
             )
-    if len({one.setting for one in planned}) == 1 and not planned[0].config.command.dry_run:
+    named = primary not in (None, LOSS)
+    if named and planned[0].config.run.modality != VISION:
+        _require_metric(primary, language_metrics())
+        named = False  # known without loading anything
+    several = len({one.setting for one in planned}) > 1
+    if not (several or named or planned[0].config.command.dry_run):
         return  # the first run loads what the others need, before it writes anything
     for one in planned:
         if one.state != "finished" and one.setting not in loaded:
             loaded.add(one.setting)
             with _naming(one.setting):
-                assemble(one.config)
+                _require_metric(primary, assemble(one.config).workload.metrics)
+
+
+def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:
+    known = [metric.name for metric in metrics]
+    if primary is not None and primary not in known:
+        raise UserError(f"--primary {primary}: there is no such metric; give {' or '.join(known)}")
 
 
 def _arguments(name: str, value: str) -> tuple[str, ...]:

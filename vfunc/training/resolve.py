@@ -18,7 +18,9 @@ from vfunc.training.applicability import useless_options
 from vfunc.training.config import GROUPS, RunConfig
 from vfunc.training.defaults import with_defaults
 from vfunc.training.method_options import ESTIMATOR_OPTIONS
+from vfunc.training.run_options import VISION
 from vfunc.training.values import check_bounds, check_combination, typed_value
+from vfunc.training.vision_rules import PUBLIC
 
 COMMAND_LINE = "the command line"
 
@@ -82,11 +84,19 @@ def estimator_options(config: RunConfig) -> dict[str, Any]:
 
 
 def default_name(config: RunConfig) -> str:
-    """A name for a run that was given none: its data, estimator and seed."""
-    source = config.data.problem or (config.data.stream or ("",))[0]
-    stem = source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].split(".")[0]
+    """A name for a run that was given none: its data, what is learned, estimator and seed."""
     estimator = config.estimator.estimator.rsplit(":", 1)[-1]
-    return f"{stem}-{estimator}-seed{config.run.seed}"
+    if config.run.modality == VISION:
+        source = (config.data.feedback or ("scenes",))[0]
+        public = PUBLIC.fullmatch(source)
+        learned = f"{public.group(1) if public else _stem(source)}-{config.views.objective}"
+    else:
+        learned = _stem(config.data.problem or (config.data.stream or ("",))[0])
+    return f"{learned}-{estimator}-seed{config.run.seed}"
+
+
+def _stem(source: str) -> str:
+    return source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].split(".")[0]
 
 
 def named(name: str, origin: str) -> str:

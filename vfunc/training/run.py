@@ -39,8 +39,11 @@ from vfunc.workload import Evaluation
 class RunLog:
     """An arm's news: to the event log, the display, and the checkpoint file."""
 
-    def __init__(self, events: EventLog, display: Progress, checkpoint: Path) -> None:
+    def __init__(
+        self, events: EventLog, display: Progress, checkpoint: Path, unit: str = "tokens"
+    ) -> None:
         self._events, self._display, self._checkpoint = events, display, checkpoint
+        self._rate = f"{unit}_per_second"
         self._latest: dict[str, float] = {}
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -57,11 +60,12 @@ class RunLog:
 
     def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
         """See `vfunc.training.loop.Log`; the display keeps the last value that was estimated."""
-        self._latest |= {name: fields[name] for name in ("value", "gate") if name in fields}
+        shown = ("value", "gate", "kept")
+        self._latest |= {name: fields[name] for name in shown if name in fields}
         status = Status(
             step=fields["step"],
-            tokens_per_second=fields["units_a_second"],
             loss=fields["train_loss"],
+            **{self._rate: fields["units_a_second"]},
             **self._latest,
         )
         self._display.update(fraction, status)
@@ -194,7 +198,7 @@ def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:
         EventLog(directory.events) as events,
         progress(name, start=_spent(config, state.counters)) as display,
     ):
-        log = RunLog(events, display, checkpoint)
+        log = RunLog(events, display, checkpoint, parts.workload.unit)
         began = time.perf_counter()
         evaluation = run_arm(
             arm, state, parts.workload, estimator, step_options(config), arm_plan(config), log

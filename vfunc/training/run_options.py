@@ -1,4 +1,4 @@
-"""Options of the command, the run and its data."""
+"""Options of the command, the run and its data, for both modalities."""
 
 # ruff: noqa: RUF009 (`option` returns a dataclass field, as `field` does)
 
@@ -12,6 +12,8 @@ from vfunc.training.arms import ARMS
 from vfunc.training.budget import Budget
 from vfunc.training.option import option
 
+VISION = "vision"
+Modality = Literal["language", "vision"]
 Problem = Literal["careless_everywhere", "careless_source", "random_slips", "style_shift"]
 
 
@@ -31,7 +33,7 @@ class CommandOptions:
     name: str | None = option(
         "Name of the run, and of its directory.",
         default=None,
-        shown="made from problem, estimator and seed, with a number if taken",
+        shown="made from data, estimator and seed, with a number if taken",
         metavar="NAME",
     )
     runs_dir: str = option("Directory that holds the runs.", default="runs", metavar="DIR")
@@ -50,23 +52,29 @@ class CommandOptions:
 class RunOptions:
     """What to compare, for how long."""
 
+    modality: Modality = option(
+        "What is learned on: text, or pictures. Options of the other one are refused.",
+        default="language",
+    )
     arms: tuple[str, ...] = option(
         "Ways of training to compare, separated by commas, each from the same start: "
         + ", ".join(ARMS)
-        + " (known_wrong only on the embedded problem).",
+        + " (known_wrong only on the embedded problem; vision has the first four).",
         default=("baseline", "vpretraining"),
         shown="baseline,vpretraining",
         metavar="ARM,ARM",
     )
     budget: Budget = option(
-        "What each arm may spend: 500steps, 2Mtokens, 60s, 10min, 1h. Evaluation and saving do "
-        "not count.",
+        "What each arm may spend: 500steps, 2Mtokens, 50kimages, 60s, 10min, 1h. Evaluation and "
+        "saving do not count.",
         default=Budget(300, "steps"),
+        shown="300steps; vision: 160steps for the embedded learner",
         metavar="BUDGET",
     )
     seed: int = option("Of everything that is drawn.", default=0, least=0)
     fixed_alpha: float = option(
-        "Share of target mass that uniform_smoothing and self_distillation move.",
+        "Share of target mass that uniform_smoothing and self_distillation move; vision: share of "
+        "the blurred picture in every view of uniform_smoothing.",
         default=0.5,
         above=0,
         most=1,
@@ -138,7 +146,7 @@ class DataOptions:
     )
     stream_size: int | None = option(
         "Embedded: distinct problems in the stream; it is read again from the start when it ends.",
-        shown="10000",
+        shown="10000; vision: 4096 scenes",
         least=1,
     )
     eval_split: Literal["validation", "test"] | None = option(
@@ -146,22 +154,24 @@ class DataOptions:
     )
     stream: tuple[str, ...] | None = option(
         "Unlabeled text to train on: a .jsonl, .jsonl.gz or .txt file, or a Hub data set "
-        "ID[:CONFIG[:SPLIT]]. Several are read in turn, a sequence of each.",
+        "ID[:CONFIG[:SPLIT]]. Several are read in turn, a sequence of each. Vision: a folder of "
+        "pictures, or ade20k, nyuv2 or imagenet: from the Hub, or with :DIR from a copy.",
         default=None,
-        shown="the embedded problem's",
+        shown="the embedded problem's; vision: the training pictures of --feedback",
         metavar="SOURCE [SOURCE ...]",
     )
     feedback: tuple[str, ...] | None = option(
         "Labelled examples that only the value signal sees; with --stream. Several are as many "
-        "feedback tasks.",
+        "feedback tasks. Vision: a folder of pictures with label or depth maps, or a public data "
+        "set as above; it is enough by itself.",
         default=None,
         shown="the embedded problem's",
         metavar="SOURCE [SOURCE ...]",
     )
     eval: str | None = option(
-        "Held-out examples to evaluate on; with --stream.",
+        "Held-out examples to evaluate on; with --stream. Vision: a folder like --feedback's.",
         default=None,
-        shown="the embedded problem's",
+        shown="the embedded problem's; vision: held-out pictures of --feedback",
         metavar="SOURCE",
     )
     stream_fields: str | None = option(
@@ -186,7 +196,10 @@ class DataOptions:
         least=1,
     )
     feedback_size: int = option(
-        "Feedback examples to use, of each --feedback.", default=1024, least=1
+        "Feedback examples to use, of each --feedback.",
+        default=1024,
+        shown="1024; vision: 512",
+        least=1,
     )
     feedback_kind: Literal["worked", "reward"] = option(
         "What feedback measures: the loss on worked solutions, or the reward of completions that "
@@ -215,19 +228,25 @@ class DataOptions:
         default="sum",
     )
     normalise_feedback: bool = option(
-        "Several feedback tasks: divide each one's loss by its gradient's norm.", default=False
+        "Several feedback tasks (vision: --labels): divide each one's loss by its gradient's norm.",
+        default=False,
     )
     eval_size: int = option(
-        "Held-out examples to evaluate on.", shown="512 embedded, else 256", least=1
+        "Held-out examples to evaluate on, at most.",
+        shown="512 embedded, else 256; vision: 256 embedded, else 2000",
+        least=1,
     )
-    seq_len: int = option(
+    seq_len: int | None = option(
         "Longest sequence, in tokens.", shown="128 on the embedded problem, else 512", least=2
     )
     batch_size: int = option(
-        "Sequences in a micro-batch.",
-        shown="32 on the embedded problem; else 4, or 8 for the embedded learner",
+        "Sequences, or pictures, in a micro-batch.",
+        shown="32 on the embedded problem; else 4, or 8 for the embedded learner; vision: 32 for "
+        "the embedded learner, else 256",
         least=1,
     )
     feedback_batch_size: int = option(
-        "Feedback examples in an estimate, shared by the tasks.", shown="as --batch-size", least=1
+        "Feedback examples in an estimate, shared by the tasks.",
+        shown="as --batch-size; vision: 32",
+        least=1,
     )

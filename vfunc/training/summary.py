@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from vfunc.evaluation.pass_at_k import holm, paired_difference
+from vfunc.evaluation.pass_at_k import PairedDifference, holm, paired_difference
 from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
+from vfunc.report.against_baseline import baseline_table
+from vfunc.report.arms import Against, ArmRow, arms_table, judged
 from vfunc.report.events import read_events
+from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
-from vfunc.report.table import ArmRow, ProbeRow, arms_table, markdown, probe_table, write_text
+from vfunc.report.table import BASELINE, ProbeRow, markdown, probe_table, write_text
 from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
 from vfunc.training.config import COMMAND
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
-from vfunc.workload import Workload
+from vfunc.workload import Metric, Workload
 
-BASELINE = "baseline"
+_ERROR = "_standard_error"
 
 
 def describe_run(parts: Assembled) -> str:
@@ -48,7 +52,9 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     """
     results = {name: directory.finished(name) for name in parts.config.run.arms}
     arms: dict[str, dict[str, Any]] = {k: r for k, r in results.items() if r is not None}
-    comparisons = compare_with_baseline(arms)
+    workload = parts.workload
+    measures = Measures(workload.unit, workload.metrics)
+    comparisons = compare_with_baseline(arms, measures.metrics)
     start = json.loads(directory.start.read_text(encoding="utf-8"))
     events = read_events(directory.events)
     probes = probe_summaries(events)
@@ -57,7 +63,9 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
         {
             "config": {k: _plain(v) for k, v in parts.config.flat().items() if k not in COMMAND},
             **provenance(parts.device),
-            "data": dict(parts.workload.summary()),
+            "data": dict(workload.summary()),
+            "unit": measures.unit,
+            "metrics": [asdict(metric) for metric in measures.metrics],
             "arms": {
                 name: {k: v for k, v in result.items() if k != "outcomes"}
                 for name, result in arms.items()
@@ -67,18 +75,19 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
             "probe": {arm: [vars(s) for s in rows] for arm, rows in probes.items()},
         },
     )
-    rows = [_start_row(start), *(_row(arms[name], comparisons.get(name)) for name in arms)]
-    table = arms_table(rows)
-    tables = [table]
-    for arm, rows in probes.items():
-        probe = probe_table([_probe_row(row) for row in rows])
+    rows = [_row(arms[name], comparisons.get(name, {}), measures) for name in arms]
+    tables = [arms_table([_start_row(start, measures), *rows], measures)]
+    if len(judged(rows, measures)) > 1 and comparisons:
+        tables.append(baseline_table(rows, measures))
+    write_text(tables, directory.path / "table.txt")
+    for arm, summaries in probes.items():
+        probe = probe_table([_probe_row(s) for s in summaries], unit=measures.loss_unit)
         probe.title = f"one-step probe, {arm}"
         tables.append(probe)
     text = "\n".join((f"### {t.title}\n\n" if t.title else "") + markdown(t) for t in tables)
     (directory.path / "table.md").write_text(text, encoding="utf-8")
-    write_text(table, directory.path / "table.txt")
     directory.plots.mkdir(exist_ok=True)
-    written = _plots(parts.workload, events, directory.plots)
+    written = _plots(workload, measures, events, directory.plots)
     for t in tables:
         console.print()
         console.print(t)
@@ -88,11 +97,14 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     console.print("learners learners/<arm>, designers/<arm>.safetensors", highlight=False)
 
 
-def compare_with_baseline(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def compare_with_baseline(
+    arms: Mapping[str, Mapping[str, Any]], metrics: Sequence[Metric]
+) -> dict[str, dict[str, Any]]:
     """Each arm against the baseline on the same examples, Holm-corrected over arms.
 
-    The loss's difference is over examples (each one's mean over its tokens), Pass@1's over
-    problems.
+    A metric is compared where it has a number for each example: the loss of a completion (its mean
+    over tokens), a problem's Pass@1, a picture's error. Examples without a number in either arm (a
+    picture without labels) are left out; nothing is compared where one arm alone has none.
 
     Returns:
         By arm and metric: difference, standard_error, p_value, p_value_holm.
@@ -101,15 +113,24 @@ def compare_with_baseline(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, di
         return {}
     others = [name for name in arms if name != BASELINE]
     compared: dict[str, dict[str, Any]] = {name: {} for name in others}
-    for metric in ("loss", "pass_at_1"):
-        base = arms[BASELINE]["outcomes"].get(metric)
-        if base is None:
-            continue
-        found = {name: paired_difference(arms[name]["outcomes"][metric], base) for name in others}
+    for metric in metrics:
+        outcomes = {name: arm["outcomes"].get(metric.outcomes) for name, arm in arms.items()}
+        tried = {name: _paired(outcomes[name], outcomes[BASELINE]) for name in others}
+        found = {name: d for name, d in tried.items() if d is not None}
         adjusted = holm([d.p_value for d in found.values()]) if found else []
         for (name, d), p in zip(found.items(), adjusted, strict=True):
-            compared[name][metric] = {**d._asdict(), "p_value_holm": p}
+            compared[name][metric.name] = {**d._asdict(), "p_value_holm": p}
     return compared
+
+
+def _paired(
+    arm: Sequence[float | None] | None, base: Sequence[float | None] | None
+) -> PairedDifference | None:
+    """The paired difference, or None where the two are not of the same two or more examples."""
+    if arm is None or base is None or [x is None for x in arm] != [x is None for x in base]:
+        return None
+    a, b = ([x for x in numbers if x is not None] for numbers in (arm, base))
+    return paired_difference(a, b) if len(a) > 1 else None
 
 
 def probe_summaries(events: list[dict[str, Any]]) -> dict[str, list[ProbeSummary]]:
@@ -124,33 +145,34 @@ def probe_summaries(events: list[dict[str, Any]]) -> dict[str, list[ProbeSummary
     return {arm: summarise(found) for arm, found in points.items()}
 
 
-def _start_row(metrics: Mapping[str, Any]) -> ArmRow:
+def _start_row(metrics: Mapping[str, Any], measures: Measures) -> ArmRow:
+    return ArmRow("start", 0, 0, 0.0, *_figures(metrics, measures))
+
+
+def _row(result: Mapping[str, Any], compared: Mapping[str, Any], measures: Measures) -> ArmRow:
+    seconds, units = result["seconds"], result[measures.unit]
     return ArmRow(
-        arm="start",
-        steps=0,
-        tokens=0,
-        tokens_per_second=0.0,
-        heldout_loss=metrics["loss"],
-        pass_at_1=metrics.get("pass_at_1"),
-        pass_at_1_error=metrics.get("pass_at_1_standard_error"),
+        result["arm"],
+        result["steps"],
+        units,
+        units / seconds if seconds else 0.0,
+        *_figures(result["metrics"], measures),
+        {
+            name: Against(d["difference"], d["standard_error"], d["p_value_holm"])
+            for name, d in compared.items()
+        },
     )
 
 
-def _row(result: Mapping[str, Any], compared: Mapping[str, Any] | None) -> ArmRow:
-    metrics = result["metrics"]
-    solved = (compared or {}).get("pass_at_1")
-    seconds = result["seconds"]
-    return ArmRow(
-        arm=result["arm"],
-        steps=result["steps"],
-        tokens=result["tokens"],
-        tokens_per_second=result["tokens"] / seconds if seconds else 0.0,
-        heldout_loss=metrics["loss"],
-        pass_at_1=metrics.get("pass_at_1"),
-        pass_at_1_error=metrics.get("pass_at_1_standard_error"),
-        difference=solved["difference"] if solved else None,
-        difference_error=solved["standard_error"] if solved else None,
-        p_value=solved["p_value_holm"] if solved else None,
+def _figures(
+    metrics: Mapping[str, Any], measures: Measures
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Of every metric that was measured the figure, and its standard error where there is one."""
+    names = [m.name for m in measures.metrics if metrics.get(m.name) is not None]
+    errors = {name: metrics.get(f"{name}{_ERROR}") for name in names}
+    return (
+        {name: metrics[name] for name in names},
+        {name: error for name, error in errors.items() if error is not None},
     )
 
 
@@ -165,19 +187,21 @@ def _probe_row(summary: ProbeSummary) -> ProbeRow:
     )
 
 
-def _plots(workload: Workload, events: list[dict[str, Any]], folder: Path) -> list[Path]:
+def _plots(
+    workload: Workload, measures: Measures, events: list[dict[str, Any]], folder: Path
+) -> list[Path]:
     """Draw what there is to draw: curves, the probe, the value map."""
+    unit = measures.loss_unit
     written = [folder / "learning_curves.png"]
-    # Pass@1 is measured at the end alone, and has no curve
-    curves = [{k: v for k, v in e.items() if k != "pass_at_1"} for e in events]
-    learning_curves(curves, written[0])
+    learning_curves(events, written[0], measures)
     if any("value" in e for e in events):
         written.append(folder / "value_curves.png")
-        value_curves([_without_repeats(e) for e in events if e["kind"] == "step"], written[-1])
+        steps = [_without_repeats(e) for e in events if e["kind"] == "step"]
+        value_curves(steps, written[-1], unit=unit)
     points = _probe_points(events)
     if points:
         written.append(folder / "probe.png")
-        probe_scatter(points, written[-1])
+        probe_scatter(points, written[-1], unit=unit)
     for e in events:
         if e["kind"] == "value_map":
             written.append(folder / f"value_map_{e['arm']}.png")

@@ -11,16 +11,17 @@ from typing import Any, Literal, get_args, get_origin
 from beartype.door import is_bearable
 
 from vfunc.errors import UserError
-from vfunc.training.applicability import task_count
 from vfunc.training.arms import ARMS
 from vfunc.training.budget import Budget, parse_budget
 from vfunc.training.config import FIELDS, TYPES
+from vfunc.training.language_rules import check_language
 from vfunc.training.option import option_of
+from vfunc.training.run_options import VISION
+from vfunc.training.vision_rules import check_labels, check_vision
 
 _SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _RUN_NAME = re.compile(r"\w[\w.+=,@ -]*")
-_TOGETHER = ("stream", "feedback", "eval")
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -104,6 +105,8 @@ def check_bounds(name: str, value: Any, where: str) -> None:
             raise UserError(f"{where} must be {wanted or 'finite'}, not {number}")
     if name == "arms":
         _check_arms(value, where)
+    if name == "labels":
+        check_labels(value, where)
     if name == "align" and not _SUBSET.fullmatch(value):
         raise UserError(
             f"{where} must be all, last:N, lora, lora:last:N or re:PATTERN, not {value!r}"
@@ -128,83 +131,20 @@ def check_combination(given: Mapping[str, Any], options: Mapping[str, Any]) -> N
     Raises:
         UserError: the first contradiction, and how to resolve it.
     """
-    missing = [name for name in _TOGETHER if name not in given]
-    if 0 < len(missing) < len(_TOGETHER):
-        lacking = " and ".join(f"--{name}" for name in missing)
+    modality, budget = options["modality"], options["budget"]
+    foreign = {VISION: "tokens"}.get(modality, "images")
+    if budget.unit == foreign:
+        counted = "images" if foreign == "tokens" else "tokens"
         raise UserError(
-            f"data of your own needs --stream, --feedback and --eval together; {lacking} is missing"
+            f"--budget {budget}: --modality {modality} counts {counted}; give {counted}, steps or "
+            "a time"
         )
-    if "known_wrong" in options["arms"] and not missing:
-        raise UserError(
-            "the arm known_wrong has to be told which tokens are wrong, which only the embedded "
-            "problem can; take it out of --arms, or drop --stream"
-        )
-    _check_feedback_tasks(options)
+    if modality == VISION:
+        check_vision(options)
+    else:
+        check_language(given, options)
     if options["optimizer"] == "sgd" and "lr" not in given:
         raise UserError("--optimizer sgd has no learning rate that suits most learners; give --lr")
-    width, heads = options["designer_width"], options["designer_heads"]
-    if width % heads or width % 2:
-        raise UserError(
-            f"--designer-width {width} must be even and divisible by --designer-heads {heads}"
-        )
-    if options["levels"] is not None and not any(options["levels"]):
-        raise UserError("--levels gives every level weight 0; give one a weight above 0")
-    differentiated = options["truncate"] or options["lookahead_steps"] or 1
-    if options["engine"] == "linear" and differentiated > 1:
-        raise UserError(
-            "--engine linear gives no Hessian-vector product, which --lookahead-steps above 1 "
-            "needs; give auto, reverse, forward or finite_difference"
-        )
-    align = options["align"]
-    if align.startswith("lora") and options["learner"] == "embedded" and not options["lora_rank"]:
-        raise UserError(
-            f"--align {align} needs adapters, which the embedded learner has not; give --lora-rank"
-        )
-
-
-def _check_feedback_tasks(options: Mapping[str, Any]) -> None:
-    """Several feedback tasks: weights for all, examples of all, and text of all to match."""
-    count = task_count(options)
-    if count == 1:
-        return
-    weights = options["feedback_weights"]
-    if weights is not None and (len(weights) != count or not any(weights)):
-        raise UserError(
-            f"--feedback-weights {' '.join(f'{w:g}' for w in weights)}: give {count} weights, one "
-            "a feedback task, not all 0"
-        )
-    if options["feedback_batch_size"] < count:
-        raise UserError(
-            f"--feedback-batch-size {options['feedback_batch_size']} is below the {count} feedback "
-            "tasks that share it"
-        )
-    embedded = options["stream"] is None
-    if embedded and options["eval_forum_share"] in (0, 1):
-        raise UserError(
-            "--feedback-tasks styles needs both; set --eval-forum-share between 0 and 1"
-        )
-    if options["feedback_combine"] == "sum":
-        return
-    if embedded and options["forum_share"] in (0, 1):
-        raise UserError(
-            "--feedback-combine matched needs text of both styles; set --forum-share between 0 "
-            "and 1"
-        )
-    if not embedded and len(options["stream"]) != count:
-        raise UserError(
-            f"--feedback-combine matched needs a --stream for each --feedback, in the same order; "
-            f"there are {len(options['stream'])} and {count}"
-        )
-    if options["batch_size"] < count:
-        raise UserError(
-            f"--batch-size {options['batch_size']} is below the {count} domains that a micro-batch "
-            "has to hold"
-        )
-    if options["estimate_mode"] == "train":
-        raise UserError(
-            "--estimate-mode train repeats the dropout of whole micro-batches, which "
-            "--feedback-combine matched divides by domain; leave one of them out"
-        )
 
 
 def _check_arms(arms: tuple[str, ...], where: str) -> None:

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vfunc.learner import FunctionalLearner, mode
 from vfunc.precision import autocast
@@ -87,7 +86,7 @@ class VisionLearner:
         views that it sees. With a split, "views edge" carries phi and "views" is a constant, which
         the layers above S's edge take no more from than the number of patches.
         """
-        batch = replace(observed.batch, views=views)
+        batch = observed.batch
         with self._as_estimated():
             targets, _ = self.objective.targets(self.functional.module, batch, views)
             edges = dict(observed.edges)
@@ -104,12 +103,8 @@ class VisionLearner:
         }
 
     def outputs(self, theta: Params, task: Task) -> Tensor:
-        """The outputs of the student's calls, one after another along the first dimension.
-
-        Attention runs by its plain formula: fused kernels have neither a double backward nor a
-        forward mode.
-        """
-        with self._as_estimated(), sdpa_kernel(SDPBackend.MATH):
+        """The outputs of the student's calls, one after another along the first dimension."""
+        with self._as_estimated():
             return torch.cat(
                 [
                     self._output(theta, call, task.get(_edge(name)))

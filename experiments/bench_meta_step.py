@@ -1,0 +1,248 @@
+"""What a designer's update costs in vision: `python experiments/bench_meta_step.py --help`."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from vfunc import trees
+from vfunc.errors import UserError
+from vfunc.problem import ValueProblem, construct_task, feedback_gradient
+from vfunc.pullback import pull_back
+from vfunc.split import Splits, Whole
+from vfunc.training.arms import ARMS
+from vfunc.training.assemble import Assembled, assemble, step_options
+from vfunc.training.command_line import parse, run_guarded
+from vfunc.training.state import ArmState, new_arm_state
+from vfunc.training.step import micro_batch, optimizer_step, value_problem
+from vfunc.vision.workload import VisionWorkload
+
+DESCRIPTION = """Time a designer's update against a plain self-supervised step, piece by piece.
+
+It takes run.py's options for --modality vision (see run.py --help). The *plain step* is the
+baseline's: teacher, student, backward, clipping, optimizer, teacher's average; crops are cut
+beforehand. The *meta step* is the pullback of g_down to the designer, the regularisers, and the
+designer's optimizer step, on --meta-batch-size pictures. The gradient of L_down and the heads'
+refit have rows of their own. The floor is the same ratio counted in floating-point operations of
+matrix products, convolutions and attention.
+
+Every piece is timed in turn with a plain step in the same process; the table shows the median
+ratio, and the least and the most.
+
+Examples:
+  %(prog)s
+  %(prog)s --engine forward --align last:1
+  %(prog)s --objective ijepa --repeats 50"""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How often to measure."""
+
+    repeats: Annotated[int, tyro.conf.arg(help="Paired repeats of each piece.")] = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One piece: its name, its time over a plain step's (median, least, most), and the floor."""
+
+    name: str
+    ratio: tuple[float, float, float]
+    floor: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out a command line; errors and exit codes are those of run.py."""
+    debug = [word for word in argv if word in ("--debug", "--no-debug")]
+    return run_guarded(lambda _: measure(argv), debug)
+
+
+def measure(argv: Sequence[str]) -> None:
+    """Measure, and print the table.
+
+    Raises:
+        UserError: the user's mistake.
+    """
+    program = Path(sys.argv[0]).name
+    options, rest = tyro.cli(
+        BenchOptions,
+        args=list(argv),
+        prog=program,
+        description=DESCRIPTION.replace("%(prog)s", program),
+        return_unknown_args=True,
+    )
+    if options.repeats < 1:
+        raise UserError("--repeats must be at least 1")
+    config = parse(["--modality", "vision", *rest])
+    parts = assemble(config)
+    rows = rows_of(parts, options.repeats)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(
+        f"{config.views.objective}, S = {config.estimator.align}, {config.data.batch_size} "
+        f"pictures a step, {config.views.meta_batch_size} of them in an estimate, on "
+        f"{parts.device} with {torch.get_num_threads()} threads",
+        highlight=False,
+    )
+    console.print(table(rows))
+
+
+def rows_of(parts: Assembled, repeats: int) -> list[Row]:
+    """The pieces, each over a plain step: with the split at S's lower edge and without."""
+    workload = parts.workload
+    assert isinstance(workload, VisionWorkload)
+    state = _state(parts)
+    batch, feedback = workload.batch(0), workload.feedback(0)
+    plain = _plain_step(workload, state, parts, batch)
+    functional = state.functional
+    observed = (workload.look_ahead(state.learner, batch),)
+    options = step_options(parts.config)
+    problem = value_problem(state, workload, options, observed, feedback, None)
+    uncut = replace(workload, splits=_never(state))
+    whole = value_problem(state, uncut, options, observed, feedback, None)
+    _, g_down = feedback_gradient(problem, functional.theta)
+
+    def refit() -> None:
+        workload.downstream(functional, feedback.heads, feedback.meta)
+
+    pieces: dict[str, Callable[[], object]] = {
+        "meta step, split": _meta_step(workload, state, problem, g_down, parts),
+        "meta step, whole": _meta_step(uncut, state, whole, g_down, parts),
+        "gradient of L_down": lambda: feedback_gradient(problem, functional.theta),
+        "refit of the heads": refit,
+    }
+    if not problem.split.startswith("the lower"):  # nothing to cut off
+        pieces["meta step"] = pieces.pop("meta step, whole")
+        del pieces["meta step, split"]
+    for piece in (plain, *pieces.values()):  # first calls set kernels up
+        piece()
+    own = _flops(plain)
+    rows = []
+    for name, piece in pieces.items():
+        ratios = []
+        for _ in range(repeats):
+            step = _seconds(plain, parts.device)
+            ratios.append(_seconds(piece, parts.device) / step)
+        rows.append(
+            Row(name, (statistics.median(ratios), min(ratios), max(ratios)), _flops(piece) / own)
+        )
+    return rows
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The measurements, a row a piece."""
+    drawn = Table(box=None, header_style="bold")
+    drawn.add_column("piece")
+    drawn.add_column("time over a plain step", justify="right")
+    drawn.add_column("floor (operations)", justify="right")
+    for row in rows:
+        drawn.add_row(row.name, "{:.2f} ({:.2f}-{:.2f})".format(*row.ratio), f"{row.floor:.2f}")
+    return drawn
+
+
+def _state(parts: Assembled) -> ArmState:
+    config = parts.config
+    torch.manual_seed(config.run.seed)
+    return new_arm_state(
+        parts.learner,
+        config.estimator.align,
+        config.optimizer,
+        parts.workload.new_designer(),
+        config.designer.designer_lr,
+        parts.device,
+    )
+
+
+def _plain_step(
+    workload: VisionWorkload, state: ArmState, parts: Assembled, batch: object
+) -> Callable[[], None]:
+    """The baseline's own step, on crops that are there."""
+    options = replace(step_options(parts.config), accumulate=1)
+    ready = _Ready(workload, batch)
+
+    def step() -> None:
+        taken = micro_batch(ARMS["baseline"], state, ready, None, options)  # type: ignore[arg-type]
+        optimizer_step(ARMS["baseline"], state, options)
+        workload.stepped(state.learner, [taken.carried], 0.5)
+
+    return step
+
+
+class _Ready:
+    """A workload whose every micro-batch is one that has been cut already."""
+
+    def __init__(self, workload: VisionWorkload, batch: object) -> None:
+        self._workload, self._batch = workload, batch
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._workload, name)
+
+    def batch(self, position: int) -> object:
+        return self._batch
+
+
+def _never(state: ArmState) -> Splits:
+    """Splits that cut this learner nowhere."""
+    splits = Splits()
+    splits.of(state.functional, lambda: Whole("not cut, to compare"))
+    return splits
+
+
+def _meta_step(
+    workload: VisionWorkload,
+    state: ArmState,
+    problem: ValueProblem,
+    w: trees.Params,
+    parts: Assembled,
+) -> Callable[[], None]:
+    """Pullback, regularisers, and the designer's optimizer step."""
+    designer, optimizer = state.designer, state.designer_optimizer
+    assert designer is not None and optimizer is not None
+    engine = parts.config.estimator.engine or "auto"
+    penalties = step_options(parts.config).penalties
+    theta = state.functional.theta
+
+    def step() -> None:
+        phi = trees.detach(dict(designer.named_parameters()))
+        construction = construct_task(problem, phi, problem.batches[0])
+        ascent, _, _ = pull_back(problem, theta, construction, w, engine)
+        leaves = trees.leaves(phi)
+        terms = workload.regularisers(designer, leaves, problem.batches[0])
+        penalty = sum(penalties[name] * terms[name] for name in penalties)
+        descent = trees.axpy(-1.0, ascent, trees.gradient(penalty, leaves))
+        for name, parameter in designer.named_parameters():
+            parameter.grad = descent[name]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _flops(piece: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        piece()
+    return float(counter.get_total_flops())
+
+
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,129 @@
+"""Make the embedded vision learner: a small ViT, trained a while by plain DINO on scenes.
+
+    python experiments/make_vision_base.py --out base
+
+The scenes are of the stream's digits and photographs, which no run is measured on, drawn from
+another seed than any run's. The student's encoder is saved as timm saves one. The same options
+give the same weights on one machine.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from vfunc.errors import UserError
+from vfunc.vision.data import stream_pictures
+from vfunc.vision.dino import Dino
+from vfunc.vision.embedded_encoder import EMBEDDED_ENCODER, embedded_encoder
+from vfunc.vision.encoder_file import save_encoder
+from vfunc.vision.scenes import SceneImages
+
+BASE_SEED = 1_000_000
+"""Above the seeds of runs, so that the stream's scenes are others."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the base learner; the defaults made the one that is shipped."""
+
+    out: Path = EMBEDDED_ENCODER
+    """Directory to write config.json and model.safetensors to."""
+    seed: int = 0
+    """Seed of the weights, the scenes, their order and the crops."""
+    batches: int = 800
+    """Training batches."""
+    batch_size: int = 32
+    """Scenes a batch."""
+    scenes: int = 6_000
+    """Distinct scenes to train on."""
+    repetitive: float = 0.5
+    """Share of them with a repetitive background."""
+    colour: float = 0.4
+    """Strength of the colour jitter; 1 is DINO's."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.05
+    """Share of the batches over which it rises; it falls by a cosine afterwards."""
+    weight_decay: float = 0.04
+    """AdamW's."""
+    output_dim: int = 256
+    """Prototypes of the projection head, which is not saved."""
+    teacher_momentum: float = 0.99
+    """Of the teacher's average at the start; it rises to 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "batch_size", "scenes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
+
+
+def make(options: Options) -> None:
+    """Train and save."""
+    encoder = embedded_encoder(options.seed)
+    objective = Dino(
+        image_size=64,
+        local_size=32,
+        output_dim=options.output_dim,
+        teacher_momentum=options.teacher_momentum,
+        colour=options.colour,
+    )
+    learner = objective.learner(encoder, options.seed).train()
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, options.lr, weight_decay=options.weight_decay)
+    pictures = SceneImages("stream", BASE_SEED + options.seed, options.scenes, options.repetitive)
+    began = time.perf_counter()
+    for step in range(options.batches):
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * _factor(step / options.batches, options.warmup)
+        images = stream_pictures(
+            pictures, step * options.batch_size, options.batch_size, options.seed
+        )
+        draw = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        batch = objective.batch(images, draw)
+        with torch.no_grad():
+            targets, carried = objective.targets(learner, batch, batch.views)
+        calls = objective.calls(batch, batch.views)
+        outputs = {name: learner(*call) for name, call in calls.items()}
+        loss = objective.parts(outputs, targets, batch).sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        objective.stepped(learner, [carried], step / options.batches)
+        if (step + 1) % 50 == 0 or step + 1 == options.batches:
+            seconds = time.perf_counter() - began
+            spread = float(targets.mean(0).clamp_min(1e-9).log().mul(targets.mean(0)).sum().neg())
+            print(
+                f"batch {step + 1:5}  loss {float(loss):.4f}  entropy of the mean target "
+                f"{spread:.2f}  {seconds:.0f} s",
+                flush=True,
+            )
+    save_encoder(learner.encoder, options.out)
+    print(f"wrote {options.out}")
+
+
+def _factor(spent: float, warmup: float) -> float:
+    if spent < warmup:
+        return spent / warmup + 1e-3
+    return 0.5 * (1 + math.cos(math.pi * (spent - warmup) / (1 - warmup)))
+
+
+def main() -> int:
+    """Carry out a command line."""
+    try:
+        make(tyro.cli(Options, description=__doc__))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What the runs of a modality measure, and how its figures are written.
+
+Tables, pictures and comparisons know no metric by name but `loss`, which every modality has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.workload import Metric
+
+LOSS = "loss"
+UP, DOWN = "↑", "↓"
+_EXAMPLES = {"tokens": "problem", "images": "picture"}
+_UNITS_IN_WORDS = {("nat", "tokens"): "nats per token", ("nat", "images"): "nats"}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What the runs of a modality are measured in.
+
+    Attributes:
+        unit: what a budget counts: "tokens" or "images".
+        metrics: `loss` first, the primary one last.
+    """
+
+    unit: str
+    metrics: tuple[Metric, ...]
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that a comparison is about, unless another one is asked for."""
+        return self.metrics[-1]
+
+    @property
+    def example(self) -> str:
+        """What a per-example number belongs to, in a word."""
+        return _EXAMPLES.get(self.unit, "example")
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the loss, and so of every value; empty where it has none."""
+        return self.metric(LOSS).unit
+
+    @typed
+    def metric(self, name: str) -> Metric:
+        """The metric of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        known = ", ".join(metric.name for metric in self.metrics)
+        raise UserError(f"no metric {name!r}; there are {known}.")
+
+    @typed
+    def among(self, names: Container[str]) -> tuple[Metric, ...]:
+        """The metrics with these names, in their own order."""
+        return tuple(metric for metric in self.metrics if metric.name in names)
+
+    @typed
+    def unit_in_words(self, metric: Metric) -> str:
+        """A metric's unit for the axis of a picture; empty where it has none."""
+        return _UNITS_IN_WORDS.get((metric.unit, self.unit), metric.unit)
+
+
+@typed
+def name_of(metric: Metric) -> str:
+    """A metric's title in one line, without its unit: "Pass@1"."""
+    words = metric.title.split()
+    return " ".join(words[:-1] if len(words) > 1 and words[-1] == metric.unit else words)
+
+
+@typed
+def arrow(metric: Metric) -> str:
+    """Which way is better."""
+    return UP if metric.higher_is_better else DOWN
+
+
+@typed
+def written(metric: Metric, value: float | int, sign: str = "") -> str:
+    """A figure as it is shown, scaled and rounded, without its unit.
+
+    Args:
+        metric: what it is a figure of.
+        value: the number as it was measured, or a difference of two.
+        sign: "+" to show the sign of what is positive, too.
+    """
+    return f"{metric.scale * value:{sign}.{metric.digits}f}"

@@ -1,0 +1,264 @@
+"""From a configuration to the parts of a vision run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vfunc.errors import UserError
+from vfunc.training.config import RunConfig
+from vfunc.vision.data import Pictures, VisionData
+from vfunc.vision.designer_file import load_view_designer
+from vfunc.vision.designers import ViewDesignerConfig
+from vfunc.vision.dino import Dino
+from vfunc.vision.encoders import make_encoder
+from vfunc.vision.file_sources import image_folder
+from vfunc.vision.folders import folder_data
+from vfunc.vision.heads import HeadOptions
+from vfunc.vision.ijepa import IJepa
+from vfunc.vision.learner import Encoder
+from vfunc.vision.objective import Objective
+from vfunc.vision.probes import ProbeOptions
+from vfunc.vision.public import parse_public, public_pictures
+from vfunc.vision.public_data import public_data
+from vfunc.vision.scenes import embedded_scenes
+from vfunc.vision.workload import VisionWorkload
+
+PUBLISHED_SIZES = {"ade20k": (512, 512), "nyuv2": (480, 640), "imagenet": (224, 224)}
+"""Height and width at which the paper evaluates."""
+
+
+def vision_parts(config: RunConfig, device: torch.device) -> tuple[nn.Module, VisionWorkload]:
+    """The start learner, on the CPU, and the modality.
+
+    Args:
+        config: resolved, of a vision run.
+        device: where everything runs.
+
+    Raises:
+        UserError: something is missing or does not fit together.
+    """
+    encoder = encoder_of(config, pretrained=bool(config.views.pretrained))
+    learner = objective_of(config, encoder).learner(encoder, config.run.seed)
+    return learner, workload_of(config, encoder, read_data(config, encoder.patch), device)
+
+
+def encoder_of(
+    config: RunConfig, *, pretrained: bool, device: torch.device | str = "cpu"
+) -> Encoder:
+    """The encoder, as configured, checked against the features that are asked of it.
+
+    Raises:
+        UserError: there is no such encoder, or it has fewer blocks.
+    """
+    encoder = make_encoder(
+        config.learner.learner,
+        image_size=config.views.image_size,
+        pretrained=pretrained,
+        seed=config.run.seed,
+        device=device,
+    )
+    layers = config.dense.feature_layers or 1
+    if layers > encoder.depth:
+        raise UserError(f"--feature-layers {layers}: the learner has {encoder.depth} blocks")
+    return encoder
+
+
+def objective_of(config: RunConfig, encoder: Encoder) -> Objective:
+    """The self-supervised objective, as configured."""
+    views = config.views
+    if views.objective == "ijepa":
+        return IJepa(
+            patch=encoder.patch,
+            image_size=views.image_size,
+            teacher_momentum=views.teacher_momentum,
+        )
+    return Dino(
+        image_size=views.image_size,
+        local_size=views.local_size,
+        local_crops=views.local_crops,
+        output_dim=views.output_dim,
+        student_temperature=views.student_temperature,
+        teacher_temperature=views.teacher_temperature,
+        teacher_momentum=views.teacher_momentum,
+        centre_momentum=views.centre_momentum,
+        colour=views.colour,
+    )
+
+
+def workload_of(
+    config: RunConfig, encoder: Encoder, sources: Sequence[VisionData], device: torch.device
+) -> VisionWorkload:
+    """The modality on these data."""
+    views, dense = config.views, config.dense
+    weights = _weights(config, sources)
+    smallest = {
+        role: min(len(getattr(source, role)) for source in sources)
+        for role in ("heads", "feedback", "held_out")
+    }
+    return VisionWorkload(
+        stream=sources[0].stream,
+        sources=tuple(sources),
+        objective=objective_of(config, encoder),
+        designer=_designer_config(config, encoder.patch),
+        start_designer=config.designer.designer,
+        batch_size=config.data.batch_size,
+        meta_batch_size=views.meta_batch_size,
+        feedback_batch_size=min(
+            config.data.feedback_batch_size, smallest["feedback"], smallest["held_out"]
+        ),
+        head_size=min(dense.head_size, smallest["heads"]),
+        weights=weights,
+        normalise=config.data.normalise_feedback,
+        heads=HeadOptions(dense.feature_layers, dense.head_steps, dense.head_lr),
+        probes=ProbeOptions(
+            layers=dense.feature_layers, steps=dense.probe_steps, eigen_crop=_eigen_crop(config)
+        ),
+        fixed_alpha=config.run.fixed_alpha,
+        fit_size=dense.fit_size,
+        eval_size=config.data.eval_size,
+        device=device,
+        dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
+        seed=config.run.seed,
+    )
+
+
+def read_data(config: RunConfig, patch: int) -> list[VisionData]:
+    """The data of each --feedback; the stream is the first one's.
+
+    Args:
+        config: resolved.
+        patch: the encoder's, of which the sides of labelled pictures are multiples.
+
+    Raises:
+        UserError: something is missing or cannot be read.
+    """
+    data, dense = config.data, config.dense
+    if data.feedback is None:
+        assert data.stream_size is not None and data.eval_split is not None
+        scenes = embedded_scenes(
+            config.run.seed,
+            stream=data.stream_size,
+            heads=dense.heads_size,
+            feedback=data.feedback_size,
+            evaluation_fit=dense.fit_size,
+            evaluation=data.eval_size,
+            split=data.eval_split,
+        )
+        return [scenes]
+    counts = {
+        "heads": dense.heads_size,
+        "feedback": data.feedback_size,
+        "fit": dense.fit_size,
+        "test": data.eval_size,
+    }
+    stream = _stream(data.stream)
+    return [_source(config, name, stream, counts, patch) for name in data.feedback]
+
+
+def _stream(names: tuple[str, ...] | None) -> Path | Pictures | None:
+    if names is None:
+        return None
+    (name,) = names
+    public = parse_public(name)
+    if public is not None:
+        return public_pictures(*public)
+    image_folder(Path(name))  # complain now, and of the stream
+    return Path(name)
+
+
+def label_size(config: RunConfig, name: str, patch: int) -> tuple[int, int]:
+    """Height and width that a source's labelled pictures are brought to, in whole patches."""
+    public = parse_public(name)
+    given = config.dense.label_size
+    sides = given or (PUBLISHED_SIZES[public[0]] if public else (config.views.image_size,) * 2)
+    height, width = (max(patch, side // patch * patch) for side in sides)
+    return height, width
+
+
+def _source(
+    config: RunConfig,
+    name: str,
+    stream: Path | Pictures | None,
+    counts: Mapping[str, int],
+    patch: int,
+) -> VisionData:
+    data, dense = config.data, config.dense
+    size, split = label_size(config, name, patch), data.eval_split or "test"
+    public = parse_public(name)
+    if public is not None:
+        return public_data(
+            *public,
+            image_size=size,
+            stream=stream,
+            split=split,
+            seed=config.run.seed,
+            counts=counts,
+        )
+    return folder_data(
+        Path(name),
+        image_size=size,
+        stream=stream,
+        eval_dir=None if data.eval is None else Path(data.eval),
+        split=split,
+        tasks=dense.labels,
+        void=dense.void_label,
+        depth_scale=dense.depth_scale,
+        seed=config.run.seed,
+        counts=counts,
+    )
+
+
+def _weights(config: RunConfig, sources: Sequence[VisionData]) -> tuple[Mapping[str, float], ...]:
+    """What is asked of each source, and what it weighs.
+
+    Raises:
+        UserError: a task that no source holds, or several do; nothing with a weight.
+    """
+    dense = config.dense
+    given = {
+        "segmentation": dense.segmentation_weight,
+        "depth": dense.depth_weight,
+        "classification": dense.classification_weight,
+    }
+    held = [task for source in sources for task in source.tasks]
+    asked = dense.labels or tuple(dict.fromkeys(held))
+    missing = [task for task in asked if task not in held]
+    if missing:
+        raise UserError(
+            f"--labels {' '.join(missing)}: the feedback pictures hold {', '.join(held)} alone"
+        )
+    twice = sorted({task for task in asked if held.count(task) > 1})
+    if twice:
+        raise UserError(
+            f"two --feedback hold {' and '.join(twice)}: leave one of them out, or name by "
+            "--labels what they are asked"
+        )
+    if not any(given[task] for task in asked):
+        raise UserError(f"every label has weight 0; give {asked[0]} a --{asked[0]}-weight above 0")
+    return tuple({task: given[task] for task in s.tasks if task in asked} for s in sources)
+
+
+def _eigen_crop(config: RunConfig) -> bool:
+    """Whether depth is NYUv2's, whose custom it is."""
+    public = [parse_public(name) for name in config.data.feedback or ()]
+    return any(found is not None and found[0] == "nyuv2" for found in public)
+
+
+def _designer_config(config: RunConfig, patch: int) -> ViewDesignerConfig:
+    options, views = config.designer, config.views
+    if options.designer is not None:
+        return load_view_designer(Path(options.designer)).config
+    return ViewDesignerConfig(
+        kind=views.augmentor,
+        width=options.designer_width,
+        depth=options.designer_layers,
+        heads=options.designer_heads,
+        patch=patch,
+        block=patch if views.objective == "ijepa" and views.augmentor != "photometric" else None,
+        keep=views.keep,
+        blur=views.blur,
+    )

@@ -1,0 +1,26 @@
+"""What a ViT of timm is built from, as it is written beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What `timm.create_model` builds a ViT from, and how its pictures are normalised.
+
+    Attributes:
+        name: timm's name, without the tag of pretrained weights.
+        arguments: what differs from that name's own.
+        mean: of sRGB in [0, 1], by channel.
+        std: likewise.
+    """
+
+    name: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD

@@ -1,0 +1,104 @@
+"""What the embedded scenes are made of: handwritten digits and pieces of photographs, by role.
+
+scikit-learn brings both along: 1,797 digits of 8x8 pixels (Alpaydin and Kaynak, UCI, 1998) and
+two photographs of 427x640. No digit and no piece of a photograph belongs to two roles, so that
+nothing that a learner or its feedback has seen comes back in the test. The digits are shared out
+picture by picture, not writer by writer: who wrote one is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from sklearn.datasets import load_digits, load_sample_images
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+
+SHARES: dict[str, int] = {
+    "stream": 8,
+    "heads": 2,
+    "feedback": 3,
+    "held_out": 2,
+    "fit": 4,
+    "validation": 2,
+    "test": 3,
+}
+"""The roles, and what each has of every 24 digits of a class and of a photograph's 24 pieces."""
+
+REGION = 106
+"""Side of a piece of a photograph, in pixels: 4 x 6 of them in each."""
+
+MARGIN = 1
+"""Empty cells around a digit, so that enlarging it never cuts it off."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What one role's scenes are made of.
+
+    Attributes:
+        glyphs: ink of its digits, in [0, 1], with an empty margin.
+        digits: which digit each is.
+        regions: its pieces of photographs, sRGB in [0, 1].
+    """
+
+    glyphs: Float32[np.ndarray, "g 10 10"]
+    digits: Int64[np.ndarray, " g"]
+    regions: Float32[np.ndarray, "r 106 106 3"]
+
+
+@lru_cache(maxsize=len(SHARES))
+@typed
+def material(role: str) -> Material:
+    """The digits and pieces of photographs of a role; they do not depend on any seed.
+
+    Raises:
+        UserError: there is no such role; the message lists those there are.
+    """
+    if role not in SHARES:
+        raise UserError(f"role {role!r} of the embedded scenes; the roles are {', '.join(SHARES)}")
+    digits = load_digits()
+    mine = np.concatenate(
+        [_dealt(_shuffled(np.flatnonzero(digits.target == d), d), role) for d in range(10)]
+    )
+    glyphs = digits.images[mine] / digits.images[mine].max(axis=(1, 2), keepdims=True)
+    edges = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))
+    regions = [piece for photo in load_sample_images().images for piece in _pieces(photo, role)]
+    return Material(
+        np.pad(glyphs, edges).astype(np.float32),
+        digits.target[mine].astype(np.int64),
+        (np.stack(regions) / 255).astype(np.float32),
+    )
+
+
+def _pieces(photo: np.ndarray, role: str) -> np.ndarray:
+    rows, columns = (side // REGION for side in photo.shape[:2])
+    whole = photo[: rows * REGION, : columns * REGION]
+    pieces = whole.reshape(rows, REGION, columns, REGION, 3).swapaxes(1, 2)
+    pieces = pieces.reshape(-1, REGION, REGION, 3)
+    # By contrast, so that each role gets some of the sky and some of the leaves.
+    by_contrast = np.argsort(pieces.std(axis=(1, 2)).mean(axis=1), kind="stable")
+    return pieces[_dealt(by_contrast, role)]
+
+
+def _shuffled(indices: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(indices)
+
+
+def _dealt(items: np.ndarray, role: str) -> np.ndarray:
+    turns = _turns()
+    return items[[turns[at % len(turns)] == role for at in range(len(items))]]
+
+
+@lru_cache(maxsize=1)
+def _turns() -> tuple[str, ...]:
+    """Who gets the next item, 24 times: each role's turns spread as evenly as can be."""
+    total, turns = sum(SHARES.values()), []
+    for at in range(1, total + 1):
+        due = {role: share * at / total - turns.count(role) for role, share in SHARES.items()}
+        turns.append(max(due, key=due.__getitem__))
+    return tuple(turns)

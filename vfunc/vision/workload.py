@@ -1,0 +1,366 @@
+"""The vision modality as the training loop sees it (`vfunc.workload.Workload`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vfunc.learner import FunctionalLearner, RandomState
+from vfunc.precision import autocast
+from vfunc.problem import Task, ValueProblem
+from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.split import Split, Splits, Whole
+from vfunc.trees import Params, Scalar
+from vfunc.vision.batches import LabelledBatch, UnlabeledBatch
+from vfunc.vision.data import Pictures, VisionData, cyclic, labelled_batch, stream_pictures
+from vfunc.vision.designer_file import load_view_designer, save_view_designer
+from vfunc.vision.designers import ViewDesigner, ViewDesignerConfig
+from vfunc.vision.encoder_file import save_encoder
+from vfunc.vision.feedback import feedback_loss
+from vfunc.vision.frozen_evaluation import ProbeOptions, evaluate_frozen, evaluate_quickly
+from vfunc.vision.heads import HeadOptions, fit_heads
+from vfunc.vision.objective import Objective
+from vfunc.vision.value_map import draw_value_map, map_values
+from vfunc.vision.value_problem import ObservedViews, VisionLearner, vision_problem
+from vfunc.vision.views import masked_view
+from vfunc.workload import BuiltTask, Evaluation, Forward, Metric
+
+LOSS = Metric("loss", "held-out\nloss", outcomes="loss")
+METRICS = {
+    "classification": Metric(
+        "linear_accuracy", "linear\n%", "%", True, "linear_correct", scale=100.0, digits=1
+    ),
+    "depth": Metric("rmse", "RMSE\nm", "m", False, "image_rmse", digits=3),
+    "segmentation": Metric("miou", "mIoU\n%", "%", True, "image_iou", scale=100.0, digits=1),
+}
+"""By feedback task, in the order of tables; the primary metric is the last that there is."""
+
+
+@dataclass(frozen=True)
+class VisionFeedback:
+    """A feedback batch, one entry a source: the heads' pictures, and, apart, those of g_down."""
+
+    heads: tuple[LabelledBatch, ...]
+    meta: tuple[LabelledBatch, ...]
+
+
+@dataclass(frozen=True)
+class VisionWorkload:
+    """Learned views for a self-supervised ViT, steered by dense feedback.
+
+    Attributes:
+        stream: unlabeled pictures.
+        sources: labelled ones; no task is asked of two of them.
+        objective: DINO or I-JEPA.
+        designer: the designer's kind and size.
+        start_designer: a saved designer to start from, or None.
+        batch_size: pictures in a micro-batch of the stream.
+        meta_batch_size: of these, how many an estimate takes.
+        feedback_batch_size: labelled pictures that g_down is of.
+        head_size: labelled pictures that the heads are fitted on, at each update.
+        weights: of the feedback tasks in L_down, by name, for each source; only these are asked.
+        normalise: whether each task's loss is divided by its gradient's norm.
+        heads: how heads are fitted.
+        probes: how the frozen backbone is evaluated.
+        fixed_alpha: share of the blurred picture in `uniform_smoothing`.
+        device: where the learner is.
+        dtype: of mixed precision, or None.
+        seed: of the stream's order, the crops, and the designer's first parameters.
+        fit_size: pictures that the probes of the evaluation are trained on.
+        eval_size: pictures that they are measured on.
+        unit: what a budget counts.
+        splits: where each arm's learner is cut at the lower edge of S.
+    """
+
+    stream: Pictures
+    sources: tuple[VisionData, ...]
+    objective: Objective
+    designer: ViewDesignerConfig
+    start_designer: str | None
+    batch_size: int
+    meta_batch_size: int
+    feedback_batch_size: int
+    head_size: int
+    weights: tuple[Mapping[str, float], ...]
+    normalise: bool
+    heads: HeadOptions
+    probes: ProbeOptions
+    fixed_alpha: float
+    device: torch.device
+    dtype: torch.dtype | None
+    seed: int
+    unit: str = "images"
+    splits: Splits = field(default_factory=Splits, repr=False, compare=False)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """See `Workload.metrics`."""
+        held = {task for source in self.sources for task in source.tasks}
+        return (LOSS, *(metric for task, metric in METRICS.items() if task in held))
+
+    def smaller(self, examples: int) -> VisionWorkload:
+        """See `Workload.smaller`."""
+        return replace(
+            self,
+            batch_size=min(examples, self.batch_size),
+            meta_batch_size=min(examples, self.meta_batch_size),
+            feedback_batch_size=min(examples, self.feedback_batch_size),
+        )
+
+    def batch(self, position: int) -> UnlabeledBatch:
+        """See `Workload.batch`: crops that the seed and the position alone decide."""
+        size = self.batch_size
+        pictures = stream_pictures(self.stream, position * size, size, self.seed)
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + position)
+        return self.objective.batch(pictures, draw).to(self.device)
+
+    def feedback(self, index: int) -> VisionFeedback:
+        """See `Workload.feedback`."""
+        return VisionFeedback(
+            self._labelled("heads", index, self.head_size),
+            self._labelled("feedback", index, self.feedback_batch_size),
+        )
+
+    def count(self, batch: UnlabeledBatch) -> int:
+        """See `Workload.count`: pictures."""
+        return len(batch)
+
+    def forward(
+        self,
+        learner: nn.Module,
+        batch: UnlabeledBatch,
+        *,
+        observe: bool,
+        estimated: FunctionalLearner | None = None,
+    ) -> Forward:
+        """See `Workload.forward`: the view comes first, so the learner has nothing to see yet."""
+        return Forward(batch, None, self._observe(batch) if observe else None)
+
+    def look_ahead(
+        self,
+        learner: nn.Module,
+        batch: UnlabeledBatch,
+        *,
+        estimated: FunctionalLearner | None = None,
+    ) -> ObservedViews:
+        """See `Workload.look_ahead`."""
+        return self._observe(batch)
+
+    def build_task(
+        self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
+    ) -> BuiltTask:
+        """See `Workload.build_task`: the views, and the teacher's targets for them."""
+        batch: UnlabeledBatch = forward.batch
+        with torch.no_grad():
+            # the designer is small, and runs in its own precision
+            views, notes = self._views(arm, batch.views, designer)
+            with autocast(self.device, self.dtype):
+                targets, carried = self.objective.targets(learner, batch, views)
+        return BuiltTask((views, targets), notes, carried)
+
+    def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:
+        """See `Workload.loss`."""
+        views, targets = task.task
+        if views.requires_grad or targets.requires_grad:
+            raise ValueError("a learner steps on a detached task: views and targets have a graph")
+        batch = replace(forward.batch, views=views)
+        with autocast(self.device, self.dtype):
+            calls = self.objective.calls(batch, views)
+            outputs = {name: learner(*call) for name, call in calls.items()}
+            return self.objective.parts(outputs, targets, batch).sum()
+
+    def stepped(
+        self, learner: nn.Module, carried: Sequence[Mapping[str, Tensor]], fraction: float
+    ) -> None:
+        """See `Workload.stepped`: the teacher follows, and its centre."""
+        self.objective.stepped(learner, carried, fraction)
+
+    def new_designer(self) -> ViewDesigner:
+        """See `Workload.new_designer`."""
+        if self.start_designer is not None:
+            return load_view_designer(self.start_designer).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return ViewDesigner(self.designer).to(self.device)
+
+    def regularisers(
+        self, designer: nn.Module, phi: Params, observed: ObservedViews
+    ) -> Mapping[str, Scalar]:
+        """See `Workload.regularisers`: paper, equation 54."""
+        assert isinstance(designer, ViewDesigner)
+        views = observed.batch.views.flatten(0, 1)
+        _, control = torch.func.functional_call(designer, phi, (views,))
+        return designer.regularisers(control)
+
+    def problem(
+        self,
+        functional: FunctionalLearner,
+        designer: nn.Module,
+        observed: tuple[ObservedViews, ...],
+        feedback: VisionFeedback,
+        rule: UpdateRule,
+        state: OptimizerState,
+        *,
+        dropout: RandomState | None,
+        seed: int,
+    ) -> ValueProblem:
+        """See `Workload.problem`: the heads are refitted first, with the backbone frozen."""
+        learner = VisionLearner(functional, self.objective, self.dtype)
+        split = self._split(learner, observed[0].batch)
+        learner = replace(learner, split=split if isinstance(split, Split) else None)
+        loss = self.downstream(functional, feedback.heads, feedback.meta)
+        problem = vision_problem(learner, designer, observed, loss, rule, state, seed=seed)
+        return replace(problem, split=split.why)
+
+    def downstream(
+        self,
+        functional: FunctionalLearner,
+        fitted_on: Sequence[LabelledBatch],
+        measured: Sequence[LabelledBatch],
+    ) -> Callable[[Params], Scalar]:
+        """theta_S -> L_down on `measured`, the heads fitted on the other batches at theta_t."""
+        at = functional.theta if self.normalise else None
+        losses = []
+        for source, weights, fit, batch in zip(
+            self.sources, self.weights, fitted_on, measured, strict=True
+        ):
+            with autocast(self.device, self.dtype):
+                heads = fit_heads(
+                    functional.module, fit, tuple(weights), source.classes, self.heads
+                )
+                losses.append(feedback_loss(functional, heads, batch, weights, normalise_at=at))
+
+        def loss(theta: Params) -> Scalar:
+            with autocast(self.device, self.dtype):
+                terms = [one(theta) for one in losses]
+            return sum(terms[1:], terms[0])
+
+        return loss
+
+    def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
+        """See `Workload.held_out`."""
+        return self.downstream(
+            functional,
+            self._labelled("heads", index, self.head_size),
+            self._labelled("held_out", index, self.feedback_batch_size),
+        )
+
+    def value_map(
+        self,
+        functional: FunctionalLearner,
+        designer: nn.Module,
+        observed: ObservedViews,
+        task: Task,
+        cotangent: Mapping[str, Tensor],
+    ) -> dict[str, Any]:
+        """See `Workload.value_map`: dV / d mu, pixel by pixel, for a few views."""
+        assert isinstance(designer, ViewDesigner)
+        learner = VisionLearner(functional, self.objective, self.dtype)
+        split = self._split(learner, observed.batch)
+        learner = replace(learner, split=split if isinstance(split, Split) else None)
+        return map_values(learner, designer, learner.observe(observed), cotangent)
+
+    def draw_map(self, fields: Mapping[str, Any], path: Path) -> None:
+        """See `Workload.draw_map`."""
+        draw_value_map(fields, path)
+
+    def describe(self) -> Sequence[str]:
+        """See `Workload.describe`."""
+        return described(self.sources)
+
+    def summary(self) -> Mapping[str, Any]:
+        """See `Workload.summary`."""
+        return {"sources": [dict(source.summary) for source in self.sources]}
+
+    def save_learner(self, learner: nn.Module, path: Path) -> None:
+        """See `Workload.save_learner`: the student's encoder, as timm loads it."""
+        save_encoder(learner.encoder, path)  # type: ignore[arg-type]
+
+    def save_designer(self, designer: nn.Module, path: Path) -> None:
+        """See `Workload.save_designer`."""
+        assert isinstance(designer, ViewDesigner)
+        save_view_designer(designer, path)
+
+    def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
+        """See `Workload.evaluate`: the held-out loss of fitted heads; at the end frozen probes.
+
+        Of several sources the loss is the sum, which no picture has a share in of its own.
+        """
+        metrics: dict[str, float] = {"loss": 0.0, "loss_examples": 0}
+        outcomes: dict[str, tuple[float, ...]] = {}
+        for number, (source, weights) in enumerate(zip(self.sources, self.weights, strict=True)):
+            fit = self._whole(number, "fit", self.fit_size)
+            test = self._whole(number, "test", self.eval_size)
+            with autocast(self.device, self.dtype):
+                quick = evaluate_quickly(learner, fit, test, weights, source.classes, self.heads)
+                metrics["loss"] += quick.metrics["loss"]
+                metrics["loss_examples"] += len(test)
+                if len(self.sources) == 1:
+                    outcomes |= quick.outcomes
+                if final:
+                    frozen = evaluate_frozen(
+                        learner, fit, test, source.tasks, source.classes, self.probes
+                    )
+                    metrics |= frozen.metrics
+                    outcomes |= frozen.outcomes
+        return Evaluation(metrics, outcomes)
+
+    def autocast(self) -> torch.dtype | None:
+        """See `Workload.autocast`."""
+        return self.dtype
+
+    def _views(
+        self, arm: str, views: Tensor, designer: nn.Module | None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The views that an arm's learner gets, and what to say of them."""
+        if designer is not None:
+            view, control = designer(views.flatten(0, 1))
+            notes = {} if not designer.config.masks else {"kept": float(control.mean())}
+            return view.unflatten(0, views.shape[:2]), notes
+        if arm == "baseline":
+            return views, {}
+        assert arm == "uniform_smoothing"
+        flat = views.flatten(0, 1)
+        mu = torch.full_like(flat[:, :1], 1 - self.fixed_alpha)
+        view = masked_view(flat, mu, self.designer.blur * min(flat.shape[-2:]))
+        return view.unflatten(0, views.shape[:2]), {"kept": 1 - self.fixed_alpha}
+
+    def _observe(self, batch: UnlabeledBatch) -> ObservedViews:
+        """What an estimate takes of a micro-batch: its first pictures."""
+        return ObservedViews(batch.first(self.meta_batch_size))
+
+    def _split(self, learner: VisionLearner, batch: UnlabeledBatch) -> Split | Whole:
+        return self.splits.of(learner.functional, lambda: learner.split_for(batch.first(1)))
+
+    def _labelled(self, role: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
+        """The batch at that position of each source's pictures of a role."""
+        found = []
+        for source in self.sources:
+            held = getattr(source, role)
+            batch = labelled_batch(held, cyclic(len(held), index, size), source.image_size)
+            found.append(batch.to(self.device))
+        return tuple(found)
+
+    def _whole(self, number: int, role: str, size: int) -> LabelledBatch:
+        source = self.sources[number]
+        held = getattr(source, role)
+        at = range(min(size, len(held)))
+        return labelled_batch(held, at, source.image_size).to(self.device)
+
+
+def described(sources: Sequence[VisionData]) -> list[str]:
+    """Where pictures come from, how many there are, and what was left out, in lines."""
+    lines = []
+    for source in sources:
+        said = source.summary
+        counts = ", ".join(f"{role} {count:,}" for role, count in said["pictures"].items())
+        lines.append(f"{'pictures':9} {said['source']}, {said['split']} split: {counts}")
+        for reason, found in said.get("left out", {}).items():
+            named = f" ({', '.join(found['first'])})" if "first" in found else ""
+            lines.append(f"{'':9} {found['count']:,} {reason}{named}")
+    return lines
