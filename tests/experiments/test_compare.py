@@ -459,12 +459,14 @@ def test_the_primary_metric_of_vision_is_its_last_where_it_is_measured(tmp_path)
     write_vision_run(tmp_path / "a", 0)
     write_vision_run(tmp_path / "b", 1, miou=None)
     write_vision_run(tmp_path / "c", 2, metrics=IMAGES[:2])
-    a, b, c = (read_run(tmp_path / name) for name in "abc")
-    assert [primary_of(None, runs) for runs in ([a], [a, b], [c], [a, c])] == [
+    write_vision_run(tmp_path / "d", 3, metrics=[IMAGES[i] for i in (0, 2, 1)])
+    a, b, c, d = (read_run(tmp_path / name) for name in "abcd")
+    assert [primary_of(None, runs) for runs in ([a], [a, b], [c], [a, c], [a, d])] == [
         "miou",
         "loss",
         "rmse",
         "loss",
+        "loss",  # both are measured, and the two runs do not agree which is the primary one
     ]
 
 

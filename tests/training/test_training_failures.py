@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vfunc.language import workload as language_workload
 from vfunc.language.designer import DesignerConfig, TopKDesigner
 from vfunc.language.designer_file import save_designer
 from vfunc.language.targets import TargetForm
@@ -151,7 +152,7 @@ def test_a_full_disk_at_a_checkpoint(command, monkeypatch, tmp_path, line):
         (EventLog, "_append"),
         (checkpoint.os, "replace"),
         (checkpoint.tempfile, "mkstemp"),
-        (run, "save_designer"),
+        (language_workload, "save_designer"),
     ],
     ids=["events", "rename", "temporary", "designer"],
 )

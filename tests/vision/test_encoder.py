@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -17,6 +18,7 @@ from vfunc.pullback.tangent import tangent_along
 from vfunc.split import Split, split_at_edge
 from vfunc.vision.architecture import Architecture
 from vfunc.vision.learner import Encoder
+from vfunc.vision.positions import resampled
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2} | {
     "num_classes": 5
@@ -323,6 +325,16 @@ def test_positions_resampled_once_are_those_resampled_every_time(kind, side, flo
     assert resized.image_size == (side, side)
     torch.testing.assert_close(resized.tokens(images), want, rtol=1e-12, atol=1e-12)
     assert all(p.requires_grad and p.is_leaf for p in resized.parameters())
+
+
+def test_positions_are_resampled_in_their_own_precision(float64):
+    """torch's bicubic interpolation, which has float64; timm's use of it has not."""
+    table = torch.randn(1, 3 + 12, 5, generator=torch.Generator().manual_seed(0))
+    square = table[:, 3:].mT.reshape(1, 5, 4, 3)
+    for grid in [(7, 2), (2, 9), (4, 3), (5, 3)]:
+        want = F.interpolate(square, size=grid, mode="bicubic", antialias=True).flatten(2).mT
+        got = resampled(table, (4, 3), grid, 3)
+        torch.testing.assert_close(got, torch.cat([table[:, :3], want], 1), rtol=0, atol=1e-13)
 
 
 def test_bfloat16_autocast_does_not_round_positions():

@@ -22,6 +22,9 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads
 PLANS = {
     "class token": Architecture("vit_tiny_patch16_224", TINY, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
     "norm after pooling": Architecture("vit_tiny_patch16_224", {**TINY, "global_pool": "avg"}),
+    "no class token": Architecture(
+        "vit_tiny_patch16_224", {**TINY, "class_token": False, "global_pool": "avg"}
+    ),
     "dinov3": Architecture("vit_small_patch16_dinov3", TINY),
     "eva02": Architecture("eva02_tiny_patch14_224", TINY),
 }
@@ -62,10 +65,16 @@ def test_timm_loads_what_is_saved(kind, tmp_path):
     torch.testing.assert_close(encoder.tokens(IMAGES), want, rtol=1e-5, atol=1e-5)
 
 
-def test_what_timm_saves_with_a_head_is_loaded(tmp_path):
+@pytest.mark.parametrize("older", [False, True])
+def test_what_timm_saves_with_a_head_is_loaded(older, tmp_path):
     torch.manual_seed(3)
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY).eval()
     save_for_hf(vit, str(tmp_path), safe_serialization=True)
+    if older:  # the count of classes beside the arguments alone
+        path = tmp_path / "config.json"
+        config = json.loads(path.read_text())
+        del config["model_args"]["num_classes"]
+        path.write_text(json.dumps(config))
     mean, std = (torch.tensor(vit.pretrained_cfg[n])[:, None, None] for n in ("mean", "std"))
     square = IMAGES[..., :24].repeat(1, 1, 1, 2)[..., :32]
     want = vit.forward_features((square - mean) / std)

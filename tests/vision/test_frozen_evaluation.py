@@ -13,10 +13,10 @@ from torch import nn
 
 from vfunc.errors import UserError
 from vfunc.vision.batches import IGNORE, LabelledBatch
+from vfunc.vision.encoder import DenseFeatures
 from vfunc.vision.frozen_evaluation import evaluate_frozen, evaluate_quickly
 from vfunc.vision.head_losses import loss_sums
 from vfunc.vision.heads import HeadOptions, fit_heads, frozen_features
-from vfunc.vision.learner import DenseFeatures
 from vfunc.vision.probes import ProbeOptions, train_probe
 
 CLASSES = {"segmentation": 3, "classification": 3}

@@ -13,10 +13,10 @@ from torch import nn
 
 from vfunc.errors import UserError
 from vfunc.vision.batches import IGNORE, LabelledBatch
+from vfunc.vision.encoder import DenseFeatures
 from vfunc.vision.head_fits import FITS, UNIT
 from vfunc.vision.head_losses import Head, Heads, loss_sums, predict, resize
 from vfunc.vision.heads import HeadOptions, fit_heads, fit_on_features, frozen_features
-from vfunc.vision.learner import DenseFeatures
 
 CLASSES = {"segmentation": 3, "classification": 2}
 TASKS = ("segmentation", "depth", "classification")
@@ -150,7 +150,8 @@ def test_the_fit_of_depth_is_the_absolute_error_of_every_pixel():
     g = draw(3)
     depth = 1 + 5 * torch.rand(4, 12, 8, generator=g, dtype=torch.float64)
     depth = depth.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    depth[torch.rand(depth.shape, generator=g) < 0.4] = 0
+    depth[torch.rand(depth.shape, generator=g) < 0.3] = 0
+    depth[torch.rand(depth.shape, generator=g) < 0.1] = -1  # no depth either
     batch = LabelledBatch(torch.rand(4, 3, 24, 16), depth=depth)
     fit = FITS["depth"](features_of(), batch, 1)
     z = torch.randn(24, 1, generator=g, dtype=torch.float64)
@@ -305,7 +306,14 @@ def test_mixed_precision_does_not_reach_the_heads():
     features = frozen_features(learner, batch_of().images, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = fit_on_features(features, batch_of(), TASKS, CLASSES, HeadOptions())
-        sums = loss_sums(mixed, learner("dense", batch_of().images, 1), batch_of())
+        sums = loss_sums(mixed, features, batch_of())
+        of_mixed = loss_sums(mixed, learner("dense", batch_of().images, 1), batch_of())
+    expected = loss_sums(plain, features, batch_of())
+    head = plain.by_task["classification"]
+    logits = F.linear(features.pooled, head.weight, head.bias)
+    by_hand = F.cross_entropy(logits, batch_of().classes, reduction="none")
+    assert torch.equal(expected["classification"].total, by_hand)
     for task, head in plain.by_task.items():
         assert torch.equal(head.weight, mixed.by_task[task].weight)
-        assert sums[task].total.dtype == torch.float32
+        assert torch.equal(sums[task].total, expected[task].total)
+        assert of_mixed[task].total.dtype == torch.float32

@@ -14,12 +14,11 @@ from vfunc.vision.data import Pictures, VisionData
 from vfunc.vision.designer_file import load_view_designer
 from vfunc.vision.designers import ViewDesignerConfig
 from vfunc.vision.dino import Dino
-from vfunc.vision.encoders import make_encoder
 from vfunc.vision.file_sources import image_folder
 from vfunc.vision.folders import folder_data
 from vfunc.vision.heads import HeadOptions
 from vfunc.vision.ijepa import IJepa
-from vfunc.vision.learner import Encoder
+from vfunc.vision.learner import Encoder, make_encoder
 from vfunc.vision.objective import Objective
 from vfunc.vision.probes import ProbeOptions
 from vfunc.vision.public import parse_public, public_pictures

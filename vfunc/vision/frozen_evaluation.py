@@ -16,9 +16,9 @@ from vfunc.evaluation.dense import depth_scores, segmentation_scores
 from vfunc.evaluation.linear import knn_accuracy, linear_accuracy
 from vfunc.typecheck import typed
 from vfunc.vision.batches import LabelledBatch
+from vfunc.vision.encoder import DenseFeatures
 from vfunc.vision.head_losses import known, loss_sums, require_labels
 from vfunc.vision.heads import HeadOptions, fit_on_features, frozen_features
-from vfunc.vision.learner import DenseFeatures
 from vfunc.vision.probes import Predictor, ProbeOptions, train_probe
 
 CHUNK = 64

@@ -13,8 +13,8 @@ from torch import Tensor
 from vfunc.trees import Scalar
 from vfunc.typecheck import typed
 from vfunc.vision.batches import LabelledBatch
+from vfunc.vision.encoder import DenseFeatures
 from vfunc.vision.head_losses import known, labels_of, metres
-from vfunc.vision.learner import DenseFeatures
 
 UNIT = 0.541324854612918
 """log(e - 1), where softplus is 1."""

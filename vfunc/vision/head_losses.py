@@ -18,7 +18,7 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.batches import IGNORE, LabelledBatch
-from vfunc.vision.learner import DenseFeatures
+from vfunc.vision.encoder import DenseFeatures
 
 TASKS = ("segmentation", "depth", "classification")
 

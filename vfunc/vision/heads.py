@@ -14,9 +14,9 @@ from vfunc.errors import UserError
 from vfunc.learner import mode
 from vfunc.typecheck import typed
 from vfunc.vision.batches import LabelledBatch
+from vfunc.vision.encoder import DenseFeatures
 from vfunc.vision.head_fits import FITS, HeadFit
 from vfunc.vision.head_losses import Head, Heads, require_labels, widened
-from vfunc.vision.learner import DenseFeatures
 
 EPSILON = 1e-5
 """Added to variances, as batch normalisation does."""
