@@ -174,9 +174,9 @@ def test_seconds_count_training_alone(monkeypatch):
     clock = [100.0]
     loss, evaluate = LanguageWorkload.loss, LanguageWorkload.evaluate
 
-    def trains(self, forward, task):
+    def trains(self, learner, forward, task):
         clock[0] += 0.25
-        return loss(self, forward, task)
+        return loss(self, learner, forward, task)
 
     def evaluates(self, learner, *, final):
         clock[0] += 1000

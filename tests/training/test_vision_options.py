@@ -44,7 +44,7 @@ EMBEDDED = {
     "centre_momentum": 0.9, "pretrained": True, "meta_batch_size": 8, "augmentor": "unet",
     "keep": 0.6, "sparsity_penalty": 0.1, "tv_penalty": 0.1, "strength_penalty": 0.1, "blur": 0.05,
     "labels": ("segmentation", "depth"), "segmentation_weight": 1.0, "depth_weight": 1.0,
-    "classification_weight": 1.0, "head_size": 32, "head_steps": 50, "head_lr": 0.03,
+    "classification_weight": 1.0, "head_size": 32, "head_steps": 50, "head_lr": 1.0,
     "feature_layers": 1, "void_label": None, "depth_scale": 0.001, "fit_size": 512,
     "probe_steps": 200,
 }  # fmt: skip
@@ -208,7 +208,7 @@ SEGMENTED = {"labels": ("segmentation",)}
         ({"stream": "a"}, "--stream needs labelled pictures beside it; give --feedback DIR"),
         ({"stream": "a", "eval": "b"}, "--stream and --eval needs labelled"),
         ({"eval": "b"}, "--eval needs labelled"),
-        ({"feedback": ("a", "b")}, "--feedback a b: --modality vision reads one folder"),
+        ({"feedback": ("a", "b"), "eval": "c"}, "--eval is for one --feedback"),
         (OWN | {"stream": ("a", "b")}, "--stream a b: --modality vision reads one folder"),
         *(
             ({"arms": f"baseline,{arm}"}, f"--arms: {arm} works on tokens; .*uniform_smoothing")

@@ -31,6 +31,7 @@ from vfunc.training.config_file import to_toml
 from vfunc.training.loop import run_arm
 from vfunc.training.resolve import default_name, estimator_options
 from vfunc.training.run_directory import RunDirectory, free_name, new_run
+from vfunc.training.run_options import VISION
 from vfunc.training.state import ArmState, Counters, new_arm_state
 from vfunc.training.summary import describe_run, finish
 from vfunc.workload import Evaluation
@@ -89,6 +90,12 @@ def run(config: RunConfig) -> None:
         OSError: a file cannot be written.
     """
     console = Console()
+    if config.command.dry_run and config.run.modality == VISION:
+        from vfunc.training.vision_dry_run import vision_dry_run
+
+        vision_dry_run(config, console)
+        console.print(to_toml(config), end="", markup=False, highlight=False)
+        return
     parts = assemble(config)
     console.print(describe_run(parts), highlight=False)
     if config.command.dry_run:

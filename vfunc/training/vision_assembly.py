@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vfunc.errors import UserError
+from vfunc.evaluation.revisited import load_revisited
 from vfunc.training.config import RunConfig
 from vfunc.vision.data import Pictures, VisionData
 from vfunc.vision.designer_file import load_view_designer
@@ -119,6 +120,7 @@ def workload_of(
         fixed_alpha=config.run.fixed_alpha,
         fit_size=dense.fit_size,
         eval_size=config.data.eval_size,
+        retrieval=None if dense.retrieval is None else load_revisited(dense.retrieval),
         device=device,
         dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
         seed=config.run.seed,

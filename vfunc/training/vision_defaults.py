@@ -51,9 +51,11 @@ def vision_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         "strength_penalty": 0.1,
         "blur": 0.05,
         "head_steps": 50,
-        "head_lr": 0.03,
+        "head_lr": 1.0,
         "feature_layers": 1,
         "void_label": None,
+        "label_size": None,
+        "retrieval": None,
         "depth_scale": 0.001,
         "batch_size": batch_size,
         "meta_batch_size": max(1, batch_size // 4),
@@ -101,8 +103,17 @@ def _of_data(given: Mapping[str, Any]) -> dict[str, Any]:
             "stream_size": 4096,
             "eval_size": 256,
             "fit_size": 512,
+            "heads_size": 512,
+            "colour": 0.4,
         }
-    return common | {"labels": None, "stream_size": None, "eval_size": 2000, "fit_size": 2000}
+    return common | {
+        "labels": None,
+        "stream_size": None,
+        "eval_size": 2000,
+        "fit_size": 2000,
+        "heads_size": 2000,
+        "colour": 1.0,
+    }
 
 
 def _of_designer(given: Mapping[str, Any], embedded: bool) -> dict[str, Any]:

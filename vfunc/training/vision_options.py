@@ -61,6 +61,11 @@ class VisionTaskOptions:
         least=0,
         most=1,
     )
+    colour: float | None = option(
+        "Strength of the colour jitter of DINO's crops; 1 is that of its authors, 0 none.",
+        shown="0.4 on the embedded scenes, else 1",
+        least=0,
+    )
     pretrained: bool | None = option(
         "Start from the weights that timm has for its model; without, from random ones.",
         shown="yes",
@@ -118,15 +123,31 @@ class VisionFeedbackOptions:
     )
     depth_weight: float | None = option("Weight of depth.", shown="1", least=0)
     classification_weight: float | None = option("Weight of classification.", shown="1", least=0)
+    heads_size: int | None = option(
+        "Labelled pictures, at most, that those of --head-size are drawn from.",
+        shown="512 embedded, else 2000",
+        least=1,
+    )
     head_size: int | None = option(
         "Labelled pictures that the feedback's heads are fitted on at each designer update.",
         shown="32 for the embedded learner, else 64",
         least=1,
     )
     head_steps: int | None = option("Steps of that fit.", shown="50", least=1)
-    head_lr: float | None = option("Learning rate of that fit.", shown="0.03", above=0)
+    head_lr: float | None = option(
+        "Step size of that fit: the most that a step changes an output, for features of size 1.",
+        shown="1",
+        above=0,
+    )
     feature_layers: int | None = option(
         "Last blocks of the backbone whose features heads and probes read.", shown="1", least=1
+    )
+    label_size: tuple[int, int] | None = option(
+        "Height and width that labelled pictures are brought to, rounded down to whole patches.",
+        default=None,
+        shown="--image-size; of ADE20K 512 512, of NYUv2 480 640",
+        metavar="H W",
+        least=1,
     )
     void_label: int | None = option(
         "Class in a folder's label maps that stands for no class.",
@@ -136,6 +157,13 @@ class VisionFeedbackOptions:
     )
     depth_scale: float | None = option(
         "Metres a unit of a folder's depth maps.", shown="0.001", above=0
+    )
+    retrieval: str | None = option(
+        "A folder of the revisited Oxford or Paris benchmark (jpg/ and gnd_*.pkl), to measure "
+        "retrieval on at the end.",
+        default=None,
+        shown="none",
+        metavar="DIR",
     )
     fit_size: int | None = option(
         "Labelled pictures, at most, that the evaluation's probes are trained on.",

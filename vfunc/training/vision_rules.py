@@ -53,6 +53,7 @@ VISION_RULES = (
             "local_size",
             "local_crops",
             "output_dim",
+            "colour",
             "student_temperature",
             "teacher_temperature",
             "centre_momentum",
@@ -76,6 +77,7 @@ VISION_RULES = (
             "tv_penalty",
             "strength_penalty",
             "head_size",
+            "heads_size",
         ),
         any_arm(DESIGNED_ARMS),
         NEEDS_DESIGNER,
@@ -120,6 +122,7 @@ VISION_RULES = (
     Rule(("depth_weight",), lambda options: _asked(options, "depth"), _NOT_ASKED),
     Rule(("classification_weight",), lambda options: _asked(options, "classification"), _NOT_ASKED),
     Rule(("void_label", "depth_scale"), _from_folder, _FOLDERS),
+    Rule(("label_size",), lambda options: options["feedback"] is not None, _FOLDERS),
     Rule(("void_label",), lambda options: _asked(options, "segmentation"), _NOT_ASKED),
     Rule(("depth_scale",), lambda options: _asked(options, "depth"), _NOT_ASKED),
     Rule(
@@ -199,11 +202,14 @@ def _check_designer(options: Mapping[str, Any]) -> None:
 
 
 def _check_sources(options: Mapping[str, Any]) -> None:
-    for name in ("stream", "feedback"):
-        if len(options[name] or ()) > 1:
-            raise UserError(
-                f"--{name} {' '.join(options[name])}: --modality vision reads one folder; give one"
-            )
+    if len(options["stream"] or ()) > 1:
+        raise UserError(
+            f"--stream {' '.join(options['stream'])}: --modality vision reads one folder; give one"
+        )
+    if len(options["feedback"] or ()) > 1 and options["eval"] is not None:
+        raise UserError(
+            "--eval is for one --feedback: several are measured on their own test parts"
+        )
     given = [f"--{name}" for name in ("stream", "eval") if options[name] is not None]
     if given and options["feedback"] is None:
         raise UserError(

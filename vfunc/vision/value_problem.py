@@ -59,11 +59,26 @@ class VisionLearner:
     split: Split | None = None
 
     def split_for(self, batch: UnlabeledBatch) -> Split | Whole:
-        """Where S allows this learner to be cut, tried on these crops; see `split_at_edge`."""
+        """Where S allows this learner to be cut, tried on these crops; see `split_at_edge`.
+
+        And whether all that the learner takes from a picture goes through the edge: phi reaches
+        the layers above by no other way.
+        """
+        method, *args = self.objective.calls(batch, batch.views)["views"]
         with self._as_estimated():
-            return split_at_edge(
-                self.functional, *self.objective.calls(batch, batch.views)["views"]
-            )
+            split = split_at_edge(self.functional, method, *args)
+            if isinstance(split, Whole):
+                return split
+            with torch.no_grad():
+                edge = split.prefix(self.functional, method, *args)
+                images, *rest = args
+                seen, other = (
+                    split.suffix(self.functional, self.functional.theta, edge, method, x, *rest)
+                    for x in (images, 1 - images)  # type: ignore[operator]
+                )
+        if not torch.equal(seen, other):
+            return Whole("something of the picture passes by the edge")
+        return split
 
     def observe(self, observed: ObservedViews) -> ObservedViews:
         """With the edges of the calls that see no designed view, if the learner is split."""
@@ -83,8 +98,8 @@ class VisionLearner:
         """The task that these views make, with its graph to them.
 
         The teacher's parameters and its centre are constants; its targets keep the graph to the
-        views that it sees. With a split, "views edge" carries phi and "views" is a constant, which
-        the layers above S's edge take no more from than the number of patches.
+        views that it sees. With a split, "views edge" carries phi, and "views" are the pictures as
+        they are: above the edge nothing is taken from them but the number of patches.
         """
         batch = observed.batch
         with self._as_estimated():
@@ -95,7 +110,7 @@ class VisionLearner:
                 edges["views"] = self.split.prefix(self.functional, *call)
         blocks = batch.blocks
         return {
-            "views": views if self.split is None else views.detach(),
+            "views": views if self.split is None else batch.views,
             "locals": batch.locals,
             "targets": targets,
             **({} if blocks is None else {"context": blocks.context, "blocks": blocks.targets}),

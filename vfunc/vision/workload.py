@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vfunc.learner import FunctionalLearner, RandomState
+from vfunc.evaluation.revisited import Revisited, evaluate_revisited
+from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
@@ -32,13 +33,14 @@ from vfunc.workload import BuiltTask, Evaluation, Forward, Metric
 
 LOSS = Metric("loss", "held-out\nloss", outcomes="loss")
 METRICS = {
+    "retrieval": Metric("retrieval_medium", "mAP\nmedium\n%", "%", True, scale=100.0, digits=1),
     "classification": Metric(
         "linear_accuracy", "linear\n%", "%", True, "linear_correct", scale=100.0, digits=1
     ),
     "depth": Metric("rmse", "RMSE\nm", "m", False, "image_rmse", digits=3),
     "segmentation": Metric("miou", "mIoU\n%", "%", True, "image_iou", scale=100.0, digits=1),
 }
-"""By feedback task, in the order of tables; the primary metric is the last that there is."""
+"""By what is measured, in the order of tables; the primary metric is the last that there is."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class VisionWorkload:
         seed: of the stream's order, the crops, and the designer's first parameters.
         fit_size: pictures that the probes of the evaluation are trained on.
         eval_size: pictures that they are measured on.
+        retrieval: a benchmark of instance retrieval to measure on at the end, or None.
         unit: what a budget counts.
         splits: where each arm's learner is cut at the lower edge of S.
     """
@@ -94,6 +97,9 @@ class VisionWorkload:
     device: torch.device
     dtype: torch.dtype | None
     seed: int
+    fit_size: int
+    eval_size: int
+    retrieval: Revisited | None = None
     unit: str = "images"
     splits: Splits = field(default_factory=Splits, repr=False, compare=False)
 
@@ -101,6 +107,7 @@ class VisionWorkload:
     def metrics(self) -> tuple[Metric, ...]:
         """See `Workload.metrics`."""
         held = {task for source in self.sources for task in source.tasks}
+        held |= set() if self.retrieval is None else {"retrieval"}
         return (LOSS, *(metric for task, metric in METRICS.items() if task in held))
 
     def smaller(self, examples: int) -> VisionWorkload:
@@ -308,6 +315,8 @@ class VisionWorkload:
                     )
                     metrics |= frozen.metrics
                     outcomes |= frozen.outcomes
+        if final and self.retrieval is not None:
+            metrics |= self._retrieved(learner, self.retrieval)
         return Evaluation(metrics, outcomes)
 
     def autocast(self) -> torch.dtype | None:
@@ -336,6 +345,21 @@ class VisionWorkload:
 
     def _split(self, learner: VisionLearner, batch: UnlabeledBatch) -> Split | Whole:
         return self.splits.of(learner.functional, lambda: learner.split_for(batch.first(1)))
+
+    def _retrieved(self, learner: nn.Module, benchmark: Revisited) -> dict[str, float]:
+        """mAP by pooled features, the longer side of a picture at four times that of a crop."""
+        side = 4 * self.sources[0].image_size[1]
+        patch = learner.encoder.patch  # type: ignore[union-attr]
+        with mode(learner, training=False), autocast(self.device, self.dtype):
+            scores = evaluate_revisited(
+                lambda images: learner("dense", images, 1).pooled.float(),
+                benchmark,
+                size=side,
+                patch=patch,  # type: ignore[arg-type]
+                device=self.device,
+            )
+        found = scores._asdict().items()
+        return {f"retrieval_{name}": score for name, score in found if score is not None}
 
     def _labelled(self, role: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
         """The batch at that position of each source's pictures of a role."""
