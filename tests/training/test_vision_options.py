@@ -39,19 +39,20 @@ VISION = {"modality": "vision"}
 TIMM = {"learner": "vit_base_patch16_dinov3"}
 OWN = {"feedback": "pictures/street"}
 EMBEDDED = {
-    "objective": "dino", "image_size": 64, "local_size": 32, "local_crops": 6, "output_dim": 256,
-    "student_temperature": 0.1, "teacher_temperature": 0.04, "teacher_momentum": 0.99,
+    "objective": "dino", "image_size": 64, "local_size": 32, "local_crops": 6, "output_dim": 64,
+    "student_temperature": 0.1, "teacher_temperature": 0.04, "teacher_momentum": 0.95,
     "centre_momentum": 0.9, "pretrained": True, "meta_batch_size": 8, "augmentor": "unet",
     "keep": 0.6, "sparsity_penalty": 0.1, "tv_penalty": 0.1, "strength_penalty": 0.1, "blur": 0.05,
     "labels": ("segmentation", "depth"), "segmentation_weight": 1.0, "depth_weight": 1.0,
     "classification_weight": 1.0, "head_size": 32, "head_steps": 50, "head_lr": 1.0,
     "feature_layers": 1, "void_label": None, "depth_scale": 0.001, "fit_size": 512,
+    "heads_size": 512, "label_size": None, "retrieval": None, "colour": 0.4,
     "probe_steps": 200,
 }  # fmt: skip
 EMBEDDED_SHARED = {
     "learner": "embedded", "batch_size": 32, "feedback_batch_size": 32, "lr": 5e-4,
     "weight_decay": 0.04, "betas": (0.9, 0.99), "warmup": 0.05, "clip": 1.0,
-    "budget": Budget(160, "steps"), "meta_period": 4, "designer_lr": 1e-3, "designer_width": 16,
+    "budget": Budget(120, "steps"), "meta_period": 4, "designer_lr": 1e-3, "designer_width": 8,
     "designer_layers": 3, "designer_heads": 4, "align": "last:2", "eval_size": 256,
     "feedback_size": 512, "stream_size": 4096, "eval_split": "test", "stream": None,
     "feedback": None, "eval": None, "probe_batches": 16, "certify": True, "optimizer": "adamw",
@@ -60,7 +61,7 @@ EMBEDDED_SHARED = {
 PAPER = EMBEDDED | {
     "image_size": 224, "local_size": 96, "output_dim": 8192, "teacher_momentum": 0.996,
     "meta_batch_size": 64, "sparsity_penalty": 0.131, "tv_penalty": 0.144, "labels": None,
-    "head_size": 64, "fit_size": 2000, "probe_steps": 20_000,
+    "head_size": 64, "heads_size": 2000, "fit_size": 2000, "probe_steps": 20_000, "colour": 1.0,
 }  # fmt: skip
 PAPER_SHARED = EMBEDDED_SHARED | TIMM | {
     "batch_size": 256, "lr": 4.15e-6, "betas": (0.9, 0.999), "budget": Budget(300, "steps"),
@@ -90,7 +91,7 @@ def test_the_papers_defaults(name):
 def test_what_is_the_learners_follows_the_learner_and_what_is_the_datas_the_data():
     small = vision(**OWN).flat()
     assert (small["image_size"], small["batch_size"], small["lr"]) == (64, 32, 5e-4)
-    assert (small["probe_steps"], small["designer_width"]) == (200, 16)
+    assert (small["probe_steps"], small["designer_width"]) == (200, 8)
     assert (small["labels"], small["eval_size"], small["stream_size"]) == (None, 2000, None)
     large = vision(**TIMM).flat()
     assert (large["image_size"], large["batch_size"], large["lr"]) == (224, 256, 4.15e-6)
@@ -108,7 +109,7 @@ def test_defaults_follow_one_another():
         for found in [vision(augmentor=kind, learner=learner).designer]
     }
     assert sizes == {
-        ("unet", "embedded"): (16, 3), ("unet", "vit_x"): (32, 3),
+        ("unet", "embedded"): (8, 3), ("unet", "vit_x"): (32, 3),
         ("dit", "embedded"): (48, 2), ("dit", "vit_x"): (192, 4),
         ("photometric", "embedded"): (16, 3), ("photometric", "vit_x"): (32, 3),
     }  # fmt: skip
@@ -139,7 +140,9 @@ def test_options_of_language_are_refused_for_pictures(name):
 
 @pytest.mark.parametrize("name", VISION_ONLY)
 def test_options_of_vision_are_refused_for_text(name):
-    value = {"void_label": 11}.get(name, EMBEDDED[name])
+    value = {"void_label": 11, "label_size": (64, 64), "retrieval": "oxford"}.get(
+        name, EMBEDDED[name]
+    )
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError) as caught:
         resolve({name: value})
@@ -196,6 +199,9 @@ SEGMENTED = {"labels": ("segmentation",)}
         ({"classification_weight": 1.0}, "--classification-weight .*--labels"),
         ({"void_label": 11}, "--void-label .*--feedback DIR"),
         ({"depth_scale": 0.001}, "--depth-scale .*--feedback DIR"),
+        ({"label_size": (64, 64)}, "--label-size .*--feedback DIR"),
+        ({"objective": "ijepa", "colour": 1.0}, "--colour .*--objective dino"),
+        (BASELINE | {"heads_size": 4}, "--heads-size .*designer"),
         ({"feedback": "ade20k:data", "void_label": 0}, "--void-label .*--feedback DIR"),
         ({"feedback": "nyuv2", "depth_scale": 0.1}, "--depth-scale .*--feedback DIR"),
         (OWN | {"labels": ("depth",), "void_label": 0}, "--void-label .*--labels"),
@@ -312,7 +318,7 @@ def test_options_that_do_something_are_kept_and_repeat_the_run(options, tmp_path
 def test_toml_holds_what_does_something():
     written = tomllib.loads(to_toml(vision()))
     assert written["labels"] == ["segmentation", "depth"] and written["keep"] == 0.6
-    assert written["budget"] == "160steps"
+    assert written["budget"] == "120steps"
     absent = {*LANGUAGE_ONLY, *COMMAND, "pretrained", "void_label", "depth_scale", "fixed_alpha",
               "strength_penalty", "designer_heads", "classification_weight", "stream"}  # fmt: skip
     assert not absent & set(written)

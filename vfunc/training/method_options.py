@@ -112,7 +112,8 @@ class DesignerOptions:
     )
     designer_width: int = option(
         "Hidden size. Vision: channels at half resolution, or the transformer's hidden size.",
-        shown="48 for the embedded learner, else 256; vision: 16 or 32, dit 48 or 192",
+        shown="48 for the embedded learner, else 256; vision: 8 or 32 (photometric 16 or 32, dit "
+        "48 or 192)",
         least=2,
     )
     designer_layers: int = option(

@@ -68,7 +68,7 @@ class RunOptions:
         "What each arm may spend: 500steps, 2Mtokens, 50kimages, 60s, 10min, 1h. Evaluation and "
         "saving do not count.",
         default=Budget(300, "steps"),
-        shown="300steps; vision: 160steps for the embedded learner",
+        shown="300steps; vision: 120steps for the embedded learner",
         metavar="BUDGET",
     )
     seed: int = option("Of everything that is drawn.", default=0, least=0)

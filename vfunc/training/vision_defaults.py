@@ -25,7 +25,7 @@ VISION_ONLY = tuple(
 
 _SIZES = {
     # --augmentor: width and layers, beside the embedded learner and beside others
-    "unet": ((16, 3), (32, 3)),
+    "unet": ((8, 3), (32, 3)),
     "dit": ((48, 2), (192, 4)),
     "photometric": ((16, 3), (32, 3)),
 }
@@ -73,13 +73,13 @@ def _of_learner(embedded: bool) -> dict[str, Any]:
         return {
             "image_size": 64,
             "local_size": 32,
-            "output_dim": 256,
-            "teacher_momentum": 0.99,
+            "output_dim": 64,
+            "teacher_momentum": 0.95,
             "head_size": 32,
             "probe_steps": 200,
             "lr": 5e-4,
             "betas": (0.9, 0.99),
-            "budget": Budget(160, "steps"),
+            "budget": Budget(120, "steps"),
         }
     return {
         "image_size": 224,

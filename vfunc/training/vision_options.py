@@ -41,7 +41,7 @@ class VisionTaskOptions:
         least=0,
     )
     output_dim: int | None = option(
-        "Outputs of DINO's head.", shown="256 for the embedded learner, else 8192", least=2
+        "Outputs of DINO's head.", shown="64 for the embedded learner, else 8192", least=2
     )
     student_temperature: float | None = option(
         "Temperature of DINO's student.", shown="0.1", above=0
@@ -51,7 +51,7 @@ class VisionTaskOptions:
     )
     teacher_momentum: float | None = option(
         "Share of itself that the teacher keeps at each step, at the start; it rises to 1.",
-        shown="0.99 for the embedded learner, else 0.996",
+        shown="0.95 for the embedded learner, else 0.996",
         least=0,
         most=1,
     )

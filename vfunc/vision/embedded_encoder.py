@@ -15,9 +15,9 @@ EMBEDDED_ENCODER = Path(__file__).parent / "embedded"
 
 EMBEDDED_ARCHITECTURE = Architecture(
     "vit_tiny_patch16_224",
-    {"img_size": 64, "patch_size": 8, "embed_dim": 64, "depth": 6, "num_heads": 4},
+    {"img_size": 64, "patch_size": 8, "embed_dim": 64, "depth": 12, "num_heads": 4},
 )
-"""0.3M parameters: patches of 8 pixels, 64 wide, 6 blocks of 4 heads, for 64 x 64 pixels."""
+"""0.6M parameters: patches of 8 pixels, 64 wide, 12 blocks of 4 heads, for 64 x 64 pixels."""
 
 
 def embedded_encoder(seed: int, device: torch.device | str = "cpu") -> Encoder:

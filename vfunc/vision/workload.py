@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vfunc.errors import UserError
 from vfunc.evaluation.revisited import Revisited, evaluate_revisited
 from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.precision import autocast
@@ -65,7 +66,8 @@ class VisionWorkload:
         meta_batch_size: of these, how many an estimate takes.
         feedback_batch_size: labelled pictures that g_down is of.
         head_size: labelled pictures that the heads are fitted on, at each update.
-        weights: of the feedback tasks in L_down, by name, for each source; only these are asked.
+        weights: of the feedback tasks in L_down, by name, for each source; only these are asked,
+            and at least one of them weighs something.
         normalise: whether each task's loss is divided by its gradient's norm.
         heads: how heads are fitted.
         probes: how the frozen backbone is evaluated.
@@ -198,9 +200,13 @@ class VisionWorkload:
     def regularisers(
         self, designer: nn.Module, phi: Params, observed: ObservedViews
     ) -> Mapping[str, Scalar]:
-        """See `Workload.regularisers`: paper, equation 54."""
+        """See `Workload.regularisers`: paper, equation 54.
+
+        On the first view of each picture: DINO's two are drawn alike, and the mean over one of
+        them costs the designer half the work.
+        """
         assert isinstance(designer, ViewDesigner)
-        views = observed.batch.views.flatten(0, 1)
+        views = observed.batch.views[0]
         _, control = torch.func.functional_call(designer, phi, (views,))
         return designer.regularisers(control)
 
@@ -216,7 +222,16 @@ class VisionWorkload:
         dropout: RandomState | None,
         seed: int,
     ) -> ValueProblem:
-        """See `Workload.problem`: the heads are refitted first, with the backbone frozen."""
+        """See `Workload.problem`: the heads are refitted first, with the backbone frozen.
+
+        Raises:
+            UserError: dropout is to be repeated: an estimate takes fewer pictures than the step.
+        """
+        if dropout is not None:
+            raise UserError(
+                "--estimate-mode train cannot repeat the learner's dropout on views: an estimate "
+                "takes --meta-batch-size pictures alone; give --estimate-mode eval"
+            )
         learner = VisionLearner(functional, self.objective, self.dtype)
         split = self._split(learner, observed[0].batch)
         learner = replace(learner, split=split if isinstance(split, Split) else None)
@@ -230,12 +245,17 @@ class VisionWorkload:
         fitted_on: Sequence[LabelledBatch],
         measured: Sequence[LabelledBatch],
     ) -> Callable[[Params], Scalar]:
-        """theta_S -> L_down on `measured`, the heads fitted on the other batches at theta_t."""
+        """theta_S -> L_down on `measured`, the heads fitted on the other batches at theta_t.
+
+        A source of which nothing is asked, or with weight 0 alone, has no part in it.
+        """
         at = functional.theta if self.normalise else None
         losses = []
         for source, weights, fit, batch in zip(
             self.sources, self.weights, fitted_on, measured, strict=True
         ):
+            if not any(weights.values()):
+                continue
             with autocast(self.device, self.dtype):
                 heads = fit_heads(
                     functional.module, fit, tuple(weights), source.classes, self.heads
@@ -304,11 +324,14 @@ class VisionWorkload:
             fit = self._whole(number, "fit", self.fit_size)
             test = self._whole(number, "test", self.eval_size)
             with autocast(self.device, self.dtype):
-                quick = evaluate_quickly(learner, fit, test, weights, source.classes, self.heads)
-                metrics["loss"] += quick.metrics["loss"]
-                metrics["loss_examples"] += len(test)
-                if len(self.sources) == 1:
-                    outcomes |= quick.outcomes
+                if any(weights.values()):
+                    quick = evaluate_quickly(
+                        learner, fit, test, weights, source.classes, self.heads
+                    )
+                    metrics["loss"] += quick.metrics["loss"]
+                    metrics["loss_examples"] += len(test)
+                    if len(self.sources) == 1:
+                        outcomes |= quick.outcomes
                 if final:
                     frozen = evaluate_frozen(
                         learner, fit, test, source.tasks, source.classes, self.probes
@@ -327,12 +350,12 @@ class VisionWorkload:
         self, arm: str, views: Tensor, designer: nn.Module | None
     ) -> tuple[Tensor, dict[str, float]]:
         """The views that an arm's learner gets, and what to say of them."""
+        if arm == "baseline":  # a designer's arm too, while it burns in
+            return views, {}
         if designer is not None:
             view, control = designer(views.flatten(0, 1))
             notes = {} if not designer.config.masks else {"kept": float(control.mean())}
             return view.unflatten(0, views.shape[:2]), notes
-        if arm == "baseline":
-            return views, {}
         assert arm == "uniform_smoothing"
         flat = views.flatten(0, 1)
         mu = torch.full_like(flat[:, :1], 1 - self.fixed_alpha)

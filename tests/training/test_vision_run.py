@@ -1,0 +1,300 @@
+"""Runs on pictures: every estimator steps, a stopped run goes on, and what a run leaves."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from small_run import Memory, same, words
+from small_vision_run import (
+    DINO_AND_IJEPA,
+    both,
+    defaults,
+    everything,
+    new_state,
+    parts_of,
+    train,
+)
+
+from vfunc.errors import CertificationError, UserError
+from vfunc.report.events import read_events
+from vfunc.training import loop
+from vfunc.training.arms import ARMS, estimator_of
+from vfunc.training.assemble import arm_plan, step_options
+from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
+from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
+from vfunc.training.loop import run_arm
+from vfunc.training.resolve import estimator_options
+from vfunc.vision.value_problem import VisionLearner
+
+
+@both()
+def test_every_estimator_steps(options):
+    trained = train(budget="1steps", **options)
+    (value,), (norm,) = trained.of("value"), trained.of("designer_gradient_norm")
+    assert math.isfinite(value) and math.isfinite(norm)
+    assert (norm > 0) == (options["estimator"] != "zero")
+    (estimate,) = trained.of("estimate")
+    assert "blocks are computed once" in estimate["split"]
+    assert all(x.isfinite().all() for x in everything(trained).values())
+    assert all(x.isfinite().all() for x in trained.phi.values())
+
+
+@pytest.mark.parametrize("augmentor", ["dit", "photometric"])
+def test_other_designers_step(augmentor):
+    trained = train(budget="1steps", augmentor=augmentor, probe_batches=1)
+    assert trained.of("designer_gradient_norm")[0] > 0
+    (found,) = [e for e in trained.log.events if e["kind"] == "value_map"]
+    assert len(trained.of("predicted", kind="probe")) == 4
+    json.dumps(found)
+
+
+def test_a_tasks_gradient_may_be_normalised():
+    plain, normalised = (
+        train(budget="1steps", normalise_feedback=n, probe_batches=1) for n in (False, True)
+    )
+    assert plain.of("value") != normalised.of("value")
+    assert all(map(math.isfinite, normalised.of("realised", kind="probe")))
+
+
+class Stopped(Exception):
+    """The process has died."""
+
+
+class OnDisk(Memory):
+    """A log whose checkpoints are files, and that dies after the step it is told."""
+
+    def __init__(self, path, dies_after=None):
+        super().__init__()
+        self.path, self.dies_after = path, dies_after
+
+    def event(self, kind, fields):
+        super().event(kind, fields)
+        if (kind, fields.get("step")) == ("step", self.dies_after):
+            raise Stopped
+
+    def checkpoint(self, state):
+        super().checkpoint(state)
+        save_checkpoint(state, self.path)
+
+
+@both([{"estimator": "first_order"}], of_ijepa=(3,))
+def test_resumed_is_uninterrupted(tmp_path, options):
+    options = options | {"budget": "4steps", "accumulate": 2, "meta_period": 3, "save_every": 0.5,
+                         "eval_every": 0.5, "probe_batches": 1}  # fmt: skip
+    whole = train(log=OnDisk(tmp_path / "whole.pt"), **options)
+    stopped = OnDisk(tmp_path / "x.pt", dies_after=3)
+    with pytest.raises(Stopped):
+        train(log=stopped, **options)
+    assert stopped.saved == [0, 2]
+    again = train(
+        log=OnDisk(tmp_path / "x.pt"),
+        prepare=lambda state: load_checkpoint(state, tmp_path / "x.pt"),
+        **options,
+    )
+    assert same(everything(whole), everything(again))
+    assert same(whole.phi, again.phi)
+    assert again.of("train_loss") == whole.of("train_loss")[2:]
+    assert again.evaluation == whole.evaluation
+    assert len(again.of("realised", kind="probe")) == 0  # it was made before the checkpoint
+
+
+@pytest.fixture
+def vision(command):
+    """The command line with a small run's options."""
+
+    def call(*argv, **options):
+        given = {k: v for k, v in defaults(options).items() if k not in options} | options
+        return command(*argv, *words(given), small_data=False)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run, by the command line, once."""
+    import os
+
+    from vfunc.training.command_line import run_guarded
+    from vfunc.training.run import run
+
+    root, before = tmp_path_factory.mktemp("vision"), os.getcwd()
+    os.chdir(root)
+    try:
+        options = {"certify": True, "probe_batches": 1, "eval_every": 0.5, "save_every": 0.5,
+                   "arms": "baseline,vpretraining,uniform_smoothing"}  # fmt: skip
+        given = {k: v for k, v in defaults(options).items() if k not in options} | options
+        assert run_guarded(run, ["--name", "x", *words(given)]) == 0
+    finally:
+        os.chdir(before)
+    return root / "runs" / "x"
+
+
+ARM_NAMES = ("baseline", "vpretraining", "uniform_smoothing")
+
+
+def test_metrics_and_tables(finished):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["unit"] == "images"
+    assert [m["name"] for m in metrics["metrics"]] == ["loss", "linear_accuracy", "rmse", "miou"]
+    measured = {"loss", "loss_examples", "miou", "pixel_accuracy", "rmse", "abs_rel", "delta_1",
+                "linear_accuracy", "knn_accuracy"}  # fmt: skip
+    assert set(metrics["start"]) == measured
+    assert set(metrics["arms"]) == set(ARM_NAMES)
+    for arm in metrics["arms"].values():
+        assert set(arm["metrics"]) == measured and arm["images"] == 2 * 3
+        assert all(math.isfinite(x) for x in arm["metrics"].values())
+    (source,) = metrics["data"]["sources"]
+    assert source["source"] == "embedded scenes" and source["pictures"]["stream"] == 16
+    assert {"vpretraining", "uniform_smoothing"} == set(metrics["against_baseline"])
+    outcomes = json.loads((finished / "arms" / "baseline.json").read_text())["outcomes"]
+    assert set(outcomes) == {"loss", "image_iou", "image_rmse", "linear_correct"}
+    assert {len(x) for x in outcomes.values()} == {5}
+    table = (finished / "table.txt").read_text()
+    for title in ("images", "linear", "RMSE", "mIoU", "held-out", *ARM_NAMES):
+        assert title in table, title
+
+
+def test_events_and_plots(finished):
+    events = read_events(finished / "events.jsonl")
+    kinds = [e["kind"] for e in events]
+    assert kinds[0] == "certification" and events[0]["verdict"].endswith(", float64")
+    assert kinds.count("engine") == kinds.count("value_map") == 1
+    steps = [e for e in events if e["kind"] == "step"]
+    assert [e["arm"] for e in steps] == [a for a in ARM_NAMES for _ in range(2)]
+    assert ["kept" in e for e in steps] == [False, False, True, True, True, True]
+    plots = {p.name for p in (finished / "plots").iterdir()}
+    assert {"learning_curves.png", "value_map_vpretraining.png"} <= plots
+    assert (finished / "plots/value_map_vpretraining.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list((finished / "checkpoints").iterdir())
+
+
+def test_learners_load_with_timm_and_with_learner(finished):
+    start = parts_of().learner.encoder.vit.state_dict()
+    for arm in ARM_NAMES:
+        directory = finished / "learners" / arm
+        vit = timm.create_model(f"local-dir:{directory}", pretrained=True)
+        mine = parts_of(learner=str(directory)).learner
+        assert same(vit.state_dict(), mine.encoder.vit.state_dict())
+        assert same(vit.state_dict(), mine.teacher_encoder.vit.state_dict())
+        assert not same(vit.state_dict(), start)
+        images = torch.rand(2, 3, 32, 32)
+        encoder = mine.encoder.eval()
+        normed = (images - encoder.mean) / encoder.std
+        with torch.no_grad():
+            ours, theirs = encoder.tokens(images), vit.eval().forward_features(normed)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_designer_loads_frozen(finished):
+    path = finished / "designers" / "vpretraining.safetensors"
+    assert {p.name for p in path.parent.iterdir()} == {path.name}
+    parts = parts_of(designer=str(path), freeze_designer=True)
+    state = new_state(parts)
+    assert state.designer_optimizer is None
+    fresh = parts_of().workload.new_designer()
+    assert not same(dict(state.designer.named_parameters()), dict(fresh.named_parameters()))
+    frozen = train(designer=str(path), freeze_designer=True, budget="1steps")
+    assert same(frozen.phi, dict(state.designer.named_parameters()))
+    assert not frozen.of("value")
+
+
+def test_ctrl_c_and_resume(vision, monkeypatch, capsys):
+    options = {"objective": "ijepa", "arms": "vpretraining", "save_every": 0.5, "budget": "3steps"}
+    assert vision("--name", "whole", **options) == 0
+    taken = loop.optimizer_step
+
+    def dying(arm, state, given):
+        if state.counters.step == 2:
+            raise KeyboardInterrupt
+        return taken(arm, state, given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", dying)
+        assert vision("--name", "x", **options) == 130
+    assert "--resume x" in capsys.readouterr().err
+    assert vision_resume(vision) == 0
+    whole, x = (Path("runs") / name for name in ("whole", "x"))
+    for name in ("learners/vpretraining/model.safetensors", "designers/vpretraining.safetensors"):
+        assert (whole / name).read_bytes() == (x / name).read_bytes()
+    results = [json.loads((r / "arms/vpretraining.json").read_text()) for r in (whole, x)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["outcomes"] == results[1]["outcomes"]
+
+
+def vision_resume(vision):
+    command = vision.__closure__[0].cell_contents
+    return command("--resume", "x", small_data=False)
+
+
+def certified(**options):
+    parts = parts_of(certify=True, **options)
+    arm = certified_arm(parts)
+    assert arm is not None
+    return certify_start(arm, parts)
+
+
+CERTIFIED = [
+    {"objective": "dino"},
+    {"objective": "ijepa", "estimator": "unrolled", "lookahead_steps": 2},
+    {"objective": "dino", "accumulate": 2, "value": "cosine", "augmentor": "photometric"},
+]
+
+
+@pytest.mark.parametrize("options", CERTIFIED, ids=["dino", "ijepa", "photometric"])
+def test_a_run_certifies_its_estimator(options):
+    parts = parts_of(certify=True, **options)
+    before = {n: x.clone() for n, x in parts.learner.state_dict().items()}
+    found = certified(**options)
+    assert [row.verdict for row in found.estimators] == ["exact"]
+    assert same(before, dict(parts.learner.state_dict()))
+
+
+@pytest.mark.parametrize(("objective", "entry"), [("dino", "targets"), ("ijepa", "views edge")])
+def test_a_detached_path_of_phi_stops_the_run(monkeypatch, objective, entry):
+    task = VisionLearner.task
+
+    def detached(self, views, observed):
+        found = dict(task(self, views, observed))
+        return found | {entry: found[entry].detach()}
+
+    monkeypatch.setattr(VisionLearner, "task", detached)
+    with pytest.raises(CertificationError, match="designer|phi"):
+        # of few parameters: the message names each that is cut off
+        certified(objective=objective, augmentor="photometric")
+
+
+@pytest.mark.parametrize("objective", DINO_AND_IJEPA)
+def test_what_certification_may_cost(objective):
+    """Forwards of two pictures' crops, and one of the heads' pictures."""
+    parts = parts_of(certify=True, objective=objective)
+    workload = parts.workload.smaller(EXAMPLES)
+    assert len(workload.batch(0)) == len(workload.feedback(0).meta[0]) == EXAMPLES
+    sizes = []
+    hook = parts.learner.register_forward_pre_hook(lambda m, args: sizes.append(len(args[1])))
+    try:
+        certified(objective=objective)
+    finally:
+        hook.remove()
+    assert 10 < len(sizes) <= 160
+    assert sum(n > 2 * EXAMPLES for n in sizes) <= 1
+
+
+def test_dropout_masks_cannot_be_repeated():
+    parts = parts_of()
+    learner = copy.deepcopy(parts.learner)
+    config = dataclasses.replace(
+        parts.config, estimator=dataclasses.replace(parts.config.estimator, estimate_mode="train")
+    )
+    parts = dataclasses.replace(parts, learner=learner, config=config)
+    state = new_state(parts)
+    made = estimator_of(ARMS["vpretraining"], "first_order", estimator_options(config))
+    with pytest.raises(UserError, match="estimate-mode train"):
+        run_arm(ARMS["vpretraining"], state, parts.workload, made, step_options(config),
+                arm_plan(config), Memory())  # fmt: skip
