@@ -78,7 +78,7 @@ def name_of(options):
     return "-".join(str(v) for v in options.values())
 
 
-def both(estimators=ESTIMATORS, of_ijepa=(0, 3)):
+def both(estimators=ESTIMATORS, of_ijepa=(0,)):
     """Options of DINO with each of these estimators, and of I-JEPA with some."""
     cases = [{"objective": "dino"} | e for e in estimators]
     cases += [{"objective": "ijepa"} | ESTIMATORS[i] for i in of_ijepa]

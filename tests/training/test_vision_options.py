@@ -42,17 +42,17 @@ EMBEDDED = {
     "objective": "dino", "image_size": 64, "local_size": 32, "local_crops": 6, "output_dim": 64,
     "student_temperature": 0.1, "teacher_temperature": 0.04, "teacher_momentum": 0.95,
     "centre_momentum": 0.9, "pretrained": True, "meta_batch_size": 8, "augmentor": "unet",
-    "keep": 0.6, "sparsity_penalty": 0.1, "tv_penalty": 0.1, "strength_penalty": 0.1, "blur": 0.05,
+    "keep": 0.6, "sparsity_penalty": 0.01, "tv_penalty": 0.003, "strength_penalty": 0.1, "blur": 0.05,
     "labels": ("segmentation", "depth"), "segmentation_weight": 1.0, "depth_weight": 1.0,
-    "classification_weight": 1.0, "head_size": 32, "head_steps": 50, "head_lr": 1.0,
+    "classification_weight": 1.0, "head_size": 128, "head_steps": 50, "head_lr": 1.0,
     "feature_layers": 1, "void_label": None, "depth_scale": 0.001, "fit_size": 512,
     "heads_size": 512, "label_size": None, "retrieval": None, "colour": 0.4,
     "probe_steps": 200,
 }  # fmt: skip
 EMBEDDED_SHARED = {
-    "learner": "embedded", "batch_size": 32, "feedback_batch_size": 32, "lr": 5e-4,
+    "learner": "embedded", "batch_size": 32, "feedback_batch_size": 64, "lr": 5e-4,
     "weight_decay": 0.04, "betas": (0.9, 0.99), "warmup": 0.05, "clip": 1.0,
-    "budget": Budget(120, "steps"), "meta_period": 4, "designer_lr": 1e-3, "designer_width": 8,
+    "budget": Budget(120, "steps"), "meta_period": 4, "designer_lr": 3e-3, "designer_width": 8,
     "designer_layers": 3, "designer_heads": 4, "align": "last:2", "eval_size": 256,
     "feedback_size": 512, "stream_size": 4096, "eval_split": "test", "stream": None,
     "feedback": None, "eval": None, "probe_batches": 16, "certify": True, "optimizer": "adamw",
@@ -64,7 +64,7 @@ PAPER = EMBEDDED | {
     "head_size": 64, "heads_size": 2000, "fit_size": 2000, "probe_steps": 20_000, "colour": 1.0,
 }  # fmt: skip
 PAPER_SHARED = EMBEDDED_SHARED | TIMM | {
-    "batch_size": 256, "lr": 4.15e-6, "betas": (0.9, 0.999), "budget": Budget(300, "steps"),
+    "batch_size": 256, "feedback_batch_size": 32, "lr": 4.15e-6, "betas": (0.9, 0.999), "budget": Budget(300, "steps"),
     "designer_lr": 1.54e-4, "designer_width": 32, "eval_size": 2000, "stream_size": None,
     "feedback": ("pictures/street",),
 }  # fmt: skip
@@ -101,7 +101,7 @@ def test_what_is_the_learners_follows_the_learner_and_what_is_the_datas_the_data
 def test_defaults_follow_one_another():
     assert vision(batch_size=12).views.meta_batch_size == 3
     assert vision(batch_size=3).views.meta_batch_size == 1
-    assert vision(batch_size=12).data.feedback_batch_size == 32
+    assert vision(batch_size=12).data.feedback_batch_size == 64
     sizes = {
         (kind, learner): (found.designer_width, found.designer_layers)
         for kind in ("unet", "dit", "photometric")

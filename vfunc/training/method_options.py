@@ -128,7 +128,7 @@ class DesignerOptions:
     )
     designer_lr: float = option(
         "Learning rate of the designer's Adam.",
-        shown="4e-3 for the embedded learner, else 1e-4; vision: 1e-3 or 1.54e-4",
+        shown="4e-3 for the embedded learner, else 1e-4; vision: 3e-3 or 1.54e-4",
         above=0,
     )
     gate_penalty: float | None = option(

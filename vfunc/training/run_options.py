@@ -247,6 +247,6 @@ class DataOptions:
     )
     feedback_batch_size: int = option(
         "Feedback examples in an estimate, shared by the tasks.",
-        shown="as --batch-size; vision: 32",
+        shown="as --batch-size; vision: 64 for the embedded learner, else 32",
         least=1,
     )

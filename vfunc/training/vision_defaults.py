@@ -59,7 +59,7 @@ def vision_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         "depth_scale": 0.001,
         "batch_size": batch_size,
         "meta_batch_size": max(1, batch_size // 4),
-        "feedback_batch_size": 32,
+        "feedback_batch_size": 64 if embedded else 32,
         "weight_decay": 0.04,
         "warmup": 0.05,
         "align": "last:2",
@@ -75,7 +75,7 @@ def _of_learner(embedded: bool) -> dict[str, Any]:
             "local_size": 32,
             "output_dim": 64,
             "teacher_momentum": 0.95,
-            "head_size": 32,
+            "head_size": 128,
             "probe_steps": 200,
             "lr": 5e-4,
             "betas": (0.9, 0.99),
@@ -121,7 +121,7 @@ def _of_designer(given: Mapping[str, Any], embedded: bool) -> dict[str, Any]:
     return {
         "designer_width": width,
         "designer_layers": layers,
-        "designer_lr": 1e-3 if embedded else 1.54e-4,
-        "sparsity_penalty": 0.1 if embedded else 0.131,
-        "tv_penalty": 0.1 if embedded else 0.144,
+        "designer_lr": 3e-3 if embedded else 1.54e-4,
+        "sparsity_penalty": 0.01 if embedded else 0.131,
+        "tv_penalty": 0.003 if embedded else 0.144,
     }

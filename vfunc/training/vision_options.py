@@ -88,12 +88,12 @@ class VisionTaskOptions:
     )
     sparsity_penalty: float | None = option(
         "Masks: weight of the penalty on a mean that is not --keep.",
-        shown="0.1 for the embedded learner, else 0.131",
+        shown="0.01 for the embedded learner, else 0.131",
         least=0,
     )
     tv_penalty: float | None = option(
         "Masks: weight of the penalty on their total variation.",
-        shown="0.1 for the embedded learner, else 0.144",
+        shown="0.003 for the embedded learner, else 0.144",
         least=0,
     )
     strength_penalty: float | None = option(
@@ -130,7 +130,7 @@ class VisionFeedbackOptions:
     )
     head_size: int | None = option(
         "Labelled pictures that the feedback's heads are fitted on at each designer update.",
-        shown="32 for the embedded learner, else 64",
+        shown="128 for the embedded learner, else 64",
         least=1,
     )
     head_steps: int | None = option("Steps of that fit.", shown="50", least=1)
