@@ -383,7 +383,7 @@ def test_runs_without_a_name_get_one(options, name):
 def test_penalties_are_the_designers(monkeypatch):
     assert step_options(resolve({"gate_penalty": 0.5})).penalties == {"gate": 0.5, "moved": 0.0}
     masks = step_options(vision(tv_penalty=0.5, augmentor="dit"))
-    assert masks.penalties == {"sparsity": 0.1, "tv": 0.5}
+    assert masks.penalties == {"sparsity": 0.01, "tv": 0.5}
     photometric = step_options(vision(augmentor="photometric", strength_penalty=0.5))
     assert photometric.penalties == {"strength": 0.5}
     saved = SimpleNamespace(config=SimpleNamespace(kind="photometric"))
