@@ -1,0 +1,190 @@
+"""`--dry-run` on pictures: what it says of a learner, the memory it estimates, its one step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small_run import words
+from small_vision_run import defaults, tiny_learner
+from torch import nn
+from torch.func import functional_call
+
+from vfunc.precision import autocast
+from vfunc.training import vision_dry_run
+from vfunc.training.command_line import run_guarded
+from vfunc.training.method_options import OptimizerOptions
+from vfunc.training.run import run
+from vfunc.training.vision_memory import Estimated, estimated, kept_bytes
+from vfunc.vision import workload
+from vfunc.vision.dino import Dino
+from vfunc.vision.ijepa import IJepa
+from vfunc.vision.learner import make_encoder
+from vfunc.vision.objective import Objective
+
+CPU = torch.device("cpu")
+OBJECTIVES: dict[str, Objective] = {
+    "dino": Dino(image_size=32, local_size=16, local_crops=1, output_dim=8),
+    "ijepa": IJepa(patch=8, image_size=32),
+}
+PUBLIC = {"feedback": "ade20k:nowhere nyuv2:nowhere", "stream": "imagenet:nowhere"}
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch, capsys):
+    """Exit code and lines of a dry run of a tiny learner, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(**options):
+        given = defaults(options) | {"dry_run": True} | options
+        if "feedback" in options:
+            del given["stream_size"]
+        code = run_guarded(run, words({k: v for k, v in given.items() if v is not None}))
+        assert not list(tmp_path.iterdir())
+        said = capsys.readouterr()
+        return code, (said.out + said.err).splitlines()
+
+    return call
+
+
+def line(lines, name):
+    (found,) = [x for x in lines if x.startswith(f"{name:9} ")]
+    return found[10:]
+
+
+def learner_and_batch(name, pictures=1):
+    objective = OBJECTIVES[name]
+    learner = objective.learner(make_encoder(tiny_learner()), 0)
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8, generator=noise)
+    return learner, objective.batch([image] * pictures, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_a_forward_keeps_is_counted_without_running_it(name, dtype):
+    learner, batch = learner_and_batch(name)
+    storages, alive = {}, []
+
+    def note(x):
+        if x.grad_fn is not None:
+            alive.append(x)
+            storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), autocast(CPU, dtype):
+        for call in OBJECTIVES[name].calls(batch, batch.views).values():
+            learner(*call)
+    weights = {p.data_ptr() for p in learner.parameters()}
+    real = sum(size for at, size in storages.items() if at not in weights)
+    assert kept_bytes(learner, OBJECTIVES[name], batch, dtype) == real
+    assert kept_bytes(learner.to("meta"), OBJECTIVES[name], batch.to("meta"), dtype) == real
+
+
+def test_counting_leaves_the_learner_as_it_is():
+    learner, batch = learner_and_batch("dino")
+    before = {n: x.clone() for n, x in learner.state_dict().items()}
+    kept_bytes(learner, OBJECTIVES["dino"], batch, None)
+    assert all(torch.equal(before[n], x) for n, x in learner.state_dict().items())
+    assert {p.grad for p in learner.parameters()} == {None}
+    functional_call(learner, {}, ("logits", batch.views.flatten(0, 1)))  # no fake tensor is left
+
+
+@pytest.mark.parametrize(
+    ("options", "copies"),
+    [
+        (OptimizerOptions(optimizer="adamw"), 3),
+        (OptimizerOptions(optimizer="sgd", momentum=0.9), 2),
+        (OptimizerOptions(optimizer="sgd", momentum=0.0), 1),
+    ],
+)
+def test_a_step_needs_weights_gradients_moments_and_activations_of_each_picture(options, copies):
+    class Wide(nn.Module):
+        """One matrix of 6 x 4, and a teacher that is not trained."""
+
+        def __init__(self):
+            super().__init__()
+            self.student = nn.Linear(4, 6, bias=False)
+            self.teacher = nn.Linear(4, 6, bias=False).requires_grad_(False)
+
+        def forward(self, method, x):
+            return self.student(x).exp()
+
+    class Calls:
+        def calls(self, batch, views):
+            return {"views": ("logits", views)}
+
+    class Batch:
+        def __init__(self, pictures):
+            self.views = torch.empty(pictures, 4)
+
+    found = estimated(Wide(), Calls(), Batch, options, pictures=10, dtype=None)
+    # exp keeps its output, 6 numbers a picture; the product's weight is there anyway
+    assert found == Estimated(2 * 24 * 4, copies * 24 * 4, 10 * 6 * 4)
+    assert found.total == found.weights + found.optimizer + found.activations
+
+
+def test_it_says_what_it_builds_and_takes_one_step_without_evaluating(dry_run, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("evaluated")
+
+    fitted = []
+    fit = workload.fit_heads
+    monkeypatch.setattr(workload, "evaluate_quickly", refuse)
+    monkeypatch.setattr(workload, "evaluate_frozen", refuse)
+    monkeypatch.setattr(
+        workload, "fit_heads", lambda m, batch, *rest: fitted.append(len(batch.images)) or fit(
+            m, batch, *rest
+        )
+    )  # fmt: skip
+    code, lines = dry_run(heads_size=30, head_size=30, batch_size=6, meta_batch_size=5)
+    assert code == 0 and fitted == [8]
+    encoder = make_encoder(tiny_learner())
+    each = sum(p.numel() for p in encoder.parameters())
+    whole = OBJECTIVES["dino"].learner(encoder, 0)
+    student = sum(p.numel() for p in whole.parameters() if p.requires_grad)
+    assert f"encoder {each:,} parameters; {student:,} trained in all" in line(lines, "learner")
+    assert line(lines, "views") == "2 x 6 x 3 x 32 x 32"
+    assert line(lines, "locals") == "1 x 6 x 3 x 16 x 16"
+    assert line(lines, "targets") == "2 x 6 x 8"
+    assert line(lines, "views out") == "12 x 8"
+    assert line(lines, "local out") == "6 x 8"
+    assert "32 x 32 segmentation of" in line(lines, "labelled")
+    assert line(lines, "step").startswith("one of one picture: loss ")
+    assert math.isfinite(float(line(lines, "step").split("value ")[1].split(",")[0]))
+    assert 'modality = "vision"' in lines
+
+
+def test_what_does_not_fit_is_not_tried(dry_run, monkeypatch):
+    monkeypatch.setattr(vision_dry_run, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(vision_dry_run, "_tiny_step", None)
+    code, lines = dry_run()
+    assert code == 0
+    assert line(lines, "step").startswith("not taken: even one picture needs about ")
+    assert line(lines, "views") == "2 x 3 x 3 x 32 x 32"
+
+
+@pytest.mark.parametrize("objective", ["dino", "ijepa"])
+def test_noise_takes_the_place_of_public_sets_that_are_not_there(dry_run, objective):
+    code, lines = dry_run(**PUBLIC, label_size="45 64", objective=objective, precision="bfloat16")
+    assert code == 0
+    assert line(lines, "pictures").startswith("noise in their place: imagenet:nowhere: ")
+    assert line(lines, "labelled") == "40 x 64 segmentation of 150 classes, 40 x 64 depth"
+    assert line(lines, "step").startswith("one of one picture: loss ")
+
+
+def test_an_arm_without_a_designer_steps_too(dry_run):
+    designed = dict.fromkeys(("meta_batch_size", "head_size", "heads_size", "head_steps"))
+    other = dict.fromkeys(("designer_width", "designer_layers", "designer_lr", "meta_period"))
+    code, lines = dry_run(arms="baseline", feedback_size=None, **designed, **other)
+    assert code == 0, lines
+    assert "value" not in line(lines, "step")
+
+
+@pytest.mark.parametrize("with_public", [False, True])
+def test_a_folder_of_ones_own_has_to_be_there(dry_run, with_public):
+    feedback = "ade20k:nowhere ./mine" if with_public else "./mine"
+    code, lines = dry_run(feedback=feedback)
+    assert code == 2
+    assert len(lines) == 1 and lines[0].startswith("error: ")
