@@ -27,6 +27,7 @@ CORE = [
     "precision",
     "split",
     "recomputation",
+    "hub",
 ]
 MODALITIES = ("language", "vision")
 OUTER = ("training", "evaluation", "report")

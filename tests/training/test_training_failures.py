@@ -265,7 +265,7 @@ def test_debug_shows_where(command, capsys):
 
 def test_a_hub_learner_without_a_network_fails_at_once(command, monkeypatch, tmp_path, line):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr("vfunc.language.hub.TIMEOUT", 0.001)
+    monkeypatch.setattr("vfunc.hub.TIMEOUT", 0.001)
     began = time.monotonic()
     assert command(learner="nobody/has-this-learner") == 2
     assert time.monotonic() - began < 5

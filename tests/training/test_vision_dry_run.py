@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_run import words
 from small_vision_run import defaults, tiny_learner
-from torch import nn
 from torch.func import functional_call
 
 from vfunc.precision import autocast
 from vfunc.training import vision_dry_run
 from vfunc.training.command_line import run_guarded
-from vfunc.training.method_options import OptimizerOptions
+from vfunc.training.resolve import resolve
 from vfunc.training.run import run
-from vfunc.training.vision_memory import Estimated, estimated, kept_bytes
+from vfunc.training.vision_memory import estimated, kept_bytes
 from vfunc.vision import workload
 from vfunc.vision.dino import Dino
 from vfunc.vision.ijepa import IJepa
@@ -27,6 +28,12 @@ CPU = torch.device("cpu")
 OBJECTIVES: dict[str, Objective] = {
     "dino": Dino(image_size=32, local_size=16, local_crops=1, output_dim=8),
     "ijepa": IJepa(patch=8, image_size=32),
+}
+VISION = {"modality": "vision"}
+OPTIMIZERS = {
+    "adamw": {"optimizer": "adamw"},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "lr": 0.1},
+    "plain sgd": {"optimizer": "sgd", "momentum": 0.0, "lr": 0.1},
 }
 PUBLIC = {"feedback": "ade20k:nowhere nyuv2:nowhere", "stream": "imagenet:nowhere"}
 
@@ -40,7 +47,9 @@ def dry_run(tmp_path, monkeypatch, capsys):
         given = defaults(options) | {"dry_run": True} | options
         if "feedback" in options:
             del given["stream_size"]
-        code = run_guarded(run, words({k: v for k, v in given.items() if v is not None}))
+        several = [words({k: v}) for k, v in given.items()]
+        argv = [part for one in several for word in one for part in word.split()]
+        code = run_guarded(run, argv)
         assert not list(tmp_path.iterdir())
         said = capsys.readouterr()
         return code, (said.out + said.err).splitlines()
@@ -79,7 +88,10 @@ def test_what_a_forward_keeps_is_counted_without_running_it(name, dtype):
     weights = {p.data_ptr() for p in learner.parameters()}
     real = sum(size for at, size in storages.items() if at not in weights)
     assert kept_bytes(learner, OBJECTIVES[name], batch, dtype) == real
-    assert kept_bytes(learner.to("meta"), OBJECTIVES[name], batch.to("meta"), dtype) == real
+    assert (
+        kept_bytes(learner.to("meta"), OBJECTIVES[name], batch.to(torch.device("meta")), dtype)
+        == real
+    )
 
 
 def test_counting_leaves_the_learner_as_it_is():
@@ -93,35 +105,22 @@ def test_counting_leaves_the_learner_as_it_is():
 
 @pytest.mark.parametrize(
     ("options", "copies"),
-    [
-        (OptimizerOptions(optimizer="adamw"), 3),
-        (OptimizerOptions(optimizer="sgd", momentum=0.9), 2),
-        (OptimizerOptions(optimizer="sgd", momentum=0.0), 1),
-    ],
+    [("adamw", 3), ("sgd", 2), ("plain sgd", 1)],
 )
 def test_a_step_needs_weights_gradients_moments_and_activations_of_each_picture(options, copies):
-    class Wide(nn.Module):
-        """One matrix of 6 x 4, and a teacher that is not trained."""
+    kept = resolve(VISION | OPTIMIZERS[options]).optimizer
+    learner, _ = learner_and_batch("dino")
 
-        def __init__(self):
-            super().__init__()
-            self.student = nn.Linear(4, 6, bias=False)
-            self.teacher = nn.Linear(4, 6, bias=False).requires_grad_(False)
+    def batch(pictures):
+        return learner_and_batch("dino", pictures)[1]
 
-        def forward(self, method, x):
-            return self.student(x).exp()
-
-    class Calls:
-        def calls(self, batch, views):
-            return {"views": ("logits", views)}
-
-    class Batch:
-        def __init__(self, pictures):
-            self.views = torch.empty(pictures, 4)
-
-    found = estimated(Wide(), Calls(), Batch, options, pictures=10, dtype=None)
-    # exp keeps its output, 6 numbers a picture; the product's weight is there anyway
-    assert found == Estimated(2 * 24 * 4, copies * 24 * 4, 10 * 6 * 4)
+    found = estimated(learner, OBJECTIVES["dino"], batch, kept, pictures=3, dtype=torch.bfloat16)
+    parameters = list(learner.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    assert found.weights == 4 * sum(p.numel() for p in parameters)
+    assert found.optimizer == 4 * copies * trained
+    # copies of weights in bfloat16 are made once, whatever the number of pictures
+    assert found.activations == kept_bytes(learner, OBJECTIVES["dino"], batch(3), torch.bfloat16)
     assert found.total == found.weights + found.optimizer + found.activations
 
 
@@ -150,7 +149,7 @@ def test_it_says_what_it_builds_and_takes_one_step_without_evaluating(dry_run, m
     assert line(lines, "targets") == "2 x 6 x 8"
     assert line(lines, "views out") == "12 x 8"
     assert line(lines, "local out") == "6 x 8"
-    assert "32 x 32 segmentation of" in line(lines, "labelled")
+    assert "64 x 64 segmentation of" in line(lines, "labelled")
     assert line(lines, "step").startswith("one of one picture: loss ")
     assert math.isfinite(float(line(lines, "step").split("value ")[1].split(",")[0]))
     assert 'modality = "vision"' in lines
@@ -175,9 +174,12 @@ def test_noise_takes_the_place_of_public_sets_that_are_not_there(dry_run, object
 
 
 def test_an_arm_without_a_designer_steps_too(dry_run):
-    designed = dict.fromkeys(("meta_batch_size", "head_size", "heads_size", "head_steps"))
-    other = dict.fromkeys(("designer_width", "designer_layers", "designer_lr", "meta_period"))
-    code, lines = dry_run(arms="baseline", feedback_size=None, **designed, **other)
+    idle = (
+        "meta_batch_size", "head_size", "heads_size", "feedback_size", "feedback_batch_size",
+        "meta_period", "designer_width", "designer_layers", "designer_lr", "certify",
+        "probe_batches",
+    )  # fmt: skip
+    code, lines = dry_run(arms="baseline", **dict.fromkeys(idle))
     assert code == 0, lines
     assert "value" not in line(lines, "step")
 
@@ -188,3 +190,45 @@ def test_a_folder_of_ones_own_has_to_be_there(dry_run, with_public):
     code, lines = dry_run(feedback=feedback)
     assert code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two folders: one with classes, 9 for none of them, and one with depth."""
+    root, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, kind in (("streets", "labels"), ("rooms", "depth")):
+        for part in ("images", kind):
+            (root / name / part).mkdir(parents=True)
+        for i in range(20):
+            pixels = draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / "images" / f"{i}.png")
+            truth = draw.choice([0, 1, 2, 9], (40, 40)).astype(np.uint8)
+            truth = truth if kind == "labels" else 1000 + truth.astype(np.uint16)
+            Image.fromarray(truth).save(root / name / kind / f"{i}.png")
+    return str(root / "streets"), str(root / "rooms")
+
+
+@pytest.mark.parametrize("labels", [None, "depth segmentation"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_folders_with_different_labels_are_asked_what_each_holds(dry_run, folders, order, labels):
+    feedback = " ".join(folders[::order])
+    code, lines = dry_run(feedback=feedback, void_label=9, labels=labels)
+    assert code == 0, lines
+    said = ["32 x 32 segmentation of 3 classes", "32 x 32 depth"]
+    assert line(lines, "labelled") == ", ".join(said[::order])
+    assert line(lines, "step").startswith("one of one picture: loss ")
+
+
+def test_a_folder_that_nothing_is_asked_of_is_refused(dry_run, folders):
+    code, lines = dry_run(feedback=" ".join(folders), labels="segmentation")
+    assert code == 2
+    assert lines == [
+        f"error: --labels segmentation: {folders[1]} holds depth alone; leave it out of --feedback"
+    ]
+
+
+@pytest.mark.parametrize("twice", [1, 2])
+def test_void_needs_a_label_map(dry_run, folders, twice):
+    code, lines = dry_run(feedback=" ".join([folders[1]] * twice), void_label=9)
+    assert code == 2
+    assert lines == ["error: --void-label 9: there are no label maps of classes to read"]

@@ -172,6 +172,12 @@ def test_learners_load_with_timm_and_with_learner(finished):
         torch.testing.assert_close(ours, theirs)
 
 
+def test_the_student_is_what_is_saved(finished):
+    student = train("baseline").state.learner.encoder.vit.state_dict()
+    saved = parts_of(learner=str(finished / "learners" / "baseline")).learner
+    assert same(student, saved.encoder.vit.state_dict())
+
+
 def test_the_designer_loads_frozen(finished):
     path = finished / "designers" / "vpretraining.safetensors"
     assert {p.name for p in path.parent.iterdir()} == {path.name}

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from vfunc.errors import UserError
-from vfunc.language.hub import hub_within_reach
+from vfunc.hub import hub_within_reach
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What the paper adapts; modules that a learner does not have are left out."""

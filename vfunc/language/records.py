@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vfunc.errors import UserError
-from vfunc.language.hub import hub_within_reach
+from vfunc.hub import hub_within_reach
 
 Record = tuple[str, Mapping[str, Any]]  # where it stands (for messages), and its fields
 

@@ -11,24 +11,18 @@ from torch import nn
 from vfunc.errors import UserError
 from vfunc.evaluation.revisited import load_revisited
 from vfunc.training.config import RunConfig
-from vfunc.vision.data import Pictures, VisionData
+from vfunc.training.vision_sources import read_data
+from vfunc.vision.data import VisionData
 from vfunc.vision.designer_file import load_view_designer
 from vfunc.vision.designers import ViewDesignerConfig
 from vfunc.vision.dino import Dino
-from vfunc.vision.file_sources import image_folder
-from vfunc.vision.folders import folder_data
 from vfunc.vision.heads import HeadOptions
 from vfunc.vision.ijepa import IJepa
 from vfunc.vision.learner import Encoder, make_encoder
 from vfunc.vision.objective import Objective
 from vfunc.vision.probes import ProbeOptions
-from vfunc.vision.public import parse_public, public_pictures
-from vfunc.vision.public_data import public_data
-from vfunc.vision.scenes import embedded_scenes
+from vfunc.vision.public import parse_public
 from vfunc.vision.workload import VisionWorkload
-
-PUBLISHED_SIZES = {"ade20k": (512, 512), "nyuv2": (480, 640), "imagenet": (224, 224)}
-"""Height and width at which the paper evaluates."""
 
 
 def vision_parts(config: RunConfig, device: torch.device) -> tuple[nn.Module, VisionWorkload]:
@@ -127,97 +121,12 @@ def workload_of(
     )
 
 
-def read_data(config: RunConfig, patch: int) -> list[VisionData]:
-    """The data of each --feedback; the stream is the first one's.
-
-    Args:
-        config: resolved.
-        patch: the encoder's, of which the sides of labelled pictures are multiples.
-
-    Raises:
-        UserError: something is missing or cannot be read.
-    """
-    data, dense = config.data, config.dense
-    if data.feedback is None:
-        assert data.stream_size is not None and data.eval_split is not None
-        scenes = embedded_scenes(
-            config.run.seed,
-            stream=data.stream_size,
-            heads=dense.heads_size,
-            feedback=data.feedback_size,
-            evaluation_fit=dense.fit_size,
-            evaluation=data.eval_size,
-            split=data.eval_split,
-        )
-        return [scenes]
-    counts = {
-        "heads": dense.heads_size,
-        "feedback": data.feedback_size,
-        "fit": dense.fit_size,
-        "test": data.eval_size,
-    }
-    stream = _stream(data.stream)
-    return [_source(config, name, stream, counts, patch) for name in data.feedback]
-
-
-def _stream(names: tuple[str, ...] | None) -> Path | Pictures | None:
-    if names is None:
-        return None
-    (name,) = names
-    public = parse_public(name)
-    if public is not None:
-        return public_pictures(*public)
-    image_folder(Path(name))  # complain now, and of the stream
-    return Path(name)
-
-
-def label_size(config: RunConfig, name: str, patch: int) -> tuple[int, int]:
-    """Height and width that a source's labelled pictures are brought to, in whole patches."""
-    public = parse_public(name)
-    given = config.dense.label_size
-    sides = given or (PUBLISHED_SIZES[public[0]] if public else (config.views.image_size,) * 2)
-    height, width = (max(patch, side // patch * patch) for side in sides)
-    return height, width
-
-
-def _source(
-    config: RunConfig,
-    name: str,
-    stream: Path | Pictures | None,
-    counts: Mapping[str, int],
-    patch: int,
-) -> VisionData:
-    data, dense = config.data, config.dense
-    size, split = label_size(config, name, patch), data.eval_split or "test"
-    public = parse_public(name)
-    if public is not None:
-        return public_data(
-            *public,
-            image_size=size,
-            stream=stream,
-            split=split,
-            seed=config.run.seed,
-            counts=counts,
-        )
-    return folder_data(
-        Path(name),
-        image_size=size,
-        stream=stream,
-        eval_dir=None if data.eval is None else Path(data.eval),
-        split=split,
-        tasks=dense.labels,
-        void=dense.void_label,
-        depth_scale=dense.depth_scale,
-        seed=config.run.seed,
-        counts=counts,
-    )
-
-
 def _weights(config: RunConfig, sources: Sequence[VisionData]) -> tuple[Mapping[str, float], ...]:
     """What is asked of each source, and what it weighs.
 
     Raises:
-        UserError: a task that no source holds, or several do; nothing with a weight.
+        UserError: a task that no source holds, or several do; a source that nothing is asked of;
+            nothing with a weight.
     """
     dense = config.dense
     given = {
@@ -238,6 +147,12 @@ def _weights(config: RunConfig, sources: Sequence[VisionData]) -> tuple[Mapping[
             f"two --feedback hold {' and '.join(twice)}: leave one of them out, or name by "
             "--labels what they are asked"
         )
+    for name, source in zip(config.data.feedback or (), sources, strict=False):
+        if not set(source.tasks) & set(asked):
+            raise UserError(
+                f"--labels {' '.join(asked)}: {name} holds {' and '.join(source.tasks)} alone; "
+                "leave it out of --feedback"
+            )
     if not any(given[task] for task in asked):
         raise UserError(f"every label has weight 0; give {asked[0]} a --{asked[0]}-weight above 0")
     return tuple({task: given[task] for task in s.tasks if task in asked} for s in sources)

@@ -21,15 +21,10 @@ from vfunc.training.config import RunConfig
 from vfunc.training.resolve import estimator_options
 from vfunc.training.state import new_arm_state
 from vfunc.training.step import micro_batch, optimizer_step
-from vfunc.training.vision_assembly import (
-    encoder_of,
-    label_size,
-    objective_of,
-    read_data,
-    workload_of,
-)
+from vfunc.training.vision_assembly import encoder_of, objective_of, workload_of
 from vfunc.training.vision_memory import GIB, estimated
 from vfunc.training.vision_noise import noise, noise_data
+from vfunc.training.vision_sources import label_size, read_data
 from vfunc.vision.batches import Blocks, UnlabeledBatch
 from vfunc.vision.data import VisionData
 from vfunc.vision.learner import count_parameters

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Iterator
 
 import timm
 import torch
@@ -12,14 +10,12 @@ from timm.models import is_model, model_entrypoint
 from torch import nn
 
 from vfunc.errors import UserError
+from vfunc.hub import hub_within_reach
 from vfunc.vision.architecture import Architecture
 from vfunc.vision.encoder import Encoder
 
 MODULES = ("vision_transformer", "eva", "deit")
 """Where timm defines what `Encoder` takes."""
-
-TIMEOUT = 5.0
-"""Seconds for the one request that tells whether the Hugging Face Hub is there."""
 
 
 def build_encoder(
@@ -101,7 +97,7 @@ def create_vit(
 
 
 def _published(plan: Architecture) -> nn.Module:
-    with _hub() as reachable:
+    with hub_within_reach() as reachable:
         try:
             return create_vit(plan, seed=0, pretrained=True)
         except UserError:
@@ -116,26 +112,6 @@ def _published(plan: Architecture) -> nn.Module:
                 f"the weights of {plan.name!r} cannot be had: {reason}; give --no-pretrained, or a "
                 "directory with config.json and model.safetensors"
             ) from error
-
-
-@contextlib.contextmanager
-def _hub() -> Iterator[bool]:
-    """Whether the Hub answers; if not, the local cache alone is read, without long retries."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    before = constants.HF_HUB_OFFLINE
-    reachable = not before
-    if reachable:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
-        except Exception:
-            reachable = False
-    constants.HF_HUB_OFFLINE = not reachable
-    try:
-        yield reachable
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _require_known(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,14 +14,16 @@ TIMEOUT = 5.0
 def hub_within_reach() -> Iterator[bool]:
     """Whether the Hub answers; if not, its libraries read the local cache alone, without retries.
 
-    Left to itself without a network, `datasets` 5.2 retries for 23 s before it gives up.
+    Left to itself without a network, `datasets` 5.2 retries for 23 s before it gives up. It has a
+    switch of its own: import it before.
     """
     # slow to import: only where a name is not a local file
-    import datasets.config
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    imported = sys.modules.get("datasets.config")
+    switches = [constants] if imported is None else [constants, imported]
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
     reachable = not any(before)
     if reachable:
         try:
@@ -30,7 +33,9 @@ def hub_within_reach() -> Iterator[bool]:
             reachable = False
     try:
         if not reachable:
-            constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+            for switch in switches:
+                switch.HF_HUB_OFFLINE = True
         yield reachable
     finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+        for switch, value in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = value
