@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import dataclasses
 import functools
 import shutil
@@ -23,12 +22,11 @@ from vfunc.training.loop import run_arm
 from vfunc.training.resolve import Layer, estimator_options, resolve
 from vfunc.training.state import new_arm_state
 from vfunc.vision.architecture import Architecture
-from vfunc.vision.batches import LabelledBatch, UnlabeledBatch
 from vfunc.vision.data import Example
 from vfunc.vision.designers import ViewDesigner
 from vfunc.vision.encoder_file import save_encoder
 from vfunc.vision.timm_vit import build_encoder
-from vfunc.vision.workload import VisionFeedback, VisionWorkload
+from vfunc.vision.workload import VisionWorkload
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 STREAMED = ("heads", "feedback", "held_out")
@@ -214,34 +212,3 @@ def constant_control(monkeypatch, level: float) -> None:
     monkeypatch.setattr(
         ViewDesigner, "control", lambda self, images: level + 0 * control(self, images)
     )
-
-
-class DoubleVision(VisionWorkload):
-    """A workload whose pictures, and what it draws anew, are in float64."""
-
-    def batch(self, position: int) -> UnlabeledBatch:
-        return double(super().batch(position))
-
-    def feedback(self, index: int) -> VisionFeedback:
-        found = super().feedback(index)
-        return VisionFeedback(tuple(map(double, found.heads)), tuple(map(double, found.meta)))
-
-    def new_designer(self) -> ViewDesigner:
-        return super().new_designer().double()
-
-
-def in_double(parts: Assembled) -> Assembled:
-    """The same in float64."""
-    fields = {f.name: getattr(parts.workload, f.name) for f in dataclasses.fields(parts.workload)}
-    learner = copy.deepcopy(parts.learner).double()
-    return dataclasses.replace(parts, learner=learner, workload=DoubleVision(**fields))
-
-
-def double(batch: UnlabeledBatch | LabelledBatch) -> Any:
-    """A batch in float64; labels of classes and blocks stay integers."""
-    tensors = {
-        f.name: x.double()
-        for f in dataclasses.fields(batch)
-        if isinstance(x := getattr(batch, f.name), Tensor) and x.is_floating_point()
-    }
-    return dataclasses.replace(batch, **tensors)

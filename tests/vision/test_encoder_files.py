@@ -169,7 +169,7 @@ def test_seeds():
 def test_the_embedded_encoder(tmp_path, monkeypatch):
     encoder = embedded_encoder(0)
     shape = (encoder.patch, encoder.width, encoder.depth, encoder.image_size)
-    assert shape == (8, 64, 6, (64, 64))
+    assert shape == (8, 64, 12, (64, 64))
     assert encoder.vit.blocks[0].attn.num_heads == 4
     assert encoder.architecture == EMBEDDED_ARCHITECTURE
     random = make_encoder("embedded", pretrained=False, seed=0)

@@ -93,6 +93,16 @@ def workload_of(
         role: min(len(getattr(source, role)) for source in sources)
         for role in ("heads", "feedback", "held_out")
     }
+    measured = min(smallest["feedback"], smallest["held_out"])
+    fitting = (
+        ("--feedback-batch-size", config.data.feedback_batch_size, measured),
+        ("--head-size", dense.head_size, smallest["heads"]),
+    )
+    lowered = tuple(
+        f"{flag} is {most} and not {asked}: that is all there is"
+        for flag, asked, most in fitting
+        if asked > most
+    )
     return VisionWorkload(
         stream=sources[0].stream,
         sources=tuple(sources),
@@ -101,10 +111,9 @@ def workload_of(
         start_designer=config.designer.designer,
         batch_size=config.data.batch_size,
         meta_batch_size=views.meta_batch_size,
-        feedback_batch_size=min(
-            config.data.feedback_batch_size, smallest["feedback"], smallest["held_out"]
-        ),
+        feedback_batch_size=min(config.data.feedback_batch_size, measured),
         head_size=min(dense.head_size, smallest["heads"]),
+        lowered=lowered,
         weights=weights,
         normalise=config.data.normalise_feedback,
         heads=HeadOptions(dense.feature_layers, dense.head_steps, dense.head_lr),

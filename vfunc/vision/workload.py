@@ -78,6 +78,7 @@ class VisionWorkload:
         fit_size: pictures that the probes of the evaluation are trained on.
         eval_size: pictures that they are measured on.
         retrieval: a benchmark of instance retrieval to measure on at the end, or None.
+        lowered: what was asked for and is more than there is, in words.
         unit: what a budget counts.
         splits: where each arm's learner is cut at the lower edge of S.
     """
@@ -102,6 +103,7 @@ class VisionWorkload:
     fit_size: int
     eval_size: int
     retrieval: Revisited | None = None
+    lowered: tuple[str, ...] = ()
     unit: str = "images"
     splits: Splits = field(default_factory=Splits, repr=False, compare=False)
 
@@ -298,7 +300,7 @@ class VisionWorkload:
 
     def describe(self) -> Sequence[str]:
         """See `Workload.describe`."""
-        return described(self.sources)
+        return [*described(self.sources), *(f"{'':9} {said}" for said in self.lowered)]
 
     def summary(self) -> Mapping[str, Any]:
         """See `Workload.summary`."""
