@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import vfunc
 from vfunc.errors import UserError
 from vfunc.vision.batches import IGNORE
 from vfunc.vision.data import Labelled, Pictures, labelled_batch, stream_pictures
@@ -22,7 +22,7 @@ from vfunc.vision.layouts import Entry, find_pairs
 from vfunc.vision.listing import natural
 from vfunc.vision.roles import split_roles
 
-SHARED = Path(vfunc.__file__).parents[2] / "shared" / "data"
+SHARED = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")
 ROLES = ("heads", "feedback", "held_out", "fit", "test")
 
 
@@ -580,7 +580,7 @@ def test_reading_warns_nobody_and_the_summary_is_plain(tmp_path):
 )
 def test_real_folders(name, options, task, classes, sizes):
     if not (SHARED / name).is_dir():
-        pytest.skip(f"{SHARED / name} is not there")
+        pytest.skip(f"VFUNC_DATA_DIR names no folder with {name}")
     data = folder_data(SHARED / name, image_size=32, split="test", **options)
     assert data.tasks == (task,) and data.classes.get(task) == classes
     assert not data.summary["left out"].get("pictures without a label")

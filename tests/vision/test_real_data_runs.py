@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 
-import vfunc
 from vfunc.training.command_line import run_guarded
 from vfunc.training.run import run
 from vfunc.vision.folders import folder_data
 
-DATA = Path(vfunc.__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")
 SMALL = {
     "batch_size": 4, "head_size": 4, "feedback_batch_size": 4, "head_steps": 5, "probe_steps": 5,
     "eval_size": 6, "fit_size": 6, "budget": "2steps", "meta_period": 1, "eval_every": 0,
@@ -23,7 +23,7 @@ SMALL = {
 
 def folder(name):
     if not (DATA / name).is_dir():
-        pytest.skip(f"the real pictures {DATA / name} are not here")
+        pytest.skip(f"VFUNC_DATA_DIR names no folder with {name}")
     return DATA / name
 
 
