@@ -28,9 +28,10 @@ from vfunc.training.vision_sources import label_size, read_data
 from vfunc.vision.batches import Blocks, UnlabeledBatch
 from vfunc.vision.data import VisionData
 from vfunc.vision.learner import count_parameters
+from vfunc.vision.measures import described
 from vfunc.vision.objective import Objective
 from vfunc.vision.public import parse_public
-from vfunc.vision.workload import VisionWorkload, described
+from vfunc.vision.workload import VisionWorkload
 
 LABELLED = 8
 """Labelled pictures of the one step, at most: one alone may be void."""

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vfunc.errors import UserError
+from vfunc.hub import hub_within_reach
 from vfunc.typecheck import typed
 from vfunc.vision.decoding import Encoded
 from vfunc.vision.layouts import Entry
 
-TIMEOUT = 5.0
-"""Seconds for the one request that tells whether the Hub is there."""
 BRANCH = "refs/convert/parquet"
 
 
@@ -92,14 +91,5 @@ def _entry(name: str, where: HubSet, row: Mapping[str, Any]) -> Entry:
 
 
 def _answers() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
-    except Exception:
-        # The HTTP library, and with it the errors, depends on huggingface_hub's version.
-        return False
-    return True
+    with hub_within_reach() as reachable:
+        return reachable

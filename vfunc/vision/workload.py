@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vfunc.errors import UserError
-from vfunc.evaluation.revisited import Revisited, evaluate_revisited
-from vfunc.learner import FunctionalLearner, RandomState, mode
+from vfunc.evaluation.revisited import Revisited
+from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
@@ -26,22 +26,12 @@ from vfunc.vision.encoder_file import save_encoder
 from vfunc.vision.feedback import feedback_loss
 from vfunc.vision.frozen_evaluation import ProbeOptions, evaluate_frozen, evaluate_quickly
 from vfunc.vision.heads import HeadOptions, fit_heads
+from vfunc.vision.measures import described, metrics_of, retrieved
 from vfunc.vision.objective import Objective
 from vfunc.vision.value_map import draw_value_map, map_values
 from vfunc.vision.value_problem import ObservedViews, VisionLearner, vision_problem
 from vfunc.vision.views import masked_view
 from vfunc.workload import BuiltTask, Evaluation, Forward, Metric
-
-LOSS = Metric("loss", "held-out\nloss", outcomes="loss")
-METRICS = {
-    "retrieval": Metric("retrieval_medium", "mAP\nmedium\n%", "%", True, scale=100.0, digits=1),
-    "classification": Metric(
-        "linear_accuracy", "linear\n%", "%", True, "linear_correct", scale=100.0, digits=1
-    ),
-    "depth": Metric("rmse", "RMSE\nm", "m", False, "image_rmse", digits=3),
-    "segmentation": Metric("miou", "mIoU\n%", "%", True, "image_iou", scale=100.0, digits=1),
-}
-"""By what is measured, in the order of tables; the primary metric is the last that there is."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +100,7 @@ class VisionWorkload:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """See `Workload.metrics`."""
-        held = {task for source in self.sources for task in source.tasks}
-        held |= set() if self.retrieval is None else {"retrieval"}
-        return (LOSS, *(metric for task, metric in METRICS.items() if task in held))
+        return metrics_of(self.sources, retrieval=self.retrieval is not None)
 
     def smaller(self, examples: int) -> VisionWorkload:
         """See `Workload.smaller`."""
@@ -341,7 +329,9 @@ class VisionWorkload:
                     metrics |= frozen.metrics
                     outcomes |= frozen.outcomes
         if final and self.retrieval is not None:
-            metrics |= self._retrieved(learner, self.retrieval)
+            with autocast(self.device, self.dtype):
+                side = 4 * self.sources[0].image_size[1]
+                metrics |= retrieved(learner, self.retrieval, side, self.device)
         return Evaluation(metrics, outcomes)
 
     def autocast(self) -> torch.dtype | None:
@@ -371,21 +361,6 @@ class VisionWorkload:
     def _split(self, learner: VisionLearner, batch: UnlabeledBatch) -> Split | Whole:
         return self.splits.of(learner.functional, lambda: learner.split_for(batch.first(1)))
 
-    def _retrieved(self, learner: nn.Module, benchmark: Revisited) -> dict[str, float]:
-        """mAP by pooled features, the longer side of a picture at four times that of a crop."""
-        side = 4 * self.sources[0].image_size[1]
-        patch = learner.encoder.patch  # type: ignore[union-attr]
-        with mode(learner, training=False), autocast(self.device, self.dtype):
-            scores = evaluate_revisited(
-                lambda images: learner("dense", images, 1).pooled.float(),
-                benchmark,
-                size=side,
-                patch=patch,  # type: ignore[arg-type]
-                device=self.device,
-            )
-        found = scores._asdict().items()
-        return {f"retrieval_{name}": score for name, score in found if score is not None}
-
     def _labelled(self, role: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
         """The batch at that position of each source's pictures of a role."""
         found = []
@@ -400,16 +375,3 @@ class VisionWorkload:
         held = getattr(source, role)
         at = range(min(size, len(held)))
         return labelled_batch(held, at, source.image_size).to(self.device)
-
-
-def described(sources: Sequence[VisionData]) -> list[str]:
-    """Where pictures come from, how many there are, and what was left out, in lines."""
-    lines = []
-    for source in sources:
-        said = source.summary
-        counts = ", ".join(f"{role} {count:,}" for role, count in said["pictures"].items())
-        lines.append(f"{'pictures':9} {said['source']}, {said['split']} split: {counts}")
-        for reason, found in said.get("left out", {}).items():
-            named = f" ({', '.join(found['first'])})" if "first" in found else ""
-            lines.append(f"{'':9} {found['count']:,} {reason}{named}")
-    return lines
