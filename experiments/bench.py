@@ -12,10 +12,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from vfunc.config.command_line import parse, run_guarded
 from vfunc.errors import UserError
+from vfunc.studies.bench import CANDIDATES, Row, bench
 from vfunc.training.assemble import assemble
-from vfunc.training.bench import CANDIDATES, Row, bench
-from vfunc.training.command_line import parse, run_guarded
 
 DESCRIPTION = """Ask every estimator the same question: what does it cost, how near does it come?
 

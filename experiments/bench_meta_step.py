@@ -19,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vfunc import trees
+from vfunc.config.command_line import parse, run_guarded
 from vfunc.errors import UserError
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
 from vfunc.pullback import pull_back
 from vfunc.split import Splits, Whole
 from vfunc.training.arms import ARMS
 from vfunc.training.assemble import Assembled, assemble, step_options
-from vfunc.training.command_line import parse, run_guarded
 from vfunc.training.state import ArmState, new_arm_state
 from vfunc.training.step import micro_batch, optimizer_step, value_problem
 from vfunc.vision.workload import VisionWorkload

@@ -19,12 +19,12 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from vfunc.config.command_line import PRESETS, given_on_command_line, run_guarded
+from vfunc.config.resolve import flag
 from vfunc.errors import UserError
-from vfunc.training.command_line import PRESETS, given_on_command_line, run_guarded
-from vfunc.training.comparison import primary_of, write_comparison
-from vfunc.training.finished_runs import FoundRun, find_runs, read_run
-from vfunc.training.repetition import PlannedRun, check, plan
-from vfunc.training.resolve import flag
+from vfunc.studies.comparison_files import primary_of, write_comparison
+from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
+from vfunc.studies.repetition import PlannedRun, check, plan
 from vfunc.training.run import run
 
 DESCRIPTION = """Train every arm once a seed, and compare the arms over the seeds.

@@ -23,9 +23,9 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from vfunc.errors import UserError
+from vfunc.language.data.examples import Example
+from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER, greedy_pass_at_1
-from vfunc.language.examples import Example
-from vfunc.language.streams import StreamSpec, embedded_examples
 
 IGNORED = -100
 

@@ -19,11 +19,11 @@ import torch
 import tyro
 
 from vfunc.errors import UserError
-from vfunc.vision.data import stream_pictures
-from vfunc.vision.dino import Dino
-from vfunc.vision.embedded_encoder import EMBEDDED_ENCODER, embedded_encoder
-from vfunc.vision.encoder_file import save_encoder
-from vfunc.vision.scenes import SceneImages
+from vfunc.vision.data.examples import stream_pictures
+from vfunc.vision.encoder.embedded_encoder import EMBEDDED_ENCODER, embedded_encoder
+from vfunc.vision.encoder.encoder_file import save_encoder
+from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.scenes.scenes import SceneImages
 
 BASE_SEED = 1_000_000
 """Above the seeds of runs, so that the stream's scenes are others."""

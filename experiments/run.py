@@ -2,7 +2,7 @@
 
 import sys
 
-from vfunc.training.command_line import run_guarded
+from vfunc.config.command_line import run_guarded
 from vfunc.training.run import run
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from test_failures import ReverseOverForward
 
 import vfunc
 from vfunc.certification.engines import engine_is_right
-from vfunc.certification.precision import in_float64
+from vfunc.certification.promotion import in_float64
 from vfunc.certification.subjects import same_objective
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -15,7 +15,7 @@ from test_failures import changed
 
 import vfunc
 from vfunc.certification.plain_gradients import hold
-from vfunc.certification.precision import in_float64
+from vfunc.certification.promotion import in_float64
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vfunc.evaluation.memory import counting_peak
+from vfunc.evaluation.peak_bytes import counting_peak
 
 CPU = torch.device("cpu")
 MEGA = 2**20

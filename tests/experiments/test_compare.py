@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import vfunc
+from vfunc.config.command_line import PRESETS, parse
+from vfunc.config.config_file import to_toml
+from vfunc.config.resolve import resolve
 from vfunc.errors import UserError
-from vfunc.training.command_line import PRESETS, parse
-from vfunc.training.comparison import primary_of
-from vfunc.training.config_file import to_toml
-from vfunc.training.finished_runs import find_runs, read_run
-from vfunc.training.repetition import plan, settings_of
-from vfunc.training.resolve import resolve
+from vfunc.studies.comparison_files import primary_of
+from vfunc.studies.finished_runs import find_runs, read_run
+from vfunc.studies.repetition import plan, settings_of
 from vfunc.training.run_directory import RunDirectory
 
 SCRIPT = Path(vfunc.__file__).parents[1] / "experiments" / "compare.py"

@@ -10,12 +10,12 @@ import timm
 import torch
 
 import vfunc
-from vfunc.training import vision_dry_run
-from vfunc.training.command_line import run_guarded
+from vfunc.config.command_line import run_guarded
+from vfunc.training.build import vision_dry_run
 from vfunc.training.run import run
-from vfunc.vision.architecture import Architecture
-from vfunc.vision.encoder_file import save_encoder
-from vfunc.vision.timm_vit import build_encoder
+from vfunc.vision.encoder.architecture import Architecture
+from vfunc.vision.encoder.encoder_file import save_encoder
+from vfunc.vision.encoder.timm_vit import build_encoder
 
 CONFIGS = Path(vfunc.__file__).parents[1] / "experiments" / "configs" / "paper"
 COLUMNS = (

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from vfunc.language.arithmetic import (
+from vfunc.language.data.arithmetic import (
     LEVELS,
     STYLES,
     Event,

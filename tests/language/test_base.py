@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
-from vfunc.language.arithmetic import BAGS, GAINS, LOSSES, NAMES, OBJECTS
+from vfunc.language.data.arithmetic import BAGS, GAINS, LOSSES, NAMES, OBJECTS
+from vfunc.language.data.streams import PRESETS, StreamSpec, embedded_examples
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER, greedy_pass_at_1
-from vfunc.language.streams import PRESETS, StreamSpec, embedded_examples
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfunc.errors import UserError
-from vfunc.language.batches import TokenStream, collate, fixed_batches, tokens_in
-from vfunc.language.tokenise import Encoded, EncodedSet
+from vfunc.language.data.sequences import TokenStream, collate, fixed_batches, tokens_in
+from vfunc.language.data.tokenise import Encoded, EncodedSet
 
 EOS = 0
 

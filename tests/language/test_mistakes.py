@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfunc.language.arithmetic import LEVELS, Event, Problem, calculate, draw_problem, work
-from vfunc.language.mistakes import (
+from vfunc.language.data.arithmetic import LEVELS, Event, Problem, calculate, draw_problem, work
+from vfunc.language.data.mistakes import (
     MISTAKES,
     add_without_carries,
     invites_mistakes,

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants, utils
 
 from vfunc.errors import UserError
-from vfunc.language.records import read_records
+from vfunc.language.data.records import read_records
 
 
 def complaint(source) -> str:

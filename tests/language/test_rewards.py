@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 import vfunc
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.evaluation.answers import is_correct
-from vfunc.evaluation.generation import complete
-from vfunc.language.batches import collate
+from vfunc.language.data.examples import Example
+from vfunc.language.data.sequences import collate
+from vfunc.language.data.streams import PRESETS, embedded_examples
+from vfunc.language.data.tokenise import Encoded, prompt_tokens
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
-from vfunc.language.examples import Example
+from vfunc.language.evaluation.answers import is_correct
+from vfunc.language.evaluation.generation import complete
 from vfunc.language.loading import load_learner
 from vfunc.language.rewards import (
     NO_ANSWER,
@@ -35,8 +37,6 @@ from vfunc.language.rewards import (
     draw_samples,
     surrogate,
 )
-from vfunc.language.streams import PRESETS, embedded_examples
-from vfunc.language.tokenise import Encoded, prompt_tokens
 from vfunc.language.value_problem import LanguageLearner
 
 END, LETTERS = 0, 4  # the end of text, and a vocabulary of four with it

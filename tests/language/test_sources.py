@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from vfunc.errors import UserError
-from vfunc.language.sources import final_answer, load_examples, parse_fields
+from vfunc.language.data.sources import final_answer, load_examples, parse_fields
 
 
 def write(path: Path, *records: dict) -> Path:

@@ -6,9 +6,9 @@ import itertools
 import pytest
 
 from vfunc.errors import UserError
-from vfunc.language.arithmetic import GAINS, LOSSES, Event, Problem
-from vfunc.language.mistakes import invites_mistakes
-from vfunc.language.streams import (
+from vfunc.language.data.arithmetic import GAINS, LOSSES, Event, Problem
+from vfunc.language.data.mistakes import invites_mistakes
+from vfunc.language.data.streams import (
     DEFAULT_PRESET,
     PRESETS,
     SPLITS,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from vfunc import UserError
 from vfunc.language.candidates import ObservedBatch, observe, one_hot
+from vfunc.language.data.examples import TokenBatch
 from vfunc.language.designer import DesignerConfig, TopKDesigner
 from vfunc.language.designer_file import load_designer, save_designer
-from vfunc.language.examples import TokenBatch
 from vfunc.language.hand_made import HAND_MADE, hand_made_targets
 from vfunc.language.soft_loss import position_weights, soft_cross_entropy
 from vfunc.language.targets import TargetForm, gate, mix

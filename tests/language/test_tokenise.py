@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from vfunc.errors import UserError
-from vfunc.language.examples import Example
-from vfunc.language.sources import load_examples
-from vfunc.language.tokenise import (
+from vfunc.language.data.examples import Example
+from vfunc.language.data.sources import load_examples
+from vfunc.language.data.tokenise import (
     NO_COMPLETION,
     NO_ROOM,
     _tokenise,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import vfunc
-from vfunc.evaluation.memory import PeakBytes
+from vfunc.evaluation.peak_bytes import PeakBytes
 from vfunc.pullback import choice, memory, mixed_product
 
 pytestmark = pytest.mark.usefixtures("float64")

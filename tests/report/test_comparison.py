@@ -13,9 +13,10 @@ from rich.console import Console
 from scipy import stats
 
 from vfunc.errors import UserError
-from vfunc.report import comparison, comparison_figures
-from vfunc.report.comparison import SeedRun
+from vfunc.report import seed_figures as comparison_figures
+from vfunc.report import seed_statistics as comparison
 from vfunc.report.drawing import arm_style
+from vfunc.report.seed_statistics import SeedRun
 from vfunc.report.table import markdown
 
 

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from vfunc.errors import UserError
 from vfunc.report.against_baseline import baseline_table
-from vfunc.report.arms import Against, ArmRow, arms_table
-from vfunc.report.comparison import SeedRun, compare_over_seeds
-from vfunc.report.comparison_figures import comparison_plot, comparison_table
+from vfunc.report.arms_table import Against, ArmRow, arms_table
 from vfunc.report.measures import arrow, name_of, written
+from vfunc.report.seed_figures import comparison_plot, comparison_table
+from vfunc.report.seed_statistics import SeedRun, compare_over_seeds
 from vfunc.report.table import markdown, p_text, write_text
 
 BASE = ArmRow("baseline", 160, 5120, 512.0, {"loss": 1.5, "miou": 0.4, "rmse": 0.5, "linear": 0.8})

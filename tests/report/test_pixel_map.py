@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vfunc.errors import UserError
 from vfunc.report import pixel_map as module
 from vfunc.report.pixel_map import PARAMETERS, mask_sheet, pixel_map
-from vfunc.vision.photometric import PHOTOMETRIC
+from vfunc.vision.designers.photometric import PHOTOMETRIC
 
 N, H, W = 2, 8, 12
 

@@ -9,7 +9,7 @@ from made_up_measures import LANGUAGE
 from rich.console import Console
 
 from vfunc.errors import UserError
-from vfunc.report.arms import Against, ArmRow, arms_table
+from vfunc.report.arms_table import Against, ArmRow, arms_table
 from vfunc.report.table import (
     ProbeRow,
     markdown,

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from vfunc.config.resolve import Layer, estimator_options, flag, resolve
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import arm_plan, assemble, step_options
 from vfunc.training.loop import run_arm
-from vfunc.training.resolve import Layer, estimator_options, flag, resolve
 from vfunc.training.state import ArmState, new_arm_state
 from vfunc.workload import Evaluation
 

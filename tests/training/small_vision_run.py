@@ -16,16 +16,16 @@ import torch
 from small_run import Memory, Trained, cached_assemble
 from torch import Tensor
 
+from vfunc.config.resolve import Layer, estimator_options, resolve
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import Assembled, arm_plan, step_options
 from vfunc.training.loop import run_arm
-from vfunc.training.resolve import Layer, estimator_options, resolve
 from vfunc.training.state import new_arm_state
-from vfunc.vision.architecture import Architecture
-from vfunc.vision.data import Example
-from vfunc.vision.designers import ViewDesigner
-from vfunc.vision.encoder_file import save_encoder
-from vfunc.vision.timm_vit import build_encoder
+from vfunc.vision.data.examples import Example
+from vfunc.vision.designers.view_designer import ViewDesigner
+from vfunc.vision.encoder.architecture import Architecture
+from vfunc.vision.encoder.encoder_file import save_encoder
+from vfunc.vision.encoder.timm_vit import build_encoder
 from vfunc.vision.workload import VisionWorkload
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}

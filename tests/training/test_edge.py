@@ -13,7 +13,7 @@ from small_run import new_state, small, train
 
 import vfunc
 from vfunc import trees
-from vfunc.language.examples import take_rows
+from vfunc.language.data.examples import take_rows
 from vfunc.language.value_problem import LanguageLearner
 from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import RandomState

@@ -11,18 +11,18 @@ import torch
 from small_run import new_state, same, small, train
 
 from vfunc import trees
+from vfunc.config.resolve import resolve
 from vfunc.errors import UserError
 from vfunc.estimators import FirstOrder
-from vfunc.language import feedback as language_feedback
-from vfunc.language.arithmetic import STYLES
-from vfunc.language.batches import InterleavedStream
-from vfunc.language.data import Source, file_data, source_names, tokenised
-from vfunc.language.examples import take_rows
+from vfunc.language import feedback_tasks as language_feedback
+from vfunc.language.data.arithmetic import STYLES
+from vfunc.language.data.examples import take_rows
+from vfunc.language.data.reading import Source, file_data, source_names, tokenised
+from vfunc.language.data.sequences import InterleavedStream
+from vfunc.language.data.streams import PRESETS, embedded_examples
 from vfunc.language.rewards import draw_samples
-from vfunc.language.streams import PRESETS, embedded_examples
 from vfunc.language.value_problem import LanguageLearner, language_problem
 from vfunc.training.assemble import step_options
-from vfunc.training.resolve import resolve
 from vfunc.training.step import value_problem
 
 STYLED = {"feedback_tasks": "styles", "batch_size": 8, "feedback_batch_size": 8}

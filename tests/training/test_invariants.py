@@ -13,10 +13,10 @@ import pytest
 import torch
 from small_run import new_state, same, small, train
 
-from vfunc.language.batches import TokenStream
+from vfunc.language.data.examples import TokenBatch
+from vfunc.language.data.sequences import TokenStream
 from vfunc.language.designer import TopKDesigner
 from vfunc.language.designer_file import save_designer
-from vfunc.language.examples import TokenBatch
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import step
 from vfunc.training.arms import ARMS

@@ -12,17 +12,17 @@ from small_run import words
 from small_vision_run import defaults, tiny_learner
 from torch.func import functional_call
 
+from vfunc.config.command_line import run_guarded
+from vfunc.config.resolve import resolve
 from vfunc.precision import autocast
-from vfunc.training import vision_dry_run
-from vfunc.training.command_line import run_guarded
-from vfunc.training.resolve import resolve
+from vfunc.training.build import vision_dry_run
+from vfunc.training.build.vision_memory import estimated, kept_bytes
 from vfunc.training.run import run
-from vfunc.training.vision_memory import estimated, kept_bytes
 from vfunc.vision import workload
-from vfunc.vision.dino import Dino
-from vfunc.vision.ijepa import IJepa
-from vfunc.vision.learner import make_encoder
-from vfunc.vision.objective import Objective
+from vfunc.vision.encoder.named_encoder import make_encoder
+from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.objectives.ijepa import IJepa
+from vfunc.vision.objectives.objective import Objective
 
 CPU = torch.device("cpu")
 OBJECTIVES: dict[str, Objective] = {

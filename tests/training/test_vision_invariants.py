@@ -30,8 +30,8 @@ from small_vision_run import (
 
 from vfunc.training import step
 from vfunc.vision import workload as vision_workload
-from vfunc.vision.batches import LabelledBatch
-from vfunc.vision.designers import ViewDesigner
+from vfunc.vision.data.batches import LabelledBatch
+from vfunc.vision.designers.view_designer import ViewDesigner
 from vfunc.vision.workload import VisionWorkload
 
 ARMS = ("baseline", "vpretraining", "random_feedback", "uniform_smoothing")

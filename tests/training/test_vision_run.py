@@ -21,15 +21,15 @@ from small_vision_run import (
     train,
 )
 
+from vfunc.config.command_line import run_guarded
+from vfunc.config.resolve import estimator_options
 from vfunc.errors import CertificationError, UserError
 from vfunc.report.events import read_events
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import arm_plan, step_options
 from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
-from vfunc.training.command_line import run_guarded
 from vfunc.training.loop import run_arm
-from vfunc.training.resolve import estimator_options
 from vfunc.training.run import run
 from vfunc.vision.value_problem import VisionLearner
 

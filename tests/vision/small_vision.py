@@ -11,11 +11,11 @@ from timm.models.vision_transformer import VisionTransformer
 import vfunc
 from vfunc.simulate import SGD, UpdateRule
 from vfunc.split import Split
-from vfunc.vision.batches import UnlabeledBatch
-from vfunc.vision.designers import ViewDesigner, ViewDesignerConfig
-from vfunc.vision.dino import Dino
-from vfunc.vision.ijepa import IJepa
-from vfunc.vision.learner import Encoder
+from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
+from vfunc.vision.encoder.named_encoder import Encoder
+from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.objectives.ijepa import IJepa
 from vfunc.vision.value_problem import ObservedViews, VisionLearner, vision_problem
 
 DINO = Dino(image_size=16, local_size=8, local_crops=2, output_dim=8, head_width=12, bottleneck=6)

@@ -9,7 +9,7 @@ import torch
 from tiny_learners import generator
 
 from vfunc.errors import UserError
-from vfunc.vision.block_masks import BlockMasks
+from vfunc.vision.objectives.block_masks import BlockMasks
 
 
 def rectangle(indices, columns):

@@ -12,9 +12,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from vfunc.errors import UserError
-from vfunc.vision import colours
-from vfunc.vision.crops import _boxes, cut
-from vfunc.vision.recipes import Recipe, dino_recipes
+from vfunc.vision.objectives import colours
+from vfunc.vision.objectives.crops import _boxes, cut
+from vfunc.vision.objectives.recipes import Recipe, dino_recipes
 
 PLAIN = Recipe(12, (0.3, 0.8), flip=0.0)
 GLOBALS, LOCALS = dino_recipes((2, 16, (0.4, 1.0)), (3, 8, (0.05, 0.4)), 1.0)

@@ -13,8 +13,8 @@ from vfunc import UserError
 from vfunc.language.designer import DesignerConfig, TopKDesigner
 from vfunc.language.designer_file import load_designer, save_designer
 from vfunc.language.targets import TargetForm
-from vfunc.vision.designer_file import FORMAT, load_view_designer, save_view_designer
-from vfunc.vision.designers import ViewDesigner, ViewDesignerConfig
+from vfunc.vision.designers.designer_file import FORMAT, load_view_designer, save_view_designer
+from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
 
 CONFIGS = [
     ViewDesignerConfig("unet", width=8, depth=2, block=16, keep=0.4, blur=0.1, start=0.8),

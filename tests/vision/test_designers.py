@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from vfunc import UserError
-from vfunc.vision import dit
-from vfunc.vision.designers import ViewDesigner, ViewDesignerConfig, apply_control
+from vfunc.vision.designers.view_designer import (
+    ViewDesigner,
+    ViewDesignerConfig,
+    apply_control,
+    dit,
+)
 
 CONFIGS = {
     "unet": ViewDesignerConfig("unet", width=8, depth=2),

@@ -17,12 +17,12 @@ import vfunc
 from vfunc.errors import UserError
 from vfunc.learner import blocks, mode, select
 from vfunc.split import Split, split_at_edge
-from vfunc.vision.batches import UnlabeledBatch
-from vfunc.vision.dino import Dino
-from vfunc.vision.dino_head import DinoHead, UnitRows, head_sizes
-from vfunc.vision.fresh import drawn
-from vfunc.vision.learner import Encoder
-from vfunc.vision.objective import Objective
+from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.encoder.named_encoder import Encoder
+from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.objectives.dino_head import DinoHead, UnitRows, head_sizes
+from vfunc.vision.objectives.objective import Objective
+from vfunc.vision.seeded import drawn
 
 OBJECTIVE = Dino(
     image_size=16, local_size=8, local_crops=3, output_dim=12, head_width=10, bottleneck=6

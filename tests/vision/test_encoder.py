@@ -16,9 +16,9 @@ import vfunc
 from vfunc.errors import UserError
 from vfunc.pullback.tangent import tangent_along
 from vfunc.split import Split, split_at_edge
-from vfunc.vision.architecture import Architecture
-from vfunc.vision.learner import Encoder
-from vfunc.vision.positions import resampled
+from vfunc.vision.encoder.architecture import Architecture
+from vfunc.vision.encoder.named_encoder import Encoder
+from vfunc.vision.encoder.positions import resampled
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2} | {
     "num_classes": 5

@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from vfunc.errors import UserError
-from vfunc.vision import learner, timm_vit
-from vfunc.vision.architecture import Architecture
-from vfunc.vision.embedded_encoder import EMBEDDED_ARCHITECTURE, embedded_encoder
-from vfunc.vision.encoder_file import load_encoder, save_encoder
-from vfunc.vision.learner import Encoder, count_parameters, make_encoder
-from vfunc.vision.timm_vit import build_encoder
+from vfunc.vision.encoder.architecture import Architecture
+from vfunc.vision.encoder.embedded_encoder import EMBEDDED_ARCHITECTURE, embedded_encoder
+from vfunc.vision.encoder.encoder import named_encoder as learner
+from vfunc.vision.encoder.encoder import timm_vit
+from vfunc.vision.encoder.encoder_file import load_encoder, save_encoder
+from vfunc.vision.encoder.named_encoder import Encoder, count_parameters, make_encoder
+from vfunc.vision.encoder.timm_vit import build_encoder
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 PLANS = {

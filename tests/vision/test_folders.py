@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from vfunc.errors import UserError
-from vfunc.vision.batches import IGNORE
-from vfunc.vision.data import Labelled, Pictures, labelled_batch, stream_pictures
-from vfunc.vision.file_sources import Cache, image_folder
-from vfunc.vision.folders import folder_data
-from vfunc.vision.layouts import Entry, find_pairs
-from vfunc.vision.listing import natural
-from vfunc.vision.roles import split_roles
+from vfunc.vision.data.batches import IGNORE
+from vfunc.vision.data.examples import Labelled, Pictures, labelled_batch, stream_pictures
+from vfunc.vision.data.file_sources import Cache, image_folder
+from vfunc.vision.data.folders import folder_data
+from vfunc.vision.data.layouts import Entry, find_pairs
+from vfunc.vision.data.listing import natural
+from vfunc.vision.data.splits import split_roles
 
 SHARED = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")
 ROLES = ("heads", "feedback", "held_out", "fit", "test")

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from vfunc.errors import UserError
-from vfunc.vision.batches import IGNORE, LabelledBatch
-from vfunc.vision.encoder import DenseFeatures
-from vfunc.vision.frozen_evaluation import evaluate_frozen, evaluate_quickly
-from vfunc.vision.head_losses import loss_sums
-from vfunc.vision.heads import HeadOptions, fit_heads, frozen_features
-from vfunc.vision.probes import ProbeOptions, train_probe
+from vfunc.vision.data.batches import IGNORE, LabelledBatch
+from vfunc.vision.encoder.encoder import DenseFeatures
+from vfunc.vision.evaluation.frozen_evaluation import evaluate_frozen, evaluate_quickly
+from vfunc.vision.evaluation.probes import ProbeOptions, train_probe
+from vfunc.vision.feedback.head_losses import loss_sums
+from vfunc.vision.feedback.heads import HeadOptions, fit_heads, frozen_features
 
 CLASSES = {"segmentation": 3, "classification": 3}
 TASKS = ("segmentation", "depth", "classification")

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from vfunc.errors import UserError
-from vfunc.vision.batches import IGNORE, LabelledBatch
-from vfunc.vision.encoder import DenseFeatures
-from vfunc.vision.head_fits import FITS, UNIT
-from vfunc.vision.head_losses import Head, Heads, loss_sums, predict, resize
-from vfunc.vision.heads import HeadOptions, fit_heads, fit_on_features, frozen_features
+from vfunc.vision.data.batches import IGNORE, LabelledBatch
+from vfunc.vision.encoder.encoder import DenseFeatures
+from vfunc.vision.feedback.head_fits import FITS, UNIT
+from vfunc.vision.feedback.head_losses import Head, Heads, loss_sums, predict, resize
+from vfunc.vision.feedback.heads import HeadOptions, fit_heads, fit_on_features, frozen_features
 
 CLASSES = {"segmentation": 3, "classification": 2}
 TASKS = ("segmentation", "depth", "classification")

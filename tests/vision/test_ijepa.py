@@ -15,11 +15,11 @@ import vfunc
 from vfunc.errors import UserError
 from vfunc.learner import blocks, select
 from vfunc.split import Split, split_at_edge
-from vfunc.vision.batches import UnlabeledBatch
-from vfunc.vision.fresh import drawn
-from vfunc.vision.ijepa import IJepa, smooth_l1
-from vfunc.vision.objective import Objective
-from vfunc.vision.predictor import Predictor, sine_positions
+from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.objectives.ijepa import IJepa, smooth_l1
+from vfunc.vision.objectives.objective import Objective
+from vfunc.vision.objectives.predictor import Predictor, sine_positions
+from vfunc.vision.seeded import drawn
 
 OBJECTIVE = IJepa(patch=4, image_size=16, predictor_width=8, predictor_depth=1)
 ENCODERS = {

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfunc.errors import UserError
-from vfunc.vision.data import Example, Labelled
-from vfunc.vision.parts import Part, split_contiguous, split_shuffled
+from vfunc.vision.data.examples import Example, Labelled
+from vfunc.vision.data.parts import Part, split_contiguous, split_shuffled
 
 some_sizes = st.lists(st.integers(1, 20), min_size=1, max_size=6)
 

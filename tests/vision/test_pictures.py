@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from vfunc.errors import UserError
-from vfunc.vision.batches import IGNORE
-from vfunc.vision.decoding import Encoded
-from vfunc.vision.pictures import picture_size, read_depth, read_image, read_labels
+from vfunc.vision.data.batches import IGNORE
+from vfunc.vision.data.decoding import Encoded
+from vfunc.vision.data.pictures import picture_size, read_depth, read_image, read_labels
 
 RNG = np.random.default_rng(0)
 

@@ -13,17 +13,16 @@ from huggingface_hub import constants
 from PIL import Image
 
 from vfunc.errors import UserError
-from vfunc.vision import hub_pictures
-from vfunc.vision.batches import IGNORE
-from vfunc.vision.data import labelled_batch
-from vfunc.vision.public import (
+from vfunc.vision.data.batches import IGNORE
+from vfunc.vision.data.examples import hub_pictures, labelled_batch
+from vfunc.vision.data.public import (
     ade20k_labels,
     nyuv2_depth,
     open_public,
     parse_public,
     public_pictures,
 )
-from vfunc.vision.public_data import public_data
+from vfunc.vision.data.public_data import public_data
 
 ROLES = ("heads", "feedback", "held_out", "fit", "test")
 FEW = {"heads": 6, "feedback": 4, "held_out": 2, "fit": 5, "validation": 3}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vfunc.training.command_line import run_guarded
+from vfunc.config.command_line import run_guarded
 from vfunc.training.run import run
-from vfunc.vision.folders import folder_data
+from vfunc.vision.data.folders import folder_data
 
 DATA = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")
 SMALL = {

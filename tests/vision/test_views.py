@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 from torch.autograd import gradcheck, gradgradcheck
 
 from vfunc import UserError
-from vfunc.vision.photometric import HUE, photometric_view
-from vfunc.vision.views import gaussian_blur, masked_view, off_keep_ratio, total_variation
+from vfunc.vision.designers.photometric import HUE, photometric_view
+from vfunc.vision.designers.views import gaussian_blur, masked_view, off_keep_ratio, total_variation
 
 
 def draw(*shape, seed=0):

@@ -15,10 +15,10 @@ import vfunc
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.pullback.tangent import tangent_along
-from vfunc.vision.batches import IGNORE, LabelledBatch
-from vfunc.vision.feedback import dense_losses, feedback_loss
-from vfunc.vision.heads import HeadOptions, fit_heads
-from vfunc.vision.learner import Encoder
+from vfunc.vision.data.batches import IGNORE, LabelledBatch
+from vfunc.vision.encoder.named_encoder import Encoder
+from vfunc.vision.feedback.dense_feedback import dense_losses, feedback_loss
+from vfunc.vision.feedback.heads import HeadOptions, fit_heads
 
 CLASSES = {"segmentation": 3, "classification": 2}
 TASKS = ("segmentation", "depth", "classification")
@@ -208,6 +208,6 @@ def test_the_learner_is_untouched_and_in_eval_mode(learner):
     with torch.no_grad():
         dense = learner("dense", batch_of(2).images, 2)
         trained_mode = loss(functional.theta)
-    sums = vfunc.vision.head_losses.loss_sums(heads, dense, batch_of(2))
+    sums = vfunc.vision.feedback.head_losses.loss_sums(heads, dense, batch_of(2))
     expected = sum(WEIGHTS[t] * s.total.sum() / s.count.sum() for t, s in sums.items())
     assert float(trained_mode) == pytest.approx(float(expected), rel=1e-12)

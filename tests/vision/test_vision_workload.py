@@ -20,15 +20,15 @@ from vfunc.problem import construct_task, feedback_gradient, pretrain_gradient
 from vfunc.pullback import mixed_product
 from vfunc.simulate import SGD, AdamW, UpdateRule
 from vfunc.split import Splits, Whole
-from vfunc.vision.data import Example
-from vfunc.vision.designers import ViewDesigner, ViewDesignerConfig, apply_control
-from vfunc.vision.dino import Dino
-from vfunc.vision.feedback import feedback_loss
-from vfunc.vision.frozen_evaluation import ProbeOptions
-from vfunc.vision.heads import HeadOptions, fit_heads
-from vfunc.vision.ijepa import IJepa
-from vfunc.vision.learner import Encoder
-from vfunc.vision.scenes import embedded_scenes
+from vfunc.vision.data.examples import Example
+from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig, apply_control
+from vfunc.vision.encoder.named_encoder import Encoder
+from vfunc.vision.evaluation.frozen_evaluation import ProbeOptions
+from vfunc.vision.feedback.dense_feedback import feedback_loss
+from vfunc.vision.feedback.heads import HeadOptions, fit_heads
+from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.objectives.ijepa import IJepa
+from vfunc.vision.scenes.scenes import embedded_scenes
 from vfunc.vision.value_map import _unpacked
 from vfunc.vision.value_problem import ObservedViews, VisionLearner
 from vfunc.vision.workload import VisionFeedback, VisionWorkload

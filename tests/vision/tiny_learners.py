@@ -8,8 +8,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vfunc.pullback.tangent import tangent_along
-from vfunc.vision.batches import UnlabeledBatch
-from vfunc.vision.learner import Encoder
+from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.encoder.named_encoder import Encoder
 
 STEP = 1e-6
 

@@ -13,8 +13,8 @@ import torch
 from vfunc.certification.compare import Measured
 from vfunc.certification.engines import engine_is_right
 from vfunc.certification.judge import answer_of, judge
-from vfunc.certification.precision import Asked, most_exact
 from vfunc.certification.premises import premises
+from vfunc.certification.promotion import Asked, most_exact
 from vfunc.certification.report import Certification, Row
 from vfunc.certification.smoothing import smoothed
 from vfunc.certification.subjects import (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.certification.engines import differenced_bound
-from vfunc.certification.precision import Asked, moved
+from vfunc.certification.promotion import Asked, moved
 from vfunc.certification.report import Row
 from vfunc.certification.slopes import SAFETY, Slope, slope
 from vfunc.certification.subjects import engines_named, same_objective

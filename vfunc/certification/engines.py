@@ -16,8 +16,8 @@ from vfunc.certification.plain_gradients import (
     direction_beside,
     same_gap,
 )
-from vfunc.certification.precision import Asked
 from vfunc.certification.products import INNER, Part, check_product
+from vfunc.certification.promotion import Asked
 from vfunc.certification.report import Row
 from vfunc.problem import Construction, construct_task, pretrain_gradient
 from vfunc.pullback import Engine

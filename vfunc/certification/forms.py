@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.precision import Asked
+from vfunc.certification.promotion import Asked
 from vfunc.certification.report import Row
 from vfunc.problem import Task
 from vfunc.trees import Params

@@ -16,7 +16,7 @@ from vfunc.certification.plain_gradients import (
     direction_beside,
     same_gap,
 )
-from vfunc.certification.precision import Asked
+from vfunc.certification.promotion import Asked
 from vfunc.certification.report import Row
 from vfunc.certification.subjects import engines_named, engines_of, exact_sibling
 from vfunc.errors import NotConvergedError, UserError

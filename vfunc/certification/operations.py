@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.certification.calls import Operation, distinct_operations, leaves_of, with_leaves
-from vfunc.certification.precision import Asked
 from vfunc.certification.products import check_product
+from vfunc.certification.promotion import Asked
 from vfunc.problem import Construction, LinearForm, Task, ValueProblem, construct_task
 from vfunc.pullback import Engine
 from vfunc.trees import Params

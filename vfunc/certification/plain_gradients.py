@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.precision import Asked, moved
+from vfunc.certification.promotion import Asked, moved
 from vfunc.certification.report import Row, Verdict
 from vfunc.certification.slopes import SAFETY, slope
 from vfunc.problem import Task, feedback_gradient, pretrain_gradient

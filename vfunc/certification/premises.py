@@ -16,7 +16,7 @@ from vfunc import trees
 from vfunc.certification.calls import first_to_differ
 from vfunc.certification.forms import forms
 from vfunc.certification.plain_gradients import gradients
-from vfunc.certification.precision import Asked
+from vfunc.certification.promotion import Asked
 from vfunc.certification.reached import designer_is_reached
 from vfunc.certification.report import Row
 from vfunc.problem import Task, ValueProblem, construct_task, pretrain_gradient

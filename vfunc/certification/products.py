@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.precision import Asked, moved
+from vfunc.certification.promotion import Asked, moved
 from vfunc.certification.slopes import SAFETY, slope
 from vfunc.problem import Construction, pretrain_gradient
 from vfunc.pullback import Engine, mixed_product

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.certification.plain_gradients import KINKED, hold
-from vfunc.certification.precision import Asked, moved
+from vfunc.certification.promotion import Asked, moved
 from vfunc.certification.report import Row
 from vfunc.problem import Task, construct_task
 from vfunc.trees import Params

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vfunc.errors import UserError
-from vfunc.language.examples import TokenBatch
+from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_loss import CHUNK_ELEMENTS
 from vfunc.typecheck import typed
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vfunc.errors import UserError
 from vfunc.language.candidates import Observation
-from vfunc.language.examples import TokenBatch
+from vfunc.language.data.examples import TokenBatch
 from vfunc.language.targets import TargetForm, candidate_distribution, gate
 
 

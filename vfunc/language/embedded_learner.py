@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vfunc.language.examples import Example
+from vfunc.language.data.examples import Example
 from vfunc.typecheck import typed
 
 EMBEDDED_LEARNER = Path(__file__).parent / "embedded"

@@ -27,12 +27,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vfunc.errors import UserError
-from vfunc.evaluation.answers import is_correct
-from vfunc.evaluation.generation import complete
-from vfunc.language.batches import collate, in_turn
-from vfunc.language.examples import Example, TokenBatch, take_rows
+from vfunc.language.data.examples import Example, TokenBatch, take_rows
+from vfunc.language.data.sequences import collate, in_turn
+from vfunc.language.data.tokenise import Encoded, prompt_tokens
+from vfunc.language.evaluation.answers import is_correct
+from vfunc.language.evaluation.generation import complete
 from vfunc.language.soft_loss import soft_cross_entropy
-from vfunc.language.tokenise import Encoded, prompt_tokens
 from vfunc.language.value_problem import LanguageLearner
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -185,7 +185,7 @@ def draw_samples(
         The samples, on the model's device.
 
     Raises:
-        UserError: what `vfunc.evaluation.generation.complete` refuses.
+        UserError: what `vfunc.language.evaluation.generation.complete` refuses.
     """
     groups = complete(
         model,

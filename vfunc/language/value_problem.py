@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from vfunc.errors import UserError
 from vfunc.language.candidates import ObservedBatch, one_hot
-from vfunc.language.examples import TokenBatch
+from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_loss import candidate_log_probs, position_weights, soft_cross_entropy
 from vfunc.language.targets import mix
 from vfunc.learner import FunctionalLearner, RandomState, mode, replay_random_state

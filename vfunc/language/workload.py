@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
-from vfunc.evaluation.solving import pass_at_1
-from vfunc.language.batches import tokens_in
 from vfunc.language.candidates import ObservedBatch, observe, one_hot
-from vfunc.language.data import LanguageData
+from vfunc.language.data.examples import TokenBatch
+from vfunc.language.data.reading import LanguageData
+from vfunc.language.data.sequences import tokens_in
 from vfunc.language.designer import DesignerConfig, TopKDesigner
 from vfunc.language.designer_file import load_designer, save_designer
-from vfunc.language.examples import TokenBatch
-from vfunc.language.feedback import (
+from vfunc.language.evaluation.held_out import held_out_loss
+from vfunc.language.evaluation.solving import pass_at_1
+from vfunc.language.feedback_tasks import (
     FeedbackBatch,
     FeedbackTasks,
     matched_domains,
@@ -29,7 +30,6 @@ from vfunc.language.feedback import (
     total_loss,
 )
 from vfunc.language.hand_made import hand_made_targets
-from vfunc.language.held_out import held_out_loss
 from vfunc.language.loading import quiet
 from vfunc.language.soft_loss import position_weights, soft_cross_entropy
 from vfunc.language.targets import mix

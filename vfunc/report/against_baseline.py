@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vfunc.errors import UserError
-from vfunc.report.arms import ArmRow, measured, with_error
+from vfunc.report.arms_table import ArmRow, measured, with_error
 from vfunc.report.measures import DOWN, UP, Measures, arrow, name_of, written
 from vfunc.report.table import BASELINE, LEVEL, NONE, captioned, empty_table, p_text
 from vfunc.typecheck import typed

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vfunc.config.config import RunConfig
+from vfunc.config.resolve import estimator_options
+from vfunc.config.run_options import VISION
 from vfunc.errors import UserError
 from vfunc.estimators import make_estimator
 from vfunc.learner import select
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.budget import Schedule
-from vfunc.training.config import RunConfig
 from vfunc.training.loop import ArmPlan
-from vfunc.training.resolve import estimator_options
-from vfunc.training.run_options import VISION
 from vfunc.training.step import StepOptions
 from vfunc.workload import Workload
 
@@ -64,12 +64,12 @@ def assemble(config: RunConfig) -> Assembled:
 
     # imported here: neither modality brings the other's libraries
     if config.run.modality == VISION:
-        from vfunc.training.vision_assembly import vision_parts
+        from vfunc.training.build.vision_assembly import vision_parts
 
         learner, workload = vision_parts(config, device)
         check(learner)
         return Assembled(config, learner, workload, device)
-    from vfunc.training.language_assembly import language_parts
+    from vfunc.training.build.language_assembly import language_parts
 
     return Assembled(config, *language_parts(config, device, check), device)
 
@@ -122,7 +122,7 @@ def _augmentor(config: RunConfig) -> str | None:
     """The kind of designer; a saved one's is in its file."""
     if config.designer.designer is None:
         return config.views.augmentor
-    from vfunc.vision.designer_file import load_view_designer
+    from vfunc.vision.designers.designer_file import load_view_designer
 
     return load_view_designer(config.designer.designer).config.kind
 

@@ -6,6 +6,7 @@ import torch
 
 from vfunc import trees
 from vfunc.certification import Certification, certify
+from vfunc.config.resolve import estimator_options
 from vfunc.errors import CertificationError, VfuncError
 from vfunc.estimators import Estimator
 from vfunc.feedback import DomainMatched
@@ -13,7 +14,6 @@ from vfunc.learner import RandomState
 from vfunc.problem import ValueProblem
 from vfunc.training.arms import ARMS, Arm, estimator_of
 from vfunc.training.assemble import Assembled, step_options
-from vfunc.training.resolve import estimator_options
 from vfunc.training.state import new_arm_state
 from vfunc.training.step import value_problem
 from vfunc.trees import Params

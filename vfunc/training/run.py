@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from vfunc.config.config import RunConfig
+from vfunc.config.config_file import to_toml
+from vfunc.config.resolve import default_name, estimator_options
+from vfunc.config.run_options import VISION
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.report.events import EventLog, read_events
 from vfunc.report.progress import Progress, Status, progress
@@ -26,12 +30,8 @@ from vfunc.training.checkpoint import (
     write_atomically,
     write_json,
 )
-from vfunc.training.config import RunConfig
-from vfunc.training.config_file import to_toml
 from vfunc.training.loop import run_arm
-from vfunc.training.resolve import default_name, estimator_options
 from vfunc.training.run_directory import RunDirectory, free_name, new_run
-from vfunc.training.run_options import VISION
 from vfunc.training.state import ArmState, Counters, new_arm_state
 from vfunc.training.summary import describe_run, finish
 from vfunc.workload import Evaluation
@@ -91,7 +91,7 @@ def run(config: RunConfig) -> None:
     """
     console = Console()
     if config.command.dry_run and config.run.modality == VISION:
-        from vfunc.training.vision_dry_run import vision_dry_run
+        from vfunc.training.build.vision_dry_run import vision_dry_run
 
         vision_dry_run(config, console)
         console.print(to_toml(config), end="", markup=False, highlight=False)

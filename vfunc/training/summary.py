@@ -10,17 +10,17 @@ from typing import Any
 
 from rich.console import Console
 
+from vfunc.config.config import COMMAND
 from vfunc.evaluation.pass_at_k import PairedDifference, holm, paired_difference
 from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
 from vfunc.report.against_baseline import baseline_table
-from vfunc.report.arms import Against, ArmRow, arms_table, judged
+from vfunc.report.arms_table import Against, ArmRow, arms_table, judged
 from vfunc.report.events import read_events
 from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
 from vfunc.report.table import BASELINE, ProbeRow, markdown, probe_table, write_text
 from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
-from vfunc.training.config import COMMAND
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
 from vfunc.workload import Metric, Workload

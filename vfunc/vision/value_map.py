@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vfunc.report.pixel_map import pixel_map
-from vfunc.vision.designers import ViewDesigner, apply_control
+from vfunc.vision.designers.view_designer import ViewDesigner, apply_control
 from vfunc.vision.value_problem import ObservedViews, VisionLearner
 
 MAPPED_VIEWS = 4

@@ -23,8 +23,8 @@ from vfunc.problem import CompositeForm, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.split import Split, Whole, split_at_edge
 from vfunc.trees import Params, Scalar
-from vfunc.vision.batches import Blocks, UnlabeledBatch
-from vfunc.vision.objective import Call, Objective
+from vfunc.vision.data.batches import Blocks, UnlabeledBatch
+from vfunc.vision.objectives.objective import Call, Objective
 
 Views = Float[Tensor, "g b 3 h w"]
 

@@ -11,26 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from vfunc.errors import UserError
-from vfunc.evaluation.revisited import Revisited
 from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.split import Split, Splits, Whole
 from vfunc.trees import Params, Scalar
-from vfunc.vision.batches import LabelledBatch, UnlabeledBatch
-from vfunc.vision.data import Pictures, VisionData, cyclic, labelled_batch, stream_pictures
-from vfunc.vision.designer_file import load_view_designer, save_view_designer
-from vfunc.vision.designers import ViewDesigner, ViewDesignerConfig
-from vfunc.vision.encoder_file import save_encoder
-from vfunc.vision.feedback import feedback_loss
-from vfunc.vision.frozen_evaluation import ProbeOptions, evaluate_frozen, evaluate_quickly
-from vfunc.vision.heads import HeadOptions, fit_heads
-from vfunc.vision.measures import described, metrics_of, retrieved
-from vfunc.vision.objective import Objective
+from vfunc.vision.data.batches import LabelledBatch, UnlabeledBatch
+from vfunc.vision.data.examples import Pictures, VisionData, cyclic, labelled_batch, stream_pictures
+from vfunc.vision.designers.designer_file import load_view_designer, save_view_designer
+from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
+from vfunc.vision.designers.views import masked_view
+from vfunc.vision.encoder.encoder_file import save_encoder
+from vfunc.vision.evaluation.frozen_evaluation import (
+    ProbeOptions,
+    evaluate_frozen,
+    evaluate_quickly,
+)
+from vfunc.vision.evaluation.metrics import described, metrics_of, retrieved
+from vfunc.vision.evaluation.revisited import Revisited
+from vfunc.vision.feedback.dense_feedback import feedback_loss
+from vfunc.vision.feedback.heads import HeadOptions, fit_heads
+from vfunc.vision.objectives.objective import Objective
 from vfunc.vision.value_map import draw_value_map, map_values
 from vfunc.vision.value_problem import ObservedViews, VisionLearner, vision_problem
-from vfunc.vision.views import masked_view
 from vfunc.workload import BuiltTask, Evaluation, Forward, Metric
 
 

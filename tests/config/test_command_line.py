@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vfunc.config.command_line import given_on_command_line, parse, run_guarded
+from vfunc.config.config import FIELDS
+from vfunc.config.config_file import to_toml
+from vfunc.config.language_rules import LANGUAGE_ONLY
+from vfunc.config.resolve import flag, resolve
+from vfunc.errors import NonFiniteError, NotConvergedError, UserError
+
+
+def test_only_what_was_given_is_given():
+    assert given_on_command_line([]) == {}
+    line = (
+        "--lr 1e-3 --betas 0.8 0.9 --arms baseline,vpretraining --budget 2Mtokens --overwrite "
+        "--no-designer-features --levels 0 1 0 --stream a.jsonl --seed 0"
+    )
+    given = given_on_command_line(line.split())
+    assert given == {
+        "lr": 1e-3, "betas": (0.8, 0.9), "arms": "baseline,vpretraining", "budget": "2Mtokens",
+        "overwrite": True, "designer_features": False, "levels": (0.0, 1.0, 0.0),
+        "stream": ("a.jsonl",), "seed": 0,
+    }  # fmt: skip
+
+
+def test_a_command_line_becomes_a_configuration():
+    config = parse(["--estimator", "unrolled", "--lookahead-steps", "2", "--budget", "1h"])
+    assert config == resolve({"estimator": "unrolled", "lookahead_steps": 2, "budget": "3600s"})
+
+
+def test_an_option_that_repeats_its_default_counts_as_given():
+    with pytest.raises(UserError, match="--momentum does nothing"):
+        parse(["--momentum", "0"])
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_path):
+    (tmp_path / "mine.toml").write_text("lr = 1.0\nseed = 1\nclip = 1.0\n")
+    file = tmp_path / "file.toml"
+    file.write_text("lr = 2.0\nseed = 2\n")
+    config = parse(["--preset", "mine", "--config", str(file), "--lr", "3"], presets=tmp_path)
+    assert (config.optimizer.lr, config.run.seed, config.optimizer.clip) == (3.0, 2, 1.0)
+    assert (config.command.preset, config.command.config) == ("mine", str(file))
+
+
+def test_a_written_configuration_repeats_the_run(tmp_path):
+    config = parse(["--problem", "random_slips", "--value", "cosine", "--seed", "3"])
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    again = parse(["--config", str(path)])
+    assert to_toml(again) == to_toml(config)
+    assert (again.data, again.optimizer, again.designer) == (
+        config.data,
+        config.optimizer,
+        config.designer,
+    )
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    directory = tmp_path / "runs" / "x"
+    directory.mkdir(parents=True)
+    config = resolve({"seed": 7, "problem": "style_shift"})
+    (directory / "config.toml").write_text(to_toml(config))
+    return directory
+
+
+def test_a_resumed_run_has_its_own_options(interrupted):
+    runs = str(interrupted.parent)
+    by_name = parse(["--resume", "x", "--runs-dir", runs, "--budget", "400steps", "--threads", "1"])
+    assert (by_name.run.seed, by_name.data.problem) == (7, "style_shift")
+    assert (by_name.run.budget.amount, by_name.run.threads) == (400, 1)
+    assert by_name.command.resume == str(interrupted)
+    assert parse(["--resume", str(interrupted)]).command.resume == str(interrupted)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--lr", "1e-3"], "--lr would change the run"),
+        (["--seed", "7"], "--seed would change the run"),
+        (["--preset", "quick"], "--preset would change the run"),
+        (["--overwrite", "--name", "y"], "--name, --overwrite would change the run"),
+        (["--budget", "60s"], "--budget 60s: the run counts steps"),
+    ],
+)
+def test_what_would_change_a_resumed_run_is_refused(interrupted, more, said):
+    with pytest.raises(UserError, match=said):
+        parse(["--resume", str(interrupted), *more])
+
+
+@pytest.mark.parametrize("name", ["absent", "", "."])
+def test_a_run_that_is_not_there_cannot_be_resumed(tmp_path, name):
+    with pytest.raises(UserError, match=r"there is no such run|names no run"):
+        parse(["--resume", name, "--runs-dir", str(tmp_path)])
+
+
+def _raising(error):
+    def main(config):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("a file\nis missing"), 2, "error: a file is missing\n"),
+        (NonFiniteError("loss at step 3"), 1, "error: loss at step 3\n"),
+        (NotConvergedError("residual 1"), 1, "error: residual 1\n"),
+        (
+            OSError(28, "No space left on device", "runs/x"),
+            1,
+            "error: No space left on device: runs/x\n",
+        ),
+        (OSError("odd"), 1, "error: odd\n"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "error: CUDA out of memory; a "
+         "smaller --batch-size or --seq-len needs less\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (SystemExit(3), 3, ""),
+        (SystemExit("no"), 1, "error: no\n"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_and_an_exit_code(capsys, error, code, said):
+    assert run_guarded(_raising(error), []) == code
+    assert capsys.readouterr().err == said
+
+
+def test_out_of_memory_names_the_size_that_the_modality_has(capsys):
+    out_of_memory = _raising(MemoryError())
+    assert run_guarded(out_of_memory, ["--modality", "vision"]) == 1
+    said = capsys.readouterr().err
+    assert said == "error: out of memory; a smaller --batch-size or --image-size needs less\n"
+
+
+def test_debug_shows_the_traceback_and_keeps_the_code(capsys):
+    assert run_guarded(_raising(UserError("wrong")), ["--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.endswith("error: wrong\n")
+    assert run_guarded(_raising(UserError("wrong")), ["--debug", "--momentum", "1"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert run_guarded(_raising(UserError("wrong")), ["--debug", "--no-debug"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_bugs_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_guarded(_raising(ZeroDivisionError()), [])
+
+
+def test_what_main_returns_is_the_exit_code():
+    assert run_guarded(lambda config: None, []) == 0
+    assert run_guarded(lambda config: 5, []) == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--learnr", "x"], "--learner"),
+        (["--optimizer", "adm"], "adamw"),
+        (["--lr", "fast"], "could not convert"),
+        (["--lr"], "--lr"),
+        (["stray"], "stray"),
+    ],
+)
+def test_what_the_parser_refuses_exits_2_with_a_hint(capsys, argv, said):
+    assert run_guarded(lambda config: pytest.fail("ran"), argv) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err + captured.out and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_shows_every_option_within_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run_guarded(lambda config: pytest.fail("ran"), ["--help"]) == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    for name in FIELDS:
+        assert re.search(rf"{flag(name)}\b", text), name
+    assert text.count("language only") >= len(LANGUAGE_ONLY) / 2  # some are broken over two lines
+    assert max(map(len, text.splitlines())) <= columns
+    assert "unset" not in text and "None)" not in text and "%(prog)s" not in text
+
+
+def test_a_process_ends_with_the_code_and_without_a_traceback():
+    code = (
+        "import sys; from vfunc.config.command_line import run_guarded; "
+        "sys.exit(run_guarded(lambda config: None))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--momentum", "0.5"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: --momentum does nothing here: it is for --optimizer sgd\n"

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+
+import pytest
+
+from vfunc.config.command_line import PRESETS
+from vfunc.config.config import COMMAND, FIELDS, GROUPS, TYPES
+from vfunc.config.config_file import load_preset, load_toml, to_toml
+from vfunc.config.option import option_of
+from vfunc.config.resolve import Layer, resolve
+from vfunc.config.values import check_bounds
+from vfunc.errors import UserError
+from vfunc.training.arms import ARMS
+
+
+def test_every_option_is_explained_and_named_once():
+    names = [field.name for group in GROUPS.values() for field in dataclasses.fields(group)]
+    assert len(names) == len(set(names)) == len(FIELDS) == len(TYPES)
+    for name, field in FIELDS.items():
+        said = option_of(field)
+        assert len(said.help) > 5 and said.help.endswith("."), name
+        assert field.default is not dataclasses.MISSING or said.default, f"{name}: which default?"
+
+
+def test_fixed_defaults_are_within_their_own_bounds():
+    for name, field in FIELDS.items():
+        if field.default not in (dataclasses.MISSING, None):
+            check_bounds(name, field.default, name)
+
+
+def test_groups_are_frozen():
+    config = resolve({})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.optimizer.lr = 1.0
+
+
+def test_help_names_every_arm():
+    said = option_of(FIELDS["arms"]).help
+    assert all(arm in said for arm in ARMS)
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_preset_resolves_and_is_kept_by_its_own_toml(path, tmp_path):
+    config = resolve(load_preset(path.stem, PRESETS))
+    given = {
+        name: str(value) if name == "budget" else value for name, value in config.flat().items()
+    }
+    for name, value in tomllib.loads(path.read_text()).items():
+        assert given[name] == ((value,) if name in ("stream", "feedback") else value), name
+    written = tmp_path / "config.toml"
+    written.write_text(to_toml(config))
+    assert resolve(load_toml(written)) == config
+
+
+def test_the_presets_asked_for_are_there():
+    assert {path.stem for path in PRESETS.glob("*.toml")} >= {
+        "careless_everywhere", "careless_source", "random_slips", "style_shift",
+        "paper_targets", "quick", "paper_full_parameter", "paper_lora",
+    }  # fmt: skip
+
+
+def test_the_embedded_presets_are_the_embedded_problems():
+    for name in ("careless_everywhere", "careless_source", "random_slips", "style_shift"):
+        assert resolve(load_preset(name, PRESETS)) == resolve({"problem": name})
+
+
+def test_toml_leaves_out_the_command_and_what_does_nothing():
+    config = resolve({"name": "x", "overwrite": True, "debug": True, "runs_dir": "elsewhere"})
+    options = tomllib.loads(to_toml(config))
+    assert not set(options) & set(COMMAND)
+    assert not set(options) & {"momentum", "shift_bound", "lora_alpha", "fixed_alpha", "stream"}
+    assert options["betas"] == [0.9, 0.99] and options["budget"] == "300steps"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("designer_l = 1e-3", "no such option 'designer_l'; did you mean designer_lr?"),
+        ("designer-lr = 1e-3", "did you mean designer_lr?"),
+        ("qqqq = 1", "no such option 'qqqq'"),
+        ("[optimizer]\nlr = 1", r"\[optimizer\] is a table"),
+        ("lr = ", "not TOML"),
+        ("lr = 1\nlr = 2", "not TOML"),
+        ("overwrite = true", "give --overwrite"),
+        ("dry_run = true", "give --dry-run"),
+        ('lr = "fast"', "lr must be a number, not 'fast'"),
+        ("lr = true", "lr must be a number"),
+        ("seed = true", "seed must be a whole number"),
+        ("seed = 1.0", "seed must be a whole number"),
+        ("betas = [0.9]", "betas must be 2 numbers"),
+        ("designer_features = 1", "designer_features must be true or false"),
+        ('optimizer = "adm"', "optimizer must be one of adamw, sgd"),
+        ("stream = 3", "stream must be one or more names"),
+        ("arms = [1]", "arms must be names, separated by commas"),
+        ("lr = -1", "lr must be above 0"),
+        ("lr = nan", "lr must be above 0"),
+        ("weight_decay = inf", "weight_decay must be at least 0, not inf"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, text, said):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        resolve(load_toml(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such configuration file"):
+        load_toml(tmp_path / "absent.toml")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_toml(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
+    with pytest.raises(UserError, match="cannot be read"):
+        load_toml(tmp_path / "latin.toml")
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    with pytest.raises(UserError, match=r"did you mean paper_lora\?.*quick"):
+        load_preset("paper_lore", PRESETS)
+
+
+def test_whole_numbers_and_lists_become_what_the_option_wants():
+    config = resolve(Layer({"lr": 1, "betas": [0, 0.5], "arms": ["baseline", "vpretraining"]}))
+    assert isinstance(config.optimizer.lr, float)
+    assert config.optimizer.betas == (0.0, 0.5)
+    assert config.run.arms == ("baseline", "vpretraining")

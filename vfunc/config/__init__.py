@@ -1,0 +1,1 @@
+"""Options of a run: each declared once, read from the command line and TOML files."""

@@ -1,0 +1,263 @@
+"""Everything a language run reads, gathered and tokenised: the embedded problem, or files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from vfunc.errors import UserError
+from vfunc.language.data.arithmetic import STYLES
+from vfunc.language.data.examples import Example, TokenBatch
+from vfunc.language.data.sequences import InterleavedStream, TokenStream, fixed_batches
+from vfunc.language.data.sources import Role, load_examples
+from vfunc.language.data.streams import StreamSpec, embedded_examples
+from vfunc.language.data.tokenise import EncodedSet, encode_examples, prompt_tokens
+from vfunc.language.rewards import PromptStream, checkable_prompts
+
+EVALUATION_BATCH = 64
+"""Sequences in an evaluation batch."""
+
+
+@dataclass(frozen=True)
+class LanguageData:
+    """Everything a run reads, tokenised.
+
+    Attributes:
+        stream: unlabeled training sequences, in the run's order; of several sources in turn.
+        feedback: labelled sequences, or prompts with answers, seen by `feedback_loss` alone; of
+            several tasks in turn.
+        evaluation: batches of every evaluation example, once.
+        held_out: the evaluation sequences as a stream, for the probe.
+        problems: evaluation examples with checkable answers, for Pass@1.
+        max_new_tokens: the longest solution that is waited for.
+    """
+
+    stream: TokenStream | InterleavedStream
+    feedback: TokenStream | InterleavedStream | PromptStream
+    evaluation: tuple[TokenBatch, ...]
+    held_out: TokenStream
+    problems: tuple[Example, ...]
+    max_new_tokens: int
+    summary: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or Hub id, which fields to read of it, and how many examples to keep."""
+
+    name: str
+    fields: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Examples before they are tokenised.
+
+    Attributes:
+        stream: unlabeled text.
+        feedback: labelled examples.
+        evaluation: labelled examples.
+        dropped: what reading dropped, by role and reason.
+        sources: how many sources the stream is of, to be read in turn; 1 reads it as one.
+        tasks: names of the feedback's tasks, by their examples' domain; one name takes all as one.
+    """
+
+    stream: Sequence[Example]
+    feedback: Sequence[Example]
+    evaluation: Sequence[Example]
+    dropped: Mapping[str, Mapping[str, int]]
+    sources: int = 1
+    tasks: tuple[str, ...] = ("feedback",)
+
+
+def embedded_data(
+    spec: StreamSpec,
+    seed: int,
+    *,
+    stream: int,
+    feedback: int,
+    evaluation: int,
+    split: str,
+    by_style: bool = False,
+) -> RawData:
+    """The embedded problem: a stream with mistakes, clean feedback, clean evaluation.
+
+    Args:
+        spec: what the stream is like.
+        seed: of the draw of the stream and the feedback; the evaluation's is fixed, so that runs
+            with several seeds are judged on the same problems.
+        stream: distinct problems in the stream.
+        feedback: labelled problems.
+        evaluation: problems to evaluate on.
+        split: `validation` or `test`.
+        by_style: whether the styles are feedback tasks of their own. The stream is the same.
+    """
+    return RawData(
+        embedded_examples("stream", stream, spec, seed),
+        embedded_examples("feedback", feedback, spec, seed),
+        embedded_examples(split, evaluation, spec, 0),
+        {},
+        tasks=STYLES if by_style else ("feedback",),
+    )
+
+
+def file_data(
+    stream: Sequence[Source], feedback: Sequence[Source], evaluation: Source, seed: int
+) -> RawData:
+    """Files or Hub data sets. Evaluation examples that are feedback too are left out, and counted.
+
+    Args:
+        stream: unlabeled text, or problems with solutions; several are read in turn.
+        feedback: labelled examples, a source for each task.
+        evaluation: labelled examples.
+        seed: of which examples are kept where a limit is given.
+
+    Raises:
+        UserError: a source cannot be read, or every evaluation example is feedback.
+    """
+    roles: tuple[tuple[Role, Sequence[Source], int], ...] = (
+        ("stream", stream, seed),
+        ("feedback", feedback, seed),
+        ("eval", (evaluation,), 0),
+    )
+    read = {role: _read_all(role, sources, n) for role, sources, n in roles}
+    seen = {(e.prompt, e.completion) for e in read["feedback"][0]}
+    # an answer without a solution tells by its prompt alone
+    asked = {prompt for prompt, completion in seen if not completion}
+    examples = read["eval"][0]
+    kept = [e for e in examples if (e.prompt, e.completion) not in seen and e.prompt not in asked]
+    dropped = {role: counts for role, (_, counts) in read.items()}
+    if not kept:
+        raise UserError(
+            f"every evaluation example of {evaluation.name} is among the feedback; give --eval "
+            "another file"
+        )
+    if len(kept) < len(examples):
+        dropped["eval"]["also in the feedback"] = len(examples) - len(kept)
+    return RawData(
+        read["stream"][0],
+        read["feedback"][0],
+        kept,
+        dropped,
+        sources=len(stream),
+        tasks=source_names(feedback) if len(feedback) > 1 else ("feedback",),
+    )
+
+
+def source_names(sources: Sequence[Source]) -> tuple[str, ...]:
+    """A short name for each source, by its last part; a number tells those apart that share one.
+
+    `data/gsm8k.jsonl` and `openai/gsm8k:main` are gsm8k and gsm8k-2.
+    """
+    stems = [s.name.rstrip("/").rsplit("/", 1)[-1].split(":")[0].split(".")[0] for s in sources]
+    counts = [stems[: i + 1].count(stem) for i, stem in enumerate(stems)]
+    return tuple(f"{s}-{n}" if n > 1 else s for s, n in zip(stems, counts, strict=True))
+
+
+def tokenised(
+    raw: RawData,
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_length: int,
+    seed: int,
+    *,
+    rewarded: bool = False,
+) -> LanguageData:
+    """Encode everything for one learner.
+
+    Args:
+        raw: the examples.
+        tokenizer: the learner's.
+        sequence_length: T, the most predictions in a sequence.
+        seed: of the order in which stream and feedback are read.
+        rewarded: whether the feedback is prompts to complete, whose solutions are not read.
+
+    Returns:
+        The data, with a summary of counts: sequences, dropped by reason, truncated.
+
+    Raises:
+        UserError: nothing usable is left of one of them.
+    """
+    roles = {"stream": raw.stream, "feedback": raw.feedback, "eval": raw.evaluation}
+    if rewarded:
+        del roles["feedback"]
+    encoded: dict[str, EncodedSet] = {
+        role: encode_examples(
+            examples, tokenizer, sequence_length, role=role, dropped=raw.dropped.get(role)
+        )
+        for role, examples in roles.items()
+    }
+    problems = _answerable(raw.evaluation, tokenizer, sequence_length)
+    summary = {
+        role: {"sequences": len(e), "dropped": dict(e.dropped), "truncated": e.truncated}
+        for role, e in encoded.items()
+    }
+    feedback: TokenStream | InterleavedStream | PromptStream
+    if rewarded:
+        prompts, dropped = checkable_prompts(raw.feedback, tokenizer, sequence_length)
+        counts = Counter(raw.dropped.get("feedback", {})) + Counter(dropped)
+        kept = {"sequences": len(prompts), "dropped": dict(counts), "truncated": 0}
+        summary = {"stream": summary["stream"], "feedback": kept, "eval": summary["eval"]}
+        feedback = PromptStream(_by_domain(prompts, raw.tasks, "feedback"), seed + 1)
+    else:
+        feedback = _stream(encoded["feedback"], raw.tasks, "feedback", seed + 1)
+    return LanguageData(
+        _stream(encoded["stream"], range(raw.sources), "stream", seed),
+        feedback,
+        fixed_batches(encoded["eval"], EVALUATION_BATCH),
+        TokenStream(encoded["eval"], seed),
+        problems,
+        max(len(s.tokens) - s.predict_from for s in encoded["eval"].sequences),
+        summary,
+    )
+
+
+def _stream(
+    encoded: EncodedSet, names: Sequence[object], role: str, seed: int
+) -> TokenStream | InterleavedStream:
+    """One stream, or one of several domains in turn."""
+    if len(names) == 1:
+        return TokenStream(encoded, seed)
+    parts = _by_domain(encoded.sequences, names, role)
+    sets = tuple(replace(encoded, sequences=sequences) for sequences in parts)
+    return InterleavedStream(sets, seed)
+
+
+def _by_domain(
+    items: Sequence[Any], names: Sequence[object], role: str
+) -> tuple[tuple[Any, ...], ...]:
+    """The items of each domain; all of them where there is one name."""
+    if len(names) == 1:
+        return (tuple(items),)
+    parts = tuple(tuple(i for i in items if i.domain == d) for d in range(len(names)))
+    for name, part in zip(names, parts, strict=True):
+        if not part:
+            raise UserError(f"the {role} data hold nothing to use of {name}; give more of it")
+    return parts
+
+
+def _read_all(
+    role: Role, sources: Sequence[Source], seed: int
+) -> tuple[list[Example], dict[str, int]]:
+    """The examples of all sources, marked by their source, and what was dropped of them."""
+    examples: list[Example] = []
+    dropped: Counter[str] = Counter()
+    for domain, s in enumerate(sources):
+        loaded = load_examples(s.name, role=role, fields=s.fields, limit=s.limit, seed=seed)
+        examples += [replace(e, domain=domain) if domain else e for e in loaded.examples]
+        dropped.update(loaded.dropped)
+    return examples, dict(dropped)
+
+
+def _answerable(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, sequence_length: int
+) -> tuple[Example, ...]:
+    """Evaluation examples with a prompt that fits and an answer that can be checked."""
+    candidates = [e for e in examples if e.answer is not None and e.prompt]
+    prompts = prompt_tokens([e.prompt for e in candidates], tokenizer)
+    pairs = zip(candidates, prompts, strict=True)
+    return tuple(e for e, prompt in pairs if len(prompt) <= sequence_length)

@@ -1,0 +1,1 @@
+"""Measures of a language learner: completions, their answers, held-out loss."""

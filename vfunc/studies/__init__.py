@@ -1,0 +1,1 @@
+"""Studies over several runs or estimators: repetitions over seeds, comparisons, costs."""

@@ -1,0 +1,189 @@
+"""What each estimator costs, and how near its gradient is to that of the learner's real step.
+
+All are asked the same question at one state of a real run: after some ordinary steps, so that the
+optimizer's moments are warm. Times are ratios to the learner's own forward and backward, taken in
+turns within one process, so that a machine whose speed drifts slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vfunc import trees
+from vfunc.errors import NotConvergedError, UserError
+from vfunc.estimators import Unrolled, make_estimator
+from vfunc.evaluation.peak_bytes import counting_peak
+from vfunc.problem import ValueEstimate, ValueProblem
+from vfunc.training.arms import ARMS
+from vfunc.training.assemble import Assembled, step_options
+from vfunc.training.state import ArmState, new_arm_state
+from vfunc.training.step import micro_batch, optimizer_step, value_problem
+from vfunc.trees import Params
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An estimator to be measured: its name and options."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """`unrolled lookahead_steps=2`."""
+        return " ".join([self.name, *(f"{k}={v}" for k, v in self.options.items())])
+
+
+CANDIDATES = (
+    *(Candidate("first_order", {"engine": e}) for e in ("linear", "forward", "reverse")),
+    Candidate("first_order", {"engine": "finite_difference"}),
+    Candidate("first_order", {"value": "cosine"}),
+    Candidate("first_order", {"value": "preconditioned"}),
+    Candidate("unrolled", {"lookahead_steps": 1}),
+    Candidate("unrolled", {"lookahead_steps": 4}),
+    Candidate("unrolled", {"lookahead_steps": 4, "truncate": 2}),
+    Candidate("unrolled", {"lookahead_steps": 4, "checkpoint_every": 2}),
+    Candidate("implicit", {}),
+    Candidate("implicit", {"precondition": "optimizer"}),
+    Candidate("implicit", {"curvature": "gauss_newton"}),
+    Candidate("implicit", {"solver": "neumann"}),
+    Candidate("implicit", {"solver": "nystrom"}),
+    Candidate("random", {}),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimator's measurements.
+
+    Attributes:
+        label: the estimator and its options.
+        engine: that did the pullback; "" if it failed.
+        passes: forwards, backwards and tangents, or why there is no estimate.
+        time: seconds over the learner's own forward and backward: median, least, most.
+        memory: peak bytes over the learner's own.
+        cosine: of its gradient in phi and that of the realised step (`unrolled`, one step).
+        value: the predicted decrease of L_down, over the realised one-step decrease; None where
+            the prediction is of several steps.
+    """
+
+    label: str
+    engine: str
+    passes: str
+    time: tuple[float, float, float] | None = None
+    memory: float | None = None
+    cosine: float | None = None
+    value: float | None = None
+
+
+def bench(parts: Assembled, candidates: Sequence[Candidate], steps: int, repeats: int) -> list[Row]:
+    """Measure estimators at one state.
+
+    Args:
+        parts: of a run.
+        candidates: the estimators.
+        steps: the learner's steps before the measurement.
+        repeats: paired repeats of each time.
+
+    Returns:
+        A row each, in order; one that does not apply here says why.
+    """
+    state = _warm_state(parts, steps)
+    ahead = max(int(c.options.get("lookahead_steps", 1)) for c in candidates)
+    problem, step = _question(parts, state, ahead)
+    theta = state.functional.theta
+    assert state.designer is not None
+    phi = trees.detach(dict(state.designer.named_parameters()))
+    with counting_peak(parts.device) as own:
+        step()
+    exact = Unrolled(1, engine="reverse")(problem, theta, phi)
+    return [_row(c, problem, theta, phi, exact, step, own.peak, repeats, parts) for c in candidates]
+
+
+def _row(
+    candidate: Candidate,
+    problem: ValueProblem,
+    theta: Params,
+    phi: Params,
+    exact: ValueEstimate,
+    step: Callable[[], None],
+    own_peak: int,
+    repeats: int,
+    parts: Assembled,
+) -> Row:
+    try:
+        estimator = make_estimator(candidate.name, candidate.options)
+        with counting_peak(parts.device) as peak:
+            estimate = estimator(problem, theta, phi)
+    except (UserError, NotConvergedError) as error:
+        return Row(candidate.label, "", str(error))
+    ratios = []
+    for _ in range(repeats):
+        plain = _seconds(step, parts.device)
+        ratios.append(_seconds(lambda: estimator(problem, theta, phi), parts.device) / plain)
+    said, ahead = estimate.diagnostics, candidate.options.get("lookahead_steps", 1)
+    size = float(trees.norm(estimate.grad) * trees.norm(exact.grad))
+    return Row(
+        candidate.label,
+        str(said.get("engine", "")),
+        "{}F {}B {}T".format(
+            *(said.get(kind, "?") for kind in ("forwards", "backwards", "tangents"))
+        ),
+        (statistics.median(ratios), min(ratios), max(ratios)),
+        peak.peak / own_peak,
+        float(trees.dot(estimate.grad, exact.grad)) / size if size else None,
+        float(estimate.value) / float(exact.value) if ahead == 1 else None,
+    )
+
+
+def _warm_state(parts: Assembled, steps: int) -> ArmState:
+    """A learner that has taken ordinary steps, beside a designer as it is drawn."""
+    config, arm = parts.config, ARMS["baseline"]
+    torch.manual_seed(config.run.seed)
+    state = new_arm_state(
+        parts.learner,
+        config.estimator.align,
+        config.optimizer,
+        parts.workload.new_designer(),
+        None,
+        parts.device,
+    )
+    options = step_options(config)
+    for _ in range(steps):
+        for _ in range(options.accumulate):
+            micro_batch(arm, state, parts.workload, None, options)
+        optimizer_step(arm, state, options)
+    return state
+
+
+def _question(
+    parts: Assembled, state: ArmState, ahead: int
+) -> tuple[ValueProblem, Callable[[], None]]:
+    """The value problem of the next step, and the learner's own forward and backward on it."""
+    workload, at = parts.workload, state.counters
+    batches = [workload.batch(at.micro_batch + k) for k in range(ahead)]
+    observed = tuple(workload.look_ahead(state.learner, batch) for batch in batches)
+    options = step_options(parts.config)
+    problem = value_problem(state, workload, options, observed, workload.feedback(0), None)
+
+    def step() -> None:
+        forward = workload.forward(state.learner, batches[0], observe=False)
+        task = workload.build_task(state.learner, "baseline", forward, None)
+        workload.loss(state.learner, forward, task).backward()
+        state.optimizer.zero_grad(set_to_none=True)
+
+    return problem, step
+
+
+def _seconds(function: Callable[[], Any], device: torch.device) -> float:
+    began = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

@@ -1,0 +1,124 @@
+"""What several runs amount to: write what comparing them over seeds gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vfunc.errors import UserError
+from vfunc.report.measures import LOSS
+from vfunc.report.seed_figures import comparison_plot, comparison_table
+from vfunc.report.seed_statistics import ArmOverSeeds, common_metrics, compare_over_seeds
+from vfunc.report.table import markdown
+from vfunc.studies.finished_runs import FoundRun, measures_of
+from vfunc.training.checkpoint import write_atomically, write_json
+from vfunc.training.provenance import git_commit
+
+_MADE_WITH = ("git_commit", "device", "threads", "versions")
+
+
+def primary_of(wanted: str | None, found: Sequence[FoundRun]) -> str:
+    """The primary metric: the one wanted, else the modality's where it is measured, else the loss.
+
+    Raises:
+        UserError: the one that is wanted was not measured.
+    """
+    measures = measures_of(found)
+    measured = [metric.name for metric in common_metrics([f.seed_run for f in found], measures)]
+    if wanted is not None and wanted not in measured:
+        raise UserError(
+            f"--primary {wanted}: not every arm has it, since it is not measured or the held-out "
+            f"data do not hold what it needs; give {' or '.join(measured)}, the finished runs are "
+            "kept"
+        )
+    usual = {one.measures.primary.name for one in found}
+    return wanted or (usual.pop() if len(usual) == 1 and usual <= set(measured) else LOSS)
+
+
+def write_comparison(
+    found: Sequence[FoundRun], primary: str, command: str, folder: Path, console: Console
+) -> None:
+    """Compare runs over their seeds, write comparison.json, .md and .png, and print the tables.
+
+    Args:
+        found: the runs.
+        primary: the metric that the comparison is about.
+        command: what was typed, for the record.
+        folder: where to write; made if it is not there.
+        console: where to print.
+
+    Raises:
+        UserError: see `compare_over_seeds`.
+        OSError: a file cannot be written.
+    """
+    measures = measures_of(found)
+    arms = compare_over_seeds([one.seed_run for one in found], measures)
+    metrics = sorted(arms[0].metrics, key=lambda metric: metric != primary)
+    made_with = _distinct([{k: f.content.get(k) for k in _MADE_WITH} for f in found])
+    notes = []
+    if len(made_with) > 1:
+        differing = [k for k in _MADE_WITH if len(_distinct([m[k] for m in made_with])) > 1]
+        notes.append(f"The runs differ in what made them: {', '.join(differing)}.")
+    write_json(
+        folder / "comparison.json",
+        {
+            "command": command,
+            "git_commit": git_commit(),
+            "unit": measures.unit,
+            "metrics": [asdict(measures.metric(name)) for name in metrics],
+            "primary": primary,
+            "confidence": 0.95,
+            "arms": [asdict(arm) for arm in arms],
+            "runs": [
+                {
+                    "path": str(one.path),
+                    "setting": one.setting,
+                    **{k: one.content.get(k) for k in ("config", *_MADE_WITH)},
+                }
+                for one in found
+            ],
+            "notes": notes,
+        },
+    )
+    tables = {m: comparison_table(arms, measures, m, primary=m == primary) for m in metrics}
+    text = _page(tables, arms, command, made_with, notes)
+    write_atomically(folder / "comparison.md", lambda t: Path(t).write_text(text, encoding="utf-8"))
+    picture = folder / "comparison.png"
+    write_atomically(picture, lambda t: comparison_plot(arms, measures, primary, t))
+    for table in tables.values():
+        console.print()
+        console.print(table)
+    for note in notes:
+        console.print(f"\n{note}")
+    console.print(
+        f"\nfiles    {folder}/comparison.json, .md, .png", highlight=False, soft_wrap=True
+    )
+
+
+def _page(
+    tables: dict[str, Any],
+    arms: Sequence[ArmOverSeeds],
+    command: str,
+    made_with: Sequence[dict[str, Any]],
+    notes: Sequence[str],
+) -> str:
+    seeds = sorted({seed for arm in arms for seed in arm.seeds})
+    parts = [f"# Arms over seeds {', '.join(map(str, seeds))}"]
+    parts += [f"## {table.title}\n\n{markdown(table).rstrip()}" for table in tables.values()]
+    parts += ["![Every seed, mean and interval of each arm](comparison.png)", *notes]
+    parts.append(f"## Made by\n\n```\n{command}\n```")
+    for made in made_with:
+        versions = ", ".join(f"{name} {v}" for name, v in (made["versions"] or {}).items())
+        parts.append(
+            f"- commit {made['git_commit'] or 'unknown'}\n- {versions}\n"
+            f"- {made['device']}, {made['threads']} threads"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _distinct(items: Sequence[Any]) -> list[Any]:
+    return [item for index, item in enumerate(items) if item not in items[:index]]

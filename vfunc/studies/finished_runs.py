@@ -1,0 +1,181 @@
+"""Finished runs, as their metrics.json has them: which there are, and what they are compared in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vfunc.config.config import COMMAND
+from vfunc.errors import UserError
+from vfunc.report.measures import Measures
+from vfunc.report.seed_statistics import UNITS_PER_SECOND, SeedRun
+from vfunc.training.run_directory import RunDirectory
+from vfunc.workload import Metric
+
+# What does not make a setting of its own: a seed is not one, arms are compared within runs.
+_NO_SETTING = (*COMMAND, "seed", "arms", "device", "threads")
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A finished run, as its metrics.json has it.
+
+    Attributes:
+        path: its directory.
+        setting: see `SeedRun`.
+        content: of metrics.json.
+    """
+
+    path: Path
+    setting: str
+    content: dict[str, Any]
+
+    @property
+    def measures(self) -> Measures:
+        """What it was measured in; a file that does not say so is of a language model."""
+        if "metrics" not in self.content:
+            return Measures("tokens", language_metrics())
+        with self._being_read():
+            metrics = tuple(Metric(**fields) for fields in self.content["metrics"])
+            return Measures(self.content["unit"], metrics)
+
+    @property
+    def seed_run(self) -> SeedRun:
+        """What of it is compared."""
+        measures = self.measures
+        with self._being_read():
+            return SeedRun(
+                self.setting,
+                self.content["config"]["seed"],
+                {name: _figures(arm, measures) for name, arm in self.content["arms"].items()},
+            )
+
+    @contextlib.contextmanager
+    def _being_read(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise UserError(
+                f"{self.path / 'metrics.json'} is not that of a run ({error!r}); leave it out, or "
+                "run it again"
+            ) from error
+
+
+def language_metrics() -> tuple[Metric, ...]:
+    """What every language run is measured in."""
+    # imported here: runs of vision are compared without language's libraries
+    from vfunc.language.workload import METRICS
+
+    return METRICS
+
+
+def read_run(path: Path, setting: str = "") -> FoundRun:
+    """Read a finished run.
+
+    Args:
+        path: its directory.
+        setting: what sets it apart besides its seed.
+
+    Raises:
+        UserError: it holds no metrics.json that can be read.
+    """
+    metrics = RunDirectory(path).metrics
+    try:
+        content = json.loads(metrics.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{metrics} cannot be read: {error}") from error
+    found = FoundRun(path, setting, content)
+    _ = found.seed_run  # complain now, with its place
+    return found
+
+
+def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
+    """The finished runs in directories, each named by the options in which they differ.
+
+    Args:
+        paths: directories of runs, or folders that hold such directories, two levels deep at most.
+
+    Raises:
+        UserError: a directory holds no run or one that is not finished, or two repeat each other.
+    """
+    places: dict[Path, None] = {}
+    for path in paths:
+        configs = [c for level in ("", "*/", "*/*/") for c in path.glob(f"{level}config.toml")]
+        runs = sorted(config.parent for config in configs)
+        if not runs:
+            raise UserError(f"--from {path}: there is no run (a directory with a config.toml)")
+        places |= dict.fromkeys(runs)
+    unfinished = [path for path in places if not RunDirectory(path).metrics.exists()]
+    if unfinished:
+        raise UserError(
+            f"not finished: {', '.join(map(str, unfinished))}; finish it by run.py --resume, or "
+            "name the other directories"
+        )
+    found = [read_run(path) for path in places]
+    _ = measures_of(found)
+    options = [_options(one) for one in found]
+    names = dict.fromkeys(name for one in options for name in one)
+    varied = [name for name in names if any(o.get(name) != options[0].get(name) for o in options)]
+    named = [
+        FoundRun(f.path, ", ".join(f"{n}={_shown(o.get(n))}" for n in varied), f.content)
+        for f, o in zip(found, options, strict=True)
+    ]
+    first: dict[tuple[str, int], Path] = {}
+    for one in named:
+        seed = one.seed_run.seed
+        before = first.setdefault((one.setting, seed), one.path)
+        if before != one.path:
+            raise UserError(f"{before} and {one.path} repeat each other: both have seed {seed}")
+    return named
+
+
+def measures_of(found: Sequence[FoundRun]) -> Measures:
+    """What runs can be compared in: the metrics that all of them declare.
+
+    Raises:
+        UserError: they are of two modalities, or mean different things by one name.
+    """
+    first, *others = found
+    measures, shared = first.measures, first.measures.metrics
+    for other in others:
+        theirs = {metric.name: metric for metric in other.measures.metrics}
+        if other.measures.unit != measures.unit:
+            raise UserError(
+                f"{first.path} counts {measures.unit} and {other.path} {other.measures.unit}: runs "
+                "of two modalities are not compared; give those of one"
+            )
+        for metric in shared:
+            if metric.name in theirs and _meaning(metric) != _meaning(theirs[metric.name]):
+                raise UserError(
+                    f"{first.path} and {other.path} mean different things by {metric.name}; run "
+                    "one of them again"
+                )
+        shared = tuple(metric for metric in shared if metric.name in theirs)
+    return Measures(measures.unit, shared)
+
+
+def _figures(arm: dict[str, Any], measures: Measures) -> dict[str, float]:
+    figures = {metric.name: arm["metrics"].get(metric.name) for metric in measures.metrics}
+    measured = {name: float(value) for name, value in figures.items() if value is not None}
+    return {**measured, UNITS_PER_SECOND: arm[measures.unit] / arm["seconds"]}
+
+
+def _meaning(metric: Metric) -> tuple[str, bool, float]:
+    """What two runs have to agree on; how a metric is titled may change."""
+    return metric.unit, metric.higher_is_better, metric.scale
+
+
+def _options(one: FoundRun) -> dict[str, Any]:
+    """The options that make its setting; files from before there were two modalities lack one."""
+    config = {"modality": "language"} | one.content["config"]
+    return {k: v for k, v in config.items() if k not in _NO_SETTING}
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "default"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

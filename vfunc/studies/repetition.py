@@ -1,0 +1,206 @@
+"""One run for each seed and setting: which there are, how far they are, whether all can start."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_origin
+
+from vfunc.config.command_line import PRESETS, given_on_command_line, parse
+from vfunc.config.config import COMMAND, FIELDS, TYPES, RunConfig
+from vfunc.config.config_file import load_toml
+from vfunc.config.resolve import default_name, estimator_options, flag, resolve
+from vfunc.config.run_options import VISION
+from vfunc.config.values import nearest, required
+from vfunc.errors import UserError
+from vfunc.report.measures import LOSS
+from vfunc.studies.finished_runs import language_metrics
+from vfunc.training.arms import ARMS, estimator_of
+from vfunc.training.assemble import assemble
+from vfunc.training.run_directory import RunDirectory
+from vfunc.workload import Metric
+
+BARRED = {
+    "seed": "every run has its own; give --seeds",
+    "resume": "the same command given again goes on with what was interrupted",
+}
+# What may differ between a run that is there and the one that is wanted.
+INDIFFERENT = (*COMMAND, "device", "threads")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value of each varied option: their names, in words, and as arguments of run.py."""
+
+    varied: tuple[str, ...]
+    label: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to be made, or made already."""
+
+    setting: str
+    config: RunConfig
+    directory: RunDirectory
+
+    @property
+    def state(self) -> Literal["finished", "interrupted", "to do"]:
+        """How far it is."""
+        if self.config.command.overwrite or not self.directory.path.exists():
+            return "to do"
+        return "finished" if self.directory.metrics.exists() else "interrupted"
+
+
+def settings_of(vary: Sequence[str]) -> list[Setting]:
+    """All combinations of the varied options' values; one that is empty if nothing varies.
+
+    Raises:
+        UserError: no such option, no values, or one that cannot be varied.
+    """
+    axes: dict[str, list[Setting]] = {}
+    for text in vary:
+        spelled, equals, values = text.partition("=")
+        name = spelled.strip().lstrip("-").replace("-", "_")
+        tried = [value.strip() for value in values.split(",")]
+        if not equals or not all(tried):
+            raise UserError(f"--vary {text}: write OPTION=VALUE,VALUE, such as value=dot,cosine")
+        if name not in FIELDS:
+            raise UserError(
+                f"--vary {text}: no such option{nearest(name, FIELDS)}; see run.py --help"
+            )
+        if name in ("seed", "arms") or (name in COMMAND and name not in ("preset", "config")):
+            instead = {"seed": "; give --seeds", "arms": "; --arms are compared in every run"}
+            raise UserError(f"--vary {text}: {name} cannot vary{instead.get(name, '')}")
+        if name in axes or len(set(tried)) < len(tried):
+            raise UserError(f"--vary {text}: {name} is there twice, or one of its values")
+        axes[name] = [
+            Setting((name,), f"{name}={value}", _arguments(name, value)) for value in tried
+        ]
+    return [
+        Setting(
+            tuple(axes),
+            ", ".join(one.label for one in way),
+            tuple(argument for one in way for argument in one.arguments),
+        )
+        for way in itertools.product(*axes.values())
+    ]
+
+
+def plan(
+    seeds: Sequence[int], vary: Sequence[str], rest: Sequence[str], presets: Path = PRESETS
+) -> tuple[Path, list[PlannedRun]]:
+    """The folder of all runs, and the runs: for each seed every setting.
+
+    Args:
+        seeds: one run for each, in every setting.
+        vary: `OPTION=VALUE,VALUE`, each an option of run.py.
+        rest: further arguments of run.py, the same for all runs.
+        presets: folder of the presets.
+
+    Raises:
+        UserError: an option that a run refuses, in whichever setting.
+    """
+    given = given_on_command_line(rest)
+    for name, reason in BARRED.items():
+        if name in given:
+            raise UserError(f"{flag(name)}: {reason}")
+    settings = settings_of(vary)
+    varied = settings[0].varied
+    if both := [name for name in varied if name in given]:
+        raise UserError(f"{flag(both[0])} is given and varied as well; leave one out")
+    planned: list[PlannedRun] = []
+    folder = None
+    for seed, setting in itertools.product(seeds, settings):
+        with _naming(setting.label):
+            config = parse([*rest, *setting.arguments, "--seed", str(seed)], presets)
+            for arm in config.run.arms:
+                estimator_of(ARMS[arm], config.estimator.estimator, estimator_options(config))
+        if folder is None:
+            stem = "-".join(["compare", default_name(config).removesuffix(f"-seed{seed}"), *varied])
+            folder = Path(config.command.runs_dir) / (config.command.name or stem)
+        place = folder / re.sub(r"[^\w.+=,@-]", "_", setting.label.replace(", ", ","))
+        directory = RunDirectory(place / f"seed{seed}")
+        command = replace(config.command, name=directory.path.name, runs_dir=str(place))
+        planned.append(PlannedRun(setting.label, replace(config, command=command), directory))
+    if len({one.config.run.modality for one in planned}) > 1:
+        raise UserError("--vary: runs of two modalities are not compared; vary within one")
+    if len({one.directory.path for one in planned}) < len(planned):
+        raise UserError("--vary: two of the values would have the same directory")
+    assert folder is not None
+    return folder, planned
+
+
+def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
+    """Refuse before the first run what a later one would stumble over.
+
+    Args:
+        planned: the runs.
+        primary: the metric that the comparison is to be about, if one is asked for.
+
+    Raises:
+        UserError: a run is there that was made with other options, a setting's learner or data
+            cannot be loaded or do not fit together, or no run measures the primary metric.
+    """
+    loaded = set()
+    for one in planned:
+        if one.state == "to do":
+            continue
+        path = one.directory.path
+        if not one.directory.config.exists():
+            raise UserError(f"{path} is there and not a run; move it away, or give --name")
+        before, now = resolve(load_toml(one.directory.config)).flat(), one.config.flat()
+        other = [n for n in now if n not in INDIFFERENT and before[n] != now[n]]
+        if other:
+            told = ", ".join(f"{n} {before[n]} there, {now[n]} here" for n in other)
+            raise UserError(
+                f"{path} was run with other options ({told}); give --name for another comparison, "
+                "or --overwrite to replace it"
+            )
+    named = primary not in (None, LOSS)
+    if named and planned[0].config.run.modality != VISION:
+        _require_metric(primary, language_metrics())
+        named = False  # known without loading anything
+    several = len({one.setting for one in planned}) > 1
+    if not (several or named or planned[0].config.command.dry_run):
+        return  # the first run loads what the others need, before it writes anything
+    for one in planned:
+        if one.state != "finished" and one.setting not in loaded:
+            loaded.add(one.setting)
+            with _naming(one.setting):
+                _require_metric(primary, assemble(one.config).workload.metrics)
+
+
+def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:
+    known = [metric.name for metric in metrics]
+    if primary is not None and primary not in known:
+        raise UserError(f"--primary {primary}: there is no such metric; give {' or '.join(known)}")
+
+
+def _arguments(name: str, value: str) -> tuple[str, ...]:
+    kind = required(TYPES[name])
+    if kind is bool:
+        if value not in ("true", "false"):
+            raise UserError(f"--vary {name}={value}: write true or false")
+        return (flag(name if value == "true" else f"no_{name}"),)
+    if get_origin(kind) is not tuple:
+        return (flag(name), value)
+    try:  # several files are several words; one whose name has a space is quoted, as in a shell
+        return (flag(name), *shlex.split(value))
+    except ValueError:
+        raise UserError(f"--vary {name}={value}: a quote is not closed") from None
+
+
+@contextlib.contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Say in which setting something is wrong."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{setting}: {error}" if setting else str(error)) from error

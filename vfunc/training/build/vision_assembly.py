@@ -1,0 +1,189 @@
+"""From a configuration to the parts of a vision run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vfunc.config.config import RunConfig
+from vfunc.errors import UserError
+from vfunc.training.build.vision_sources import read_data
+from vfunc.vision.data.examples import VisionData
+from vfunc.vision.data.public import parse_public
+from vfunc.vision.designers.designer_file import load_view_designer
+from vfunc.vision.designers.view_designer import ViewDesignerConfig
+from vfunc.vision.encoder.named_encoder import Encoder, make_encoder
+from vfunc.vision.evaluation.probes import ProbeOptions
+from vfunc.vision.evaluation.revisited import load_revisited
+from vfunc.vision.feedback.heads import HeadOptions
+from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.objectives.ijepa import IJepa
+from vfunc.vision.objectives.objective import Objective
+from vfunc.vision.workload import VisionWorkload
+
+
+def vision_parts(config: RunConfig, device: torch.device) -> tuple[nn.Module, VisionWorkload]:
+    """The start learner, on the CPU, and the modality.
+
+    Args:
+        config: resolved, of a vision run.
+        device: where everything runs.
+
+    Raises:
+        UserError: something is missing or does not fit together.
+    """
+    encoder = encoder_of(config, pretrained=bool(config.views.pretrained))
+    learner = objective_of(config, encoder).learner(encoder, config.run.seed)
+    return learner, workload_of(config, encoder, read_data(config, encoder.patch), device)
+
+
+def encoder_of(
+    config: RunConfig, *, pretrained: bool, device: torch.device | str = "cpu"
+) -> Encoder:
+    """The encoder, as configured, checked against the features that are asked of it.
+
+    Raises:
+        UserError: there is no such encoder, or it has fewer blocks.
+    """
+    encoder = make_encoder(
+        config.learner.learner,
+        image_size=config.views.image_size,
+        pretrained=pretrained,
+        seed=config.run.seed,
+        device=device,
+    )
+    layers = config.dense.feature_layers or 1
+    if layers > encoder.depth:
+        raise UserError(f"--feature-layers {layers}: the learner has {encoder.depth} blocks")
+    return encoder
+
+
+def objective_of(config: RunConfig, encoder: Encoder) -> Objective:
+    """The self-supervised objective, as configured."""
+    views = config.views
+    if views.objective == "ijepa":
+        return IJepa(
+            patch=encoder.patch,
+            image_size=views.image_size,
+            teacher_momentum=views.teacher_momentum,
+        )
+    return Dino(
+        image_size=views.image_size,
+        local_size=views.local_size,
+        local_crops=views.local_crops,
+        output_dim=views.output_dim,
+        student_temperature=views.student_temperature,
+        teacher_temperature=views.teacher_temperature,
+        teacher_momentum=views.teacher_momentum,
+        centre_momentum=views.centre_momentum,
+        colour=views.colour,
+    )
+
+
+def workload_of(
+    config: RunConfig, encoder: Encoder, sources: Sequence[VisionData], device: torch.device
+) -> VisionWorkload:
+    """The modality on these data."""
+    views, dense = config.views, config.dense
+    weights = _weights(config, sources)
+    smallest = {
+        role: min(len(getattr(source, role)) for source in sources)
+        for role in ("heads", "feedback", "held_out")
+    }
+    measured = min(smallest["feedback"], smallest["held_out"])
+    fitting = (
+        ("--feedback-batch-size", config.data.feedback_batch_size, measured),
+        ("--head-size", dense.head_size, smallest["heads"]),
+    )
+    lowered = tuple(
+        f"{flag} is {most} and not {asked}: that is all there is"
+        for flag, asked, most in fitting
+        if asked > most
+    )
+    return VisionWorkload(
+        stream=sources[0].stream,
+        sources=tuple(sources),
+        objective=objective_of(config, encoder),
+        designer=_designer_config(config, encoder.patch),
+        start_designer=config.designer.designer,
+        batch_size=config.data.batch_size,
+        meta_batch_size=views.meta_batch_size,
+        feedback_batch_size=min(config.data.feedback_batch_size, measured),
+        head_size=min(dense.head_size, smallest["heads"]),
+        lowered=lowered,
+        weights=weights,
+        normalise=config.data.normalise_feedback,
+        heads=HeadOptions(dense.feature_layers, dense.head_steps, dense.head_lr),
+        probes=ProbeOptions(
+            layers=dense.feature_layers, steps=dense.probe_steps, eigen_crop=_eigen_crop(config)
+        ),
+        fixed_alpha=config.run.fixed_alpha,
+        fit_size=dense.fit_size,
+        eval_size=config.data.eval_size,
+        retrieval=None if dense.retrieval is None else load_revisited(dense.retrieval),
+        device=device,
+        dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
+        seed=config.run.seed,
+    )
+
+
+def _weights(config: RunConfig, sources: Sequence[VisionData]) -> tuple[Mapping[str, float], ...]:
+    """What is asked of each source, and what it weighs.
+
+    Raises:
+        UserError: a task that no source holds, or several do; a source that nothing is asked of;
+            nothing with a weight.
+    """
+    dense = config.dense
+    given = {
+        "segmentation": dense.segmentation_weight,
+        "depth": dense.depth_weight,
+        "classification": dense.classification_weight,
+    }
+    held = [task for source in sources for task in source.tasks]
+    asked = dense.labels or tuple(dict.fromkeys(held))
+    missing = [task for task in asked if task not in held]
+    if missing:
+        raise UserError(
+            f"--labels {' '.join(missing)}: the feedback pictures hold {', '.join(held)} alone"
+        )
+    twice = sorted({task for task in asked if held.count(task) > 1})
+    if twice:
+        raise UserError(
+            f"two --feedback hold {' and '.join(twice)}: leave one of them out, or name by "
+            "--labels what they are asked"
+        )
+    for name, source in zip(config.data.feedback or (), sources, strict=False):
+        if not set(source.tasks) & set(asked):
+            raise UserError(
+                f"--labels {' '.join(asked)}: {name} holds {' and '.join(source.tasks)} alone; "
+                "leave it out of --feedback"
+            )
+    if not any(given[task] for task in asked):
+        raise UserError(f"every label has weight 0; give {asked[0]} a --{asked[0]}-weight above 0")
+    return tuple({task: given[task] for task in s.tasks if task in asked} for s in sources)
+
+
+def _eigen_crop(config: RunConfig) -> bool:
+    """Whether depth is NYUv2's, whose custom it is."""
+    public = [parse_public(name) for name in config.data.feedback or ()]
+    return any(found is not None and found[0] == "nyuv2" for found in public)
+
+
+def _designer_config(config: RunConfig, patch: int) -> ViewDesignerConfig:
+    options, views = config.designer, config.views
+    if options.designer is not None:
+        return load_view_designer(Path(options.designer)).config
+    return ViewDesignerConfig(
+        kind=views.augmentor,
+        width=options.designer_width,
+        depth=options.designer_layers,
+        heads=options.designer_heads,
+        patch=patch,
+        block=patch if views.objective == "ijepa" and views.augmentor != "photometric" else None,
+        keep=views.keep,
+        blur=views.blur,
+    )

@@ -1,0 +1,109 @@
+"""How much memory a plain step of a vision learner needs, without allocating any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
+
+from vfunc.config.method_options import OptimizerOptions
+from vfunc.precision import autocast
+from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.objectives.objective import Objective
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """What a plain step needs, in bytes.
+
+    Attributes:
+        weights: student and teacher.
+        optimizer: gradients, and the optimizer's state.
+        activations: what the student's forward keeps for its backward.
+    """
+
+    weights: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.optimizer + self.activations
+
+
+def estimated(
+    learner: nn.Module,
+    objective: Objective,
+    batch: Callable[[int], UnlabeledBatch],
+    optimizer: OptimizerOptions,
+    *,
+    pictures: int,
+    dtype: torch.dtype | None,
+) -> Estimated:
+    """What a plain step needs.
+
+    Args:
+        learner: student and teacher, on any device, meta too.
+        objective: what they learn by.
+        batch: crops of so many pictures, the same crops of each.
+        optimizer: its kind says how much state it keeps.
+        pictures: in a step.
+        dtype: of mixed precision, or None.
+    """
+    copies = 3 if optimizer.optimizer == "adamw" else 2 if optimizer.momentum else 1
+    trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
+    weights = sum(p.numel() * p.element_size() for p in learner.parameters())
+    # copies of weights in lower precision are of a step, not of a picture
+    one, two = (kept_bytes(learner, objective, batch(n), dtype) for n in (1, 2))
+    return Estimated(weights, 4 * copies * trained, one + (pictures - 1) * (two - one))
+
+
+def kept_bytes(
+    learner: nn.Module, objective: Objective, batch: UnlabeledBatch, dtype: torch.dtype | None
+) -> int:
+    """Bytes that the student's forward keeps for its backward, beside the parameters themselves.
+
+    On tensors without numbers, as a CPU would go about it. On the meta device torch has neither
+    mixed precision nor fused attention, and would count every attention weight.
+    """
+    device = torch.device("cpu")
+
+    def fake(x: Tensor) -> Tensor:
+        like = torch.empty(x.shape, dtype=x.dtype, device=device)
+        return like.requires_grad_(x.requires_grad)
+
+    calls = objective.calls(batch, batch.views).values()
+    state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+    with FakeTensorMode(), _counting_saved() as saved, autocast(device, dtype):
+        held = {name: fake(x) for name, x in state.items()}
+        for call in calls:
+            functional_call(learner, held, tree_map_only(Tensor, fake, call))
+        # matrix products keep the transpose of their weight, which is the weight
+        own = {x.untyped_storage()._cdata for x in held.values()}
+    return sum(size for storage, size in saved.items() if storage not in own)
+
+
+@contextmanager
+def _counting_saved() -> Iterator[dict[int, int]]:
+    """Bytes that graphs made in the context keep for their backward pass, by storage."""
+    sizes: dict[int, int] = {}
+    kept: list[Tensor] = []  # so that no storage is counted as another's
+
+    def pack(x: Tensor) -> Tensor:
+        if x.grad_fn is not None:
+            kept.append(x)
+            storage = x.untyped_storage()
+            sizes[storage._cdata] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield sizes

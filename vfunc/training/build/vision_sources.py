@@ -1,0 +1,136 @@
+"""The labelled pictures of a vision run, and its stream, from what --feedback and --stream name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vfunc.config.config import RunConfig
+from vfunc.errors import UserError
+from vfunc.vision.data.examples import Pictures, VisionData
+from vfunc.vision.data.file_sources import image_folder
+from vfunc.vision.data.folders import FIELDS, folder_data
+from vfunc.vision.data.layouts import find_pairs
+from vfunc.vision.data.public import parse_public, public_pictures
+from vfunc.vision.data.public_data import public_data
+from vfunc.vision.scenes.scenes import embedded_scenes
+
+PUBLISHED_SIZES = {"ade20k": (512, 512), "nyuv2": (480, 640), "imagenet": (224, 224)}
+"""Height and width at which the paper evaluates."""
+
+
+def read_data(config: RunConfig, patch: int) -> list[VisionData]:
+    """The data of each --feedback; the stream is the first one's.
+
+    Args:
+        config: resolved.
+        patch: the encoder's, of which the sides of labelled pictures are multiples.
+
+    Raises:
+        UserError: something is missing or cannot be read.
+    """
+    data, dense = config.data, config.dense
+    if data.feedback is None:
+        assert data.stream_size is not None and data.eval_split is not None
+        scenes = embedded_scenes(
+            config.run.seed,
+            stream=data.stream_size,
+            heads=dense.heads_size,
+            feedback=data.feedback_size,
+            evaluation_fit=dense.fit_size,
+            evaluation=data.eval_size,
+            split=data.eval_split,
+        )
+        return [scenes]
+    counts = {
+        "heads": dense.heads_size,
+        "feedback": data.feedback_size,
+        "fit": dense.fit_size,
+        "test": data.eval_size,
+    }
+    stream = _stream(data.stream)
+    asked = _asked_of_folders(config)
+    return [_source(config, name, stream, counts, patch, asked) for name in data.feedback]
+
+
+def _asked_of_folders(config: RunConfig) -> dict[str, tuple[str, ...] | None]:
+    """Of several folders, what each is asked: of what --labels names, what it holds.
+
+    Raises:
+        UserError: a folder is nothing of the kind, or --void-label is for none of them.
+    """
+    names, dense = config.data.feedback or (), config.dense
+    if len(names) == 1:  # reading it says more of what is wrong
+        return {names[0]: dense.labels}
+    folders = [name for name in names if parse_public(name) is None]
+    held = {name: _held_labels(Path(name)) for name in folders}
+    asked = {
+        name: labels if dense.labels is None else tuple(t for t in labels if t in dense.labels)
+        for name, labels in held.items()
+    }
+    if dense.void_label is not None and not any("segmentation" in a for a in asked.values()):
+        raise UserError(
+            f"--void-label {dense.void_label}: there are no label maps of classes to read"
+        )
+    return dict(asked)
+
+
+def _held_labels(folder: Path) -> tuple[str, ...]:
+    entries = [entry for pairs in find_pairs(folder) for entry in pairs.entries]
+    return tuple(t for t, f in FIELDS.items() if any(getattr(e, f) is not None for e in entries))
+
+
+def _stream(names: tuple[str, ...] | None) -> Path | Pictures | None:
+    if names is None:
+        return None
+    (name,) = names
+    public = parse_public(name)
+    if public is not None:
+        return public_pictures(*public)
+    image_folder(Path(name))  # complain now, and of the stream
+    return Path(name)
+
+
+def label_size(config: RunConfig, name: str, patch: int) -> tuple[int, int]:
+    """Height and width that a source's labelled pictures are brought to, in whole patches."""
+    public = parse_public(name)
+    given = config.dense.label_size
+    sides = given or (PUBLISHED_SIZES[public[0]] if public else (config.views.image_size,) * 2)
+    height, width = (max(patch, side // patch * patch) for side in sides)
+    return height, width
+
+
+def _source(
+    config: RunConfig,
+    name: str,
+    stream: Path | Pictures | None,
+    counts: Mapping[str, int],
+    patch: int,
+    asked: Mapping[str, tuple[str, ...] | None],
+) -> VisionData:
+    data, dense = config.data, config.dense
+    size, split = label_size(config, name, patch), data.eval_split or "test"
+    public = parse_public(name)
+    if public is not None:
+        return public_data(
+            *public,
+            image_size=size,
+            stream=stream,
+            split=split,
+            seed=config.run.seed,
+            counts=counts,
+        )
+    tasks = asked[name]
+    maps = len(asked) == 1 or tasks is None or "segmentation" in tasks
+    return folder_data(
+        Path(name),
+        image_size=size,
+        stream=stream,
+        eval_dir=None if data.eval is None else Path(data.eval),
+        split=split,
+        tasks=tasks,
+        void=dense.void_label if maps else None,
+        depth_scale=dense.depth_scale,
+        seed=config.run.seed,
+        counts=counts,
+    )

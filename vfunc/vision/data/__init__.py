@@ -1,0 +1,1 @@
+"""Pictures and their labels, from folders and public sets, and their splits."""

@@ -1,0 +1,223 @@
+"""What a vision run reads: examples, sources of them, and the order in which they are read.
+
+A source is random access: nothing advances, so that resuming and looking ahead need no state but
+a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.batches import LabelledBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One labelled picture, as stored.
+
+    Attributes:
+        image: sRGB.
+        segmentation: classes 0 to C - 1, `IGNORE` where there is none.
+        depth: metres, 0 where it is not known.
+        label: the class of the picture.
+        name: for messages, a file's name.
+    """
+
+    image: UInt8[Tensor, "3 h w"]
+    segmentation: Int[Tensor, "h w"] | None = None
+    depth: Float[Tensor, "h w"] | None = None
+    label: int | None = None
+    name: str = ""
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """Labelled pictures: random access, read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """Unlabeled pictures: random access, read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class VisionData:
+    """Everything that a vision run reads; no picture is in two of the labelled parts.
+
+    Attributes:
+        stream: unlabeled, read again and again in an order shuffled anew for each epoch.
+        heads: the heads of the feedback are fitted on these.
+        feedback: g_down is taken on these.
+        held_out: for the one-step probe alone.
+        fit: evaluation: the probes of a frozen backbone are trained on these.
+        test: evaluation: and measured on these.
+        tasks: of "segmentation", "depth" and "classification", what the labels hold.
+        classes: the number of classes of "segmentation" and "classification".
+        image_size: height and width that labelled pictures are brought to.
+        summary: counts by role, what was dropped and why, where it is from.
+        names: the names of the classes, by task.
+    """
+
+    stream: Pictures
+    heads: Labelled
+    feedback: Labelled
+    held_out: Labelled
+    fit: Labelled
+    test: Labelled
+    tasks: tuple[str, ...]
+    classes: Mapping[str, int]
+    image_size: tuple[int, int]
+    summary: Mapping[str, Any]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@typed
+def labelled_batch(
+    source: Labelled, indices: Sequence[int], size: tuple[int, int]
+) -> LabelledBatch:
+    """Read examples and bring them to one size, the aspect ratio not kept.
+
+    Images are resized by bilinear interpolation with antialiasing; classes and depth by taking the
+    nearest pixel, so that no class or depth is made up and an unknown pixel stays unknown. A label
+    map may be void throughout.
+
+    Args:
+        source: where the examples are.
+        indices: b of them, at least one.
+        size: height and width, in pixels.
+
+    Returns:
+        float32 images and depth, int64 classes.
+
+    Raises:
+        UserError: no index; an example without any label; labels that only some examples have.
+    """
+    if not indices:
+        raise UserError("a batch of no pictures was asked for; ask for at least 1")
+    examples = [source[index] for index in indices]
+    maps = {key: _all_or_none(examples, key) for key in ("segmentation", "depth", "label")}
+    if not any(maps.values()):
+        raise UserError(f"{_named(examples[0])} has no labels; give a label map, depth or a class")
+    return LabelledBatch(
+        torch.stack([_resized(example.image, size) for example in examples]),
+        segmentation=_stacked(maps["segmentation"], size, torch.int64),
+        depth=_stacked(maps["depth"], size, torch.float32),
+        classes=torch.tensor(maps["label"]) if maps["label"] else None,
+    )
+
+
+@typed
+def stream_pictures(source: Pictures, position: int, count: int, seed: int) -> list[Tensor]:
+    """The pictures at `position`, ..., `position + count - 1` of an endless order.
+
+    Epoch after epoch, each a permutation drawn from (seed, epoch); a batch may run across epochs.
+
+    Args:
+        source: the pictures, at least one.
+        position: how many pictures came before.
+        count: how many; the next batch stands at `position + count`.
+        seed: of the order, not negative.
+
+    Returns:
+        uint8 pictures (3, h, w), of any sizes.
+
+    Raises:
+        UserError: an empty source, or a negative position or seed.
+    """
+    if not len(source):
+        raise UserError("the stream holds no pictures; give at least 1")
+    if position < 0:
+        raise UserError(f"position {position}: a stream starts at 0")
+    if seed < 0:
+        raise UserError(f"seed {seed}: a seed cannot be negative")
+    pictures = []
+    for at in range(position, position + count):
+        epoch, index = divmod(at, len(source))
+        pictures.append(source[int(_order(len(source), seed, epoch)[index])])
+    return pictures
+
+
+@typed
+def cyclic(source_length: int, index: int, size: int) -> list[int]:
+    """Positions of batch `index` of a source that is read in order, round and round.
+
+    Args:
+        source_length: how many examples there are.
+        index: the batch's number, from 0.
+        size: examples in a batch; no example is twice in one.
+
+    Raises:
+        UserError: a negative index, an empty batch, or more examples in a batch than there are.
+    """
+    if index < 0:
+        raise UserError(f"batch {index}: the first batch is 0")
+    if not 1 <= size <= source_length:
+        raise UserError(
+            f"a batch of {size} labelled pictures cannot be read from {source_length}; ask for 1 "
+            f"to {source_length}, or give more pictures"
+        )
+    return [(index * size + k) % source_length for k in range(size)]
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.flags.writeable = False
+    return order
+
+
+def _named(example: Example) -> str:
+    return example.name or "a picture without a name"
+
+
+def _all_or_none(examples: Sequence[Example], key: str) -> list[Any]:
+    values = [getattr(example, key) for example in examples]
+    missing = [value is None for value in values]
+    if any(missing) and not all(missing):
+        without, having = examples[missing.index(True)], examples[missing.index(False)]
+        raise UserError(
+            f"{_named(without)} has no {key} but {_named(having)} has one; label all pictures of "
+            "a part, or leave these out"
+        )
+    return [] if any(missing) else values
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    unit = image[None].float() / 255
+    if tuple(image.shape[-2:]) == size:
+        return unit[0]
+    resized = F.interpolate(unit, size, mode="bilinear", align_corners=False, antialias=True)
+    return resized[0].clamp(0, 1)
+
+
+def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    # By pixel centres, as the images are; interpolate's "nearest" is half a pixel off, and refuses
+    # integers.
+    rows, columns = (
+        (2 * torch.arange(new) + 1) * old // (2 * new)
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def _stacked(maps: Sequence[Tensor], size: tuple[int, int], dtype: torch.dtype) -> Tensor | None:
+    return torch.stack([_nearest(m, size).to(dtype) for m in maps]) if maps else None

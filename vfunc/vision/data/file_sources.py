@@ -1,0 +1,145 @@
+"""Pictures and labelled pictures that lie in files: read when asked for, kept while they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.decoding import File
+from vfunc.vision.data.examples import Example
+from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.listing import PICTURES, list_files
+from vfunc.vision.data.pictures import read_depth, read_image, read_labels
+
+CACHE_BYTES = 2**30
+"""Decoded pictures that are kept in memory, by default."""
+
+Reader = Callable[[File], Tensor]
+
+
+class Cache:
+    """Decoded files, kept until they fill the limit; none is ever dropped for another.
+
+    An epoch reads every file once, in an order of its own: what is read next is never what was
+    read last, so that dropping the oldest would empty the cache each epoch.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit = limit
+        self.used = 0
+        self._kept: dict[tuple[str, File], Tensor] = {}
+
+    def get(self, kind: str, file: File, read: Reader) -> Tensor:
+        """What `read(file)` gives, not to be changed in place."""
+        kept = self._kept.get((kind, file))
+        if kept is not None:
+            return kept
+        made = read(file)
+        size = made.numel() * made.element_size()
+        if self.used + size <= self.limit:
+            self.used += size
+            self._kept[kind, file] = made
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFiles:
+    """Unlabeled pictures in files.
+
+    Attributes:
+        files: the pictures.
+        cache: where decoded ones are kept.
+        ignored: how many files of other kinds lay beside them.
+    """
+
+    files: Sequence[File]
+    cache: Cache = field(default_factory=Cache)
+    ignored: int = 0
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        return self.cache.get("image", self.files[index], read_image)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFiles:
+    """Labelled pictures in files.
+
+    Attributes:
+        entries: the pictures and what labels them; all have the same kinds of labels.
+        categories: names of the pictures' classes; a class is its position among them.
+        labels: reads a label map. All labels of a source are read by one rule.
+        depth: reads a depth map.
+        cache: where decoded files are kept.
+    """
+
+    entries: Sequence[Entry]
+    categories: Sequence[str] = ()
+    labels: Reader = read_labels
+    depth: Reader = read_depth
+    cache: Cache = field(default_factory=Cache)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Example:
+        """Read one picture.
+
+        Raises:
+            UserError: a file cannot be read, or a label's size is not its picture's.
+        """
+        entry = self.entries[index]
+        image = self.cache.get("image", entry.image, read_image)
+        maps = {}
+        for kind, file, read in (
+            ("segmentation", entry.segmentation, self._compact),
+            ("depth", entry.depth, self.depth),
+        ):
+            if file is not None:
+                maps[kind] = self.cache.get(kind, file, read)
+                require_size(entry.image, image.shape[1:], file, maps[kind].shape)
+        label = None if entry.category is None else self.categories.index(entry.category)
+        return Example(image, **maps, label=label, name=str(entry.image))
+
+    def _compact(self, file: File) -> Tensor:
+        # the cache holds four times as many
+        labels = self.labels(file)
+        return labels.to(torch.int16) if int(labels.max()) < 2**15 else labels
+
+
+@typed
+def image_folder(folder: Path, *, cache_bytes: int = CACHE_BYTES) -> PictureFiles:
+    """All pictures below a folder, in natural order.
+
+    Raises:
+        UserError: no such folder, or no picture in it.
+    """
+    files, ignored = list_files(folder, PICTURES)
+    if not files:
+        beside = f" ({ignored} files of other kinds are)" if ignored else ""
+        raise UserError(f"{folder}: no pictures ({', '.join(PICTURES)}) are in it{beside}")
+    return PictureFiles(files, Cache(cache_bytes), ignored)
+
+
+def require_size(
+    image: File, size: Sequence[int], labels: File, labels_size: Sequence[int]
+) -> None:
+    """A picture and its labels have to be of one height and width.
+
+    Raises:
+        UserError: they are not; names both.
+    """
+    if tuple(size) != tuple(labels_size):
+        (h, w), (lh, lw) = size, labels_size
+        raise UserError(
+            f"{image} is {h}x{w} pixels but {labels} is {lh}x{lw} (height x width); resize one"
+        )

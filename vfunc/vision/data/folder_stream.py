@@ -1,0 +1,70 @@
+"""The unlabeled pictures of a run on files: no label map is one, nor what is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.examples import Pictures
+from vfunc.vision.data.file_sources import Cache, PictureFiles, image_folder
+from vfunc.vision.data.layouts import Entry, Pairs, find_pairs
+from vfunc.vision.data.splits import content_keys
+
+
+@typed
+def unlabeled_pictures(
+    stream: Path | Pictures | None,
+    parts: Sequence[Pairs],
+    roles: Mapping[str, Sequence[Entry]],
+    cache: Cache,
+) -> tuple[Pictures, dict[str, Any]]:
+    """The stream, and what to say of it.
+
+    Args:
+        stream: a folder; pictures as they are; or None for those of heads, feedback and fit.
+        parts: of the labelled folders, whose label files are no pictures.
+        roles: the labelled pictures; none of validation or test is in a folder's stream.
+        cache: where decoded pictures are kept.
+
+    Raises:
+        UserError: nothing is left of the folder.
+    """
+    if stream is None:
+        images = [entry.image for role in ("heads", "feedback", "fit") for entry in roles[role]]
+        return PictureFiles(images, cache), {"source": "pictures of heads, feedback and fit"}
+    if not isinstance(stream, Path):
+        return stream, {"source": "given"}
+    folder = image_folder(stream)
+    with suppress(UserError):  # of no layout: a plain folder of pictures
+        parts = [*parts, *find_pairs(stream)]
+    labels = {
+        path.resolve()
+        for pairs in parts
+        for path in (
+            *pairs.unmatched,
+            *(f for e in pairs.entries for f in (e.segmentation, e.depth) if f is not None),
+        )
+        if isinstance(path, Path)
+    }
+    files = [
+        file for file in folder.files if not (isinstance(file, Path) and file.resolve() in labels)
+    ]
+    measured = [entry.image for role in ("validation", "test") for entry in roles.get(role, ())]
+    keys = content_keys([*files, *measured])
+    seen = {keys[file] for file in measured}
+    kept = [file for file in files if keys[file] not in seen]
+    if not kept:
+        raise UserError(f"{stream}: holds label maps and pictures that are measured on, no others")
+    about = {
+        "source": str(stream),
+        "left out": {
+            "label maps": len(folder.files) - len(files),
+            "pictures that are measured on": len(files) - len(kept),
+            "files of other kinds": folder.ignored,
+        },
+    }
+    return PictureFiles(kept, cache), about

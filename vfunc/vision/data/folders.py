@@ -1,0 +1,223 @@
+"""Everything that a vision run reads, from folders of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.examples import Pictures, VisionData
+from vfunc.vision.data.file_sources import (
+    CACHE_BYTES,
+    Cache,
+    LabelledFiles,
+    require_size,
+)
+from vfunc.vision.data.folder_stream import unlabeled_pictures
+from vfunc.vision.data.label_values import segmentation_rule
+from vfunc.vision.data.layouts import PARTS, Entry, Pairs, find_pairs
+from vfunc.vision.data.pictures import picture_size, read_depth
+from vfunc.vision.data.splits import (
+    TRAINING,
+    categories,
+    distinct,
+    labelled_sources,
+    split_roles,
+)
+
+Split = Literal["validation", "test"]
+FIELDS = {"segmentation": "segmentation", "depth": "depth", "classification": "category"}
+"""What an entry has to have, for each task."""
+Roles = Mapping[str, Sequence[Entry]]
+
+
+@typed
+def folder_data(
+    feedback: Path,
+    *,
+    image_size: int | tuple[int, int],
+    stream: Path | Pictures | None = None,
+    eval_dir: Path | None = None,
+    split: Split = "validation",
+    tasks: tuple[str, ...] | None = None,
+    void: int | None = None,
+    depth_scale: float = 0.001,
+    seed: int = 0,
+    counts: Mapping[str, int] | None = None,
+    shuffle: bool = False,
+    cache_bytes: int = CACHE_BYTES,
+) -> VisionData:
+    """Labelled pictures of a folder, split by role, and a stream.
+
+    Parts that the folder names train, val and test keep their meaning; what is missing of val and
+    test is a block of the rest (see `vfunc.vision.data.splits.split_roles`). No picture, byte for
+    byte, is in two roles, and none that is measured on is in the stream.
+
+    Label maps of the values 0 and 255 alone, all of them taken together, are classes 0 and 1. There
+    are as many classes as the largest index in any label map, plus one. A class that no training
+    picture has counts too: an error that no head can avoid, and the summary names it.
+
+    Args:
+        feedback: the folder, of a layout that `find_pairs` recognises.
+        image_size: height and width of a labelled batch; one number for a square.
+        stream: unlabeled pictures; label files and pictures that are measured on are left out.
+            None takes the pictures of heads, feedback and fit.
+        eval_dir: a folder to measure on in place of the folder's own parts: its part that is
+            named as `split`, or all of it where it names none.
+        split: whether to measure on validation or test pictures.
+        tasks: of segmentation, depth and classification; None takes all that the folder has.
+            A picture without one of them is left out, and counted.
+        void: value in the label maps of pixels that say nothing.
+        depth_scale: metres a unit of whole-number depth maps.
+        seed: of the order in which heads, feedback and held-out pictures are read, and of the
+            split if it is shuffled.
+        counts: at most so many pictures of a role, evenly spaced; "test" is what is measured on.
+        shuffle: split at random: only for pictures that are no video.
+        cache_bytes: decoded pictures that are kept in memory.
+
+    Raises:
+        UserError: what a folder holds is not as above, or a file cannot be read.
+    """
+    parts = find_pairs(feedback)
+    asked = _tasks(feedback, parts, tasks)
+    pool = _complete([p for p in parts if p.role == "train"], asked)
+    if not pool:
+        raise UserError(f"{feedback}: no picture for training has {' and '.join(asked)}")
+    measured: list[Pairs] = []
+    given: dict[str, Sequence[Entry] | None] = {}
+    if eval_dir is not None:
+        measured = _measured(eval_dir, split)
+        _tasks(eval_dir, measured, asked)
+        given = {"test": _complete(measured, asked), "validation": None}
+    else:
+        for pairs in parts:
+            if pairs.role != "train":
+                given[pairs.role] = [*(given.get(pairs.role) or ()), *_complete([pairs], asked)]
+    roles, twice = distinct(split_roles(pool, given, shuffle=shuffle, seed=seed))
+
+    cache = Cache(cache_bytes)
+    rules, classes, found = _rules(roles, asked, void, depth_scale)
+    chosen = {role: _only(roles[role], asked) for role in TRAINING}
+    chosen["test"] = _only(roles["test" if eval_dir else split], asked)
+    sources = labelled_sources(
+        chosen,
+        lambda entries: LabelledFiles(entries, cache=cache, **rules),
+        counts or {},
+        seed,
+    )
+    unlabeled, about = unlabeled_pictures(stream, [*parts, *measured], roles, cache)
+    names = {"classification": tuple(rules["categories"])} if "categories" in rules else {}
+    summary = {
+        "source": str(feedback),
+        "layout": sorted({pairs.layout for pairs in (*parts, *measured)}),
+        "split": split,
+        "pictures": {"stream": len(unlabeled)} | {r: len(s) for r, s in sources.items()},
+        "stream": about,
+        "left out": _left_out([*parts, *measured], asked)
+        | _unused(feedback, parts)
+        | {f"{role}, in another role too": {"count": n} for role, n in twice.items()},
+        **found,
+    }
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return VisionData(
+        unlabeled,
+        **sources,
+        tasks=asked,
+        classes=classes,
+        image_size=size,
+        summary=summary,
+        names=names,
+    )
+
+
+def _tasks(folder: Path, parts: Sequence[Pairs], tasks: tuple[str, ...] | None) -> tuple[str, ...]:
+    entries = [entry for pairs in parts for entry in pairs.entries]
+    has = tuple(t for t, f in FIELDS.items() if any(getattr(e, f) is not None for e in entries))
+    missing = [task for task in tasks or () if task not in has]
+    if missing:
+        raise UserError(
+            f"{folder}: has no labels for {', '.join(missing)}, but for {', '.join(has)}"
+        )
+    return tasks or has
+
+
+def _has(entry: Entry, tasks: Sequence[str]) -> bool:
+    return all(getattr(entry, FIELDS[task]) is not None for task in tasks)
+
+
+def _complete(parts: Sequence[Pairs], tasks: Sequence[str]) -> list[Entry]:
+    return [entry for pairs in parts for entry in pairs.entries if _has(entry, tasks)]
+
+
+def _only(entries: Sequence[Entry], tasks: Sequence[str]) -> list[Entry]:
+    """Without the labels that nothing asks for: they need not even be readable."""
+    fields = [FIELDS[task] for task in tasks]
+    return [Entry(e.image, **{field: getattr(e, field) for field in fields}) for e in entries]
+
+
+def _measured(folder: Path, split: Split) -> list[Pairs]:
+    parts = find_pairs(folder)
+    named = [pairs for pairs in parts if pairs.role == split]
+    if not named and any(pairs.role != "train" or pairs.name for pairs in parts):
+        there = ", ".join(pairs.name for pairs in parts)
+        raise UserError(f"{folder}: has no part for {split}, but {there}; name one, or give one")
+    return named or parts
+
+
+def _rules(
+    roles: Roles, tasks: Sequence[str], void: int | None, depth_scale: float
+) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+    """How the labels are read, the number of classes, and what to say of them."""
+    everything = [entry for entries in roles.values() for entry in entries]
+    training = [entry for role in ("heads", "feedback", "fit") for entry in roles[role]]
+    rules: dict[str, Any] = {}
+    classes: dict[str, int] = {}
+    found: dict[str, Any] = {}
+    if "segmentation" in tasks:
+        maps = {entry.segmentation for entry in training if entry.segmentation is not None}
+        rule = segmentation_rule(everything, maps, void)
+        rules["labels"], classes["segmentation"] = rule.read, rule.classes
+        found["segmentation"] = rule.summary
+    elif void is not None:
+        raise UserError(f"--void-label {void}: there are no label maps of classes to read")
+    if "depth" in tasks:
+        rules["depth"] = partial(read_depth, scale=depth_scale)
+        found["depth"] = {"metres a unit": depth_scale}
+        for entry in everything:
+            assert entry.depth is not None
+            sizes = picture_size(entry.image), picture_size(entry.depth)
+            require_size(entry.image, sizes[0], entry.depth, sizes[1])
+    if "classification" in tasks:
+        names = rules["categories"] = categories(training)
+        classes["classification"] = len(names)
+        strange = [entry for entry in everything if entry.category not in names]
+        if strange:
+            raise UserError(
+                f"{strange[0].image}: class {strange[0].category} is none of the training "
+                f"pictures', {', '.join(names)}"
+            )
+    return rules, classes, found
+
+
+def _unused(folder: Path, parts: Sequence[Pairs]) -> dict[str, Any]:
+    used = {pairs.name for pairs in parts}
+    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name.lower() in PARTS)
+    names = [name for name in names if name not in used]
+    return {"folders without labels": {"count": len(names), "first": names}} if names else {}
+
+
+def _left_out(parts: Sequence[Pairs], tasks: Sequence[str]) -> dict[str, Any]:
+    """What was left out and why, the first three by name."""
+    lacking = [str(e.image) for p in parts for e in p.entries if not _has(e, tasks)]
+    spare = [str(path) for pairs in parts for path in pairs.unmatched]
+    reasons = {"pictures without a label": lacking, "labels without a picture": spare}
+    said: dict[str, Any] = {
+        reason: {"count": len(names), "first": names[:3]}
+        for reason, names in reasons.items()
+        if names
+    }
+    ignored = sum(pairs.ignored for pairs in parts)
+    return said | ({"files of other kinds": {"count": ignored}} if ignored else {})

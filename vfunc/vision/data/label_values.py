@@ -1,0 +1,102 @@
+"""What the values in a set of label maps mean: which there are, and how many classes that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.batches import IGNORE
+from vfunc.vision.data.decoding import File
+from vfunc.vision.data.file_sources import require_size
+from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.pictures import picture_size, read_labels
+
+
+@dataclass(frozen=True)
+class SegmentationRule:
+    """How a set of label maps is read.
+
+    Attributes:
+        read: from a file to class indices.
+        classes: how many there are.
+        summary: what was found, for the run's summary.
+    """
+
+    read: Callable[[File], Tensor]
+    classes: int
+    summary: dict[str, Any]
+
+
+@typed
+def segmentation_rule(
+    entries: Sequence[Entry], training: Collection[File], void: int | None
+) -> SegmentationRule:
+    """Look at every label map of a set.
+
+    One map alone does not tell a binary one from one of class 0 and void 255; the set does.
+
+    Args:
+        entries: pictures with label maps, for training or not.
+        training: the label maps of those that heads or probes are trained on.
+        void: the value of pixels that say nothing.
+
+    Returns:
+        One rule for all: binary if the maps hold 0 and 255 alone; else as many classes as the
+        largest value, plus one.
+
+    Raises:
+        UserError: sizes of picture and map differ; nothing but void; one class alone; 255 where
+            it can only be void; values that are no indices of classes.
+    """
+    found: dict[bool, set[int]] = {True: set(), False: set()}
+    void_maps = 0
+    for entry in entries:
+        file = entry.segmentation
+        assert file is not None
+        labels = read_labels(file, void, binary=False)
+        require_size(entry.image, picture_size(entry.image), file, labels.shape)
+        # a count is ten times as fast as a sort
+        here = set((labels.flatten() - IGNORE).bincount().nonzero().flatten().tolist()) - {0}
+        void_maps += not here
+        found[file in training] |= {value + IGNORE for value in here}
+    values = sorted(found[True] | found[False])
+    if not values:
+        raise UserError(f"{_such(entries)}: every pixel of all label maps is void")
+    binary = values == [0, 255]
+    classes = 2 if binary else values[-1] + 1
+    if len(values) == 1:
+        raise UserError(f"{_such(entries)}: the label maps hold class {values[0]} alone")
+    if not binary and values[-1] == 255 and 254 not in values:
+        raise UserError(
+            f"{_such(entries)}: the label maps hold 255 beside {_some(values[:-1])}; if it stands "
+            "for no class, say --void-label 255"
+        )
+    if 4 * len(values) < classes and classes > 16:
+        raise UserError(
+            f"{_such(entries)}: the label maps hold {_some(values)}, which are no indices of "
+            "classes from 0 on; renumber them"
+        )
+    summary: dict[str, Any] = {"classes": classes, "label maps all void": void_maps}
+    if void is not None:
+        summary["void label"] = void
+    unseen = sorted(found[False] - found[True])
+    if unseen:
+        summary["classes without a training pixel"] = (
+            [v // 255 for v in unseen] if binary else unseen
+        )
+    return SegmentationRule(partial(read_labels, void=void, binary=binary), classes, summary)
+
+
+def _such(entries: Sequence[Entry]) -> str:
+    return f"{entries[0].segmentation} and {len(entries) - 1} more"
+
+
+def _some(values: Sequence[int]) -> str:
+    shown = ", ".join(map(str, values[:6]))
+    return f"{shown}, ..., {values[-1]}" if len(values) > 7 else ", ".join(map(str, values))

@@ -1,0 +1,221 @@
+"""Which pictures of a folder belong with which labels: the layouts that are recognised.
+
+- `images/` with `labels/` and/or `depth/`, and the same as `image/`, `label/`, `depth/`: matched
+  by the path below them, without the suffix;
+- `NAME/` with `NAMEannot/`, any number of them (CamVid as SegNet has it);
+- `*.color.*` with `*.depth.*` (7-Scenes), at any depth;
+- `images/` of folders named after classes, for classification;
+- `train/`, `val/`, `test/`, each of one of these layouts.
+
+Files are taken in natural order (2 before 10), so that neighbours are neighbours in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.decoding import File
+from vfunc.vision.data.listing import MAPS, PICTURES, by_stem, keyed, list_files, natural
+
+KNOWN = (
+    "images/ with labels/ or depth/, image/ with label/, NAME/ with NAMEannot/, *.color.* with "
+    "*.depth.*, or images/ of class folders"
+)
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The names that parts of a data set go by, and what they mean."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One labelled picture, not read yet.
+
+    Attributes:
+        image: the picture.
+        segmentation: its label map.
+        depth: its depth map.
+        category: the name of its class.
+    """
+
+    image: File
+    segmentation: File | None = None
+    depth: File | None = None
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pictures of one part of a folder, each with what labels it.
+
+    Attributes:
+        name: as the folder names the part, "" where it has none.
+        layout: how it was recognised.
+        entries: in natural order; an entry may lack one of the labels that others have.
+        unmatched: label files without a picture.
+        ignored: files of other kinds.
+    """
+
+    name: str
+    layout: str
+    entries: tuple[Entry, ...]
+    unmatched: tuple[Path, ...] = ()
+    ignored: int = 0
+
+    @property
+    def role(self) -> str:
+        """The part's meaning: train, validation or test; train where the name says nothing."""
+        return PARTS.get(self.name.lower(), "train")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    title: str
+    images: Mapping[str, Path]
+    maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    ignored: int = 0
+    classes: bool = False
+
+
+@typed
+def find_pairs(folder: Path) -> list[Pairs]:
+    """Recognise the layout of a folder and match its pictures with their labels.
+
+    Args:
+        folder: of one of the layouts in this module's docstring.
+
+    Returns:
+        The parts, in natural order of their names; at least one, none empty.
+
+    Raises:
+        UserError: no layout or more than one fits, listing what there is; two files of one name;
+            no picture has a label.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: {'is not a folder' if folder.exists() else 'there is no such folder'}"
+        )
+    found = _candidates(folder)
+    if not found:
+        nested = [f for f in _folders(folder) if f.name.lower() in PARTS and _candidates(f)]
+        if not nested:
+            has = ", ".join(f"{f.name}/" for f in _folders(folder)) or "no folders"
+            raise UserError(f"{folder}: holds {has}; known are {KNOWN}")
+        return [pairs for part in nested for pairs in _only(part, part.name)]
+    return _only(folder, "")
+
+
+def _only(folder: Path, name: str) -> list[Pairs]:
+    found = _candidates(folder)
+    if len(found) > 1:
+        raise UserError(f"{folder}: ambiguous, it holds {' and '.join(found)}; keep one of them")
+    (layouts,) = found.values()
+    return [_pairs(folder, name or part, layout) for part, layout in layouts().items()]
+
+
+def _folders(folder: Path) -> list[Path]:
+    inside = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
+    return sorted(inside, key=lambda f: natural(f.name))
+
+
+def _candidates(folder: Path) -> dict[str, Callable[[], dict[str, _Layout]]]:
+    """The layouts that a folder could be of, each still to be read."""
+    names = {f.name for f in _folders(folder)}
+    found: dict[str, Callable[[], dict[str, _Layout]]] = {}
+    for images, labels in (("images", "labels"), ("image", "label")):
+        beside = {"label": labels, "depth": "depth"}
+        beside = {kind: name for kind, name in beside.items() if name in names}
+        if images in names and beside:
+            title = f"{images}/ with {' and '.join(f'{name}/' for name in beside.values())}"
+            found[title] = _reader(_beside, folder, title, images, beside)
+    annotated = [name for name in names if f"{name}annot" in names]
+    if annotated:
+        annotated.sort(key=natural)
+        title = " and ".join(f"{name}/ with {name}annot/" for name in annotated)
+        found[title] = _reader(_annotated, folder, annotated)
+    if not found and "images" in names and _folders(folder / "images"):
+        title = "images/ of class folders"
+        found[title] = _reader(_class_folders, folder, title)
+    # frames of several sequences lie in folders of their own, but parts are looked into one by one
+    deep = not found and not any(name.lower() in PARTS for name in names)
+    files = folder.rglob("*.*") if deep else folder.glob("*.*")
+    if {n for f in files for n in ("color", "depth") if f".{n}." in f.name} == {"color", "depth"}:
+        title = "*.color.* with *.depth.*"
+        found[title] = _reader(_frames, folder, title)
+    return found
+
+
+def _reader(
+    read: Callable[..., dict[str, _Layout]], *arguments: object
+) -> Callable[[], dict[str, _Layout]]:
+    return lambda: read(*arguments)
+
+
+def _beside(folder: Path, title: str, images: str, beside: Mapping[str, str]) -> dict[str, _Layout]:
+    pictures, ignored = by_stem(folder / images, PICTURES)
+    maps = {kind: by_stem(folder / name, MAPS) for kind, name in beside.items()}
+    others = ignored + sum(count for _, count in maps.values())
+    return {"": _Layout(title, pictures, {k: files for k, (files, _) in maps.items()}, others)}
+
+
+def _annotated(folder: Path, names: Iterable[str]) -> dict[str, _Layout]:
+    layouts = {}
+    for name in names:
+        pictures, ignored = by_stem(folder / name, PICTURES)
+        labels, others = by_stem(folder / f"{name}annot", MAPS)
+        title = f"{name}/ with {name}annot/"
+        layouts[name] = _Layout(title, pictures, {"label": labels}, ignored + others)
+    return layouts
+
+
+def _frames(folder: Path, title: str) -> dict[str, _Layout]:
+    files, ignored = list_files(folder, MAPS)
+    kinds: dict[str, list[Path]] = {"color": [], "depth": []}
+    for path in files:
+        kind = next((kind for kind in kinds if f".{kind}." in path.name), None)
+        if kind:
+            kinds[kind].append(path)
+        else:
+            ignored += 1
+    colour, depth = (keyed(folder, kinds[kind], f".{kind}.") for kind in kinds)
+    return {"": _Layout(title, colour, {"depth": depth}, ignored)}
+
+
+def _class_folders(folder: Path, title: str) -> dict[str, _Layout]:
+    root = folder / "images"
+    files, ignored = list_files(root, PICTURES)
+    loose = [path for path in files if path.parent == root]
+    if loose:
+        raise UserError(
+            f"{root}: holds class folders and {loose[0].name} beside them; put it into a class"
+        )
+    images = {str(path.relative_to(root)): path for path in files}
+    return {"": _Layout(title, images, ignored=ignored, classes=True)}
+
+
+def _pairs(folder: Path, name: str, layout: _Layout) -> Pairs:
+    where = f"{folder}: {layout.title}"
+    if not layout.images:
+        raise UserError(f"{where}, but no picture ({', '.join(PICTURES)}) is in it")
+    entries = []
+    for key, image in layout.images.items():
+        category = Path(key).parts[0] if layout.classes else None
+        maps = layout.maps
+        entries.append(
+            Entry(image, maps.get("label", {}).get(key), maps.get("depth", {}).get(key), category)
+        )
+    for kind, files in layout.maps.items():
+        if not files.keys() & layout.images.keys():
+            example = next(iter(files.values()), None)
+            said = f" (there is {example.name})" if example else " (there is none)"
+            raise UserError(f"{where}, but no {kind} has the name of a picture{said}")
+    spare = [
+        f for files in layout.maps.values() for key, f in files.items() if key not in layout.images
+    ]
+    return Pairs(name, layout.title, tuple(entries), tuple(spare), layout.ignored)

@@ -1,0 +1,1 @@
+"""Task designers of vision: what of each picture the learner gets to see."""

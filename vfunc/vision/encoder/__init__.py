@@ -1,0 +1,1 @@
+"""Vision transformers as the learner's encoder: from timm, a directory, or the package itself."""

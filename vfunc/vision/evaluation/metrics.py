@@ -1,0 +1,60 @@
+"""What a vision run measures and says: its metrics, retrieval, and the pictures that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from vfunc.learner import mode
+from vfunc.vision.data.examples import VisionData
+from vfunc.vision.evaluation.revisited import Revisited, evaluate_revisited
+from vfunc.workload import Metric
+
+LOSS = Metric("loss", "held-out\nloss", outcomes="loss")
+METRICS = {
+    "retrieval": Metric("retrieval_medium", "mAP\nmedium\n%", "%", True, scale=100.0, digits=1),
+    "classification": Metric(
+        "linear_accuracy", "linear\n%", "%", True, "linear_correct", scale=100.0, digits=1
+    ),
+    "depth": Metric("rmse", "RMSE\nm", "m", False, "image_rmse", digits=3),
+    "segmentation": Metric("miou", "mIoU\n%", "%", True, "image_iou", scale=100.0, digits=1),
+}
+"""By what is measured, in the order of tables; the primary metric is the last that there is."""
+
+
+def metrics_of(sources: Sequence[VisionData], *, retrieval: bool) -> tuple[Metric, ...]:
+    """The metrics of what these sources hold labels of, the primary one last."""
+    held = {task for source in sources for task in source.tasks}
+    held |= {"retrieval"} if retrieval else set()
+    return (LOSS, *(metric for task, metric in METRICS.items() if task in held))
+
+
+def retrieved(
+    learner: nn.Module, benchmark: Revisited, side: int, device: torch.device
+) -> dict[str, float]:
+    """mAP of the learner's pooled features, the longer side of a picture `side` pixels at most."""
+    with mode(learner, training=False):
+        scores = evaluate_revisited(
+            lambda images: learner("dense", images, 1).pooled.float(),
+            benchmark,
+            size=side,
+            patch=learner.encoder.patch,  # type: ignore[union-attr, arg-type]
+            device=device,
+        )
+    found = scores._asdict().items()
+    return {f"retrieval_{name}": score for name, score in found if score is not None}
+
+
+def described(sources: Sequence[VisionData]) -> list[str]:
+    """Where pictures come from, how many there are, and what was left out, in lines."""
+    lines = []
+    for source in sources:
+        said = source.summary
+        counts = ", ".join(f"{role} {count:,}" for role, count in said["pictures"].items())
+        lines.append(f"{'pictures':9} {said['source']}, {said['split']} split: {counts}")
+        for reason, found in said.get("left out", {}).items():
+            named = f" ({', '.join(found['first'])})" if "first" in found else ""
+            lines.append(f"{'':9} {found['count']:,} {reason}{named}")
+    return lines

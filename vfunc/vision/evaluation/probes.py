@@ -1,0 +1,146 @@
+"""Linear-BN probes: batch normalisation and a 1x1 convolution, trained on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.batches import IGNORE, LabelledBatch
+from vfunc.vision.feedback.head_fits import UNIT, log_frequencies
+from vfunc.vision.feedback.head_losses import known, labels_of, metres, resize
+
+Predictor = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Feature maps and a size -> logits (n, k, h, w), or metres (n, h, w)."""
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How a frozen backbone is evaluated (paper, section on vision: 20,000 steps, batches of 8).
+
+    Attributes:
+        layers: of how many of the last blocks dense probes take the features.
+        steps: of AdamW.
+        lr: AdamW's own times the number of features; it falls linearly to 0.
+        weight_decay: AdamW's, on the convolution's weights.
+        batch_size: pictures a step.
+        seed: of the order of the pictures.
+        nearest: metres; no depth at or below is measured.
+        farthest: metres; no depth at or above is trained on or measured.
+        eigen_crop: whether Eigen's crop is measured alone, as is the custom for NYUv2.
+    """
+
+    layers: int = 1
+    steps: int = 200
+    lr: float = 1.0
+    weight_decay: float = 1e-4
+    batch_size: int = 8
+    seed: int = 0
+    nearest: float = 1e-3
+    farthest: float = 10.0
+    eigen_crop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.steps < 1 or self.batch_size < 1 or self.lr <= 0:
+            raise UserError(f"{self}: layers, steps and batch_size from 1, lr above 0")
+
+
+@typed
+def train_probe(
+    task: Literal["segmentation", "depth"],
+    maps: Float[Tensor, "n d gh gw"],
+    batch: LabelledBatch,
+    classes: int,
+    options: ProbeOptions,
+) -> Predictor:
+    """Train a probe at the resolution of the labels.
+
+    Pictures that are all void are left out. The weights start from zero, the output from the
+    best constant. Deterministic given the seed; global random state is untouched.
+
+    Args:
+        task: cross-entropy of segmentation, or absolute error of depth, through softplus.
+        maps: frozen features of the batch's images.
+        batch: labels, at least one of which says something.
+        classes: how many, of segmentation.
+        options: how.
+
+    Returns:
+        The trained probe, with the running statistics of its batch normalisation.
+    """
+    labels, valid = labels_of(batch, task), known(batch, task)
+    told = valid.flatten(1).any(1).nonzero().squeeze(1)
+    scale = float(labels[valid].median()) if task == "depth" else 1.0
+    outputs = classes if task == "segmentation" else 1
+    norm, linear = nn.BatchNorm2d(maps.shape[1]).to(maps), _zero_convolution(maps, outputs)
+    start = torch.full_like(linear.bias, UNIT)
+    if task == "segmentation":
+        start = log_frequencies(torch.bincount(labels[valid], minlength=classes).to(maps.dtype))
+    linear.bias.data.copy_(start)
+
+    def predict(x: Tensor, size: tuple[int, int]) -> Tensor:
+        z = linear(norm(x))
+        if task == "segmentation":
+            return resize(z, size)
+        return resize(metres(z, scale), size).squeeze(1)
+
+    def loss(at: Tensor) -> Tensor:
+        predicted = predict(maps[at], (labels.shape[1], labels.shape[2]))
+        if task == "segmentation":
+            return F.cross_entropy(predicted, labels[at].long(), ignore_index=IGNORE)
+        return ((predicted - labels[at]).abs() * valid[at]).sum() / (valid[at].sum() * scale)
+
+    with torch.enable_grad():
+        _train(norm, linear, loss, told, options)
+    norm.eval()
+    return torch.no_grad()(predict)
+
+
+def _train(
+    norm: nn.BatchNorm2d,
+    linear: nn.Conv2d,
+    loss: Callable[[Tensor], Tensor],
+    told: Tensor,
+    options: ProbeOptions,
+) -> None:
+    rest = [*norm.parameters(), linear.bias]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [linear.weight], "weight_decay": options.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ],
+        lr=options.lr,
+        fused=True,
+    )
+    order = _order(len(told), options)
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr / norm.num_features * (1 - step / options.steps)
+        optimizer.zero_grad()
+        loss(told[next(order).to(told.device)]).backward()
+        optimizer.step()
+
+
+def _order(count: int, options: ProbeOptions) -> Iterator[Tensor]:
+    """Minibatches of indices, epoch after epoch; what is left of one goes with the next."""
+    draw = torch.Generator().manual_seed(options.seed)
+    waiting = torch.zeros(0, dtype=torch.long)
+    while True:
+        while len(waiting) < options.batch_size:
+            waiting = torch.cat([waiting, torch.randperm(count, generator=draw)])
+        yield waiting[: options.batch_size]
+        waiting = waiting[options.batch_size :]
+
+
+def _zero_convolution(like: Tensor, outputs: int) -> nn.Conv2d:
+    # nn.Conv2d as usual would draw from global random state
+    made = torch.nn.utils.skip_init(nn.Conv2d, like.shape[1], outputs, 1)
+    nn.init.zeros_(made.weight)
+    return made.to(like)

@@ -1,0 +1,1 @@
+"""Dense feedback: light heads on frozen features, and their losses."""

@@ -1,0 +1,113 @@
+"""L_down of dense feedback: the losses of constant heads, as functions of the learner's theta_S."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from vfunc.errors import UserError
+from vfunc.feedback import FeedbackLoss, weighted_feedback
+from vfunc.learner import FunctionalLearner, mode
+from vfunc.trees import Params, Scalar
+from vfunc.typecheck import typed
+from vfunc.vision.data.batches import LabelledBatch
+from vfunc.vision.feedback.head_losses import Heads, known, loss_sums
+
+
+@typed
+def dense_losses(
+    functional: FunctionalLearner, heads: Heads, batch: LabelledBatch
+) -> dict[str, FeedbackLoss]:
+    """Each task's loss on the meta batch, one forward of the learner a call.
+
+    A task's loss is its mean over all pixels (or pictures) of the batch that are labelled for it:
+    cross-entropy in nats, absolute error in metres. In eval mode.
+
+    Args:
+        functional: the learner, `dense` among its methods; what is outside S is constant.
+        heads: constants.
+        batch: the meta batch; the labels stay in the losses.
+
+    Returns:
+        theta_S -> L_j by task: those of the heads' tasks that the batch says something about.
+
+    Raises:
+        UserError: it says nothing about any.
+    """
+    told = _told(heads, batch)
+    return {
+        task: _losses(functional, _only(told, task), batch, {task: 1.0}) for task in told.by_task
+    }
+
+
+@typed
+def feedback_loss(
+    functional: FunctionalLearner,
+    heads: Heads,
+    batch: LabelledBatch,
+    weights: Mapping[str, float | int],
+    normalise_at: Params | None = None,
+) -> FeedbackLoss:
+    """L_down = sum_j alpha_j L_j of `dense_losses`; one forward of the learner for all tasks.
+
+    Weights of tasks of which the batch says nothing are left out.
+
+    Args:
+        functional: the learner.
+        heads: constants.
+        batch: the meta batch.
+        weights: alpha_j, by the heads' tasks.
+        normalise_at: theta_t, to divide each L_j by its gradient's norm there (one forward a
+            task; see `weighted_feedback`); None does not.
+
+    Returns:
+        theta_S -> L_down.
+
+    Raises:
+        UserError: the batch says nothing about any task, or the weights are of other tasks than
+            the heads, not finite, or all zero.
+    """
+    if set(weights) != set(heads.by_task):
+        raise UserError(
+            f"the feedback weights are for {', '.join(weights)}; "
+            f"the heads are for {', '.join(heads.by_task)}"
+        )
+    told = _told(heads, batch)
+    weights = {task: float(weights[task]) for task in told.by_task}
+    losses = dense_losses(functional, told, batch)
+    # in both cases: it refuses what cannot be weighted
+    separate = weighted_feedback(losses, weights, normalise_at=normalise_at)
+    if normalise_at is not None:
+        return separate
+    return _losses(functional, told, batch, weights)
+
+
+def _losses(
+    functional: FunctionalLearner, heads: Heads, batch: LabelledBatch, weights: Mapping[str, float]
+) -> Callable[[Params], Scalar]:
+    heads = _only(heads, *(task for task, w in weights.items() if w))
+
+    def loss(theta: Params) -> Scalar:
+        with mode(functional.module, training=False):
+            dense = functional(theta, "dense", batch.images, heads.layers)
+        sums = loss_sums(heads, dense, batch)
+        terms = [weights[task] * (s.total.sum() / s.count.sum()) for task, s in sums.items()]
+        return torch.stack(terms).sum()
+
+    return loss
+
+
+def _only(heads: Heads, *tasks: str) -> Heads:
+    return Heads(heads.layers, {task: heads.by_task[task] for task in tasks})
+
+
+def _told(heads: Heads, batch: LabelledBatch) -> Heads:
+    """The heads of the tasks that the batch says something about."""
+    told = [task for task in heads.by_task if bool(known(batch, task).any())]
+    if not told:
+        raise UserError(
+            f"all {len(batch)} pictures of the feedback batch are void for "
+            f"{' and '.join(heads.by_task)}: give more of them, or other ones"
+        )
+    return _only(heads, *told)

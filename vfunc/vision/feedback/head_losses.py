@@ -1,0 +1,194 @@
+"""What light heads say of dense features, and their losses: twice differentiable in the features.
+
+A head is one linear map (a 1x1 convolution for the dense tasks), constant as far as theta is
+concerned. `vfunc.vision.feedback.heads` fits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.batches import IGNORE, LabelledBatch
+from vfunc.vision.encoder.encoder import DenseFeatures
+
+TASKS = ("segmentation", "depth", "classification")
+
+FLOOR = 1e-3
+"""Metres: no predicted depth is below."""
+
+
+class LossSums(NamedTuple):
+    """One task's loss, picture by picture.
+
+    Attributes:
+        total: summed over what the picture's labels say.
+        count: how many pixels (or pictures) that is.
+    """
+
+    total: Float[Tensor, " b"]
+    count: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """x -> weight x + bias; `scale` in metres for depth. Without a graph."""
+
+    weight: Float[Tensor, "k d"]
+    bias: Float[Tensor, " k"]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads by task, and of how many of the last blocks they take the features."""
+
+    layers: int
+    by_task: Mapping[str, Head]
+
+
+@typed
+def widened(dense: DenseFeatures) -> DenseFeatures:
+    """The same in float32 at least."""
+    return DenseFeatures(_wide(dense.pooled), _wide(dense.maps))
+
+
+@typed
+def loss_sums(heads: Heads, dense: DenseFeatures, batch: LabelledBatch) -> dict[str, LossSums]:
+    """Every head's loss on a learner's dense features, picture by picture.
+
+    Cross-entropy (nats) where a class is known, absolute error (metres) where depth is. In
+    float32 at least, under autocast too. What is void contributes nothing.
+
+    Args:
+        heads: constants.
+        dense: the learner's features of the batch's images.
+        batch: labels of every head's task.
+
+    Returns:
+        The sums by task.
+    """
+    features = widened(dense)
+    with torch.autocast(features.maps.device.type, enabled=False):
+        return {task: _sums(task, head, features, batch) for task, head in heads.by_task.items()}
+
+
+@typed
+def predict(
+    task: str, head: Head, features: DenseFeatures, size: tuple[int, int] | torch.Size = (1, 1)
+) -> Tensor:
+    """What a head says: logits (n, k, h, w), metres (n, h, w), or a picture's logits (n, k).
+
+    Logits, and metres, are interpolated bilinearly from the tokens to `size`.
+    """
+    if task == "classification":
+        return F.linear(features.pooled, head.weight, head.bias)
+    z = torch.einsum("kd,ndij->nkij", head.weight, features.maps) + head.bias[:, None, None]
+    if task == "segmentation":
+        return resize(z, size)
+    return resize(metres(z, head.scale), size).squeeze(1)
+
+
+def metres(z: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
+    """The depth that the output of a depth head's linear map stands for."""
+    return scale * F.softplus(z) + FLOOR
+
+
+@typed
+def resize(
+    x: Float[Tensor, "n k a b"], size: tuple[int, int] | torch.Size
+) -> Float[Tensor, "n k h w"]:
+    """Bilinear interpolation: `F.interpolate(..., align_corners=False)` to rounding.
+
+    As two matrix products: deterministic on an accelerator, where the backward pass of
+    `F.interpolate` is not, and three times as fast on a CPU.
+    """
+    rows, columns = (_interpolation(n, m, x) for n, m in zip(x.shape[-2:], size, strict=True))
+    return rows @ x @ columns.mT
+
+
+@typed
+def labels_of(batch: LabelledBatch, task: str) -> Tensor:
+    """The batch's labels for a task.
+
+    Raises:
+        UserError: it has none, or there is no such task.
+    """
+    fields = {
+        "segmentation": batch.segmentation,
+        "depth": batch.depth,
+        "classification": batch.classes,
+    }
+    if task not in fields:
+        raise UserError(f"unknown feedback task {task!r}; known: {', '.join(TASKS)}")
+    labels = fields[task]
+    if labels is None:
+        raise UserError(f"{task} is asked for, but the labelled pictures have no {task} labels")
+    return labels
+
+
+@typed
+def known(batch: LabelledBatch, task: str) -> Bool[Tensor, "b *shape"]:
+    """Where the batch's labels for a task say something."""
+    labels = labels_of(batch, task)
+    return labels > 0 if task == "depth" else labels != IGNORE
+
+
+@typed
+def require_labels(batch: LabelledBatch, tasks: Sequence[str], classes: Mapping[str, int]) -> None:
+    """Check that the batch says something about every task, in classes that there are.
+
+    Args:
+        batch: labelled pictures.
+        tasks: of `TASKS`.
+        classes: how many there are, by task.
+
+    Raises:
+        UserError: a task's labels are missing, all void, or beyond the number of classes.
+    """
+    if not tasks:
+        raise UserError(f"no feedback tasks: ask for some of {', '.join(TASKS)}")
+    for task in tasks:
+        valid = known(batch, task)
+        if not bool(valid.any()):
+            raise UserError(
+                f"all {len(batch)} labelled pictures are void for {task}, and no head can be "
+                "fitted to them: take more of them, or other ones"
+            )
+        if task != "depth":
+            low, high = (int(x) for x in labels_of(batch, task)[valid].aminmax())
+            if low < 0 or high >= classes[task]:
+                raise UserError(
+                    f"{task} labels go from {low} to {high}, but there are {classes[task]} "
+                    f"classes, 0 to {classes[task] - 1} (void is {IGNORE})"
+                )
+
+
+def _sums(task: str, head: Head, features: DenseFeatures, batch: LabelledBatch) -> LossSums:
+    labels, valid = labels_of(batch, task), known(batch, task)
+    predicted = predict(task, head, features, labels.shape[-2:])
+    if task == "depth":
+        loss = (predicted - labels).abs() * valid
+    else:
+        loss = F.cross_entropy(predicted, labels.long(), ignore_index=IGNORE, reduction="none")
+    count = valid.reshape(len(batch), -1).sum(1).to(loss.dtype)
+    return LossSums(loss.reshape(len(batch), -1).sum(1), count)
+
+
+def _interpolation(n: int, m: int, like: Tensor) -> Tensor:
+    """The (m, n) matrix of linear interpolation from n cells to m, by their centres."""
+    at = (torch.arange(m, device=like.device, dtype=like.dtype) + 0.5) * (n / m) - 0.5
+    distance = at.clamp(0, n - 1)[:, None] - torch.arange(n, device=like.device)
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

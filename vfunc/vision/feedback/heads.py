@@ -1,0 +1,139 @@
+"""Fitting the heads of the feedback: small, deterministic, refitted at every meta step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vfunc.errors import UserError
+from vfunc.learner import mode
+from vfunc.typecheck import typed
+from vfunc.vision.data.batches import LabelledBatch
+from vfunc.vision.encoder.encoder import DenseFeatures
+from vfunc.vision.feedback.head_fits import FITS, HeadFit
+from vfunc.vision.feedback.head_losses import Head, Heads, require_labels, widened
+
+EPSILON = 1e-5
+"""Added to variances, as batch normalisation does."""
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """How the heads of the feedback are fitted.
+
+    Attributes:
+        layers: of how many of the last blocks they take the features.
+        steps: of AdamW, on the whole batch.
+        lr: the most that a step changes an output, for features that are all of size 1: AdamW's
+            own times their number. It falls linearly to 0.
+        weight_decay: on the weights of the standardised features, which shrink by this share
+            times `lr` at a step.
+    """
+
+    layers: int = 1
+    steps: int = 50
+    lr: float = 1.0
+    weight_decay: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.steps < 1 or self.lr <= 0 or self.weight_decay < 0:
+            raise UserError(f"{self}: layers and steps from 1, lr above 0, weight_decay from 0")
+
+
+@typed
+def frozen_features(
+    learner: nn.Module, images: Float[Tensor, "n 3 h w"], layers: int, chunk: int = 64
+) -> DenseFeatures:
+    """Features without a graph, in eval mode; the learner is left as it was.
+
+    Args:
+        learner: `learner("dense", images, layers)` gives `pooled` and `maps`.
+        images: sRGB in [0, 1].
+        layers: how many of the last blocks.
+        chunk: pictures at a time.
+    """
+    with torch.no_grad(), mode(learner, training=False):
+        parts = [widened(learner("dense", part, layers)) for part in images.split(chunk)]
+    return DenseFeatures(torch.cat([p.pooled for p in parts]), torch.cat([p.maps for p in parts]))
+
+
+@typed
+def fit_heads(
+    learner: nn.Module,
+    batch: LabelledBatch,
+    tasks: Sequence[str],
+    classes: Mapping[str, int],
+    options: HeadOptions,
+) -> Heads:
+    """Fit heads on labelled pictures, the backbone frozen (paper, section on vision, step 1).
+
+    The learner's parameters, gradients and buffers are untouched, and so is global random state.
+
+    Args:
+        learner: see `frozen_features`.
+        batch: labelled pictures.
+        tasks: which heads.
+        classes: how many there are, by task.
+        options: how.
+
+    Raises:
+        UserError: the batch says nothing about a task (see `require_labels`).
+    """
+    require_labels(batch, tasks, classes)
+    features = frozen_features(learner, batch.images, options.layers)
+    return fit_on_features(features, batch, tasks, classes, options)
+
+
+@typed
+def fit_on_features(
+    features: DenseFeatures,
+    batch: LabelledBatch,
+    tasks: Sequence[str],
+    classes: Mapping[str, int],
+    options: HeadOptions,
+) -> Heads:
+    """Fit heads on features that are known.
+
+    Features are standardised by mean and variance over the pictures that are not void for the
+    task; AdamW goes over the whole batch, from zero weights. Deterministic. At the resolution of
+    the tokens: see `vfunc.vision.feedback.head_fits` for what is minimised.
+
+    Args:
+        features: of the batch's images; without a graph.
+        batch: labels, checked by `require_labels`.
+        tasks: which heads.
+        classes: how many there are, by task.
+        options: how.
+
+    Returns:
+        Heads with the standardisation folded in.
+    """
+    with torch.enable_grad(), torch.autocast(features.maps.device.type, enabled=False):
+        heads = {t: _fitted(FITS[t](features, batch, classes.get(t, 1)), options) for t in tasks}
+    return Heads(options.layers, heads)
+
+
+def _fitted(fit: HeadFit, options: HeadOptions) -> Head:
+    variance, mean = torch.var_mean(fit.x, 0, correction=0)
+    std = (variance + EPSILON).sqrt()
+    x = (fit.x - mean) / std
+    width = x.shape[1]
+    weight = x.new_zeros(len(fit.start), width, requires_grad=True)
+    bias = fit.start.clone().requires_grad_()
+    decayed = {"params": [weight], "weight_decay": options.weight_decay * width}
+    optimizer = torch.optim.AdamW(
+        [decayed, {"params": [bias], "weight_decay": 0.0}], lr=options.lr, fused=True
+    )
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr / width * (1 - step / options.steps)
+        grads = torch.autograd.grad(fit.loss(F.linear(x, weight, bias)), [weight, bias])
+        weight.grad, bias.grad = grads
+        optimizer.step()
+    folded = weight.detach() / std
+    return Head(folded, bias.detach() - folded @ mean, fit.scale)

@@ -1,0 +1,1 @@
+"""Self-supervised objectives on views, DINO and I-JEPA, and the crops that they compare."""

@@ -1,0 +1,207 @@
+"""DINO: self-distillation across crops (Caron et al. 2021, arXiv 2104.14294).
+
+    L_pre = mean over (i, j), j != i, and over pictures, of H(q_i, p_j)
+    q_i = softmax((teacher(view_i) - centre) / T_teacher)          global crops alone
+    p_j = softmax(student(crop_j) / T_student)                     all crops
+
+lightly 1.6's DINOLoss is not used: it writes its centre at every call, so that an estimate would
+move it; where `torch.func.grad` sees the teacher's logits, the centre ends as a tensor of that
+transform, and the next call crashes the process (torch 2.15). For its head see `DinoHead`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vfunc.errors import UserError
+from vfunc.typecheck import typed
+from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.encoder.named_encoder import Encoder
+from vfunc.vision.objectives.crops import cut
+from vfunc.vision.objectives.dino_head import DinoHead, head_sizes
+from vfunc.vision.objectives.moving_average import (
+    TaughtLearner,
+    cosine_momentum,
+    follow,
+    frozen_copy,
+)
+from vfunc.vision.objectives.objective import Call
+from vfunc.vision.objectives.recipes import Recipe, dino_recipes
+from vfunc.vision.seeded import drawn
+
+
+class DinoLearner(TaughtLearner):
+    """Student and teacher: an encoder and a head each, and the centre of the teacher's logits."""
+
+    centre: Tensor
+
+    def __init__(self, encoder: Encoder, head: DinoHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.teacher_encoder = frozen_copy(encoder)
+        self.teacher_head = frozen_copy(head)
+        outputs = head.last.direction[:, 0]
+        self.register_buffer("centre", torch.zeros_like(outputs, requires_grad=False))
+
+    def logits(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n o"]:
+        """The student's."""
+        return self.head(self.encoder.pooled(self.encoder.tokens(images)))
+
+    def teacher_logits(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n o"]:
+        """The teacher's, not centred."""
+        encoder = self.teacher_encoder
+        return self.teacher_head(encoder.pooled(encoder.tokens(images)))  # type: ignore[operator]
+
+    def dense(self, images: Float[Tensor, "n 3 h w"], layers: int) -> Any:
+        """The student's features; see `Encoder.dense`."""
+        return self.encoder.dense(images, layers)
+
+
+@dataclass(frozen=True)
+class Dino:
+    """The objective. Defaults are the paper's.
+
+    Attributes:
+        image_size: side of global crops, in pixels.
+        local_size: side of local crops.
+        global_crops: how many global crops, g.
+        local_crops: how many local ones, l; may be 0.
+        output_dim: of the head.
+        student_temperature: T_student.
+        teacher_temperature: T_teacher.
+        teacher_momentum: at the start; it rises to 1 along a cosine over the budget.
+        centre_momentum: of the centre's moving average.
+        head_width: of the head's hidden layers; None: see `head_sizes`.
+        bottleneck: of the head; likewise.
+        global_scale: range of a global crop's share of the picture's area.
+        local_scale: of a local crop's.
+        colour: strength of the colour jitter; 0 is none, 1 the paper's.
+    """
+
+    name: ClassVar[str] = "dino"
+    image_size: int = 224
+    local_size: int = 96
+    global_crops: int = 2
+    local_crops: int = 6
+    output_dim: int = 8192
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    teacher_momentum: float = 0.996
+    centre_momentum: float = 0.9
+    head_width: int | None = None
+    bottleneck: int | None = None
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    colour: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.global_crops < 1 or self.local_crops < 0:
+            raise UserError("DINO needs at least one global crop, and no fewer than 0 local ones")
+        if self.global_crops + self.local_crops < 2:
+            raise UserError("DINO compares crops: give a second global crop, or a local one")
+        if min(self.student_temperature, self.teacher_temperature) <= 0:
+            raise UserError("DINO's temperatures must be positive")
+        if not (0 <= self.teacher_momentum <= 1 and 0 <= self.centre_momentum <= 1):
+            raise UserError("DINO's momenta (teacher, centre) must be between 0 and 1")
+        if self.output_dim < 2:
+            raise UserError(f"DINO's output dimension must be at least 2, not {self.output_dim}")
+        self._recipes()
+
+    def learner(self, encoder: Encoder, seed: int) -> DinoLearner:
+        """See `Objective.learner`.
+
+        Raises:
+            UserError: crops that patches do not fill.
+        """
+        sizes = {"global": self.image_size} | (
+            {"local": self.local_size} if self.local_crops else {}
+        )
+        for kind, size in sizes.items():
+            if size % encoder.patch:
+                raise UserError(
+                    f"{kind} crops of {size} pixels are no multiple of the learner's patches of "
+                    f"{encoder.patch} pixels"
+                )
+        hidden, bottleneck = head_sizes(encoder.width, self.head_width, self.bottleneck)
+        like = next(encoder.parameters())
+        head = drawn(
+            lambda: DinoHead(encoder.width, hidden, bottleneck, self.output_dim), seed, like
+        )
+        return DinoLearner(encoder, head)
+
+    def batch(self, images: Sequence[Tensor], generator: torch.Generator) -> UnlabeledBatch:
+        """See `Objective.batch`."""
+        global_recipes, local_recipes = self._recipes()
+        views = cut(images, global_recipes, generator)
+        if not local_recipes:
+            empty = views.new_zeros(0, len(images), 3, self.local_size, self.local_size)
+            return UnlabeledBatch(views, empty)
+        return UnlabeledBatch(views, cut(images, local_recipes, generator))
+
+    @typed
+    def targets(
+        self, learner: nn.Module, batch: UnlabeledBatch, views: Float[Tensor, "g b 3 h w"]
+    ) -> tuple[Float[Tensor, "g b o"], dict[str, Tensor]]:
+        """See `Objective.targets`: q, and the mean of the teacher's logits."""
+        logits = learner("teacher_logits", views.flatten(0, 1))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        q = ((logits - learner.centre) / self.teacher_temperature).softmax(-1)
+        return q.unflatten(0, views.shape[:2]), {"centre": logits.detach().mean(0)}
+
+    def calls(self, batch: UnlabeledBatch, views: Float[Tensor, "g b 3 h w"]) -> dict[str, Call]:
+        """See `Objective.calls`."""
+        calls: dict[str, Call] = {"views": ("logits", views.flatten(0, 1))}
+        if len(batch.locals):
+            calls["locals"] = ("logits", batch.locals.flatten(0, 1))
+        return calls
+
+    @typed
+    def parts(
+        self,
+        outputs: Mapping[str, Float[Tensor, "_ o"]],
+        targets: Float[Tensor, "g b o"],
+        batch: UnlabeledBatch,
+    ) -> Float[Tensor, " b"]:
+        """See `Objective.parts`."""
+        g, b = targets.shape[:2]
+        q = targets.sum(0)
+        # a crop is compared with the targets of all the others
+        loss = -((q - targets) * self._log_p(outputs["views"], b)).sum(-1).sum(0)
+        crops = g
+        if "locals" in outputs:
+            log_p = self._log_p(outputs["locals"], b)
+            loss = loss - (q * log_p.sum(0)).sum(-1)
+            crops += len(log_p)
+        return loss / (g * (crops - 1) * b)
+
+    @torch.no_grad()
+    def stepped(
+        self, learner: nn.Module, carried: Sequence[Mapping[str, Tensor]], fraction: float
+    ) -> None:
+        """See `Objective.stepped`; the centre moves to the mean over the window."""
+        assert isinstance(learner, DinoLearner)
+        momentum = cosine_momentum(self.teacher_momentum, fraction)
+        follow(learner.teacher_encoder, learner.encoder, momentum)
+        follow(learner.teacher_head, learner.head, momentum)
+        if carried:
+            seen = torch.stack([found["centre"] for found in carried]).mean(0)
+            learner.centre.lerp_(seen.to(learner.centre.dtype), 1 - self.centre_momentum)
+
+    def _log_p(self, logits: Tensor, pictures: int) -> Tensor:
+        """log p of crops by picture, in float32 at least: (crops, pictures, outputs)."""
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return (wide / self.student_temperature).log_softmax(-1).unflatten(0, (-1, pictures))
+
+    def _recipes(self) -> tuple[tuple[Recipe, ...], tuple[Recipe, ...]]:
+        return dino_recipes(
+            (self.global_crops, self.image_size, self.global_scale),
+            (self.local_crops, self.local_size, self.local_scale),
+            self.colour,
+        )

@@ -1,0 +1,75 @@
+"""What a self-supervised objective on views is, as the value problem and the workload see it.
+
+A learner here is one live `nn.Module` that holds the student (encoder and head or predictor), and,
+frozen, the teacher that its targets come from. `module(method, *args)` calls its methods by name,
+so that `functional_call`, and with it every estimator, reaches all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.encoder.named_encoder import Encoder
+
+Call = tuple[object, ...]
+"""Arguments of the module: a method's name, then its own; the images are the second."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A self-supervised objective. Pure but for `stepped`; options are its dataclass's fields."""
+
+    name: str
+    """As `--objective` spells it."""
+
+    def learner(self, encoder: Encoder, seed: int) -> nn.Module:
+        """The live learner around an encoder: head and teacher, drawn from the seed.
+
+        The student is registered before the teacher; the teacher requires no gradient.
+        """
+        ...
+
+    def batch(self, images: Sequence[Tensor], generator: torch.Generator) -> UnlabeledBatch:
+        """Crops (and blocks) of uint8 pictures (3, h, w) of any size, drawn from the generator."""
+        ...
+
+    def targets(
+        self, learner: nn.Module, batch: UnlabeledBatch, views: Float[Tensor, "g b 3 h w"]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The teacher's targets, with a graph to `views` where the teacher sees them.
+
+        Also what `stepped` wants of them, detached. The teacher's parameters and its centre are
+        constants; nothing changes.
+        """
+        ...
+
+    def calls(self, batch: UnlabeledBatch, views: Float[Tensor, "g b 3 h w"]) -> Mapping[str, Call]:
+        """The student's calls by name; "views" is the one, and the only one, that sees `views`."""
+        ...
+
+    def parts(
+        self, outputs: Mapping[str, Tensor], targets: Tensor, batch: UnlabeledBatch
+    ) -> Float[Tensor, " b"]:
+        """The loss of each picture, from the outputs of the calls; they add up to L_pre.
+
+        Convex in the outputs. Differentiable in outputs and targets.
+        """
+        ...
+
+    def stepped(
+        self, learner: nn.Module, carried: Sequence[Mapping[str, Tensor]], fraction: float
+    ) -> None:
+        """Move teacher (and centre) after an optimizer step, in place.
+
+        Args:
+            learner: its teacher is changed.
+            carried: what `targets` gave, for each micro-batch of the window.
+            fraction: of the budget spent, for the momentum's schedule.
+        """
+        ...

@@ -1,0 +1,95 @@
+"""I-JEPA's predictor: from features of the context to features of target patches."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from vfunc.errors import UserError
+from vfunc.vision.seeded import STD
+
+HEAD = 32
+"""Channels of an attention head, as in the paper's predictor of 384 channels and 12 heads."""
+
+
+class Predictor(nn.Module):
+    """A narrow ViT over context tokens and, for each target patch, a mask token with its position.
+
+    lightly 1.6's IJEPAPredictorTIMM is right under functional_call, deep copies, double backward
+    and forward-over-reverse; it is not used for its position table of one fixed grid. The stack of
+    blocks should be shorter than the encoder's: the longest is what `last:N` counts in.
+    """
+
+    def __init__(self, width: int, inner: int, depth: int) -> None:
+        """Weights are drawn by `vfunc.vision.seeded.drawn`.
+
+        Args:
+            width: of the encoder.
+            inner: of the predictor; a multiple of 4.
+            depth: blocks.
+        """
+        super().__init__()
+        if inner < 4 or inner % 4:
+            raise UserError(f"the predictor's width must be a multiple of 4, not {inner}")
+        heads = inner // HEAD if inner % HEAD == 0 else 1
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.inward = nn.Linear(width, inner)
+        self.mask_token = nn.Parameter(torch.empty(inner))
+        self.blocks = nn.ModuleList(
+            Block(inner, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+        )
+        self.norm = norm(inner)
+        self.outward = nn.Linear(inner, width)
+
+    def draw(self, generator: torch.Generator) -> None:
+        """The mask token; and what each block adds, scaled down by its place (paper's code)."""
+        nn.init.trunc_normal_(self.mask_token, std=STD, generator=generator)
+        for place, block in enumerate(self.blocks, 1):
+            for layer in (block.attn.proj, block.mlp.fc2):
+                layer.weight.div_(math.sqrt(2 * place))
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "b p_c w"],
+        grid: tuple[int, int],
+        context: Int[Tensor, "b c"],
+        targets: Int[Tensor, "b m t"],
+    ) -> Float[Tensor, "b m t w"]:
+        """Features of the target patches, block by block.
+
+        Args:
+            tokens: the encoder's: any prefix tokens, which get no position, then the context.
+            grid: rows and columns of patches.
+            context: which patches the encoder saw.
+            targets: which to predict.
+        """
+        m, t = targets.shape[1:]
+        x = self.inward(tokens)
+        positions = sine_positions(grid, x.shape[-1]).to(x)
+        prefix = x.shape[1] - context.shape[1]
+        x = x + nn.functional.pad(positions[context], (0, 0, prefix, 0))
+        asked = self.mask_token.to(x.dtype) + positions[targets]
+        x = torch.cat([x.unsqueeze(1).expand(-1, m, -1, -1), asked], 2).flatten(0, 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.outward(self.norm(x[:, -t:])).unflatten(0, (-1, m))
+
+
+def sine_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "t w"]:
+    """Sines and cosines of the row, then of the column, of each patch in reading order.
+
+    Args:
+        grid: rows and columns.
+        width: a multiple of 4.
+    """
+    rate = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = torch.meshgrid(
+        *(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij"
+    )
+    angles = [place.flatten()[:, None] * rate for place in (row, column)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], -1)

@@ -1,0 +1,1 @@
+"""The embedded vision problem: scenes with exact labels, made from a seed."""
