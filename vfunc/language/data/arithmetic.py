@@ -3,8 +3,8 @@
 A `Problem` is content alone: a starting amount and what happens to it. `work` turns it into
 steps, given how the author writes a step; an author who errs (see
 `vfunc.language.data.mistakes`) is another writer, and later steps start from whatever was written,
-so that mistakes propagate as they do in text. A `Telling` adds names and style; `render` makes the text and keeps track of
-which characters are mistaken.
+so that mistakes propagate as they do in text. A `Telling` adds names and style; `render` makes the
+text and keeps track of which characters are mistaken.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which labelled pictures serve for what: parts that share no picture, contiguous for video.
 
 Training pictures serve as heads, feedback, held_out and fit (see
-`vfunc.vision.data.examples.VisionData`); validation and test are measured on. Without parts of their own, the latter are blocks of the
-training pictures, the same ones in every run, whichever of the two is asked for.
+`vfunc.vision.data.examples.VisionData`); validation and test are
+measured on. Without parts of their own, the latter are blocks of the training pictures, the same
+ones in every run, whichever of the two is asked for.
 """
 
 from __future__ import annotations
