@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from vfunc import UserError
+from vfunc.vision.designers import dit
 from vfunc.vision.designers.view_designer import (
     ViewDesigner,
     ViewDesignerConfig,
     apply_control,
-    dit,
 )
 
 CONFIGS = {

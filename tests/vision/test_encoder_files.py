@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from vfunc.errors import UserError
+from vfunc.vision.encoder import named_encoder as learner
+from vfunc.vision.encoder import timm_vit
 from vfunc.vision.encoder.architecture import Architecture
 from vfunc.vision.encoder.embedded_encoder import EMBEDDED_ARCHITECTURE, embedded_encoder
-from vfunc.vision.encoder.encoder import named_encoder as learner
-from vfunc.vision.encoder.encoder import timm_vit
 from vfunc.vision.encoder.encoder_file import load_encoder, save_encoder
 from vfunc.vision.encoder.named_encoder import Encoder, count_parameters, make_encoder
 from vfunc.vision.encoder.timm_vit import build_encoder

@@ -13,8 +13,9 @@ from huggingface_hub import constants
 from PIL import Image
 
 from vfunc.errors import UserError
+from vfunc.vision.data import hub_pictures
 from vfunc.vision.data.batches import IGNORE
-from vfunc.vision.data.examples import hub_pictures, labelled_batch
+from vfunc.vision.data.examples import labelled_batch
 from vfunc.vision.data.public import (
     ade20k_labels,
     nyuv2_depth,
