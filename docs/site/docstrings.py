@@ -9,7 +9,9 @@ import re
 
 from griffe import Extension
 
-CODE = re.compile(r"(```.*?```|``[^`]+``|`[^`]+`|^ *>>> .*$)", re.M | re.S)
+KEPT = re.compile(  # code, and words in *emphasis*
+    r"(```.*?```|``[^`]+``|`[^`]+`|^ *>>> .*$|(?<![\w*)\]])\*[^*\s][^*]*\*(?!\w))", re.M | re.S
+)
 
 
 class PlainDocstrings(Extension):
@@ -18,7 +20,7 @@ class PlainDocstrings(Extension):
     def on_instance(self, *, obj, **_):
         """Called by griffe for each object that it has read."""
         if obj.docstring:
-            pieces = CODE.split(obj.docstring.value)
+            pieces = KEPT.split(obj.docstring.value)
             pieces[::2] = [as_text(piece) for piece in pieces[::2]]
             obj.docstring.value = "".join(pieces)
 

@@ -16,6 +16,7 @@ from html import unescape
 from pathlib import Path
 
 from math_core import LatexToMathML
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,8 @@ ELSEWHERE = {
     },
 }
 STANDS_AT = {page: source for source, page in ELSEWHERE.items() if page != "index.md"}
-LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+TAKEN_IN = re.compile(r"^<!-- README: (?P<name>[\w-]+) -->$", re.M)
+LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.M | re.S)
 FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.S
@@ -56,8 +58,19 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turn links between files of the repository into links between pages."""
-    return page_links(markdown, page.file.src_uri)
+    """Take in what stands in the README, and turn links between files into links between pages."""
+    here = page.file.src_uri
+
+    def taken_in(marker):
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        _, begin, rest = text.partition(f"<!-- begin: {marker['name']} -->\n")
+        part, end, _ = rest.partition("<!-- end -->")
+        if not (begin and end):
+            raise PluginError(f"{here}: README.md marks no part {marker['name']!r}.")
+        return page_links(part, "README.md", here)
+
+    linked = page_links(markdown, STANDS_AT.get(here, f"docs/{here}"), here)
+    return TAKEN_IN.sub(taken_in, linked)
 
 
 def on_page_content(html, page, config, files):
@@ -94,9 +107,11 @@ def notebook_page(path):
     return "\n\n".join([heading, note, opening, *rest]), pictures
 
 
-def page_links(markdown, page):
-    """Rewrite a page's links to files of the repository; those to files without a page go."""
-    source = STANDS_AT.get(page, f"docs/{page}")
+def page_links(markdown, source, page):
+    """A file's Markdown with its links to files of the repository as links of a page.
+
+    Where a file is no page, its name stays, without a link.
+    """
 
     def rewritten(link):
         target, hash_, anchor = link["target"].partition("#")
@@ -105,24 +120,19 @@ def page_links(markdown, page):
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if path in ELSEWHERE:
             found = ELSEWHERE[path]
-        elif path.startswith("docs/") and Path(path).suffix in {".md", ".png"}:
+        elif path.startswith("docs/"):
             found = path.removeprefix("docs/")
+        elif link["picture"]:
+            return link[0]
         else:
-            return link["text"] if link["text"].startswith("`") else f"`{path}`"
-        here = posixpath.relpath(found, posixpath.dirname(page) or ".")
-        return f"[{link['text']}]({here}{hash_}{anchor})"
+            return f"`{path}`"
+        found = posixpath.relpath(found, posixpath.dirname(page) or ".")
+        return f"{link['picture']}[{link['text']}]({found}{hash_}{anchor})"
 
-    pieces, end = [], 0
-    for code in CODE.finditer(markdown):  # code is left as it is, but for links made of code
-        pieces += [markdown[end : code.start()], code[0]]
-        end = code.end()
-    pieces.append(markdown[end:])
-    kept = [piece for piece in pieces[1::2]]
-    marked = "".join(
-        piece if i % 2 == 0 else f"\0{i // 2}\0" for i, piece in enumerate(pieces)
-    )
-    marked = LINK.sub(rewritten, marked)
-    return re.sub(r"\0(\d+)\0", lambda m: kept[int(m[1])], marked)
+    code = [match[0] for match in CODE.finditer(markdown)]  # stays as it is, in links' text too
+    places = iter(range(len(code)))
+    markdown = LINK.sub(rewritten, CODE.sub(lambda _: f"\0{next(places)}\0", markdown))
+    return re.sub(r"\0(\d+)\0", lambda place: code[int(place[1])], markdown)
 
 
 def as_mathml(formula):
