@@ -42,7 +42,9 @@ def test_its_designer_finds_what_matters(tutorial):
     names, _ = tutorial
     weights = names["weights"][-1]
     assert weights[:2].min() > 1 > weights[2:].max()
-    assert float(names["error"](names["f"].theta, names["held_out"])) == pytest.approx(0.019, abs=5e-3)
+    assert float(names["error"](names["f"].theta, names["held_out"])) == pytest.approx(
+        0.019, abs=5e-3
+    )
 
 
 def test_what_it_predicts_is_what_happens(tutorial):

@@ -12,7 +12,7 @@ import torch
 import vfunc
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
-BLOCK = re.compile(r"^```python(?: title="(?P<file>[^"]+)")?\n(?P<code>.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"""^```python(?: title="(?P<file>[^"]+)")?\n(?P<code>.*?)^```""", re.M | re.S)
 
 pytestmark = pytest.mark.skipif(not DOCUMENT.is_file(), reason="there is no docs/ beside the tests")
 
