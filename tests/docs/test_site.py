@@ -72,7 +72,8 @@ def test_every_page_of_the_navigation_exists_and_every_page_is_in_it(repository_
 
 def test_the_reference_has_every_public_name_once():
     text = (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^::: vfunc\.(\w+)$", text, re.M)
+    # a function that is called like its module is shown by its full path
+    shown = re.findall(r"^::: vfunc\.(?:\w+\.)*(\w+)$", text, re.M)
     public = {name for name in vfunc.__all__ if not name.startswith("__")}
     assert sorted(shown) == sorted(public)
 
@@ -131,3 +132,19 @@ def test_what_is_shown_comes_from_the_site_itself():
     assert theme["font"] is False
     for path in [ROOT / "mkdocs.yml", *(DOCS / "site").glob("*.css")]:
         assert "url(http" not in path.read_text() and "https://" not in path.read_text(), path
+
+
+def test_files_that_the_texts_name_exist():
+    named = re.compile(r"`((?:vfunc|tests|docs|theory|experiments)/[\w./]*|\.ci/run)`")
+    for path in [ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
+        for name in named.findall(path.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_pre_commit_runs_the_linters_of_ci():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    hooks = [hook for repo in yaml.safe_load(text)["repos"] for hook in repo["hooks"]]
+    assert all(hook["language"] == "system" for hook in hooks)  # nothing is fetched
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    linters = {line for line in lines if line.startswith(("ruff ", "pyright"))}
+    assert {hook["entry"] for hook in hooks} == linters
