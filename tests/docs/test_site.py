@@ -79,10 +79,11 @@ def test_the_reference_has_every_public_name_once():
 
 
 def test_references_to_names_lead_somewhere():
+    text = (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^::: (vfunc[\w.]*)$", text, re.M)
     for path in DOCS.rglob("*.md"):
         for reference in REFERENCE.finditer(path.read_text(encoding="utf-8")):
-            package, _, name = reference["name"].partition(".")
-            assert package == "vfunc" and name in vfunc.__all__, f"{path}: {reference['name']}"
+            assert reference["name"] in shown, f"{path}: {reference['name']}"
 
 
 @pytest.mark.parametrize("path", texts(), ids=lambda p: p.relative_to(ROOT).as_posix())
