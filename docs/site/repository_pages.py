@@ -30,6 +30,8 @@ SOURCE = {page: file for file, page in ELSEWHERE.items() if page != "index.md"}
 
 _TAKEN_IN = re.compile(r"^<!-- README: (?P<name>[\w-]+) -->$", re.M)
 _LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+# a list that follows its sentence without a blank line, as GitHub reads it and mkdocs does not
+_LIST = re.compile(r"^(?![-*] |\d+\. |[ |#>]|$)(?P<sentence>.*)\n(?=[-*] |\d+\. )", re.M)
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.M | re.S)
 
 
@@ -81,7 +83,10 @@ def page_markdown(markdown: str, page: str) -> str:
 
 
 def _page_links(markdown: str, source: str, page: str) -> str:
-    """Links to files as links to their pages; the name of a file that has none stays as code."""
+    """Links to files as links to their pages; the name of a file that has none stays as code.
+
+    Lists get the blank line before them that mkdocs asks for.
+    """
 
     def rewritten(link: re.Match[str]) -> str:
         target, hash_, anchor = link["target"].partition("#")
@@ -102,4 +107,5 @@ def _page_links(markdown: str, source: str, page: str) -> str:
     code = [match[0] for match in _CODE.finditer(markdown)]  # stays as it is, in links' text too
     places = iter(range(len(code)))
     markdown = _LINK.sub(rewritten, _CODE.sub(lambda _: f"\0{next(places)}\0", markdown))
+    markdown = _LIST.sub(r"\g<sentence>\n\n", markdown)
     return re.sub(r"\0(\d+)\0", lambda place: code[int(place[1])], markdown)

@@ -119,6 +119,12 @@ def test_links_between_files_become_links_between_pages(repository_pages):
     )
 
 
+def test_a_list_gets_the_blank_line_that_mkdocs_asks_for(repository_pages):
+    text = "three:\n- a\n  b\n- c\n\n```\nx\n- y\n```\n"
+    expected = text.replace("three:\n", "three:\n\n")
+    assert repository_pages.page_markdown(text, "design.md") == expected
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "theory").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks_are_committed_as_executed(path, repository_pages):
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
