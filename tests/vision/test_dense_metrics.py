@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, jaccard_score
 
 from vfunc.errors import UserError
 from vfunc.vision.evaluation.dense_metrics import depth_scores, eigen_mask, segmentation_scores
@@ -108,6 +109,27 @@ def test_segmentation_of_one_pixel_and_of_none():
     # another void value
     other = torch.tensor([[[255, 0]]])
     assert segmentation_scores([(torch.tensor([[[1, 0]]]), other)], 2, ignore=255).miou == 1.0
+
+
+@pytest.mark.parametrize("ignore", [IGNORE, 255, 0])
+def test_segmentation_is_that_of_scikit_learn(ignore):
+    """Many classes, some never seen, and a void value that may be the number of a class."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 30, (4, 40, 50), generator=g)
+    other = torch.randint(0, 33, labels.shape, generator=g)
+    guess = torch.where(torch.rand(labels.shape, generator=g) < 0.6, labels, other)
+    labels[torch.rand(labels.shape, generator=g) < 0.2] = ignore
+    found = segmentation_scores([(guess[:3], labels[:3]), (guess[3:], labels[3:])], 40, ignore)
+    there = labels != ignore
+    y, x = labels[there].numpy(), guess[there].numpy()
+    iou = jaccard_score(y, x, labels=range(40), average=None, zero_division=0)
+    seen = [c for c in range(40) if c in y or c in x]
+    assert max(seen) < 33 and len(seen) >= 32
+    assert [c for c, score in enumerate(found.class_iou) if score is not None] == seen
+    assert [found.class_iou[c] for c in seen] == pytest.approx(iou[seen])
+    counted = [c for c in seen if c != ignore]
+    assert found.miou == pytest.approx(iou[counted].mean(), rel=1e-6)
+    assert found.pixel_accuracy == pytest.approx(accuracy_score(y, x))
 
 
 @pytest.mark.parametrize("crop", [False, True])

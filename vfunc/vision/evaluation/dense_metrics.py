@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
@@ -73,22 +72,19 @@ def segmentation_scores(
     Raises:
         UserError: no pixel is labelled.
     """
-    metric: MulticlassJaccardIndex | None = None
+    total: Tensor | None = None
     images: list[float] = []
     for predicted, labels in pairs:
-        if metric is None:
-            metric = MulticlassJaccardIndex(
-                classes, average="macro", ignore_index=ignore, validate_args=False
-            ).to(labels.device)
-        metric.update(predicted, labels)
-        images += _image_iou(predicted, labels, classes, ignore)
-    if not images or metric is None:
+        counts = _confusions(predicted, labels, classes, ignore)
+        images += _image_iou(counts)
+        total = counts.sum(0) if total is None else total + counts.sum(0)
+    if not images or total is None:
         raise UserError("no labelled pixel in the test pictures: mIoU is not defined")
-    confusion = metric.confmat.double()  # type: ignore[union-attr]
+    confusion = total.double()
     hits, either = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
     union = (either - hits).tolist()
     return SegmentationScores(
-        float(metric.compute()),
+        _mean_iou(total, ignore),
         float(hits.sum() / confusion.sum()),
         tuple(hit / n if n else None for hit, n in zip(hits.tolist(), union, strict=True)),
         tuple(images),
@@ -156,13 +152,36 @@ def eigen_mask(height: int, width: int) -> Bool[Tensor, "h w"]:
     return mask
 
 
-def _image_iou(predicted: Tensor, labels: Tensor, classes: int, ignore: int) -> list[float]:
-    """Picture by picture, the mean IoU over the classes labelled there."""
+def _confusions(
+    predicted: Int[Tensor, "b h w"], labels: Int[Tensor, "b h w"], classes: int, ignore: int
+) -> Int[Tensor, "b classes classes"]:
+    """Pixels of each picture by class: labelled (rows) against predicted (columns)."""
     b = len(labels)
     valid = labels != ignore
     picture = torch.arange(b, device=labels.device).view(b, 1, 1)
     index = ((picture * classes + labels) * classes + predicted)[valid]
-    counts = torch.bincount(index, minlength=b * classes**2).view(b, classes, classes).double()
+    return torch.bincount(index, minlength=b * classes**2).view(b, classes, classes)
+
+
+def _mean_iou(confusion: Int[Tensor, "classes classes"], ignore: int) -> float:
+    """The mean over the classes that are labelled or predicted anywhere.
+
+    In float32, bit for bit what torchmetrics' `MulticlassJaccardIndex` gives: earlier results were
+    computed with it.
+    """
+    counts = confusion.float()
+    hits, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    union = labelled + predicted - hits
+    counted = (labelled + predicted > 0).float()
+    if 0 <= ignore < len(counted):
+        counted[ignore] = 0
+    iou = hits / torch.where(union > 0, union, 1.0)
+    return float((counted * iou / counted.sum()).sum())
+
+
+def _image_iou(confusions: Int[Tensor, "b classes classes"]) -> list[float]:
+    """Picture by picture, the mean IoU over the classes labelled there."""
+    counts = confusions.double()
     labelled, hits = counts.sum(2), counts.diagonal(dim1=1, dim2=2)
     union = labelled + counts.sum(1) - hits
     present = labelled > 0
