@@ -41,23 +41,29 @@ def test_help_names_every_arm():
     assert all(arm in said for arm in ARMS)
 
 
-@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_preset_resolves_and_is_kept_by_its_own_toml(path, tmp_path):
-    config = resolve(load_preset(path.stem, PRESETS))
+NAMES = sorted(p.relative_to(PRESETS).with_suffix("").as_posix() for p in PRESETS.rglob("*.toml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_resolves_and_is_kept_by_its_own_toml(name, tmp_path):
+    path = PRESETS / f"{name}.toml"
+    config = resolve(load_preset(name, PRESETS))
     given = {
         name: str(value) if name == "budget" else value for name, value in config.flat().items()
     }
     for name, value in tomllib.loads(path.read_text()).items():
-        assert given[name] == ((value,) if name in ("stream", "feedback") else value), name
+        several = isinstance(value, list) or name in ("stream", "feedback")
+        wanted = (value,) if isinstance(value, str) and several else value
+        assert given[name] == (tuple(wanted) if several else value), name
     written = tmp_path / "config.toml"
     written.write_text(to_toml(config))
     assert resolve(load_toml(written)) == config
 
 
 def test_the_presets_asked_for_are_there():
-    assert {path.stem for path in PRESETS.glob("*.toml")} >= {
+    assert set(NAMES) >= {
         "careless_everywhere", "careless_source", "random_slips", "style_shift",
-        "paper_targets", "quick", "paper_full_parameter", "paper_lora",
+        "paper_targets", "quick", "paper_full_parameter", "paper_lora", "paper/ade20k_vit_b",
     }  # fmt: skip
 
 
@@ -120,6 +126,19 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 def test_an_unknown_preset_lists_those_there_are():
     with pytest.raises(UserError, match=r"did you mean paper_lora\?.*quick"):
         load_preset("paper_lore", PRESETS)
+    with pytest.raises(UserError, match=r"did you mean paper/nyuv2_vit_b\?"):
+        load_preset("nyuv2_vit_b", PRESETS)
+    with pytest.raises(UserError, match="unknown preset"):
+        load_preset("../presets/quick", PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("presets/quick", "quick"), ("configs/paper/ade20k_vit_b", "paper/ade20k_vit_b")],
+)
+def test_the_paths_of_a_checkout_lead_to_the_presets(path, name):
+    file = PRESETS.parents[1] / "experiments" / f"{path}.toml"
+    assert resolve(load_toml(file)) == resolve(load_preset(name, PRESETS))
 
 
 def test_whole_numbers_and_lists_become_what_the_option_wants():

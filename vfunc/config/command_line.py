@@ -27,7 +27,7 @@ from vfunc.config.values import required
 from vfunc.errors import UserError, VfuncError
 from vfunc.training.budget import Budget
 
-PRESETS = Path(vfunc.__file__).resolve().parents[1] / "experiments" / "presets"
+PRESETS = Path(vfunc.__file__).resolve().parent / "presets"
 WITH_RESUME = ("resume", "budget", "device", "threads", "runs_dir", "dry_run", "debug")
 
 DESCRIPTION = """Train a learner with and without learned tasks, from one start, and compare.

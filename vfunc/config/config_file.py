@@ -46,12 +46,14 @@ def load_toml(path: Path) -> Layer:
 
 
 def load_preset(name: str, folder: Path) -> Layer:
-    """Read a preset by its name.
+    """Read a preset by its name: its path in the folder, without `.toml`.
 
     Raises:
         UserError: there is no such preset (those there are are listed), or it is malformed.
     """
-    known = sorted(path.stem for path in folder.glob("*.toml"))
+    known = sorted(
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml")
+    )
     if name not in known:
         there = ", ".join(known) or "none"
         raise UserError(f"unknown preset {name!r}{nearest(name, known)}; in {folder}: {there}")

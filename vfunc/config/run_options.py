@@ -22,7 +22,7 @@ class CommandOptions:
     """This command. Not part of a run's configuration, so not in TOML files."""
 
     preset: str | None = option(
-        "Start from a TOML file of experiments/presets, by its name.", default=None, metavar="NAME"
+        "Start from a TOML file of vfunc/presets, by its name.", default=None, metavar="NAME"
     )
     config: str | None = option(
         "Read options from a TOML file: the names of this list, with _ for -. It wins over the "
