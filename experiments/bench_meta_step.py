@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from vfunc import trees
 from vfunc.config.command_line import parse, run_guarded
 from vfunc.errors import UserError
+from vfunc.extras import needs
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
 from vfunc.pullback import pull_back
 from vfunc.split import Splits, Whole
@@ -29,6 +29,9 @@ from vfunc.training.assemble import Assembled, assemble, step_options
 from vfunc.training.state import ArmState, new_arm_state
 from vfunc.training.step import micro_batch, optimizer_step, value_problem
 from vfunc.vision.workload import VisionWorkload
+
+with needs("run", "tyro"):
+    import tyro
 
 DESCRIPTION = """Time a designer's update against a plain self-supervised step, piece by piece.
 

@@ -18,14 +18,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from vfunc.errors import UserError
+from vfunc.extras import needs
 from vfunc.language.data.examples import Example
 from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER, greedy_pass_at_1
+
+with needs("run", "tyro"), needs("language", "transformers"):
+    import tyro
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 IGNORED = -100
 

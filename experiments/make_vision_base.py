@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
 from vfunc.errors import UserError
+from vfunc.extras import needs
 from vfunc.vision.data.examples import stream_pictures
 from vfunc.vision.encoder.embedded_encoder import EMBEDDED_ENCODER, embedded_encoder
 from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.scenes.scenes import SceneImages
+
+with needs("run", "tyro"):
+    import tyro
 
 BASE_SEED = 1_000_000
 """Above the seeds of runs, so that the stream's scenes are others."""

@@ -2,8 +2,7 @@
 
 import sys
 
-from vfunc.config.command_line import run_guarded
-from vfunc.training.run import run
+from vfunc.console import call
 
 if __name__ == "__main__":
-    sys.exit(run_guarded(run))
+    sys.exit(call("run", sys.argv[1:], "run.py"))

@@ -27,6 +27,7 @@ CORE = [
     "precision",
     "split",
     "recomputation",
+    "extras",
     "hub",
 ]
 MODALITIES = ("language", "vision")

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vfunc.extras import needs
+
 TIMEOUT = 5.0
 """Seconds for the one request that tells whether the Hub is there."""
 
@@ -18,8 +20,9 @@ def hub_within_reach() -> Iterator[bool]:
     switch of its own: import it before.
     """
     # slow to import: only where a name is not a local file
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    with needs("language", "huggingface_hub"):
+        from huggingface_hub import constants
+        from huggingface_hub.utils import get_session
 
     imported = sys.modules.get("datasets.config")
     switches = [constants] if imported is None else [constants, imported]

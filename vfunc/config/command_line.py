@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict, get_type_hints
 
 import torch
-import tyro
 
 import vfunc
 from vfunc.config.config import FIELDS, GROUPS, RunConfig
@@ -25,7 +24,11 @@ from vfunc.config.resolve import Layer, flag, resolve
 from vfunc.config.run_options import VISION
 from vfunc.config.values import required
 from vfunc.errors import UserError, VfuncError
+from vfunc.extras import needs
 from vfunc.training.budget import Budget
+
+with needs("run", "tyro"):
+    import tyro
 
 PRESETS = Path(vfunc.__file__).resolve().parent / "presets"
 WITH_RESUME = ("resume", "budget", "device", "threads", "runs_dir", "dry_run", "debug")
@@ -96,6 +99,7 @@ def run_guarded(
     main: Callable[[RunConfig], int | None],
     argv: Sequence[str] | None = None,
     presets: Path = PRESETS,
+    program: str | None = None,
 ) -> int:
     """Parse, run, and turn what goes wrong into one line and an exit code.
 
@@ -103,6 +107,7 @@ def run_guarded(
         main: what to do; it may return an exit code.
         argv: arguments; None takes the process's own.
         presets: folder of the presets.
+        program: the program's name in `--help`; None takes it from the process.
 
     Returns:
         0, or what `main` returns; 2 for what the user can mend (a file, an option); 1 for what
@@ -112,7 +117,7 @@ def run_guarded(
     argv = sys.argv[1:] if argv is None else list(argv)
     config = None
     try:
-        config = parse(argv, presets)
+        config = parse(argv, presets, program)
         return main(config) or 0
     except SystemExit as stop:  # tyro: --help or its own usage error, already printed
         if isinstance(stop.code, str):

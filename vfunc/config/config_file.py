@@ -7,13 +7,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from vfunc.config.config import COMMAND, FIELDS, GROUPS, RunConfig
 from vfunc.config.resolve import Layer, flag, given_options
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
+from vfunc.extras import needs
 from vfunc.training.budget import Budget
+
+with needs("run", "tomli_w"):
+    import tomli_w
 
 CONFIG_NAME = "config.toml"
 

@@ -1,1 +1,5 @@
 """The language modality: soft next-token targets, cross-entropy feedback, data."""
+
+from vfunc.extras import needs
+
+needs("language")

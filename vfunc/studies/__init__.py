@@ -1,1 +1,5 @@
 """Studies over several runs or estimators: repetitions over seeds, comparisons, costs."""
+
+from vfunc.extras import needs
+
+needs("run")

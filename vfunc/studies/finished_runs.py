@@ -112,7 +112,7 @@ def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
     unfinished = [path for path in places if not RunDirectory(path).metrics.exists()]
     if unfinished:
         raise UserError(
-            f"not finished: {', '.join(map(str, unfinished))}; finish it by run.py --resume, or "
+            f"not finished: {', '.join(map(str, unfinished))}; finish it by --resume, or "
             "name the other directories"
         )
     found = [read_run(path) for path in places]

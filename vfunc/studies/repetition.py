@@ -35,7 +35,7 @@ INDIFFERENT = (*COMMAND, "device", "threads")
 
 @dataclass(frozen=True)
 class Setting:
-    """One value of each varied option: their names, in words, and as arguments of run.py."""
+    """One value of each varied option: their names, in words, and as arguments of run."""
 
     varied: tuple[str, ...]
     label: str
@@ -73,7 +73,7 @@ def settings_of(vary: Sequence[str]) -> list[Setting]:
             raise UserError(f"--vary {text}: write OPTION=VALUE,VALUE, such as value=dot,cosine")
         if name not in FIELDS:
             raise UserError(
-                f"--vary {text}: no such option{nearest(name, FIELDS)}; see run.py --help"
+                f"--vary {text}: no such option{nearest(name, FIELDS)}; see --help of run"
             )
         if name in ("seed", "arms") or (name in COMMAND and name not in ("preset", "config")):
             instead = {"seed": "; give --seeds", "arms": "; --arms are compared in every run"}
@@ -100,8 +100,8 @@ def plan(
 
     Args:
         seeds: one run for each, in every setting.
-        vary: `OPTION=VALUE,VALUE`, each an option of run.py.
-        rest: further arguments of run.py, the same for all runs.
+        vary: `OPTION=VALUE,VALUE`, each an option of run.
+        rest: further arguments of run, the same for all runs.
         presets: folder of the presets.
 
     Raises:

@@ -13,17 +13,27 @@ PACKAGES = ("vfunc", "torch", "transformers", "tokenizers", "peft", "datasets", 
 
 
 def provenance(device: torch.device) -> dict[str, object]:
-    """Versions, threads, device and git commit, for metrics.json."""
+    """Versions, threads, device and git commit, for metrics.json.
+
+    A package that is not installed (the other modality's) has no version.
+    """
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: version for name in PACKAGES if (version := _version(name))},
         },
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
-import vfunc
+from vfunc.studies import bench_command
 
-SCRIPT = Path(vfunc.__file__).parents[1] / "experiments" / "bench.py"
 SMALL_DATA = [
     "--stream-size",
     "64",
@@ -27,14 +22,9 @@ SMALL_DATA = [
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """The script as a module, in an empty folder."""
-    spec = importlib.util.spec_from_file_location("bench", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench", module)
-    monkeypatch.setattr(sys, "argv", ["bench.py"])
+    """The command's module, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    spec.loader.exec_module(module)
-    return module
+    return bench_command
 
 
 def rows_of(script, capsys, *argv):

@@ -1,35 +1,26 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-import vfunc
 from vfunc.config.command_line import PRESETS, parse
 from vfunc.config.config_file import to_toml
 from vfunc.config.resolve import resolve
 from vfunc.errors import UserError
+from vfunc.studies import compare_command, comparison
 from vfunc.studies.comparison_files import primary_of
 from vfunc.studies.finished_runs import find_runs, read_run
 from vfunc.studies.repetition import plan, settings_of
 from vfunc.training.run_directory import RunDirectory
 
-SCRIPT = Path(vfunc.__file__).parents[1] / "experiments" / "compare.py"
-
 
 @pytest.fixture
 def compare(monkeypatch, tmp_path):
-    """The script as a module, in an empty folder."""
-    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "compare", module)
-    monkeypatch.setattr(sys, "argv", ["compare.py"])
+    """The command's module, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    spec.loader.exec_module(module)
-    return module
+    return compare_command
 
 
 def write_run(path: Path, config, *, solves: bool = True, **changes) -> None:
@@ -66,7 +57,7 @@ def fake_run(compare, monkeypatch):
         made.append(config)
         write_run(Path(config.command.runs_dir) / config.command.name, config, **how)
 
-    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr(comparison, "run", run)
     run.made = made
     return run
 
@@ -189,7 +180,7 @@ def test_runs_are_made_and_compared(compare, fake_run, capsys):
     ]
     content = json.loads(Path("runs/c/comparison.json").read_text())
     assert content["primary"] == "loss"
-    assert content["command"] == (f"python experiments/compare.py {line}")
+    assert content["command"] == f"vfunc compare {line}"
     assert [(arm["setting"], arm["arm"], arm["seeds"]) for arm in content["arms"]] == [
         (f"value={value}", arm, [0, 1])
         for value in ("dot", "cosine")
@@ -243,12 +234,12 @@ def test_an_interrupted_run_is_resumed(compare, fake_run, monkeypatch, capsys):
         fake_run(config)
 
     line = ["--seeds", "0", "1", "2", "--name", "c"]
-    monkeypatch.setattr(compare, "run", stopped)
+    monkeypatch.setattr(comparison, "run", stopped)
     assert compare.main(line) == 130
     captured = capsys.readouterr()
     assert "the same command goes on from here" in captured.out
     assert captured.err == "error: interrupted\n"
-    monkeypatch.setattr(compare, "run", fake_run)
+    monkeypatch.setattr(comparison, "run", fake_run)
     assert compare.main(line) == 0
     assert [config.run.seed for config in fake_run.made] == [0, 1, 2]
     resumed = [config.command.resume for config in fake_run.made]
@@ -294,7 +285,7 @@ def test_a_dry_run_tells_what_there_is_to_do(compare, fake_run, capsys):
 def test_an_unmeasured_primary_is_refused_after_the_first_run(
     compare, fake_run, monkeypatch, capsys
 ):
-    monkeypatch.setattr(compare, "run", lambda config: fake_run(config, solves=False))
+    monkeypatch.setattr(comparison, "run", lambda config: fake_run(config, solves=False))
     assert compare.main(["--seeds", "0", "1", "--name", "c", "--primary", "pass_at_1"]) == 2
     assert "--primary pass_at_1: not every arm has it" in error_of(capsys)
     assert len(fake_run.made) == 1
@@ -321,10 +312,10 @@ def test_usage_errors_exit_with_2(compare, capsys, line):
     assert compare.main(line.split()) == 2
 
 
-def test_help_tells_every_option_and_names_run_py(compare, capsys):
+def test_help_tells_every_option_and_where_the_others_are(compare, capsys):
     assert compare.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for word in ("--seeds", "--primary", "--vary", "--from", "--output", "run.py --help"):
+    for word in ("--seeds", "--primary", "--vary", "--from", "--output", "vfunc run --help"):
         assert word in shown
 
 
@@ -547,5 +538,13 @@ def test_two_seeds_from_end_to_end(compare, capsys):
     assert again["arms"][1]["metrics"] == value["metrics"]
 
 
-def test_the_presets_are_those_of_run_py(compare):
+def test_the_presets_are_those_of_run(compare):
     assert compare.PRESETS == PRESETS
+
+
+def test_a_comparison_names_the_script_where_that_was_called(compare):
+    write_run(Path("x/s0"), config_of())
+    write_run(Path("x/s1"), config_of(seed=1))
+    assert compare.main(["--from", "x"], "compare.py") == 0
+    command = json.loads(Path("x/comparison.json").read_text())["command"]
+    assert command == "python experiments/compare.py --from x"

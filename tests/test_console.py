@@ -1,0 +1,62 @@
+"""The console command: it hands over to its commands, and says what it does not know."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import vfunc
+from vfunc.console import COMMANDS, main
+
+SCRIPTS = Path(vfunc.__file__).parents[1] / "experiments"
+
+
+def test_it_says_its_version_and_its_commands(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"vfunc {metadata.version('vfunc')}\n"
+    shown = []
+    for words in (["--help"], ["-h"], []):
+        assert main(words) == 0
+        shown.append(capsys.readouterr().out)
+    assert len(set(shown)) == 1
+    assert all(f"\n  {name} " in shown[0] for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("rnu", "error: vfunc has no command 'rnu'; did you mean run? (vfunc --help)"),
+        ("evaluate", "error: vfunc has no command 'evaluate'; there are run, compare, bench "),
+        ("--seed", "error: vfunc has no option '--seed'; there are run, compare, bench "),
+    ],
+)
+def test_what_it_does_not_know_is_one_line(capsys, word, said):
+    assert main([word, "--help"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(said) and captured.err.count("\n") == 1 and not captured.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_itself_as_it_was_called(capsys, monkeypatch, name):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: vfunc {name} ")
+    assert f"  vfunc {name}" in shown and ".py" not in shown
+    monkeypatch.setattr(sys, "argv", [f"experiments/{name}.py", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: {name}.py ")
+    assert f"  {name}.py" in shown and not re.search(r"vfunc (run|compare|bench)\b", shown)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_errors_come_through(capsys, name):
+    assert main([name, "--optimizer", "sgd"]) == 2
+    assert capsys.readouterr().err.startswith("error: --optimizer sgd has no learning rate")

@@ -1,0 +1,126 @@
+"""What an installation without extras lacks is said in one line; with one extra, that one works."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import vfunc
+from vfunc.errors import UserError
+from vfunc.extras import EXTRAS, MissingExtraError, needs
+
+ROOT = Path(vfunc.__file__).parent
+PYPROJECT = ROOT.parent / "pyproject.toml"
+IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
+CORE = {"torch", "numpy", "jaxtyping", "beartype", "rich"}
+# matplotlib brings pillow
+MODULES = sorted({name for names in EXTRAS.values() for name in names} - {"PIL"})
+FILES = sorted([*ROOT.rglob("*.py"), *(ROOT.parent / "experiments").glob("*.py")])
+SCRIPT = Path(__file__).with_name("without_extras.py")
+OFFLINE = ["--device", "cpu", "--threads", "1", "--dry-run"]
+
+
+def modules_of(requirements):
+    names = (re.split(r"[\[>=<]", line)[0] for line in requirements)
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names if name != "vfunc"}
+
+
+@pytest.mark.skipif(not PYPROJECT.is_file(), reason="there is no pyproject.toml: a wheel is tested")
+def test_the_extras_are_those_of_the_installation():
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    assert modules_of(project["dependencies"]) == CORE
+    extras = project["optional-dependencies"]
+    assert {name: modules_of(extras[name]) for name in EXTRAS} == {
+        name: set(modules) for name, modules in EXTRAS.items()
+    }
+    assert "vfunc[language,vision]" in extras["run"] and "vfunc[run,docs]" in extras["dev"]
+
+
+def imports_and_checks(path):
+    """The top-level modules that a file imports, lazily or not; the modules that it checks for."""
+    imported, checked = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "needs":
+            extra, *modules = (argument.value for argument in node.args)
+            assert set(modules) <= set(EXTRAS[extra]), path
+            checked |= set(modules or EXTRAS[extra])
+    return imported, checked
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_what_an_extra_brings_is_looked_for_before_it_is_imported(path):
+    imported, checked = imports_and_checks(path)
+    heads = [p / "__init__.py" for p in path.parents if ROOT in p.parents and p != ROOT]
+    for head in filter(Path.is_file, heads):
+        checked |= imports_and_checks(head)[1]
+    own = {"vfunc", *sys.stdlib_module_names}
+    assert imported - own - CORE <= checked
+
+
+def test_an_error_names_module_and_extra():
+    needs("run", "json")
+    with pytest.raises(MissingExtraError) as caught:
+        needs("vision", "json", "absent_module")
+    assert str(caught.value) == "this needs absent_module: pip install 'vfunc[vision]'"
+    assert caught.value.name == "absent_module"
+    assert isinstance(caught.value, UserError) and isinstance(caught.value, ImportError)
+
+
+def outcomes(*jobs):
+    """Exit code and standard error of commands, each with some modules hidden."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), json.dumps(jobs)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def without_one():
+    """What happens where one module is missing: a command that needs it, and the Python API."""
+    commands = {
+        "run": (["run", "--help"], ["compare", "--help"], ["bench", "--help"]),
+        "language": (["run"], ["compare", "--seeds", "0"], ["bench"]),
+        "vision": (["run", "--modality", "vision"], ["compare", "--modality", "vision"]),
+    }
+    jobs = {}
+    for i, module in enumerate(MODULES):
+        extra = next(e for e in ("run", "language", "vision") if module in EXTRAS[e])
+        several = commands[extra]
+        jobs[module] = {"hide": [module], "command": [*several[i % len(several)], "--dry-run"]}
+    return dict(zip(jobs, outcomes(*jobs.values()), strict=True))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_missing_module_is_one_line_that_names_its_extra(without_one, module):
+    found = without_one[module]
+    lines = [f"this needs {module}: pip install 'vfunc[{e}]'" for e in EXTRAS]
+    line = found["stderr"].removeprefix("error: ").strip()
+    assert found["code"] == 2 and found["stderr"].startswith("error: ")
+    assert line in lines and re.search(r"\[(\w+)\]", line).group(1) in {
+        extra for extra, modules in EXTRAS.items() if module in modules
+    }
+    for part, extra in {"language": "language", "vision": "vision", "training": "run"}.items():
+        expected = lines[list(EXTRAS).index(extra)] if module in EXTRAS[extra] else ""
+        assert found["parts"][part] == expected
+
+
+def test_one_extra_is_enough_for_its_modality_and_none_for_the_core():
+    language, vision, run = map(set, EXTRAS.values())
+    runs = [
+        {"hide": sorted(vision - language - run - {"PIL"}), "command": ["run", *OFFLINE]},
+        {"hide": [*MODULES, "PIL"], "readme": True},
+    ]
+    for job, found in zip(runs, outcomes(*runs), strict=True):
+        assert (found["code"], found["stderr"]) == (0, ""), job

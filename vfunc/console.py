@@ -1,0 +1,87 @@
+"""The console command `vfunc`, and what the scripts of experiments/ start.
+
+What a command needs is imported only when it is called, so that `vfunc --help` is quick, and a
+package that is missing becomes one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module, metadata
+
+from vfunc.errors import UserError
+from vfunc.extras import needs
+
+COMMANDS = {
+    "run": ("vfunc.training.command", "train with and without learned tasks, and compare"),
+    "compare": ("vfunc.studies.compare_command", "repeat run over seeds and settings"),
+    "bench": ("vfunc.studies.bench_command", "measure cost and fidelity of the estimators"),
+}
+"""Module and purpose of each command; the module's `main(argv, program)` carries it out."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out `vfunc COMMAND ...`.
+
+    Args:
+        argv: command and options; None takes the process's own.
+
+    Returns:
+        The exit code: 2 for what the user can mend, see `run_guarded` for the others.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    first = words[0] if words else "--help"
+    if first in ("-h", "--help"):
+        print(_help())
+        return 0
+    if first == "--version":
+        print(f"vfunc {metadata.version('vfunc')}")
+        return 0
+    if first not in COMMANDS:
+        near = difflib.get_close_matches(first, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        kind = "option" if first.startswith("-") else "command"
+        return _failed(f"vfunc has no {kind} {first!r}; {hint} (vfunc --help)")
+    return call(first, words[1:], f"vfunc {first}")
+
+
+def call(command: str, argv: Sequence[str], program: str) -> int:
+    """Carry out one command.
+
+    Args:
+        command: a key of `COMMANDS`.
+        argv: its options.
+        program: how it was called, for its `--help`.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        needs("run")
+        carry_out: Callable[[Sequence[str], str], int] = import_module(COMMANDS[command][0]).main
+    except UserError as error:
+        return _failed(str(error))
+    return carry_out(argv, program)
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:9}{purpose}" for name, (_, purpose) in COMMANDS.items())
+    return f"""usage: vfunc COMMAND [OPTIONS]
+
+Value gradients for self-supervised task design.
+
+commands:
+{rows}
+
+`vfunc COMMAND --help` tells a command's options, `vfunc --version` the version."""
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Makes the runs that are missing, or finds those that are there, and compares them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from vfunc.config.command_line import PRESETS, given_on_command_line
+from vfunc.config.resolve import flag
+from vfunc.errors import UserError
+from vfunc.studies.compare_command import CompareOptions
+from vfunc.studies.comparison_files import primary_of, write_comparison
+from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
+from vfunc.studies.repetition import PlannedRun, check, plan
+from vfunc.training.run import run
+
+DEFAULT_SEEDS = (0, 1, 2, 3, 4)
+
+
+def compare(
+    options: CompareOptions, rest: Sequence[str], command: str, presets: Path = PRESETS
+) -> None:
+    """Make the runs that are missing, or find those that are there, and compare them.
+
+    Args:
+        options: what to repeat, and how to compare.
+        rest: arguments of `run`, the same for all runs.
+        command: the whole command line, for the comparison's files.
+        presets: folder of the presets.
+
+    Raises:
+        UserError: the user's mistake; nothing has been run, unless the data turn out to hold
+            nothing that the primary metric can be measured on.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    if options.from_ is not None:
+        folder, found = _existing(options, rest)
+    else:
+        varied = [text for group in options.vary for text in group]
+        folder, planned = plan(options.seeds or DEFAULT_SEEDS, varied, rest, presets)
+        check(planned, options.primary)
+        if planned[0].config.command.dry_run:
+            for one in planned:
+                console.print(
+                    f"{one.state:12}{one.directory.path}", highlight=False, soft_wrap=True
+                )
+            return
+        found = _carried_out(planned, options, console)
+    folder = Path(options.output) if options.output else folder
+    write_comparison(found, primary_of(options.primary, found), command, folder, console)
+
+
+def _carried_out(
+    planned: Sequence[PlannedRun], options: CompareOptions, console: Console
+) -> list[FoundRun]:
+    """Make the runs that are not finished, one after another."""
+    found = []
+    for number, one in enumerate(planned, start=1):
+        state, path = one.state, one.directory.path
+        console.print(f"\nrun {number} of {len(planned)}  {path}", style="bold", soft_wrap=True)
+        if state == "finished":
+            console.print("finished already")
+        else:
+            resume = str(path) if state == "interrupted" else None
+            command = replace(one.config.command, resume=resume)
+            try:
+                run(replace(one.config, command=command))
+            except KeyboardInterrupt:
+                again = " without --overwrite" if command.overwrite else ""
+                console.print(f"\nthe same command{again} goes on from here")
+                raise
+        found.append(read_run(path, one.setting))
+        # better now than after all runs
+        primary_of(options.primary, found)
+    return found
+
+
+def _existing(options: CompareOptions, rest: Sequence[str]) -> tuple[Path, list[FoundRun]]:
+    """The finished runs that `--from` names, and their closest common folder."""
+    others = [flag(name) for name in given_on_command_line(rest) if name != "debug"]
+    others += [flag(name) for name in ("seeds", "vary") if getattr(options, name)]
+    if others:
+        raise UserError(f"--from runs nothing, and {', '.join(others)} would do nothing with it")
+    found = find_runs([Path(path) for path in options.from_ or ()])
+    folder = os.path.commonpath([one.path.resolve() for one in found])
+    return Path(os.path.relpath(folder)), found
