@@ -13,31 +13,31 @@ from vfunc.errors import UserError
 
 EXTRAS = {
     "language": (
+        "transformers",
+        "tokenizers",
+        "peft",
         "datasets",
+        "math_verify",
         "einops",
         "huggingface_hub",
-        "math_verify",
-        "peft",
         "safetensors",
         "scipy",
-        "tokenizers",
-        "transformers",
     ),
     "vision": (
+        "timm",
+        "torchvision",
+        "kornia",
+        "sklearn",
         "PIL",
         "datasets",
         "einops",
         "huggingface_hub",
-        "kornia",
         "safetensors",
         "scipy",
-        "sklearn",
-        "timm",
-        "torchvision",
     ),
-    "run": ("matplotlib", "safetensors", "scipy", "tomli_w", "tqdm", "tyro"),
+    "run": ("tyro", "tomli_w", "matplotlib", "tqdm", "safetensors", "scipy"),
 }
-"""Modules by extra, as they are imported; `run` brings the other two as well."""
+"""Modules by extra, as they are imported and looked for; `run` brings the other two as well."""
 
 
 class MissingExtraError(ModuleNotFoundError, UserError):
