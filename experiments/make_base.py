@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.language.data.examples import Example
 from vfunc.language.data.streams import StreamSpec, embedded_examples
+from vfunc.language.data.tokenise import end_of_text
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER, greedy_pass_at_1
 
 with needs("run", "tyro"), needs("language", "transformers"):
@@ -102,7 +104,7 @@ def encode(tokenizer: Qwen2Tokenizer, examples: list[Example]) -> list[tuple[lis
     """Token ids of prompt, completion and end token, with the prompt's length."""
     prompts = tokenizer([e.prompt for e in examples])["input_ids"]
     completions = tokenizer([e.completion for e in examples])["input_ids"]
-    end = tokenizer.eos_token_id
+    end = end_of_text(tokenizer)
     return [
         ([*prompt, *completion, end], len(prompt))
         for prompt, completion in zip(prompts, completions, strict=True)
@@ -137,7 +139,9 @@ def shuffled_batches(count: int, size: int, seed: int) -> Iterator[list[int]]:
         yield batch
 
 
-def train(learner: Qwen2ForCausalLM, data: list[tuple[list[int], int]], options: Options) -> None:
+def train(
+    learner: Qwen2ForCausalLM, data: list[tuple[list[int], int]], end: int, options: Options
+) -> None:
     """Train the learner in place for `options.batches` batches."""
     optimizer = torch.optim.AdamW(
         learner.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01
@@ -148,7 +152,7 @@ def train(learner: Qwen2ForCausalLM, data: list[tuple[list[int], int]], options:
         lambda step: min((step + 1) / warm_up, 1 - step / options.schedule_batches),
     )
     indices = shuffled_batches(len(data), options.batch_size, options.seed)
-    end, started = learner.config.eos_token_id, time.perf_counter()
+    started = time.perf_counter()
     for batch in range(1, options.batches + 1):
         tokens, labels = collate([data[i] for i in next(indices)], end)
         loss = completion_loss(learner, tokens, labels)
@@ -168,6 +172,7 @@ def main(options: Options) -> None:
     torch.manual_seed(options.seed)
     examples = embedded_examples("base", options.problems, StreamSpec(), options.seed)
     tokenizer = train_tokenizer(examples, options.vocabulary)
+    end = end_of_text(tokenizer)
     learner = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer),
@@ -178,8 +183,8 @@ def main(options: Options) -> None:
             num_key_value_heads=options.key_value_heads,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end,
+            pad_token_id=cast("int | None", tokenizer.pad_token_id),
             bos_token_id=None,
             initializer_range=options.initializer_range,
         )
@@ -187,11 +192,11 @@ def main(options: Options) -> None:
     print(f"{learner.num_parameters():,} parameters, {len(tokenizer)} tokens")
     data = encode(tokenizer, examples)
     print(f"{sum(len(tokens) for tokens, _ in data) / len(data):.1f} tokens an example")
-    train(learner, data, options)
+    train(learner, data, end, options)
     learner.eval()
     held_out = embedded_examples("validation", options.validation, StreamSpec(), options.seed)
     with torch.no_grad():
-        tokens, labels = collate(encode(tokenizer, held_out), learner.config.eos_token_id)
+        tokens, labels = collate(encode(tokenizer, held_out), end)
         loss = completion_loss(learner, tokens, labels)
     score = greedy_pass_at_1(learner, tokenizer, held_out)
     print(f"validation: Pass@1 {score:.3f}, loss {loss.item():.4f} ({options.validation} problems)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from vfunc.extras import needs
 
@@ -25,7 +26,7 @@ def hub_within_reach() -> Iterator[bool]:
         from huggingface_hub.utils import get_session
 
     imported = sys.modules.get("datasets.config")
-    switches = [constants] if imported is None else [constants, imported]
+    switches: list[Any] = [constants] if imported is None else [constants, imported]
     before = [switch.HF_HUB_OFFLINE for switch in switches]
     reachable = not any(before)
     if reachable:

@@ -20,6 +20,8 @@ from vfunc.errors import UserError
 from vfunc.recomputation import refusing_recomputation, without_checkpointing
 from vfunc.trees import Params
 
+Blocks: TypeAlias = nn.ModuleList | nn.Sequential
+
 Subset: TypeAlias = str | Callable[[str, nn.Parameter], bool]
 
 
@@ -107,7 +109,7 @@ def describe(module: nn.Module) -> str:
     return ", ".join([*parts, "parameters under " + ", ".join(tops[:8])])
 
 
-def blocks(module: nn.Module) -> tuple[str, nn.Module] | None:
+def blocks(module: nn.Module) -> tuple[str, Blocks] | None:
     """The learner's stack of blocks: its longest list of modules of one class, with its name.
 
     One that is trained goes before one that is frozen (a teacher's).
@@ -121,8 +123,8 @@ def blocks(module: nn.Module) -> tuple[str, nn.Module] | None:
         and any(True for _ in child.parameters())
     ]
 
-    def trained_then_long(stack: tuple[str, nn.Module]) -> tuple[bool, int]:
-        return any(p.requires_grad for p in stack[1].parameters()), len(stack[1])  # type: ignore[arg-type]
+    def trained_then_long(stack: tuple[str, Blocks]) -> tuple[bool, int]:
+        return any(p.requires_grad for p in stack[1].parameters()), len(stack[1])
 
     return max(stacks, key=trained_then_long, default=None)
 
@@ -153,7 +155,7 @@ def _last(module: nn.Module, subset: str, count: str) -> Callable[[str, nn.Param
     if found is None:
         raise UserError(f"{subset!r} needs a stack of blocks; the learner has {describe(module)}")
     stack, layers = found
-    depth = len(layers)  # type: ignore[arg-type]
+    depth = len(layers)
     if not count.isdigit() or not 1 <= int(count) <= depth:
         raise UserError(f"{subset!r} needs N from 1 to {depth}; the learner has {describe(module)}")
     prefixes = [f"{stack}.{i}." for i in range(depth - int(count), depth)]

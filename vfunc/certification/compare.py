@@ -10,7 +10,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.certification.engines import differenced_bound
 from vfunc.certification.promotion import Asked, moved
-from vfunc.certification.report import Row
+from vfunc.certification.report import Row, Verdict
 from vfunc.certification.slopes import SAFETY, Slope, slope
 from vfunc.certification.subjects import engines_named, same_objective
 from vfunc.estimators import Estimator
@@ -93,6 +93,7 @@ def compare(subject: str, estimate: ValueEstimate, measured: Measured, asked: As
     cut = [phrase for phrase in estimate.approximations if not phrase.startswith(DIFFERENCES)]
     hessians = engines_named(estimate, "hessian_engine")
     differenced = "finite_difference" in f"{engine}, {hessians}".split(", ")
+    verdict: Verdict
     if cut or (differenced and gap <= differenced_bound(asked)):
         verdict, note = "approximate", "; ".join(estimate.approximations) or DIFFERENCES
     elif wrong:
@@ -101,7 +102,7 @@ def compare(subject: str, estimate: ValueEstimate, measured: Measured, asked: As
         verdict, note = "exact", ""
     else:
         verdict, note = "inconclusive", "finite differences are not good enough to tell"
-    return Row(subject, verdict, engine, gap, resolution, note)  # type: ignore[arg-type]
+    return Row(subject, verdict, engine, gap, resolution, note)
 
 
 def _how(pairs: Sequence[tuple[float, float, float]]) -> str:

@@ -18,7 +18,7 @@ from vfunc.certification.plain_gradients import (
 )
 from vfunc.certification.products import INNER, Part, check_product
 from vfunc.certification.promotion import Asked
-from vfunc.certification.report import Row
+from vfunc.certification.report import Row, Verdict
 from vfunc.problem import Construction, construct_task, pretrain_gradient
 from vfunc.pullback import Engine
 from vfunc.trees import Params
@@ -87,6 +87,7 @@ def engine_is_right(
     wrong = [part for part in found if part.wrong(product.tolerance)]
     part = max(wrong or found, key=lambda part: part.gap)
     other = direction_beside(g_pre, generator)
+    verdict: Verdict
     verdict, note = "holds", ""
     if not wrong:
         pass
@@ -95,7 +96,7 @@ def engine_is_right(
     else:
         verdict, note = "inconclusive", KINKED
     gap, resolution = part.gap, part.resolution
-    return Row("the engine is right", verdict, engine.name, gap, resolution, note)  # type: ignore[arg-type]
+    return Row("the engine is right", verdict, engine.name, gap, resolution, note)
 
 
 def _confirmed(product: _Product, part: Part, w: Params, other: Params) -> bool:

@@ -57,6 +57,7 @@ def premises(
 def repeats_itself(asked: Asked) -> Row:
     """construct, pretrain_loss and feedback_loss give the same numbers for the same arguments."""
     subject, problem = "evaluating twice gives the same", asked.problem
+    task: Task = {}
     for batch in problem.batches:
         task = construct_task(problem, asked.phi, batch).task
         again = construct_task(problem, asked.phi, batch).task

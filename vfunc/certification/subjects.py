@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, make_estimator, option_names
@@ -62,7 +62,7 @@ class Subject:
 
     def by(self, engine: str) -> Estimator:
         """The same estimator with that engine."""
-        return replace(self.estimator, engine=engine)  # type: ignore[type-var]
+        return replace(cast("Any", self.estimator), engine=engine)  # a dataclass: it has engines
 
 
 def all_subjects() -> Iterator[Subject | tuple[str, str]]:
@@ -76,14 +76,16 @@ def all_subjects() -> Iterator[Subject | tuple[str, str]]:
                 yield label, f"it cannot be made without options of its own: {error}"
                 continue
             # by one engine what differs from another variant in its arithmetic alone
-            every = dataclasses.is_dataclass(factory) and "engine" in option_names(factory)
+            every = "engine" in option_names(factory) and dataclasses.is_dataclass(
+                cast("object", factory)
+            )
             every = every and exact_sibling(estimator) is None
             yield Subject(label, estimator, tuple(ENGINES) if every else ())
 
 
-def label_of(estimator: Estimator) -> str:
-    """A name for an estimator: as registered, or its own, with the options that it was given."""
-    names = {factory: name for name, factory in ESTIMATORS.items()}
+def label_of(estimator: object) -> str:
+    """Names an estimator, or what it holds, as registered or by its type, with options as given."""
+    names: dict[object, str] = {factory: name for name, factory in ESTIMATORS.items()}
     kind = type(estimator)
     own = getattr(estimator, "__name__", kind.__name__)
     parts = [names.get(kind, own)]
@@ -145,7 +147,7 @@ def _other(estimator: Estimator, options: Mapping[str, Any]) -> Estimator | None
         return None
     own = {f.name for f in dataclasses.fields(estimator) if f.init}
     if "estimator" in own:  # one that asks another
-        inner = _other(estimator.estimator, options)  # type: ignore[attr-defined]
+        inner = _other(getattr(estimator, "estimator"), options)  # noqa: B009
         return None if inner is None else replace(estimator, estimator=inner)
     changed = {n: x for n, x in options.items() if n in own and getattr(estimator, n) != x}
     try:

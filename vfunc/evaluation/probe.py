@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy import stats
@@ -106,12 +107,15 @@ def _summary(step: str, feedback: str, points: list[ProbePoint]) -> ProbeSummary
     realised = [p.realised for p in points]
     n = len(points)
     defined = n >= MINIMUM and len(set(predicted)) > 1 and len(set(realised)) > 1
+    # scipy's own result types declare no `statistic`
+    pearson: Any = stats.pearsonr(predicted, realised) if defined else None
+    spearman: Any = stats.spearmanr(predicted, realised) if defined else None
     return ProbeSummary(
         step,
         feedback,
         n,
         sum(predicted) / n,
         sum(realised) / n,
-        float(stats.pearsonr(predicted, realised).statistic) if defined else None,
-        float(stats.spearmanr(predicted, realised).statistic) if defined else None,
+        float(pearson.statistic) if defined else None,
+        float(spearman.statistic) if defined else None,
     )

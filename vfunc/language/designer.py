@@ -74,10 +74,9 @@ class TopKDesigner(nn.Module):
             block, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
         )
         learner = 4 if config.features else 0
-        self.gate = nn.Sequential(
-            nn.Linear(2 * width + learner, width), nn.GELU(), nn.Linear(width, 1)
-        )
-        nn.init.constant_(self.gate[-1].bias, config.gate_start)
+        hidden, logit = nn.Linear(2 * width + learner, width), nn.Linear(width, 1)
+        self.gate = nn.Sequential(hidden, nn.GELU(), logit)
+        nn.init.constant_(logit.bias, config.gate_start)
         if config.target.scores_candidates:
             self.query = nn.Linear(width, width)
             self.key = nn.Linear(width + (3 if config.features else 1), width)

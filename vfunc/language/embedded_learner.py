@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ def greedy_pass_at_1(
     """
     batch = tokenizer([e.prompt for e in examples], padding=True, padding_side="left")
     prompts = torch.tensor(batch["input_ids"], device=learner.device)
-    generated = learner.generate(
+    generated = cast("Any", learner).generate(  # GenerationMixin's
         input_ids=prompts,
         attention_mask=torch.tensor(batch["attention_mask"], device=learner.device),
         do_sample=False,

@@ -79,7 +79,7 @@ def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float)
         raise UserError(f"--lora-rank: the learner has none of {', '.join(LORA_TARGETS)}")
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  peft multiplies by it alone
         lora_dropout=dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",

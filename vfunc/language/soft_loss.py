@@ -122,7 +122,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  once_differentiable hides the names
         logits, ids, q, weight, rows, normalisers = ctx.saved_tensors
         grad = torch.zeros_like(logits)
         chunk = _rows_a_chunk(logits)

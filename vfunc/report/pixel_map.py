@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 import numpy as np
@@ -222,7 +223,7 @@ def _key(
     below: Axes, colours: ScalarMappable, label: str, exponent: int = 0, clipped: bool = False
 ) -> None:
     """A colour bar below a column."""
-    figure, place = below.figure, below.get_position()
+    figure, place = cast("Figure", below.figure), below.get_position()  # no figure inside another
     w, h = figure.get_size_inches()
     left, width = place.x0 * w + 0.08, place.width * w - 0.16
     bar = _axes(figure, left, place.y0 * h - 0.18, width, 0.1)

@@ -175,7 +175,8 @@ def probe_scatter(
         axes.axhline(0, color="#cccccc", lw=0.8, zorder=0)
         axes.axline((0, 0), slope=1, color=INK, lw=1, ls=(0, (4, 3)), zorder=0.5)
         constant = len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(realised) == 0
-        r = "undefined" if constant else f"{stats.pearsonr(predicted, realised).statistic:.3f}"
+        pearson: Any = None if constant else stats.pearsonr(predicted, realised)
+        r = "undefined" if constant else f"{pearson.statistic:.3f}"
         axes.set_title(f"{kind}\nPearson r = {r}, n = {len(predicted)}", fontsize=9.5, color=INK)
         axes.set_xlabel(f"predicted decrease{shown}")
         axes.set_ylabel(f"realised decrease{shown}")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from tqdm import tqdm
 
@@ -118,7 +118,7 @@ def progress(
     _check_fraction(start)
     if lines < 1:
         raise UserError(f"progress in {lines} lines: at least 1 is needed.")
-    stream = sys.stderr if stream is None else stream
+    stream = cast("Stream", sys.stderr) if stream is None else stream  # never None in a run
     if stream.isatty():
         return _Live(arm, float(start), stream)
     return _Lines(arm, float(start), stream, lines, clock)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
@@ -100,9 +101,9 @@ def comparison_plot(
         if arm.setting and (not index or arms[index - 1].setting != arm.setting):
             rows.append(arm.setting)
         rows.append(arm)
-    figure = Figure((3.6 * len(metrics) + 2.0, 0.34 * len(rows) + 1.4), layout="constrained")
+    size = (3.6 * len(metrics) + 2.0, 0.34 * len(rows) + 1.4)
+    figure = Figure(size, layout=ConstrainedLayoutEngine(w_pad=0.12))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12)
     figure.suptitle(
         "pale dots: seeds; marker and bar: mean and 95 % interval; dashed: mean of the baseline",
         fontsize=8.5,

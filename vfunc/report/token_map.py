@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import CenteredNorm
+from matplotlib.colors import CenteredNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import ColorType
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
@@ -25,6 +26,7 @@ Number = float | int
 
 _FONT = "DejaVu Sans Mono"  # comes with matplotlib, so that a map looks the same everywhere
 _INK, _TRACK, _UNKNOWN = "#333333", "#dddddd", "#f2f2f2"
+_COLOURS = "RdBu"  # below 0 red, above blue
 _COLUMNS = 84  # characters a line
 _CHARACTER = 0.089  # inches
 _LINE = 0.36  # inches: a token box, the gate below it, and air
@@ -75,7 +77,7 @@ def token_map(
     known = np.array([abs(u) for text in values for u in text if u is not None])
     limit = float(np.quantile(known, 0.98)) if known.size else 0.0
     norm = CenteredNorm(0, limit or 1.0)
-    colours = matplotlib.colormaps["RdBu"]
+    colours = matplotlib.colormaps[_COLOURS]
     layouts = _layouts(tokens)
     lines = layouts[-1][-1].line + 1
 
@@ -101,15 +103,15 @@ def token_map(
             value = text_values[token.index]
             face = _UNKNOWN if value is None else colours(norm(float(value)))
             _draw(axes, token, face, text_gates[token.index], text_wrong[token.index])
-    _key(figure, ScalarMappable(norm, colours), bool((known > limit).any()), width, height)
+    _key(figure, norm, bool((known > limit).any()), width, height)
     figure.savefig(Path(path), format="png", dpi=200, facecolor="white")
 
 
-def _draw(axes: Axes, token: _Placed, face: object, gate: float | None, wrong: bool) -> None:
+def _draw(axes: Axes, token: _Placed, face: ColorType, gate: float | None, wrong: bool) -> None:
     left, top = token.column, token.line + 0.08
     outline = {"ec": "black", "lw": 1.4, "zorder": 3} if wrong else {"ec": "none", "zorder": 1}
     axes.add_patch(Rectangle((left, top), token.width, _BOX, fc=face, clip_on=False, **outline))
-    dark = np.dot(matplotlib.colors.to_rgb(face), (0.299, 0.587, 0.114)) < 0.5
+    dark = np.dot(to_rgb(face), (0.299, 0.587, 0.114)) < 0.5
     axes.text(
         left + 0.2,
         top + _BOX / 2,
@@ -128,16 +130,15 @@ def _draw(axes: Axes, token: _Placed, face: object, gate: float | None, wrong: b
         axes.add_patch(Rectangle(below, token.width * float(gate), fc=_INK, **bar))
 
 
-def _key(
-    figure: Figure, colours: ScalarMappable, clipped: bool, width: float, height: float
-) -> None:
+def _key(figure: Figure, norm: CenteredNorm, clipped: bool, width: float, height: float) -> None:
     """The key at the foot: colours, outline and bar."""
     bar = figure.add_axes((0.25 / width, 0.46 / height, 2.9 / width, 0.13 / height))
     extend = "both" if clipped else "neither"
+    colours = ScalarMappable(norm, _COLOURS)
     colourbar = figure.colorbar(colours, cax=bar, orientation="horizontal", extend=extend)
     colourbar.locator = MaxNLocator(5)
     colourbar.outline.set_linewidth(0.4)
-    exponent = 3 * math.floor(math.log10(colours.norm.halfrange) / 3)
+    exponent = 3 * math.floor(math.log10(norm.halfrange) / 3)
     unit = "" if exponent == 0 else rf", in $10^{{{exponent}}}$"
     colourbar.set_label(f"value u of the true token (V per unit of mass{unit})", fontsize=8)
     colourbar.formatter = FuncFormatter(lambda u, _: f"{u / 10.0**exponent:g}")
@@ -177,7 +178,7 @@ def _layouts(tokens: Sequence[Sequence[str]]) -> list[list[_Placed]]:
     return layouts
 
 
-def _written(token: str, glyphs: dict[int, int]) -> str:
+def _written(token: str, glyphs: Container[int]) -> str:
     """What is shown of a token: line ends and lone spaces made visible, one glyph a character."""
     if token and not token.strip(" "):
         token = "␣" * len(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,16 +65,16 @@ def from_optimizer(
     return UpdateRule(rules, clip, accumulated, weight, closes_window), state
 
 
-def _rule(optimizer: torch.optim.Optimizer, group: Mapping[str, object]) -> Rule:
+def _rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Rule:
     for option in ("amsgrad", "maximize"):
         if group.get(option):
             raise UserError(f"{option}=True is not simulated; use an optimizer without it")
-    lr, decay = float(group["lr"]), float(group["weight_decay"])  # type: ignore[arg-type]
+    lr, decay = float(group["lr"]), float(group["weight_decay"])
     if isinstance(optimizer, torch.optim.SGD):
         return SGD(
             lr,
-            float(group["momentum"]),  # type: ignore[arg-type]
-            float(group["dampening"]),  # type: ignore[arg-type]
+            float(group["momentum"]),
+            float(group["dampening"]),
             bool(group["nesterov"]),
             decay,
         )
@@ -81,7 +82,7 @@ def _rule(optimizer: torch.optim.Optimizer, group: Mapping[str, object]) -> Rule
         decoupled = bool(
             group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
         )
-        return Adam(lr, tuple(group["betas"]), group["eps"], decay, decoupled)  # type: ignore[arg-type]
+        return Adam(lr, tuple(group["betas"]), group["eps"], decay, decoupled)
     raise UserError(
         f"no simulated step for {type(optimizer).__name__}; known: SGD, Adam, AdamW. "
         "Write a `vfunc.simulate.Rule` and pass `UpdateRule(your_rule)`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,15 @@ STD = 0.02
 """Of linear layers, as in DINO's and I-JEPA's code."""
 
 _M = TypeVar("_M", bound=nn.Module)
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A module that holds parameters of its own, and draws them."""
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Set the parameters, in place."""
+        ...
 
 
 def drawn(make: Callable[[], _M], seed: int, like: Tensor) -> _M:
@@ -47,6 +56,6 @@ def drawn(make: Callable[[], _M], seed: int, like: Tensor) -> _M:
             elif isinstance(child, nn.LayerNorm):
                 child.reset_parameters()
         for child in module.modules():
-            if hasattr(child, "draw"):
+            if isinstance(child, Drawn):
                 child.draw(generator)
     return module.to(like.device)

@@ -75,7 +75,7 @@ def _bytes(images: Tensor) -> Tensor:
 def _packed(arrays: Mapping[str, np.ndarray]) -> str:
     """Arrays as text: an event log is a file of JSON lines."""
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]  no array has an option's name
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -16,7 +16,7 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
@@ -139,4 +139,4 @@ def _hub_records(name: str) -> Iterator[Record]:
             said = " ".join(str(error).split())[:300]
             raise UserError(f"{name}: cannot be loaded from the Hub ({said}).") from error
     for number, record in enumerate(loaded, start=1):
-        yield f"{name}, record {number}", record
+        yield f"{name}, record {number}", cast("Mapping[str, Any]", record)

@@ -19,9 +19,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Int
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -100,8 +102,7 @@ def encode_examples(
     """
     if sequence_length < 1:
         raise UserError(f"sequence length {sequence_length}: at least 1 token must be predicted.")
-    if tokenizer.eos_token_id is None:
-        raise UserError("the tokeniser has no end-of-text token (eos_token); set one.")
+    end_of_text(tokenizer)  # refused before the work
     counts = Counter(dropped or {})
     sequences: list[Encoded] = []
     truncated = 0
@@ -119,8 +120,20 @@ def encode_examples(
             + (f": dropped {why} (sequence length {sequence_length}){remedy}." if why else ".")
         )
     pad = tokenizer.pad_token_id
-    pad_id = tokenizer.eos_token_id if pad is None else pad
+    pad_id = pad if isinstance(pad, int) else end_of_text(tokenizer)
     return EncodedSet(tuple(sequences), dict(counts), truncated, pad_id)
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the token that ends a text.
+
+    Raises:
+        UserError: the tokeniser has none.
+    """
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise UserError("the tokeniser has no end-of-text token (eos_token); set one.")
+    return end
 
 
 @typed
@@ -207,7 +220,7 @@ def _tokenise(
         return [(ids, ()) for ids in rows]
     # The batch call of the tokeniser underneath takes half the time of transformers' own, which
     # sets these two in the same way at every call.
-    backend = tokenizer.backend_tokenizer
+    backend = cast("Tokenizer", tokenizer.backend_tokenizer)  # typed by fast tokenisers alone
     backend.no_padding()
     backend.no_truncation()
     if not offsets:
@@ -215,7 +228,8 @@ def _tokenise(
         return [(encoding.ids, ()) for encoding in rows]
     # Without special tokens a post-processor only trims the offsets: a token would no longer
     # cover its own leading space, and one of spaces would cover nothing.
-    trimming, backend.post_processor = backend.post_processor, None
+    trimming = backend.post_processor
+    setattr(backend, "post_processor", None)  # noqa: B010  its stub leaves out None
     try:
         rows = backend.encode_batch(list(texts), add_special_tokens=False)
     finally:

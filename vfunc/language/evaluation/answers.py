@@ -124,8 +124,8 @@ def _equal_symbolically(stated: str, reference: str) -> bool:
             return False
     # math_verify's own time limits are signals, which work in the main thread alone.
     try:
-        target = math_verify.parse(f"${stated}$", parsing_timeout=None)
-        gold = math_verify.parse(f"${reference}$", parsing_timeout=None)
+        target = math_verify.parse(f"${stated}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]  None: no limit
+        gold = math_verify.parse(f"${reference}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]  None: no limit
         return bool(math_verify.verify(gold, target, timeout_seconds=None))
     except Exception:  # any text at all reaches the parser, and its errors are of every kind
         return False

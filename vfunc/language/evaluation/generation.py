@@ -6,16 +6,22 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from vfunc.errors import UserError
-from vfunc.language.data.tokenise import prompt_tokens
+from vfunc.language.data.tokenise import end_of_text, prompt_tokens
 from vfunc.typecheck import typed
 
 
@@ -133,7 +139,7 @@ def complete(
                     uniforms = _uniforms(seed, batch, room)
                     processors.append(_InverseCdf(uniforms, float(temperature), width))
                 ids, mask = _left_padded([tokens[prompt] for prompt, _ in batch], ends[0])
-                produced = model.generate(
+                produced = cast("Any", model).generate(  # GenerationMixin's
                     input_ids=ids.to(model.device),
                     attention_mask=mask.to(model.device),
                     max_new_tokens=room,
@@ -141,7 +147,7 @@ def complete(
                 )
                 for (prompt, sample), row in zip(batch, produced[:, width:].tolist(), strict=True):
                     kept = list(itertools.takewhile(lambda token: token not in ends, row))
-                    text = tokenizer.decode(kept, skip_special_tokens=True)
+                    text = cast("str", tokenizer.decode(kept, skip_special_tokens=True))
                     found[prompt][sample] = Completion(tuple(row[: len(kept) + 1]), text)
     return found
 
@@ -176,7 +182,7 @@ def _plain_decoding(
     training = [module for module in model.modules() if module.training]
     own = getattr(settings, "eos_token_id", None)
     own = [own] if isinstance(own, int) else list(own or [])
-    ends = tuple(dict.fromkeys([tokenizer.eos_token_id, *own]))
+    ends = tuple(dict.fromkeys([end_of_text(tokenizer), *own]))
     model.eval()
     model.generation_config = GenerationConfig(
         do_sample=False, num_beams=1, eos_token_id=list(ends), pad_token_id=ends[0]

@@ -76,9 +76,11 @@ def pass_at_1(
     """
     if not examples:
         raise UserError("no problems to solve: the evaluation data are empty.")
+    answers: list[str] = []
     for number, example in enumerate(examples):
         if not example.answer:
             raise UserError(f"evaluation example {number} has no answer to check against.")
+        answers.append(example.answer)
     for k in ks:
         pass_at_k(samples, 0, k)  # refuses an impossible k before the work, not after it
     texts = generate(
@@ -92,8 +94,8 @@ def pass_at_1(
         batch_size=batch_size,
     )
     correct = [
-        sum(is_correct(text, example.answer) for text in completions)
-        for completions, example in zip(texts, examples, strict=True)
+        sum(is_correct(text, answer) for text in completions)
+        for completions, answer in zip(texts, answers, strict=True)
     ]
     outcomes = tuple(count / samples for count in correct)
     mean, error = mean_and_standard_error(outcomes)

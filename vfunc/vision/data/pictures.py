@@ -125,12 +125,14 @@ def _size(picture: Image.Image) -> tuple[int, int]:
     # looking for EXIF, Pillow decodes the whole of a PNG that has none
     bare = picture.format == "PNG" and "exif" not in picture.info
     turned = not bare and picture.getexif().get(0x0112, 1) >= 5  # these swap the sides
-    return picture.size if turned else picture.size[::-1]
+    width, height = picture.size
+    return (width, height) if turned else (height, width)
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
-    if getattr(picture, "n_frames", 1) > 1:
-        raise RefusedError(f"holds {picture.n_frames} pages; save each as a file of its own")
+    pages = getattr(picture, "n_frames", 1)
+    if pages > 1:
+        raise RefusedError(f"holds {pages} pages; save each as a file of its own")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in SIXTEEN_BIT:
         grey = np.asarray(picture).astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from einops import reduce, repeat
@@ -106,17 +106,19 @@ class ViewDesigner(nn.Module):
         start = math.log(config.start / (1 - config.start))
         raw_start = _BOUND * math.atanh(start / _BOUND)
         if config.kind == "photometric":
-            self.network = PhotometricHead(config.width, config.depth)
+            head = PhotometricHead(config.width, config.depth)
             blur = torch.arange(len(PHOTOMETRIC)) == PHOTOMETRIC.index("blur")
             start_bias = torch.where(blur, -raw_start, 0.0)
-            self.network.parameters_of.bias = nn.Parameter(start_bias)
+            head.parameters_of.bias = nn.Parameter(start_bias)
+            self.network: nn.Module = head
         else:
-            self.network = (
+            masking = (
                 UNet(config.width, config.depth)
                 if config.kind == "unet"
                 else PatchTransformer(config.width, config.depth, config.heads, config.patch)
             )
-            nn.init.constant_(self.network.logit.bias, raw_start)
+            nn.init.constant_(cast("Tensor", masking.logit.bias), raw_start)
+            self.network = masking
 
     def forward(self, images: Images) -> tuple[Images, Control]:
         """Views of images in [0, 1], and the control that made them.

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
     @property
     def patch(self) -> int:
         """Pixels along a side of a patch."""
-        return self.vit.patch_embed.patch_size[0]
+        return cast("int", self.vit.patch_embed.patch_size[0])  # timm: to_2tuple
 
     @property
     def prefix_tokens(self) -> int:
@@ -234,7 +234,7 @@ class Encoder(nn.Module):
             return
         if grid is None:
             raise UserError("this encoder has rotary positions: tell it the grid of the patches")
-        angles = rotary_positions(self.vit.rope, grid, kept, tokens)
+        angles = rotary_positions(cast("nn.Module", self.vit.rope), grid, kept, tokens)
         needed, patches = angles.shape[-2], tokens.shape[1] - self.prefix_tokens
         if needed != patches:
             raise UserError(f"{patches} patches, but rotary positions for {needed}")
@@ -244,7 +244,8 @@ class Encoder(nn.Module):
             yield tokens
 
     def _learned(self, grid: tuple[int, int], prefix: int) -> Tensor:
-        return resampled(self.vit.pos_embed, self.vit.patch_embed.grid_size, grid, prefix)
+        table = cast("Tensor", self.vit.pos_embed)  # `embed` asks whether it is there
+        return resampled(table, self.vit.patch_embed.grid_size, grid, prefix)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -252,18 +253,18 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _require_plain(vit: object) -> None:
+def _require_plain(vit: VisionTransformer | Eva) -> None:
     # subclasses have forward passes of their own (a second class token, relative positions)
     if type(vit) not in (VisionTransformer, Eva):
         raise UserError(
             f"an encoder is a VisionTransformer or an Eva of timm, not a {type(vit).__name__}"
         )
-    embedding = vit.patch_embed  # type: ignore[attr-defined]
+    embedding = vit.patch_embed
     if type(embedding) is not PatchEmbed or len(set(embedding.patch_size)) != 1:
         raise UserError(
             f"an encoder's patches are squares of pixels, not a {type(embedding).__name__} of "
             f"{getattr(embedding, 'patch_size', '?')}"
         )
-    if getattr(vit, "rope", None) is not None and not vit.dynamic_img_size:  # type: ignore[attr-defined]
+    if getattr(vit, "rope", None) is not None and not vit.dynamic_img_size:
         # timm's table of one grid answers for any other
         raise UserError("an encoder with rotary positions is built with dynamic_img_size=True")

@@ -68,7 +68,7 @@ def load_encoder(
         # directories of timm's hold a head, which `Encoder` drops: the file has to fit all the same
         vit = create_vit(architecture, seed=seed)
         _fill(vit, directory / WEIGHTS)
-        encoder = Encoder(vit, architecture)  # type: ignore[arg-type]
+        encoder = Encoder(vit, architecture)
     else:
         encoder = build_encoder(architecture, seed=seed, device=device)
     return encoder.resized(image_size).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any, cast
 
 import torch
 from einops import einsum, rearrange
@@ -76,7 +77,7 @@ def rotary_positions(
         (patches, c); with `kept`, (pictures, 1, patches, c), the 1 for the heads. With learned
         frequencies, blocks come first, and heads are in their place.
     """
-    angles = rope.get_embed(shape=grid).to(like.device)  # type: ignore[operator]
+    angles = cast("Any", rope).get_embed(shape=grid).to(like.device)
     if kept is None:
         return angles
     return angles[:, :, kept].movedim(2, 1) if angles.ndim == 4 else angles[kept].unsqueeze(1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any, cast
 
 import timm
 import torch
 from timm.models import is_model, model_entrypoint
-from torch import nn
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
@@ -30,7 +32,7 @@ def build_encoder(
         UserError: timm does not know the name, it is no ViT, or its arguments do not fit.
     """
     vit = create_vit(architecture, seed=seed, device=device)
-    return Encoder(vit, architecture)  # type: ignore[arg-type]
+    return Encoder(vit, architecture)
 
 
 def timm_encoder(
@@ -57,9 +59,9 @@ def timm_encoder(
     plan = Architecture(name)
     load = pretrained and torch.device(device).type != "meta"
     vit = _published(plan) if load else create_vit(plan, seed=seed, device=device)
-    known = vit.pretrained_cfg
+    known: Any = vit.pretrained_cfg
     architecture = Architecture(bare, {}, tuple(known["mean"]), tuple(known["std"]))
-    return Encoder(vit, architecture).resized(image_size).to(device)  # type: ignore[arg-type]
+    return Encoder(vit, architecture).resized(image_size).to(device)
 
 
 def create_vit(
@@ -68,7 +70,7 @@ def create_vit(
     seed: int,
     device: torch.device | str = "cpu",
     pretrained: bool = False,
-) -> nn.Module:
+) -> VisionTransformer | Eva:
     """A model of timm, with its head; see `build_encoder`.
 
     Raises:
@@ -93,10 +95,10 @@ def create_vit(
             if "pretrained tag" not in str(error):
                 raise
             raise _unknown_tag(architecture.name) from error
-    return vit.to(device)
+    return cast("VisionTransformer | Eva", vit.to(device))  # `Encoder` refuses others
 
 
-def _published(plan: Architecture) -> nn.Module:
+def _published(plan: Architecture) -> VisionTransformer | Eva:
     with hub_within_reach() as reachable:
         try:
             return create_vit(plan, seed=0, pretrained=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -83,7 +83,7 @@ def knn_accuracy(
         return np.exp(-distance / temperature)
 
     k = min(neighbours, len(train))
-    model = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weights)
+    model = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weights)  # pyright: ignore[reportArgumentType]  sklearn annotates the default alone
     return _accuracy(model, train, train_labels, test, test_labels)
 
 
@@ -99,7 +99,7 @@ def _require(train_labels: Tensor, test_labels: Tensor) -> None:
 
 
 def _accuracy(
-    model: BaseEstimator,
+    model: Any,
     train: Tensor,
     train_labels: Tensor,
     test: Tensor,

@@ -199,4 +199,4 @@ def _pairs(predict: Predictor, maps: Tensor, labels: Tensor) -> Iterator[tuple[T
 
 def _rows(batch: LabelledBatch, rows: slice) -> LabelledBatch:
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return LabelledBatch(**{name: x if x is None else x[rows] for name, x in values.items()})
+    return replace(batch, **{name: x[rows] for name, x in values.items() if x is not None})

@@ -10,6 +10,7 @@ from torch import nn
 from vfunc.learner import mode
 from vfunc.vision.data.examples import VisionData
 from vfunc.vision.evaluation.revisited import Revisited, evaluate_revisited
+from vfunc.vision.objectives.objective import encoder_of
 from vfunc.workload import Metric
 
 LOSS = Metric("loss", "held-out\nloss", outcomes="loss")
@@ -40,7 +41,7 @@ def retrieved(
             lambda images: learner("dense", images, 1).pooled.float(),
             benchmark,
             size=side,
-            patch=learner.encoder.patch,  # type: ignore[union-attr, arg-type]
+            patch=encoder_of(learner).patch,
             device=device,
         )
     found = scores._asdict().items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,10 +80,10 @@ def train_probe(
     scale = float(labels[valid].median()) if task == "depth" else 1.0
     outputs = classes if task == "segmentation" else 1
     norm, linear = nn.BatchNorm2d(maps.shape[1]).to(maps), _zero_convolution(maps, outputs)
-    start = torch.full_like(linear.bias, UNIT)
+    start = maps.new_full((outputs,), UNIT)
     if task == "segmentation":
         start = log_frequencies(torch.bincount(labels[valid], minlength=classes).to(maps.dtype))
-    linear.bias.data.copy_(start)
+    cast("Tensor", linear.bias).data.copy_(start)
 
     def predict(x: Tensor, size: tuple[int, int]) -> Tensor:
         z = linear(norm(x))
@@ -141,6 +141,6 @@ def _order(count: int, options: ProbeOptions) -> Iterator[Tensor]:
 
 def _zero_convolution(like: Tensor, outputs: int) -> nn.Conv2d:
     # nn.Conv2d as usual would draw from global random state
-    made = torch.nn.utils.skip_init(nn.Conv2d, like.shape[1], outputs, 1)
+    made = cast("nn.Conv2d", torch.nn.utils.skip_init(nn.Conv2d, like.shape[1], outputs, 1))
     nn.init.zeros_(made.weight)
     return made.to(like)

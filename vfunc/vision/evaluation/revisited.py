@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy._core import multiarray as _multiarray
+from numpy._core import numeric as _numeric
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
@@ -159,9 +161,9 @@ def _encoded(text: str, codec: str) -> bytes:
 _KNOWN = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # type: ignore[attr-defined]
+    ("numpy._core.multiarray", "_reconstruct"): _multiarray._reconstruct,
+    ("numpy._core.multiarray", "scalar"): _multiarray.scalar,
+    ("numpy._core.numeric", "_frombuffer"): _numeric._frombuffer,  # pyright: ignore[reportAttributeAccessIssue]  not in its stub
     ("_codecs", "encode"): _encoded,
     ("builtins", "bytes"): bytes,
 }

@@ -35,7 +35,7 @@ class LossSums(NamedTuple):
     """
 
     total: Float[Tensor, " b"]
-    count: Float[Tensor, " b"]
+    count: Float[Tensor, " b"]  # pyright: ignore[reportIncompatibleMethodOverride]  no one counts entries
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ class BlockMasks:
             )
         whole = _block(_places(grid, seen, (pictures, 1), generator), seen, grid)[:, 0]
         places = _places(grid, size, (pictures, self.targets), generator)
+        blocks = context = whole
         for attempt in range(TRIES):
             blocks = _block(places, size, grid)
             context = whole & ~blocks.any(1)

@@ -57,9 +57,11 @@ def cut(
     how = InterpolationMode.BICUBIC if first.bicubic else InterpolationMode.BILINEAR
     x = torch.stack(
         [
-            tv.resized_crop(picture, *box, [first.size] * 2, how, antialias=True)
+            tv.resized_crop(
+                picture, top, left, height, width, [first.size] * 2, how, antialias=True
+            )
             for row in boxes
-            for picture, box in zip(pictures, row, strict=True)
+            for picture, (top, left, height, width) in zip(pictures, row, strict=True)
         ]
     )
     flat = [recipe for recipe in recipes for _ in pictures]

@@ -57,7 +57,7 @@ class DinoLearner(TaughtLearner):
     def teacher_logits(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n o"]:
         """The teacher's, not centred."""
         encoder = self.teacher_encoder
-        return self.teacher_head(encoder.pooled(encoder.tokens(images)))  # type: ignore[operator]
+        return self.teacher_head(encoder.pooled(encoder.tokens(images)))
 
     def dense(self, images: Float[Tensor, "n 3 h w"], layers: int) -> Any:
         """The student's features; see `Encoder.dense`."""

@@ -70,7 +70,7 @@ class IJepaLearner(TaughtLearner):
     ) -> Float[Tensor, "b m t d"]:
         """The teacher's features of the target patches, layer-normalised."""
         encoder = self.teacher_encoder
-        tokens = encoder.tokens(images)  # type: ignore[operator]
+        tokens = encoder.tokens(images)
         patches = tokens[:, encoder.prefix_tokens :]
         normed = F.layer_norm(patches, patches.shape[-1:])
         flat = targets.flatten(1)[..., None].expand(-1, -1, normed.shape[-1])

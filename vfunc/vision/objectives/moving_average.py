@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
+
+_M = TypeVar("_M", bound=nn.Module)
 
 
 class TaughtLearner(nn.Module):
@@ -21,7 +23,7 @@ class TaughtLearner(nn.Module):
         """Call a method by its name."""
         return getattr(self, method)(*args)
 
-    def train(self, mode: bool = True) -> TaughtLearner:
+    def train(self, mode: bool = True) -> Self:
         """Train mode, but for the teacher."""
         super().train(mode)
         for name, child in self.named_children():
@@ -30,7 +32,7 @@ class TaughtLearner(nn.Module):
         return self
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+def frozen_copy(module: _M) -> _M:
     """A deep copy in eval mode, whose parameters require no gradient."""
     return copy.deepcopy(module).requires_grad_(False).eval()
 

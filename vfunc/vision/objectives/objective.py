@@ -8,7 +8,7 @@ so that `functional_call`, and with it every estimator, reaches all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,15 +21,20 @@ Call = tuple[object, ...]
 """Arguments of the module: a method's name, then its own; the images are the second."""
 
 
+def encoder_of(learner: nn.Module) -> Encoder:
+    """The encoder of a learner that an objective made (`Objective.learner`)."""
+    return cast("Encoder", learner.encoder)
+
+
 @runtime_checkable
 class Objective(Protocol):
     """A self-supervised objective. Pure but for `stepped`; options are its dataclass's fields."""
 
-    name: str
+    name: ClassVar[str]
     """As `--objective` spells it."""
 
     def learner(self, encoder: Encoder, seed: int) -> nn.Module:
-        """The live learner around an encoder: head and teacher, drawn from the seed.
+        """The live learner around an encoder, its attribute `encoder`; the seed draws the rest.
 
         The student is registered before the teacher; the teacher requires no gradient.
         """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +43,9 @@ class Predictor(nn.Module):
         self.inward = nn.Linear(width, inner)
         self.mask_token = nn.Parameter(torch.empty(inner))
         self.blocks = nn.ModuleList(
-            Block(inner, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+            # timm calls its norms, and annotates them as classes
+            Block(inner, heads, qkv_bias=True, norm_layer=cast("Any", norm))
+            for _ in range(depth)
         )
         self.norm = norm(inner)
         self.outward = nn.Linear(inner, width)
@@ -49,7 +53,7 @@ class Predictor(nn.Module):
     def draw(self, generator: torch.Generator) -> None:
         """The mask token; and what each block adds, scaled down by its place (paper's code)."""
         nn.init.trunc_normal_(self.mask_token, std=STD, generator=generator)
-        for place, block in enumerate(self.blocks, 1):
+        for place, block in enumerate(cast("Iterable[Any]", self.blocks), 1):
             for layer in (block.attn.proj, block.mlp.fc2):
                 layer.weight.div_(math.sqrt(2 * place))
 

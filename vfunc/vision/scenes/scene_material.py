@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -61,13 +62,14 @@ def material(role: str) -> Material:
     """
     if role not in SHARES:
         raise UserError(f"role {role!r} of the embedded scenes; the roles are {', '.join(SHARES)}")
-    digits = load_digits()
+    digits: Any = load_digits()  # a Bunch: sklearn annotates it as a pair too
+    photographs: Any = load_sample_images()
     mine = np.concatenate(
         [_dealt(_shuffled(np.flatnonzero(digits.target == d), d), role) for d in range(10)]
     )
     glyphs = digits.images[mine] / digits.images[mine].max(axis=(1, 2), keepdims=True)
     edges = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))
-    regions = [piece for photo in load_sample_images().images for piece in _pieces(photo, role)]
+    regions = [piece for photo in photographs.images for piece in _pieces(photo, role)]
     return Material(
         np.pad(glyphs, edges).astype(np.float32),
         digits.target[mine].astype(np.int64),
