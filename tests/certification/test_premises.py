@@ -14,7 +14,7 @@ from test_certify import ask
 from test_failures import changed
 
 import vfunc
-from vfunc.certification.plain_gradients import hold
+from vfunc.certification.plain_gradients import check_gradient
 from vfunc.certification.promotion import in_float64
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -84,7 +84,7 @@ def test_differences_that_deceive_themselves_fail_nothing(waves, claimed, verdic
         t = step * along["x"].sum()
         return t + waves * period / (2 * torch.pi) * torch.sin(2 * torch.pi * t / period)
 
-    held = hold(wavy, {"x": torch.tensor([claimed])}, asked, measures.generator(0))
+    held = check_gradient(wavy, {"x": torch.tensor([claimed])}, asked, measures.generator(0))
     assert held.verdict == verdict
 
 

@@ -233,7 +233,7 @@ def test_a_detached_path_of_phi_stops_the_run(monkeypatch, objective, entry):
 
     monkeypatch.setattr(VisionLearner, "task", detached)
     # what is cut off is looked for parameter by parameter, which takes long
-    monkeypatch.setattr("vfunc.certification.reached._cut", lambda *_: "phi is cut off")
+    monkeypatch.setattr("vfunc.certification.designer_gradient._cut", lambda *_: "phi is cut off")
     with pytest.raises(CertificationError, match="phi is cut off"):
         certified(objective=objective)
 

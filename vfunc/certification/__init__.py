@@ -1,4 +1,4 @@
-"""Is this value gradient right, on my problem? `certify` answers by finite differences."""
+"""Checks value gradients by finite differences, on the user's own problem: `certify`."""
 
 from vfunc.certification.certify import certify
 from vfunc.certification.report import Certification, Row

@@ -1,4 +1,4 @@
-"""`certify`: every gradient against central differences of its own objective."""
+"""Certifies estimators: every gradient against central differences of its own objective."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vfunc.certification.compare import Measured
+from vfunc.certification.adam_moments import with_smooth_adam
 from vfunc.certification.engines import engine_is_right
+from vfunc.certification.gradient_error import Measured
 from vfunc.certification.judge import answer_of, judge
 from vfunc.certification.premises import premises
-from vfunc.certification.promotion import Asked, most_exact
+from vfunc.certification.promotion import Question, most_exact
 from vfunc.certification.report import Certification, Row
-from vfunc.certification.smoothing import smoothed
 from vfunc.certification.subjects import (
     Subject,
     all_subjects,
@@ -43,7 +43,7 @@ def certify(
     seed: int = 0,
     quiet: bool = False,
 ) -> Certification:
-    """Hold value gradients against central finite differences of their own objectives.
+    """Compares value gradients with central finite differences of their own objectives.
 
     First the premises: the problem's functions repeat themselves, its tasks do not depend
     differentiably on the learner, its designer is cut off nowhere, its declared forms are its
@@ -58,17 +58,17 @@ def certify(
     estimator. The check costs about ten estimates a direction: give it small batches.
 
     Args:
-        problem: the question.
+        problem: the value problem.
         theta: the learner's parameters in S.
         phi: the designer's parameters.
-        estimator: what to certify, or a registered name; None goes through all registered ones
-            by all engines, and skips what the problem cannot serve.
-        directions: in phi, random, each half along the gradient.
-        seed: of the directions.
-        quiet: whether not to print the table.
+        estimator: an estimator or a registered name; None certifies all registered ones by all
+            engines, and skips what the problem does not support.
+        directions: number of random directions in phi, each half along the gradient.
+        seed: seed of the directions.
+        quiet: if set, the table is not printed.
 
     Returns:
-        The verdicts; nothing among them failed.
+        The verdicts, none of which is a failure.
 
     Raises:
         CertificationError: something failed. The message names the engine and the operation or
@@ -80,48 +80,50 @@ def certify(
         raise UserError(f"directions must be at least 1, not {directions}")
     generator = torch.Generator().manual_seed(seed)
     with _random_states_kept():
-        asked = most_exact(problem, theta, phi)
+        question = most_exact(problem, theta, phi)
         rows: list[Row] = []
-        for where, given, part in _with_domains(problem, asked):
+        for where, given, part in _with_domains(problem, question):
             for row in premises(given, theta, phi, part, generator):
                 rows.append(replace(row, subject=where + row.subject, premise=True))
                 if row.verdict == "FAILED":
-                    return _concluded(rows, asked, (), "", quiet=quiet)
-        easier, note = smoothed(asked.problem, asked.theta, asked.phi)
-        asked = replace(asked, problem=easier)
+                    return _concluded(rows, question, (), "", quiet=quiet)
+        easier, note = with_smooth_adam(question.problem, question.theta, question.phi)
+        question = replace(question, problem=easier)
         if estimator is None:
-            rows += _engines(asked, generator)
+            rows += _engines(question, generator)
             faults = {row.engine: row.note for row in rows if row.verdict == "FAILED"}
-            rows += _all(asked, directions, generator, faults)
+            rows += _all(question, directions, generator, faults)
         else:
             given = make_estimator(estimator) if isinstance(estimator, str) else estimator
             with _as_row(label_of(given), rows):
-                answer = answer_of(given, asked)
+                answer = answer_of(given, question)
                 for engine in engines_of(given, answer):
                     hessian = takes_hessians(given, answer, engine)
-                    row = engine_is_right(asked, engine, generator, hessian=hessian)
+                    row = engine_is_right(question, engine, generator, hessian=hessian)
                     rows.append(replace(row, premise=True))
                     if row.verdict == "FAILED":
-                        return _concluded(rows, asked, (), "", quiet=quiet)
-                verdict, _ = judge(label_of(given), given, answer, asked, directions, generator)
+                        return _concluded(rows, question, (), "", quiet=quiet)
+                verdict, _ = judge(label_of(given), given, answer, question, directions, generator)
                 rows.append(verdict)
     failed = next((row for row in rows if row.verdict == "FAILED"), None)
     about = "" if failed is None or failed.premise else f"{failed.subject}: "
-    return _concluded(rows, asked, (note,) if note else (), about, quiet=quiet)
+    return _concluded(rows, question, (note,) if note else (), about, quiet=quiet)
 
 
-def _with_domains(problem: ValueProblem, asked: Asked) -> Iterator[tuple[str, ValueProblem, Asked]]:
-    """The question, and domain by domain where it is asked so: where, as it came, as certified."""
-    yield "", problem, asked
+def _with_domains(
+    problem: ValueProblem, question: Question
+) -> Iterator[tuple[str, ValueProblem, Question]]:
+    """The question, then each domain's: a label, the problem as passed in, the question."""
+    yield "", problem, question
     for name, given in problem.domains.items():
-        yield f"{name}: ", given, replace(asked, problem=asked.problem.domains[name])
+        yield f"{name}: ", given, replace(question, problem=question.problem.domains[name])
 
 
 def _concluded(
-    rows: list[Row], asked: Asked, notes: tuple[str, ...], about: str, *, quiet: bool
+    rows: list[Row], question: Question, notes: tuple[str, ...], about: str, *, quiet: bool
 ) -> Certification:
-    """The verdicts, printed; raises if one failed, `about` being what the message begins with."""
-    found = Certification(tuple(rows), asked.precision, notes)
+    """Prints the verdicts and returns them; raises if one failed, its message after `about`."""
+    found = Certification(tuple(rows), question.precision, notes)
     if not quiet:
         print(found)
     if found.failed:
@@ -131,10 +133,10 @@ def _concluded(
     return found
 
 
-def _engines(asked: Asked, generator: torch.Generator) -> Iterator[Row]:
-    """Every engine that applies, by itself."""
-    problem = asked.problem
-    designed = construct_task(problem, asked.phi, problem.batches[0]).designed
+def _engines(question: Question, generator: torch.Generator) -> Iterator[Row]:
+    """Checks every engine that applies, apart from any estimator."""
+    problem = question.problem
+    designed = construct_task(problem, question.phi, problem.batches[0]).designed
     for name, engine in ENGINES.items():
         if engine.refusal(problem.linear, designed, hessian=False) is not None:
             continue  # the estimators' rows say so
@@ -143,14 +145,14 @@ def _engines(asked: Asked, generator: torch.Generator) -> Iterator[Row]:
         rows: list[Row] = []
         with _as_row("the engine is right", rows, name, skip=True):
             hessian = engine.refusal(problem.linear, designed, hessian=True) is None
-            rows.append(engine_is_right(asked, engine, generator, hessian=hessian))
+            rows.append(engine_is_right(question, engine, generator, hessian=hessian))
         yield from (replace(row, premise=True) for row in rows)
 
 
 def _all(
-    asked: Asked, directions: int, generator: torch.Generator, faults: Mapping[str, str]
+    question: Question, directions: int, generator: torch.Generator, faults: Mapping[str, str]
 ) -> Iterator[Row]:
-    """Every registered estimator by every engine; what cannot be asked of the problem skipped."""
+    """Judges every registered estimator by every engine; skips what the problem cannot serve."""
     measured: Measured | None = None
     for subject in all_subjects():
         if not isinstance(subject, Subject):
@@ -158,13 +160,20 @@ def _all(
             continue
         rows: list[Row] = []
         with _as_row(subject.label, rows, skip=True):
-            answer = answer_of(subject.estimator, asked)
+            answer = answer_of(subject.estimator, question)
             for engine in subject.engines or ("",):
                 with _as_row(subject.label, rows, engine, skip=True):
-                    given = subject.by(engine) if engine else subject.estimator
-                    answer = answer_of(given, asked) if engine else answer
+                    given = subject.with_engine(engine) if engine else subject.estimator
+                    answer = answer_of(given, question) if engine else answer
                     row, measured = judge(
-                        subject.label, given, answer, asked, directions, generator, measured, faults
+                        subject.label,
+                        given,
+                        answer,
+                        question,
+                        directions,
+                        generator,
+                        measured,
+                        faults,
                     )
                     rows.append(row)
         yield from rows
@@ -172,7 +181,7 @@ def _all(
 
 @contextlib.contextmanager
 def _as_row(label: str, rows: list[Row], engine: str = "", *, skip: bool = False) -> Iterator[None]:
-    """Report an estimate that cannot be had as a row; with `skip` whatever the reason."""
+    """Turns an estimate that fails into a row; with `skip`, whatever the error."""
     try:
         yield
     except NotConvergedError as error:
@@ -180,13 +189,13 @@ def _as_row(label: str, rows: list[Row], engine: str = "", *, skip: bool = False
     except Exception as error:
         if not skip:
             raise
-        said = str(error).strip().partition("\n")[0]
-        rows.append(Row(label, "skipped", engine, note=said or type(error).__name__))
+        message = str(error).strip().partition("\n")[0]
+        rows.append(Row(label, "skipped", engine, note=message or type(error).__name__))
 
 
 @contextlib.contextmanager
 def _random_states_kept() -> Iterator[None]:
-    """Whatever a user's functions draw, the generators are afterwards as they were before."""
+    """Restores the global random states afterwards, whatever a user's functions sample."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a user's may use it)
     try:
         with torch.random.fork_rng():

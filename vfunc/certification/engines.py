@@ -1,4 +1,4 @@
-"""Whether an engine is right on a problem, before any estimate by it is believed."""
+"""Checks an engine's products on a problem, before any estimate by it is trusted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vfunc.certification.plain_gradients import (
     direction_beside,
     same_gap,
 )
-from vfunc.certification.products import INNER, Part, check_product
-from vfunc.certification.promotion import Asked
+from vfunc.certification.products import INNER, ProductError, check_product
+from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row, Verdict
 from vfunc.problem import Construction, construct_task, pretrain_gradient
 from vfunc.pullback import Engine
@@ -27,16 +27,16 @@ DIFFERENCED, DIFFERENCED_COARSELY = 1e-3, 5e-2
 """What the engine `finite_difference` may be off by, in float64 and in less."""
 
 
-def differenced_bound(asked: Asked) -> float:
+def differenced_bound(question: Question) -> float:
     """What the engine `finite_difference` may be off by."""
-    return DIFFERENCED if asked.double else DIFFERENCED_COARSELY
+    return DIFFERENCED if question.double else DIFFERENCED_COARSELY
 
 
 @dataclass(frozen=True)
 class _Product:
     """An engine's product on the question's first batch."""
 
-    asked: Asked
+    question: Question
     construction: Construction
     engine: Engine
     hessian: bool
@@ -44,89 +44,91 @@ class _Product:
     @property
     def tolerance(self) -> float:
         differences = self.engine.name == "finite_difference"
-        return differenced_bound(self.asked) if differences else self.asked.tolerance
+        return differenced_bound(self.question) if differences else self.question.tolerance
 
-    def parts(self, w: Params, factor: float = 1.0) -> list[Part]:
-        """What it returns along w, with the steps of the differences times a factor."""
+    def errors(self, w: Params, factor: float = 1.0) -> list[ProductError]:
+        """The errors of what it returns along w; `factor` scales the steps of the differences."""
         return check_product(
-            self.asked,
-            self.asked.theta,
+            self.question,
+            self.question.theta,
             self.construction,
             w,
             self.engine,
             hessian=self.hessian,
-            first=factor * self.asked.first_step,
+            first=factor * self.question.first_step,
             enough=self.tolerance / 2,
         )
 
-    def wrong(self, w: Params, name: str, factor: float = 1.0) -> Part | None:
-        """The part of that name, if it is wrong along w."""
-        found = (part for part in self.parts(w, factor) if part.name == name)
-        return next((part for part in found if part.wrong(self.tolerance)), None)
+    def wrong(self, w: Params, name: str, factor: float = 1.0) -> ProductError | None:
+        """The product of that name, if it is wrong along w."""
+        found = (error for error in self.errors(w, factor) if error.name == name)
+        return next((error for error in found if error.wrong(self.tolerance)), None)
 
 
 def engine_is_right(
-    asked: Asked, engine: Engine, generator: torch.Generator, *, hessian: bool
+    question: Question, engine: Engine, generator: torch.Generator, *, hessian: bool
 ) -> Row:
-    """<w, g_pre>, the mixed product and (if asked for) H w of an engine, at the question's point.
+    """Checks an engine's <w, g_pre>, mixed product and, with `hessian`, H w.
 
     Args:
-        asked: the question.
-        engine: whose product; its name may be any.
-        generator: of the directions.
-        hessian: whether an estimator takes its Hessian products.
+        question: the problem and its point.
+        engine: the engine; its name need not be registered.
+        generator: source of the directions.
+        hessian: whether an estimator takes the engine's Hessian products.
 
     Returns:
         A premise's row: `holds`, `FAILED` with what is to blame, or `inconclusive`.
     """
-    construction = construct_task(asked.problem, asked.phi, asked.problem.batches[0])
-    g_pre = pretrain_gradient(asked.problem, asked.theta, construction.task)
-    product = _Product(asked, construction, engine, hessian)
+    construction = construct_task(question.problem, question.phi, question.problem.batches[0])
+    g_pre = pretrain_gradient(question.problem, question.theta, construction.task)
+    product = _Product(question, construction, engine, hessian)
     w = direction_beside(g_pre, generator)
-    found = product.parts(w)
-    wrong = [part for part in found if part.wrong(product.tolerance)]
-    part = max(wrong or found, key=lambda part: part.gap)
+    found = product.errors(w)
+    wrong = [error for error in found if error.wrong(product.tolerance)]
+    error = max(wrong or found, key=lambda error: error.gap)
     other = direction_beside(g_pre, generator)
     verdict: Verdict
     verdict, note = "holds", ""
     if not wrong:
         pass
-    elif any(_confirmed(product, part, w, other) for part in wrong):
-        verdict, note = "FAILED", _blamed(product, part, w, generator)
+    elif any(_confirmed(product, error, w, other) for error in wrong):
+        verdict, note = "FAILED", _blamed(product, error, w, generator)
     else:
         verdict, note = "inconclusive", KINKED
-    gap, resolution = part.gap, part.resolution
+    gap, resolution = error.gap, error.resolution
     return Row("the engine is right", verdict, engine.name, gap, resolution, note)
 
 
-def _confirmed(product: _Product, part: Part, w: Params, other: Params) -> bool:
-    """Whether other steps and another direction say the same (see `plain_gradients.hold`)."""
-    if part.name == INNER or not math.isfinite(part.gap):
+def _confirmed(product: _Product, error: ProductError, w: Params, other: Params) -> bool:
+    """Whether other steps and another direction show it too (see `check_gradient`)."""
+    if error.name == INNER or not math.isfinite(error.gap):
         return True
-    again = product.wrong(w, part.name, OTHER_STEPS)
-    also = product.wrong(other, part.name)
-    return again is not None and also is not None and same_gap(part.gap, again.gap)
+    again = product.wrong(w, error.name, OTHER_STEPS)
+    also = product.wrong(other, error.name)
+    return again is not None and also is not None and same_gap(error.gap, again.gap)
 
 
-def _blamed(product: _Product, part: Part, w: Params, generator: torch.Generator) -> str:
-    """What is wrong and where: an operation, a module or a custom function, if one shows it."""
-    asked, name = product.asked, f"engine {product.engine.name!r}"
-    if not math.isfinite(part.gap):
-        return f"{name}: {part.name} is not finite"
-    operation = operation_to_blame(asked, product.engine, generator)
+def _blamed(product: _Product, error: ProductError, w: Params, generator: torch.Generator) -> str:
+    """Names what is wrong and where: an operation, a module or a custom function."""
+    question, name = product.question, f"engine {product.engine.name!r}"
+    if not math.isfinite(error.gap):
+        return f"{name}: {error.name} is not finite"
+    operation = operation_to_blame(question, product.engine, generator)
     if operation is not None:
         gap, where = operation
         return f"{name}: wrong by {gap:.2g} at {where}"
-    said = f"{name}: wrong by {part.gap:.2g} in {part.name}"
-    module = _module_to_blame(product, w, part.name)
+    message = f"{name}: wrong by {error.gap:.2g} in {error.name}"
+    module = _module_to_blame(product, w, error.name)
     if module:
-        return f"{said}, and only as to the learner's {module!r}: with w zero there it is right"
+        return f"{message}, and only as to the learner's {module!r}: with w zero there it is right"
     custom = custom_functions(
-        lambda: asked.problem.pretrain_loss(trees.leaves(asked.theta), product.construction.task)
+        lambda: question.problem.pretrain_loss(
+            trees.leaves(question.theta), product.construction.task
+        )
     )
     functions = f" ({', '.join(custom)})" if custom else ""
     return (
-        f"{said}, and no single operation of the loss shows it: look at custom autograd "
+        f"{message}, and no single operation of the loss shows it: look at custom autograd "
         f"functions{functions} and at what recomputes under functional_call (gradient "
         "checkpointing)"
     )

@@ -1,4 +1,4 @@
-"""Whether the forms that a problem declares of its loss are its loss."""
+"""Checks that the forms a problem declares of its loss are its loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.promotion import Asked
+from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
 from vfunc.problem import Task
 from vfunc.trees import Params
@@ -17,31 +17,33 @@ from vfunc.trees import Params
 
 @dataclass(frozen=True)
 class _Claim:
-    """Two numbers that a declared form says are equal, at each of a few points."""
+    """A declared form, two numbers that it equates at each of a few points, and the message."""
 
     form: str
     pairs: list[tuple[Tensor, Tensor]]
     says: str
 
 
-def forms(asked: Asked, theta: Params, task: Task, generator: torch.Generator) -> Iterator[Row]:
+def forms(
+    question: Question, theta: Params, task: Task, generator: torch.Generator
+) -> Iterator[Row]:
     """The declared `linear`, `composite` and `parts` equal the loss, at two points each."""
-    problem = asked.problem
+    problem = question.problem
     with torch.no_grad():
-        points = [asked.theta, theta]
+        points = [question.theta, theta]
         losses = [problem.pretrain_loss(t, task) for t in points]
         if problem.linear is not None:
-            yield _linear(asked, points, losses, task, generator)
+            yield _linear(question, points, losses, task, generator)
         if problem.composite is not None:
             form = problem.composite
             outputs = [form.outputs(t, task) for t in points]
             pairs = [(form.loss(o, task), x) for o, x in zip(outputs, losses, strict=True)]
             claim = _Claim("composite", pairs, "loss(outputs(theta, task), task) is not L_pre")
-            row = _verdict(claim, asked.tolerance)
-            yield _convex(asked, outputs[0], task, generator) if row.verdict == "holds" else row
+            row = _verdict(claim, question.tolerance)
+            yield _convex(question, outputs[0], task, generator) if row.verdict == "holds" else row
         if problem.parts is not None:
             pairs = [(problem.parts(t, task).sum(), x) for t, x in zip(points, losses, strict=True)]
-            yield _verdict(_Claim("parts", pairs, "their sum is not L_pre"), asked.tolerance)
+            yield _verdict(_Claim("parts", pairs, "their sum is not L_pre"), question.tolerance)
 
 
 def _verdict(claim: _Claim, tolerance: float) -> Row:
@@ -53,10 +55,14 @@ def _verdict(claim: _Claim, tolerance: float) -> Row:
 
 
 def _linear(
-    asked: Asked, points: list[Params], losses: list[Tensor], task: Task, draw: torch.Generator
+    question: Question,
+    points: list[Params],
+    losses: list[Tensor],
+    task: Task,
+    draw: torch.Generator,
 ) -> Row:
     """L_pre = <q, coefficients>, the coefficients not reading q: also at another q."""
-    problem, form = asked.problem, asked.problem.linear
+    problem, form = question.problem, question.problem.linear
     assert form is not None
     subject = "the declared linear is the loss"
     if form.target not in task:
@@ -71,7 +77,7 @@ def _linear(
         note = f"linear.coefficients is of shape {tuple(b.shape)}, {form.target!r} {tuple(q.shape)}"
         return Row(subject, "FAILED", note=note)
     reads = _Claim("linear", [(b_other, b)], f"its coefficients read {form.target!r}")
-    row = _verdict(reads, asked.tolerance)
+    row = _verdict(reads, question.tolerance)
     if row.verdict == "FAILED":
         return row
     pairs = [
@@ -80,12 +86,12 @@ def _linear(
         ((other[form.target] * b).sum(), problem.pretrain_loss(points[0], other)),
     ]
     says = f"<{form.target}, coefficients> is not L_pre"
-    return _verdict(_Claim("linear", pairs, says), asked.tolerance)
+    return _verdict(_Claim("linear", pairs, says), question.tolerance)
 
 
-def _convex(asked: Asked, outputs: Tensor, task: Task, generator: torch.Generator) -> Row:
+def _convex(question: Question, outputs: Tensor, task: Task, generator: torch.Generator) -> Row:
     """The loss lies nowhere above its chord, in a few directions of the outputs."""
-    form = asked.problem.composite
+    form = question.problem.composite
     assert form is not None
     subject = "the declared composite is the loss"
     middle = form.loss(outputs, task)
@@ -94,7 +100,7 @@ def _convex(asked: Asked, outputs: Tensor, task: Task, generator: torch.Generato
         ends = form.loss(outputs + step, task) + form.loss(outputs - step, task)
         size = float(ends.abs() + middle.abs())
         below = float(2 * middle - ends) / size if size else 0.0
-        if below > 100 * asked.unit:
+        if below > 100 * question.unit:
             note = (
                 f"composite: the loss is not convex in the outputs (above its chord, {below:.2g})"
             )

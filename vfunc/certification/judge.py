@@ -1,4 +1,4 @@
-"""The verdict on one estimator, once its engines are known to be right or wrong."""
+"""Judges one estimator, once its engines are known to be right or wrong."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import replace
 import torch
 
 from vfunc import trees
-from vfunc.certification.compare import Measured, compare, measure
 from vfunc.certification.engines import engine_is_right
+from vfunc.certification.gradient_error import Measured, compare, measure
 from vfunc.certification.plain_gradients import (
     KINKED,
     OTHER_STEPS,
     direction_beside,
     same_gap,
 )
-from vfunc.certification.promotion import Asked
+from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
 from vfunc.certification.subjects import engines_named, engines_of, exact_sibling
 from vfunc.errors import NotConvergedError, UserError
@@ -27,18 +27,18 @@ from vfunc.pullback import Engine, mixed_product
 NORMS = ("g_down_norm", "g_pre_norm")
 
 
-def answer_of(estimator: Estimator, asked: Asked) -> ValueEstimate:
-    """The estimate.
+def answer_of(estimator: Estimator, question: Question) -> ValueEstimate:
+    """The estimator's estimate at the question's point.
 
     Raises:
-        UserError: it is no estimate of this problem's phi.
+        UserError: the result is no estimate of this problem's phi.
     """
-    estimate = estimator(asked.problem, asked.theta, asked.phi)
+    estimate = estimator(question.problem, question.theta, question.phi)
     if not isinstance(estimate, ValueEstimate):
         raise UserError(
             f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
         )
-    trees.require_same_structure("the estimate's grad", estimate.grad, asked.phi)
+    trees.require_same_structure("the estimate's grad", estimate.grad, question.phi)
     return estimate
 
 
@@ -46,50 +46,52 @@ def judge(
     label: str,
     estimator: Estimator,
     estimate: ValueEstimate,
-    asked: Asked,
+    question: Question,
     directions: int,
     generator: torch.Generator,
     shared: Measured | None = None,
     faults: Mapping[str, str] | None = None,
 ) -> tuple[Row, Measured | None]:
-    """The verdict on one estimator.
+    """Judges one estimator.
 
-    What it approximates by its own account is no licence: the same estimator with nothing cut
-    short or replaced has to be right.
+    An estimator that declares an approximation has to be right without it: with nothing cut
+    short or replaced.
 
     Args:
-        label: its name in the table.
-        estimator: it.
-        estimate: its answer to the question.
-        asked: the question.
-        directions: in phi.
-        generator: of the directions.
-        shared: slopes of an objective that may be the same.
-        faults: what is wrong with engines, by name; those that are not named are right.
+        label: the estimator's name in the table.
+        estimator: the estimator.
+        estimate: its estimate at the question's point.
+        question: the problem and its point.
+        directions: number of directions in phi.
+        generator: source of the directions.
+        shared: slopes measured before, reused if the objective is the same.
+        faults: messages about wrong engines, by engine; engines without one are right.
 
     Returns:
-        The row, and the slopes, which may serve other engines and options.
+        The row, and the slopes, for reuse with other engines and options.
     """
-    broken = _not_finite(label, estimate) or _repeated(label, estimator, asked, estimate)
+    broken = _not_finite(label, estimate) or _repeated(label, estimator, question, estimate)
     if broken is not None:
         return broken, shared
     if shared is None or not _near(float(estimate.objective), shared.objective, 1e-9):
-        drawn = [direction_beside(estimate.grad, generator) for _ in range(directions)]
-        shared = measure(estimator, asked, estimate, drawn)
-    row = compare(label, estimate, shared, asked)
+        sampled = [direction_beside(estimate.grad, generator) for _ in range(directions)]
+        shared = measure(estimator, question, estimate, sampled)
+    row = compare(label, estimate, shared, question)
     if row.verdict == "approximate":
-        row = _beside_exact(row, estimator, asked, directions, generator, shared)
-    elif row.verdict == "FAILED" and not _confirmed(estimator, estimate, asked, shared, generator):
+        row = _beside_exact(row, estimator, question, directions, generator, shared)
+    elif row.verdict == "FAILED" and not _confirmed(
+        estimator, estimate, question, shared, generator
+    ):
         row = replace(row, verdict="inconclusive", note=KINKED)
     elif row.verdict == "FAILED":
         row = replace(
-            row, note=_explained(row, estimator, estimate, asked, generator, faults or {})
+            row, note=_explained(row, estimator, estimate, question, generator, faults or {})
         )
     return row, shared
 
 
 def _not_finite(label: str, estimate: ValueEstimate) -> Row | None:
-    """A failed row if there are no numbers to compare, with the names of what is not finite."""
+    """A failed row that names what is not finite, if anything is not."""
     scalars = {"objective": estimate.objective, "value": estimate.value}
     wrong = [n for n, x in scalars.items() if not torch.isfinite(x)]
     wrong += [f"grad of {n!r}" for n, x in estimate.grad.items() if not torch.isfinite(x).all()]
@@ -103,18 +105,18 @@ def _not_finite(label: str, estimate: ValueEstimate) -> Row | None:
 
 
 def _repeated(
-    label: str, estimator: Estimator, asked: Asked, estimate: ValueEstimate
+    label: str, estimator: Estimator, question: Question, estimate: ValueEstimate
 ) -> Row | None:
-    """A failed row if the same question gets another answer, or changes what it was asked of."""
-    before = {n: x.clone() for n, x in (asked.theta | asked.phi).items()}
-    again = estimator(asked.problem, asked.theta, asked.phi)
+    """A failed row if a second estimate differs, or changes theta or phi in place."""
+    before = {n: x.clone() for n, x in (question.theta | question.phi).items()}
+    again = estimator(question.problem, question.theta, question.phi)
     engine = engines_named(estimate)
-    if any(not torch.equal(x, before[n]) for n, x in (asked.theta | asked.phi).items()):
+    if any(not torch.equal(x, before[n]) for n, x in (question.theta | question.phi).items()):
         return Row(label, "FAILED", engine, note="it changes theta or phi in place")
     apart = float(trees.norm(trees.axpy(-1.0, estimate.grad, again.grad)))
     size = float(trees.norm(estimate.grad))
-    steady = _near(float(again.objective), float(estimate.objective), 1e3 * asked.unit)
-    if steady and not apart > 1e3 * asked.unit * size:
+    steady = _near(float(again.objective), float(estimate.objective), 1e3 * question.unit)
+    if steady and not apart > 1e3 * question.unit * size:
         return None
     note = "asked the same again, it answers otherwise: take what is drawn from problem.seed"
     return Row(label, "FAILED", engine, apart / size if size else None, note=note)
@@ -123,18 +125,18 @@ def _repeated(
 def _beside_exact(
     row: Row,
     estimator: Estimator,
-    asked: Asked,
+    question: Question,
     directions: int,
     generator: torch.Generator,
     shared: Measured,
 ) -> Row:
-    """The row of what approximates, unless it is wrong without its approximations too."""
+    """The row of an approximation, unless the estimator is wrong without it too."""
     sibling = exact_sibling(estimator)
     if sibling is None:
         return row
     try:
-        answer = answer_of(sibling, asked)
-        exact, _ = judge(row.subject, sibling, answer, asked, directions, generator, shared)
+        answer = answer_of(sibling, question)
+        exact, _ = judge(row.subject, sibling, answer, question, directions, generator, shared)
     except (UserError, NotConvergedError) as error:
         note = f"{row.note}; without that it could not be certified: {error}"
         return replace(row, note=note)
@@ -147,22 +149,22 @@ def _beside_exact(
 def _confirmed(
     estimator: Estimator,
     estimate: ValueEstimate,
-    asked: Asked,
+    question: Question,
     shared: Measured,
     generator: torch.Generator,
 ) -> bool:
-    """Whether other steps show the same gap, and another direction one (`plain_gradients.hold`)."""
+    """Whether other steps show the same gap, and another direction one (`check_gradient`)."""
     gaps = [
         float(trees.dot(estimate.grad, d)) - float(s.value)
         for d, s in zip(shared.directions, shared.slopes, strict=True)
     ]
     worst = max(range(len(gaps)), key=lambda i: abs(gaps[i]))
     along = shared.directions[worst]
-    again = measure(estimator, asked, estimate, [along], factor=OTHER_STEPS)
+    again = measure(estimator, question, estimate, [along], factor=OTHER_STEPS)
     gap = float(trees.dot(estimate.grad, along)) - float(again.slopes[0].value)
-    other = measure(estimator, asked, estimate, [direction_beside(estimate.grad, generator)])
+    other = measure(estimator, question, estimate, [direction_beside(estimate.grad, generator)])
     return same_gap(gap, gaps[worst]) and all(
-        compare("", estimate, measured, asked).verdict == "FAILED" for measured in (again, other)
+        compare("", estimate, measured, question).verdict == "FAILED" for measured in (again, other)
     )
 
 
@@ -170,12 +172,12 @@ def _explained(
     row: Row,
     estimator: Estimator,
     estimate: ValueEstimate,
-    asked: Asked,
+    question: Question,
     generator: torch.Generator,
     faults: Mapping[str, str],
 ) -> str:
-    """Why a gradient is wrong: its engine's product, or else its own arithmetic."""
-    said = f"{row.note}, wrong by {row.gap:.2g}"
+    """Says why a gradient is wrong: its engine's product, or else its own arithmetic."""
+    message = f"{row.note}, wrong by {row.gap:.2g}"
     names = [name for name in engines_named(estimate).split(", ") if name]
     engines = {engine.name for engine in engines_of(estimator, estimate)}
     for name in names:
@@ -183,26 +185,26 @@ def _explained(
             return faults[name]
         if name not in engines:
             return (
-                f"{said}; the engine {name!r} is not at hand to be checked apart: register it in "
-                "vfunc.ENGINES, or give the estimator a field `engine` that holds it"
+                f"{message}; the engine {name!r} is not at hand to be checked apart: register it "
+                "in vfunc.ENGINES, or give the estimator a field `engine` that holds it"
             )
     if not names:
-        engine = _usual_engine(asked)
-        found = engine_is_right(asked, engine, generator, hessian=False)
+        engine = _usual_engine(question)
+        found = engine_is_right(question, engine, generator, hessian=False)
         if found.verdict == "FAILED":
             return found.note
         names = [engine.name]
     return (
-        f"{said}; the engine ({', '.join(names)}) is right on this problem, so it is the "
+        f"{message}; the engine ({', '.join(names)}) is right on this problem, so it is the "
         "estimator's own arithmetic"
     )
 
 
-def _usual_engine(asked: Asked) -> Engine:
-    """What `auto` takes: most likely that of an estimator that does not say."""
-    construction = construct_task(asked.problem, asked.phi, asked.problem.batches[0])
-    w = trees.zeros_like(asked.theta)
-    return mixed_product(asked.problem, asked.theta, construction, w)[1].engine
+def _usual_engine(question: Question) -> Engine:
+    """The engine that `auto` takes, for an estimator that does not name its own."""
+    construction = construct_task(question.problem, question.phi, question.problem.batches[0])
+    w = trees.zeros_like(question.theta)
+    return mixed_product(question.problem, question.theta, construction, w)[1].engine
 
 
 def _near(a: float, b: float, tolerance: float) -> bool:

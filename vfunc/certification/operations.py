@@ -1,4 +1,4 @@
-"""Which operation an engine gets wrong: every call of the loss alone, through the same engine."""
+"""Finds the operation that an engine gets wrong: each call of the loss alone, by that engine."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.calls import Operation, distinct_operations, leaves_of, with_leaves
 from vfunc.certification.products import check_product
-from vfunc.certification.promotion import Asked
+from vfunc.certification.promotion import Question
+from vfunc.certification.traced_calls import Operation, distinct_operations, leaves_of, with_leaves
 from vfunc.problem import Construction, LinearForm, Task, ValueProblem, construct_task
 from vfunc.pullback import Engine
 from vfunc.trees import Params
 
 WRONG = 1e-4
-"""Relative error, of an exact engine in float64, that is no rounding."""
+"""Relative error of an exact engine in float64 beyond rounding."""
 
 HUGE = 1e30
-"""What masks put where nothing is to be seen; left out of an operation's result."""
+"""Magnitude from which an entry of a result is taken for a mask's, and left out."""
 
 
 def operation_to_blame(
-    asked: Asked, engine: Engine, generator: torch.Generator
+    question: Question, engine: Engine, generator: torch.Generator
 ) -> tuple[float, str] | None:
-    """The first call of the loss that an engine gets wrong alone.
+    """Finds the first call of the loss that an engine gets wrong.
 
     Args:
-        asked: the question.
-        engine: the engine, whose name may be any.
-        generator: of directions.
+        question: the problem and its point.
+        engine: the engine; its name need not be registered.
+        generator: source of the directions.
 
     Returns:
-        Its relative error and its name (or that it is all of them), or None if there is none.
+        The call's relative error and name ("every operation" if all fail), or None.
     """
-    problem, theta = asked.problem, asked.theta
-    construction = construct_task(problem, asked.phi, problem.batches[0])
+    problem, theta = question.problem, question.theta
+    construction = construct_task(problem, question.phi, problem.batches[0])
     linear = problem.linear is not None and not _needs_no_form(engine)
     made = trees.leaves({n: construction.task[n] for n in construction.designed})
     task = construction.task | made
@@ -74,21 +74,21 @@ def _error_alone(
     *,
     linear: bool,
 ) -> float | None:
-    """Relative error of the engine on one operation; None where it cannot be had alone."""
+    """Relative error of the engine on one operation; None if the operation does not run alone."""
     try:
-        asked, theta, task = _alone(problem, operation, generator, linear=linear)
+        question, theta, task = _alone(problem, operation, generator, linear=linear)
         w = trees.normal_like(theta, generator)
         w = {n: x * (theta[n].pow(2).mean().sqrt() + 1e-3) for n, x in w.items()}
         construction = Construction(task, tuple(task), {}, {})
-        parts = check_product(asked, theta, construction, w, engine)
-        return max((part.gap for part in parts if part.wrong(WRONG)), default=0.0)
+        errors = check_product(question, theta, construction, w, engine)
+        return max((error.gap for error in errors if error.wrong(WRONG)), default=0.0)
     except Exception:  # an operation that needs its surroundings tells nothing
         return None
 
 
 def _alone(
     problem: ValueProblem, operation: Operation, generator: torch.Generator, *, linear: bool
-) -> tuple[Asked, Params, Task]:
+) -> tuple[Question, Params, Task]:
     """A value problem of one operation: theta its arguments, the task a shift of them.
 
     The loss is <r, y> + <s, y^2> / 2, y = operation(theta + shift), r and s random: its mixed
@@ -125,8 +125,8 @@ def _alone(
     form = LinearForm("q", lambda at, task: outputs(at)) if linear else None
     made = ValueProblem(_nothing, pretrain_loss, _nothing, (None,), problem.rule, linear=form)
     task = {"q": r} if linear else trees.zeros_like(theta)
-    asked = Asked(made, theta, {}, torch.finfo(torch.float64).eps, "float64")
-    return replace(asked, problem=made), theta, task
+    question = Question(made, theta, {}, torch.finfo(torch.float64).eps, "float64")
+    return replace(question, problem=made), theta, task
 
 
 def _nothing(*_: Any) -> Any:
@@ -134,5 +134,5 @@ def _nothing(*_: Any) -> Any:
 
 
 def _result(out: Any) -> Tensor:
-    """Everything that an operation returns, as one vector."""
+    """All floating-point results of an operation, as one vector."""
     return torch.cat([x.reshape(-1) for x in leaves_of(out) if x.is_floating_point()])

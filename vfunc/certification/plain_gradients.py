@@ -1,4 +1,4 @@
-"""Whether the plain gradients of both losses are their slopes: what every estimator builds on."""
+"""Checks that the plain gradients of both losses are their slopes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.promotion import Asked, moved
+from vfunc.certification.promotion import Question, moved
 from vfunc.certification.report import Row, Verdict
 from vfunc.certification.slopes import SAFETY, slope
 from vfunc.problem import Task, feedback_gradient, pretrain_gradient
 from vfunc.trees import Params
 
 OTHER_STEPS = 0.7
-"""Factor on the steps of a second look: halving steps never meet it."""
+"""Factor on the steps of a second measurement: no power of two, so that no step repeats."""
 
 SAME = 0.5
-"""Two looks show the same gap if they differ by less than this share of it."""
+"""Largest relative difference between two measurements of the same gap."""
 
 KINKED = "finite differences of other steps disagree with the first: a kink is near"
 
 
 @dataclass(frozen=True)
-class Held:
-    """A gradient held against finite differences.
+class GradientCheck:
+    """The result of comparing a gradient with finite differences.
 
     Attributes:
         verdict: `holds`, `FAILED`, or `inconclusive` where the differences do not agree among
             themselves, as at a kink.
-        gap: relative.
-        resolution: how good the differences are, relative.
+        gap: relative error of the gradient.
+        resolution: relative error of the differences.
     """
 
     verdict: Verdict
@@ -42,55 +42,60 @@ class Held:
     resolution: float
 
 
-def hold(
-    value_at: Callable[[float, Params], Tensor], g: Params, asked: Asked, draw: torch.Generator
-) -> Held:
-    """Whether g is the gradient of a function.
+def check_gradient(
+    value_at: Callable[[float, Params], Tensor],
+    g: Params,
+    question: Question,
+    draw: torch.Generator,
+) -> GradientCheck:
+    """Checks that g is the gradient of a function.
 
     The error that differences estimate of themselves takes the function for smooth. A ReLU's
     kink within the steps makes it too small, so a gap counts if other steps along the same
     direction show the same one, and a second direction shows one too.
 
     Args:
-        value_at: (step, direction) -> the function there, a scalar.
-        g: what is said to be its gradient.
-        asked: gives steps and tolerance.
-        draw: of directions.
+        value_at: (step, direction) -> the function's value there, a scalar.
+        g: the claimed gradient.
+        question: source of step sizes and tolerance.
+        draw: source of directions.
     """
 
     def differences(along: Params, factor: float = 1.0) -> tuple[float, float, bool]:
         measured = slope(
             lambda step: value_at(step, along),
-            enough=asked.enough * float(trees.norm(g)),
-            first=factor * asked.first_step,
-            unit=asked.unit,
-            measure_noise=not asked.double,
+            enough=question.enough * float(trees.norm(g)),
+            first=factor * question.first_step,
+            unit=question.unit,
+            measure_noise=not question.double,
         )
         gap = float(measured.value) - float(trees.dot(g, along))
         size = max(float(trees.norm(g)), abs(float(measured.value))) or 1.0
-        wrong = abs(gap) > max(asked.tolerance * size, SAFETY * measured.error)
+        wrong = abs(gap) > max(question.tolerance * size, SAFETY * measured.error)
         return gap / size, measured.error / size, wrong
 
     along = direction_beside(g, draw)
     gap, resolution, wrong = differences(along)
     if not math.isfinite(gap):
-        return Held("FAILED", math.inf, resolution)
+        return GradientCheck("FAILED", math.inf, resolution)
     if not wrong:
-        return Held("holds", abs(gap), resolution)
+        return GradientCheck("holds", abs(gap), resolution)
     again, _, still = differences(along, OTHER_STEPS)
     _, _, also = differences(direction_beside(g, draw))
     same = still and also and same_gap(again, gap)
-    return Held("FAILED" if same else "inconclusive", abs(gap), resolution)
+    return GradientCheck("FAILED" if same else "inconclusive", abs(gap), resolution)
 
 
 def same_gap(a: float, b: float) -> bool:
-    """Whether two looks at one direction show the same gap."""
+    """Whether two measurements along one direction show the same gap."""
     return abs(a - b) < SAME * max(abs(a), abs(b))
 
 
-def gradients(asked: Asked, theta: Params, task: Task, generator: torch.Generator) -> Iterator[Row]:
-    """Plain gradients of both losses are their slopes, away from the learner's own parameters."""
-    problem = asked.problem
+def gradients(
+    question: Question, theta: Params, task: Task, generator: torch.Generator
+) -> Iterator[Row]:
+    """Compares plain gradients of both losses with their slopes, away from the live parameters."""
+    problem = question.problem
     losses: dict[str, tuple[Callable[[Params], Tensor], Callable[[], Params]]] = {
         "pretrain_loss": (
             lambda t: problem.pretrain_loss(t, task),
@@ -104,12 +109,12 @@ def gradients(asked: Asked, theta: Params, task: Task, generator: torch.Generato
             with torch.no_grad():
                 return loss(moved(theta, step, along))
 
-        held = hold(at, gradient(), asked, generator)
-        note = KINKED if held.verdict == "inconclusive" else ""
-        if held.verdict == "FAILED":
-            note = _first_order_note(name, held.gap, loss, theta)
+        check = check_gradient(at, gradient(), question, generator)
+        note = KINKED if check.verdict == "inconclusive" else ""
+        if check.verdict == "FAILED":
+            note = _first_order_note(name, check.gap, loss, theta)
         subject = f"{name} is differentiable in theta"
-        yield Row(subject, held.verdict, "", held.gap, held.resolution, note)
+        yield Row(subject, check.verdict, "", check.gap, check.resolution, note)
 
 
 def _first_order_note(name: str, gap: float, loss: Any, theta: Params) -> str:
@@ -124,7 +129,7 @@ def _first_order_note(name: str, gap: float, loss: Any, theta: Params) -> str:
 
 
 def custom_functions(function: Callable[[], Tensor]) -> list[str]:
-    """Names of the `torch.autograd.Function`s of other authors that a graph goes through."""
+    """Names of the custom `torch.autograd.Function`s in a graph."""
     with torch.enable_grad():
         pending = [function().grad_fn]
     found, seen = [], set()
@@ -144,10 +149,10 @@ def direction_beside(g: Params, generator: torch.Generator) -> Params:
 
     A purely random direction in many dimensions sees next to nothing of a gradient's size.
     """
-    drawn = trees.normal_like(g, generator)
+    noise = trees.normal_like(g, generator)
     # on g's side, so that in one dimension the halves do not cancel
-    side = -1.0 if float(trees.dot(drawn, g)) < 0 else 1.0
-    drawn = trees.scale(drawn, side / trees.norm(drawn))
+    side = -1.0 if float(trees.dot(noise, g)) < 0 else 1.0
+    noise = trees.scale(noise, side / trees.norm(noise))
     size = float(trees.norm(g))
-    mixed = trees.axpy(1 / size, g, drawn) if 0 < size < math.inf else drawn
+    mixed = trees.axpy(1 / size, g, noise) if 0 < size < math.inf else noise
     return trees.scale(mixed, 1 / trees.norm(mixed))

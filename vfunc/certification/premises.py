@@ -1,4 +1,4 @@
-"""What every estimator takes for granted of a problem, checked on the problem itself.
+"""Checks the premises of every estimator on the problem itself.
 
 Each check returns a `Row`, and raises nothing; `certify` stops at the first that fails, since no
 slope means anything after it.
@@ -13,66 +13,69 @@ import torch
 from torch import Tensor, nn
 
 from vfunc import trees
-from vfunc.certification.calls import first_to_differ
+from vfunc.certification.designer_gradient import designer_gradient_is_right
 from vfunc.certification.forms import forms
 from vfunc.certification.plain_gradients import gradients
-from vfunc.certification.promotion import Asked
-from vfunc.certification.reached import designer_is_reached
+from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
+from vfunc.certification.traced_calls import first_to_differ
 from vfunc.problem import Task, ValueProblem, construct_task, pretrain_gradient
 from vfunc.trees import Params
 
 AWAY = 1e-2
-"""Relative distance from theta_t at which forms and gradients are compared: a learner that uses
+"""Relative distance from theta_t at which forms and gradients are compared. A learner that uses
 its own parameters in place of theta is right at theta_t itself."""
 
 ROUNDING = 1e-6
+"""Relative difference of gradients in float64 that rounding explains."""
 
 
 def premises(
     problem: ValueProblem,
     theta: Params,
     phi: Params,
-    asked: Asked,
+    question: Question,
     generator: torch.Generator,
 ) -> Iterator[Row]:
-    """All checks in order; each takes those before it for granted.
+    """All checks in order; each assumes that those before it passed.
 
     Args:
-        problem: the question as it came.
-        theta: the learner's parameters as they came, whose storage tells live ones.
-        phi: the designer's parameters as they came.
-        asked: the same in the precision of the check.
-        generator: of the directions.
+        problem: the problem as passed in.
+        theta: the learner's parameters as passed in, whose storage identifies live ones.
+        phi: the designer's parameters as passed in.
+        question: the same in the precision of the check.
+        generator: source of the directions.
     """
-    yield repeats_itself(asked)
+    yield repeats_itself(question)
     yield task_is_held(problem, theta, phi)
-    yield designer_is_reached(asked, generator)
-    theta = _away(asked.theta, generator)
-    task = construct_task(asked.problem, asked.phi, asked.problem.batches[0]).task
-    yield from forms(asked, theta, task, generator)
-    yield from gradients(asked, theta, task, generator)
+    yield designer_gradient_is_right(question, generator)
+    theta = _away(question.theta, generator)
+    task = construct_task(question.problem, question.phi, question.problem.batches[0]).task
+    yield from forms(question, theta, task, generator)
+    yield from gradients(question, theta, task, generator)
 
 
-def repeats_itself(asked: Asked) -> Row:
-    """construct, pretrain_loss and feedback_loss give the same numbers for the same arguments."""
-    subject, problem = "evaluating twice gives the same", asked.problem
+def repeats_itself(question: Question) -> Row:
+    """Checks that construct, pretrain_loss and feedback_loss repeat their numbers."""
+    subject, problem = "evaluating twice gives the same", question.problem
     task: Task = {}
     for batch in problem.batches:
-        task = construct_task(problem, asked.phi, batch).task
-        again = construct_task(problem, asked.phi, batch).task
-        differing = [n for n in task if n not in again or not _same(task[n], again[n], asked.unit)]
+        task = construct_task(problem, question.phi, batch).task
+        again = construct_task(problem, question.phi, batch).task
+        differing = [
+            n for n in task if n not in again or not _same(task[n], again[n], question.unit)
+        ]
         if differing or len(task) != len(again):
             entries = f" in the task's {', '.join(map(repr, differing))}" if differing else ""
-            where = _culprit(lambda b=batch: problem.construct(asked.phi, b))
+            where = _culprit(lambda b=batch: problem.construct(question.phi, b))
             return Row(subject, "FAILED", note=f"construct does not repeat itself{entries}{where}")
     losses: dict[str, Callable[[], Tensor]] = {
-        "pretrain_loss": lambda: problem.pretrain_loss(asked.theta, task),
-        "feedback_loss": lambda: problem.feedback_loss(asked.theta),
+        "pretrain_loss": lambda: problem.pretrain_loss(question.theta, task),
+        "feedback_loss": lambda: problem.feedback_loss(question.theta),
     }
     with torch.no_grad():
         for name, function in losses.items():
-            if not _same(function(), function(), asked.unit):
+            if not _same(function(), function(), question.unit):
                 note = f"{name} does not repeat itself{_culprit(function)}"
                 return Row(subject, "FAILED", note=note)
     return Row(subject, "holds")
@@ -85,7 +88,7 @@ def _culprit(function: Callable[[], Any]) -> str:
 
 
 def task_is_held(problem: ValueProblem, theta: Params, phi: Params) -> Row:
-    """The task depends on phi, and on the learner's live parameters by value alone.
+    """Checks that the task depends on the learner's live parameters by value alone.
 
     A `construct` that closes over live parameters without detaching makes g_pre, the gradient of
     the step that the learner takes on a fixed task, another one than that of L_pre(theta; c).
@@ -122,7 +125,7 @@ def _effect_of_attaching(
 
 
 def _graph_leaves(outputs: Any) -> list[Tensor]:
-    """Every leaf that the outputs' graphs reach."""
+    """The leaves of the outputs' graphs."""
     pending = [x.grad_fn for x in outputs if x.grad_fn is not None]
     found = [x for x in outputs if x.grad_fn is None]
     seen = set()
@@ -168,9 +171,9 @@ def _live_among(
 
 
 def _away(theta: Params, generator: torch.Generator) -> Params:
-    drawn = trees.normal_like(theta, generator)
+    noise = trees.normal_like(theta, generator)
     return {
-        n: x + AWAY * (x.detach().double().pow(2).mean().sqrt() + 1e-3).to(x) * drawn[n]
+        n: x + AWAY * (x.detach().double().pow(2).mean().sqrt() + 1e-3).to(x) * noise[n]
         for n, x in theta.items()
     }
 

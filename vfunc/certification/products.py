@@ -1,4 +1,4 @@
-"""An engine's product against plain gradients: the value, the mixed product, the Hessian's."""
+"""Compares an engine's products with differences of plain gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.promotion import Asked, moved
+from vfunc.certification.promotion import Question, moved
 from vfunc.certification.slopes import SAFETY, slope
 from vfunc.problem import Construction, pretrain_gradient
 from vfunc.pullback import Engine, mixed_product
@@ -20,13 +20,13 @@ INNER, MIXED, HESSIAN = "<w, g_pre>", "the mixed product", "the Hessian product"
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the numbers that an engine returns.
+class ProductError:
+    """The error of one of the products that an engine returns.
 
     Attributes:
-        name: which.
-        gap: its relative error; that of <w, g_pre> relative to |w| |g_pre|.
-        resolution: how good the finite differences are that it was held against.
+        name: the product's name.
+        gap: relative error; that of <w, g_pre> relative to |w| |g_pre|.
+        resolution: relative error of the finite differences it was compared with.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Part:
 
 
 def check_product(
-    asked: Asked,
+    question: Question,
     theta: Params,
     construction: Construction,
     w: Params,
@@ -48,37 +48,37 @@ def check_product(
     hessian: bool = False,
     first: float = 0.1,
     enough: float = 0.0,
-) -> list[Part]:
-    """All that an engine returns along w, held against plain gradients alone.
+) -> list[ProductError]:
+    """Compares all that an engine returns along w with plain gradients alone.
 
     An engine whose value and gradient are wrong alike (a wrong tangent, a sign in both) has an
-    objective of its own making, and no slope of that objective shows it. So <w, g_pre> is held
-    against the plain gradient, and the mixed product (and H w) against central differences, along
-    w, of plain gradients in the task (and in theta).
+    objective of its own making, and no slope of that objective shows it. So <w, g_pre> is compared
+    with the plain gradient, and the mixed product (and H w) with central differences, along w, of
+    plain gradients in the task (and in theta).
 
     Args:
-        asked: the question.
-        theta: the point.
+        question: the problem, and the accuracy of its numbers.
+        theta: the learner's parameters.
         construction: the task.
         w: the direction.
-        engine: whose product.
-        hessian: whether H w is to be checked too.
-        first: the largest step of the differences, as |h w|.
-        enough: the relative error of the differences that will do.
+        engine: the engine.
+        hessian: whether to check H w too.
+        first: largest step of the differences, as |h w|.
+        enough: relative error of the differences at which they stop.
     """
-    problem, task, designed = asked.problem, construction.task, construction.designed
+    problem, task, designed = question.problem, construction.task, construction.designed
     product, _ = mixed_product(problem, theta, construction, w, engine, hessian=hessian)
     g_pre = pretrain_gradient(problem, theta, task)
     length = float(trees.norm(w)) or 1.0
     size = length * float(trees.norm(g_pre))
     apart = abs(float(product.inner) - float(trees.dot(w, g_pre)))
-    parts = [Part(INNER, apart / size if size else 0.0, 10 * asked.unit)]
+    errors = [ProductError(INNER, apart / size if size else 0.0, 10 * question.unit)]
     got = {MIXED: _flat(product.task, designed)} if designed else {}
     if hessian:
         assert product.hessian is not None
         got[HESSIAN] = _flat(product.hessian, theta)
     if not got:
-        return parts
+        return errors
     # each in its own unit, so that the larger does not hide the smaller
     units = {name: _size(x) or 1.0 for name, x in got.items()}
 
@@ -98,20 +98,20 @@ def check_product(
         gradients,
         enough=enough,
         first=first / length,
-        unit=asked.unit,
-        measure_noise=not asked.double,
+        unit=question.unit,
+        measure_noise=not question.double,
     )
     if not math.isfinite(measured.error):  # the plain gradients are not finite: nothing to hold
-        return parts
+        return errors
     values = torch.split(measured.value, [len(x) for x in got.values()])
     for (name, mine), value in zip(got.items(), values, strict=True):
         apart = _size(mine / units[name] - value)
         if not math.isfinite(apart):
-            parts.append(Part(name, math.inf, 0.0))
+            errors.append(ProductError(name, math.inf, 0.0))
             continue
         size = max(_size(mine) / units[name], _size(value)) or 1.0
-        parts.append(Part(name, apart / size, measured.error / size))
-    return parts
+        errors.append(ProductError(name, apart / size, measured.error / size))
+    return errors
 
 
 def _both(task: Params, theta: Params) -> Params:

@@ -1,4 +1,4 @@
-"""A value problem in float64, whatever precision its own code was written for."""
+"""Computes a value problem in float64, whatever precision its own code was written for."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vfunc.trees import Params
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question at its point, in the precision in which it is certified.
+class Question:
+    """A value problem and a point, in the precision in which it is certified.
 
     Attributes:
-        problem: the question.
-        theta: the learner's parameters; copies, which nothing outside sees change.
-        phi: the designer's parameters; copies.
-        unit: the round-off of the coarsest dtype that the numbers go through.
-        precision: its name, and why it is not float64 where it is not.
+        problem: the value problem.
+        theta: copies of the learner's parameters.
+        phi: copies of the designer's parameters.
+        unit: unit round-off of the coarsest dtype that the numbers go through.
+        precision: that dtype's name, and the reason where it is not float64.
     """
 
     problem: ValueProblem
@@ -37,39 +37,39 @@ class Asked:
 
     @property
     def double(self) -> bool:
-        """Whether everything is in float64."""
+        """Whether all numbers are in float64."""
         return self.unit == torch.finfo(torch.float64).eps
 
     @property
     def tolerance(self) -> float:
-        """What an exact gradient may be off by, relative: 1e-6, or 3 sqrt(u) in its own dtype."""
+        """Largest relative error of an exact gradient: 1e-6, or 3 sqrt(u) in its own dtype."""
         return 1e-6 if self.double else 3 * self.unit**0.5
 
     @property
     def enough(self) -> float:
-        """The relative error of finite differences that will do."""
+        """Relative error at which finite differences stop."""
         return self.tolerance / 2
 
     @property
     def first_step(self) -> float:
-        """Where finite differences begin: further out where rounding is coarse."""
+        """Largest step of finite differences: larger where rounding is coarse."""
         return 0.0005 if self.double else 0.1
 
 
-def most_exact(problem: ValueProblem, theta: Params, phi: Params) -> Asked:
+def most_exact(problem: ValueProblem, theta: Params, phi: Params) -> Question:
     """The question in float64 if its functions can be computed so, else in its own precision."""
     try:
-        asked = in_float64(problem, theta, phi)
-        losses = _losses(asked)
+        question = in_float64(problem, theta, phi)
+        losses = _losses(question)
     except Exception as error:  # whatever stands against float64: its own precision shows if real
         return _as_it_is(problem, theta, phi, str(error).strip().partition("\n")[0])
     coarse = [f"{name} returns {x.dtype}" for name, x in losses.items() if x.itemsize < 8]
-    return _as_it_is(problem, theta, phi, ", ".join(coarse)) if coarse else asked
+    return _as_it_is(problem, theta, phi, ", ".join(coarse)) if coarse else question
 
 
-def in_float64(problem: ValueProblem, theta: Params, phi: Params) -> Asked:
+def in_float64(problem: ValueProblem, theta: Params, phi: Params) -> Question:
     """The question with every number of its point in float64, its functions promoted to it."""
-    return Asked(
+    return Question(
         _double_problem(problem),
         {name: x.detach().to(torch.float64, copy=True) for name, x in theta.items()},
         {name: x.detach().to(torch.float64, copy=True) for name, x in phi.items()},
@@ -78,7 +78,7 @@ def in_float64(problem: ValueProblem, theta: Params, phi: Params) -> Asked:
     )
 
 
-def _as_it_is(problem: ValueProblem, theta: Params, phi: Params, why: str) -> Asked:
+def _as_it_is(problem: ValueProblem, theta: Params, phi: Params, why: str) -> Question:
     theta = {name: x.detach().clone() for name, x in theta.items()}
     phi = {name: x.detach().clone() for name, x in phi.items()}
     dtypes = {x.dtype for x in [*theta.values(), *phi.values()]}
@@ -87,15 +87,15 @@ def _as_it_is(problem: ValueProblem, theta: Params, phi: Params, why: str) -> As
     # never taken for float64: something in it computes in less
     unit = max(torch.finfo(coarsest).eps, torch.finfo(torch.float32).eps)
     precision = f"{str(coarsest).removeprefix('torch.')} (not float64: {why})"
-    return Asked(problem, theta, phi, unit, precision)
+    return Question(problem, theta, phi, unit, precision)
 
 
-def _losses(asked: Asked) -> dict[str, Tensor]:
+def _losses(question: Question) -> dict[str, Tensor]:
     with torch.no_grad():
-        task = construct_task(asked.problem, asked.phi, asked.problem.batches[0]).task
+        task = construct_task(question.problem, question.phi, question.problem.batches[0]).task
         return {
-            "pretrain_loss": asked.problem.pretrain_loss(asked.theta, task),
-            "feedback_loss": asked.problem.feedback_loss(asked.theta),
+            "pretrain_loss": question.problem.pretrain_loss(question.theta, task),
+            "feedback_loss": question.problem.feedback_loss(question.theta),
         }
 
 

@@ -1,4 +1,4 @@
-"""What certification found: rows of verdicts, a table of them, and the one line for a log."""
+"""Results of a certification: rows of verdicts, their table, and one line for a log."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Verdict = Literal["holds", "exact", "approximate", "inconclusive", "skipped", "F
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that was checked.
+    """The verdict on one premise or estimator.
 
     Attributes:
         subject: a premise of the problem, or an estimator with its options.
         verdict: `holds` (a premise); `exact` (the gradient is the objective's slope to the
             tolerance, and finite differences are good enough to tell); `approximate` (the
-            estimator or engine is by design, and off by `gap`); `inconclusive` (finite
+            estimator or engine is by design, with error `gap`); `inconclusive` (finite
             differences are not good enough to tell); `skipped`; `FAILED`.
-        engine: of the pullback; "" where there is none.
+        engine: the pullback's engine; "" where there is none.
         gap: largest |slope - <grad, direction>| / |grad| over the directions, relative.
-        resolution: how far the finite differences themselves can be trusted, relative.
-        note: why, in words.
-        premise: whether it is something that estimators build on, and not an estimator.
+        resolution: relative error of the finite differences themselves.
+        note: the reason, in words.
+        premise: whether the subject is a premise, and not an estimator.
     """
 
     subject: str
@@ -41,12 +41,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Certification:
-    """Everything that was checked of one problem at one point; `str` of it is a table.
+    """The verdicts on one problem at one point; `str` of it is a table.
 
     Attributes:
-        rows: what was checked, in order.
-        precision: what it was computed in, and why it is not float64 where it is not.
-        notes: what was changed for the check, in words.
+        rows: the verdicts, in order.
+        precision: the dtype of the computation, and the reason where it is not float64.
+        notes: changes made for the check, in words.
     """
 
     rows: tuple[Row, ...]
@@ -65,17 +65,17 @@ class Certification:
 
     def line(self) -> str:
         """The verdict on the estimators in one line, such as for a log."""
-        said = []
+        verdicts = []
         for row in self.estimators:
             by = f" by {row.engine}" if row.engine else ""
             gap = "" if row.gap is None else f", gap {row.gap:.0e}"
             verdict = "" if row.verdict == "exact" else f" {row.verdict}"
             note = f" ({row.note})" if row.note and row.verdict != "exact" else ""
-            said.append(f"{row.subject}{by}{verdict}{gap}{note}")
-        return f"{'; '.join(said)}, {self.precision}"
+            verdicts.append(f"{row.subject}{by}{verdict}{gap}{note}")
+        return f"{'; '.join(verdicts)}, {self.precision}"
 
     def table(self) -> Table:
-        """All rows, for rich; what there is to say of them is numbered, and stands in `remarks`."""
+        """All rows, for rich; their notes are numbered, and stand in `remarks`."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("checked", "engine", "verdict"):
             table.add_column(name, no_wrap=True)
@@ -89,7 +89,7 @@ class Certification:
         return table
 
     def remarks(self) -> tuple[str, ...]:
-        """What stands below the table."""
+        """The lines below the table."""
         numbered = [f"({i}) {note}" for i, note in enumerate(self._row_notes(), 1)]
         return (f"computed in {self.precision}", *self.notes, *numbered)
 

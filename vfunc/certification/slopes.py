@@ -1,4 +1,4 @@
-"""Directional derivatives by central differences, with an estimate of their own error.
+"""Measures directional derivatives by central differences, and estimates their error.
 
 Ridders' scheme (1982; Numerical Recipes, section 5.7): central differences at halving steps,
 extrapolated to step zero (Richardson). The error of each entry of the tableau is taken as its
@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 ORDERS = 4
-"""Columns of the tableau: higher orders amplify rounding and win nothing more."""
+"""Columns of Ridders' tableau: higher orders only amplify rounding."""
 
 SAFETY = 5.0
-"""A gap of so many estimated errors of the finite differences is no error of theirs."""
+"""Safety factor on the differences' estimated error: a larger gap is the gradient's error."""
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A derivative, and how far it can be trusted.
+    """A derivative and its estimated error.
 
     Attributes:
         value: the derivative, shaped like the function's value.
-        error: estimate of its error, in the Euclidean norm; infinite where nothing settled.
-        evaluations: of the function.
+        error: estimated error in the Euclidean norm; infinite where no entry converged.
+        evaluations: number of the function's evaluations.
     """
 
     value: Tensor
@@ -46,19 +46,19 @@ def slope(
     unit: float = torch.finfo(torch.float64).eps,
     measure_noise: bool = False,
 ) -> Slope:
-    """function'(0).
+    """The function's derivative at 0.
 
     Args:
-        function: of a step; a tensor, of any shape.
-        enough: stop as soon as the error is estimated to be below this.
-        first: the largest step.
-        levels: how often it may be halved.
-        unit: the round-off of what the function is computed in.
+        function: step -> a tensor of any shape.
+        enough: estimated error at which to stop.
+        first: largest step.
+        levels: largest number of steps, each half the one before.
+        unit: unit round-off of the function's dtype.
         measure_noise: whether to measure the function's rounding from seven near points
             (Hamming's difference table) rather than to take `unit` times its size.
 
     Returns:
-        The derivative where its error is estimated lowest.
+        The derivative of lowest estimated error.
     """
     best = Slope(torch.zeros((), dtype=torch.float64), math.inf, 0)
     noise, evaluations = 0.0, 0

@@ -1,4 +1,4 @@
-"""What is certified: estimators with their options, and the engines that each can be given."""
+"""Lists what is certified: estimators with their options, and their engines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"solver": "nystrom"},
     ),
 }
-"""Options to certify a registered estimator with; the others as they come."""
+"""Options with which registered estimators are certified; others get their defaults."""
 
 EXACT: dict[str, Any] = {
     "truncate": None,
@@ -37,30 +37,30 @@ EXACT: dict[str, Any] = {
     "inner_steps": None,
     "nystrom_rank": None,
 }
-"""Options with which an estimator that may be cut short or replace something does neither."""
+"""Options of an estimator without truncation or any other approximation."""
 
 SHORT: dict[str, dict[str, Any]] = {
     "unrolled": {"truncate": 1, "checkpoint_every": 1},
     "implicit": {"solver": "cg", "solver_steps": 1, "nystrom_rank": None},
 }
-"""Options that spare an adjoint, and leave the objective as it is, to the last bit."""
+"""Options that shorten the adjoint, and leave the objective bit for bit as it is."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An estimator under one name, by every engine that it is certified with.
+    """An estimator and the engines that it is certified with.
 
     Attributes:
-        label: its name and options.
-        estimator: it, with the engine that it chooses itself.
-        engines: names to give it in turn; empty leaves it as it is.
+        label: name and options.
+        estimator: the estimator, with its own choice of engine.
+        engines: names of engines to certify in turn; empty for its own choice alone.
     """
 
     label: str
     estimator: Estimator
     engines: tuple[str, ...] = ()
 
-    def by(self, engine: str) -> Estimator:
+    def with_engine(self, engine: str) -> Estimator:
         """The same estimator with that engine."""
         return replace(cast("Any", self.estimator), engine=engine)  # a dataclass: it has engines
 
@@ -84,32 +84,32 @@ def all_subjects() -> Iterator[Subject | tuple[str, str]]:
 
 
 def label_of(estimator: object) -> str:
-    """Names an estimator, or what it holds, as registered or by its type, with options as given."""
+    """The name of an estimator, or of an object among its options, with its own options."""
     names: dict[object, str] = {factory: name for name, factory in ESTIMATORS.items()}
     kind = type(estimator)
     own = getattr(estimator, "__name__", kind.__name__)
-    parts = [names.get(kind, own)]
+    words = [names.get(kind, own)]
     if dataclasses.is_dataclass(estimator):
         options = {f.name: getattr(estimator, f.name) for f in dataclasses.fields(estimator)}
         defaults = {f.name: f.default for f in dataclasses.fields(estimator)}
         given = [x for n, x in options.items() if n != "engine" and x != defaults[n]]
-        # an estimator may ask another one
-        parts += [label_of(x) if dataclasses.is_dataclass(x) else str(x) for x in given]
-    return " ".join(parts)
+        # an estimator may wrap another one
+        words += [label_of(x) if dataclasses.is_dataclass(x) else str(x) for x in given]
+    return " ".join(words)
 
 
 def engines_named(estimate: ValueEstimate, key: str = "engine") -> str:
     """The engines in an estimate's diagnostics, those of its domains (`domain/engine`) too."""
-    said = [str(x) for k, x in estimate.diagnostics.items() if k.rpartition("/")[2] == key]
-    return ", ".join(dict.fromkeys(name for names in said for name in names.split(", ")))
+    fields = [str(x) for k, x in estimate.diagnostics.items() if k.rpartition("/")[2] == key]
+    return ", ".join(dict.fromkeys(name for names in fields for name in names.split(", ")))
 
 
 def engines_of(estimator: Estimator, estimate: ValueEstimate) -> list[Engine]:
-    """The engines that an estimate went through, those of its Hessian products too.
+    """The engines that an estimate used, those of its Hessian products too.
 
     Args:
-        estimator: holds its engine, if it is an engine and not a name.
-        estimate: whose diagnostics name them.
+        estimator: the estimator, which may hold an engine of its own.
+        estimate: the estimate, whose diagnostics name engines.
     """
     held = getattr(estimator, "engine", None)
     known = ENGINES | ({} if isinstance(held, str | None) else {held.name: held})
@@ -118,8 +118,8 @@ def engines_of(estimator: Estimator, estimate: ValueEstimate) -> list[Engine]:
 
 
 def takes_hessians(estimator: Estimator, estimate: ValueEstimate, engine: Engine) -> bool:
-    """Whether an estimate went through the engine's Hessian products too, as far as it says."""
-    inner = getattr(estimator, "estimator", estimator)  # one that asks another
+    """Whether the estimate used the engine's Hessian products, by its own account."""
+    inner = getattr(estimator, "estimator", estimator)  # one that wraps another
     if getattr(inner, "lookahead_steps", 1) > 1:
         return engine.refusal(None, (), hessian=True) is None
     if getattr(inner, "curvature", "hessian") != "hessian":
@@ -128,15 +128,15 @@ def takes_hessians(estimator: Estimator, estimate: ValueEstimate, engine: Engine
 
 
 def exact_sibling(estimator: Estimator) -> Estimator | None:
-    """The same estimator with nothing cut short or replaced, if it was told to."""
+    """The same estimator without its approximations; None if it has none."""
     return _other(estimator, EXACT)
 
 
 def same_objective(estimator: Estimator) -> Estimator:
-    """An estimator with the same objective, and with a gradient that costs less where it can."""
-    asked = getattr(estimator, "estimator", estimator)  # one that asks another
+    """An estimator with the same objective and a cheaper gradient, where there is one."""
+    inner = getattr(estimator, "estimator", estimator)  # one that wraps another
     for name, options in SHORT.items():
-        if type(asked) is ESTIMATORS.get(name):
+        if type(inner) is ESTIMATORS.get(name):
             return _other(estimator, options) or estimator
     return estimator
 
@@ -146,7 +146,7 @@ def _other(estimator: Estimator, options: Mapping[str, Any]) -> Estimator | None
     if not dataclasses.is_dataclass(estimator) or isinstance(estimator, type):
         return None
     own = {f.name for f in dataclasses.fields(estimator) if f.init}
-    if "estimator" in own:  # one that asks another
+    if "estimator" in own:  # one that wraps another
         inner = _other(getattr(estimator, "estimator"), options)  # noqa: B009
         return None if inner is None else replace(estimator, estimator=inner)
     changed = {n: x for n, x in options.items() if n in own and getattr(estimator, n) != x}

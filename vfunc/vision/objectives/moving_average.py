@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ class TaughtLearner(nn.Module):
         """Call a method by its name."""
         return getattr(self, method)(*args)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self: _M, mode: bool = True) -> _M:
         """Train mode, but for the teacher."""
         super().train(mode)
         for name, child in self.named_children():

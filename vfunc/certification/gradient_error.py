@@ -1,4 +1,4 @@
-"""An estimate's gradient against the slope of its own objective."""
+"""Compares an estimate's gradient with measured slopes of its own objective."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.certification.engines import differenced_bound
-from vfunc.certification.promotion import Asked, moved
+from vfunc.certification.promotion import Question, moved
 from vfunc.certification.report import Row, Verdict
 from vfunc.certification.slopes import SAFETY, Slope, slope
 from vfunc.certification.subjects import engines_named, same_objective
@@ -24,9 +24,9 @@ class Measured:
     """Slopes of an objective in a few directions.
 
     Attributes:
-        directions: in phi, of norm 1.
-        slopes: of the objective along them.
-        objective: its value at phi.
+        directions: directions in phi, of norm 1.
+        slopes: the objective's slope along each.
+        objective: the objective's value at phi.
     """
 
     directions: Sequence[Params]
@@ -36,41 +36,43 @@ class Measured:
 
 def measure(
     estimator: Estimator,
-    asked: Asked,
+    question: Question,
     estimate: ValueEstimate,
     directions: Sequence[Params],
     *,
     factor: float = 1.0,
 ) -> Measured:
-    """The slopes of an estimator's objective.
+    """Measures the slopes of an estimator's objective.
 
     Args:
-        estimator: evaluated twice for each finite difference, its adjoint cut short.
-        asked: the question.
+        estimator: the estimator; two evaluations a finite difference, its adjoint cut short.
+        question: the problem and its point.
         estimate: the estimate at phi.
-        directions: in phi, of norm 1.
-        factor: on the steps of the differences.
+        directions: directions in phi, of norm 1.
+        factor: factor on the step sizes of the differences.
     """
     estimator = same_objective(estimator)
-    enough = asked.enough * float(trees.norm(estimate.grad))
+    enough = question.enough * float(trees.norm(estimate.grad))
     slopes = [
         slope(
-            lambda step, along=along: _objective(estimator, asked, moved(asked.phi, step, along)),
+            lambda step, along=along: _objective(
+                estimator, question, moved(question.phi, step, along)
+            ),
             enough=enough,
-            first=factor * asked.first_step,
-            unit=asked.unit,
-            measure_noise=not asked.double,
+            first=factor * question.first_step,
+            unit=question.unit,
+            measure_noise=not question.double,
         )
         for along in directions
     ]
     return Measured(directions, slopes, float(estimate.objective))
 
 
-def _objective(estimator: Estimator, asked: Asked, phi: Params) -> Tensor:
-    return estimator(asked.problem, asked.theta, phi).objective.detach()
+def _objective(estimator: Estimator, question: Question, phi: Params) -> Tensor:
+    return estimator(question.problem, question.theta, phi).objective.detach()
 
 
-def compare(subject: str, estimate: ValueEstimate, measured: Measured, asked: Asked) -> Row:
+def compare(subject: str, estimate: ValueEstimate, measured: Measured, question: Question) -> Row:
     """The verdict on one estimate's gradient.
 
     Exact needs both: a gap within the tolerance, and finite differences that are that good
@@ -87,18 +89,18 @@ def compare(subject: str, estimate: ValueEstimate, measured: Measured, asked: As
     gap = max(abs(got - slope) for got, slope, _ in pairs) / size
     resolution = max(error for *_, error in pairs) / size
     wrong = any(
-        abs(got - slope) > max(asked.tolerance * size, SAFETY * error)
+        abs(got - slope) > max(question.tolerance * size, SAFETY * error)
         for got, slope, error in pairs
     )
     cut = [phrase for phrase in estimate.approximations if not phrase.startswith(DIFFERENCES)]
     hessians = engines_named(estimate, "hessian_engine")
     differenced = "finite_difference" in f"{engine}, {hessians}".split(", ")
     verdict: Verdict
-    if cut or (differenced and gap <= differenced_bound(asked)):
+    if cut or (differenced and gap <= differenced_bound(question)):
         verdict, note = "approximate", "; ".join(estimate.approximations) or DIFFERENCES
     elif wrong:
         verdict, note = "FAILED", _how(pairs)
-    elif gap <= asked.tolerance and resolution <= asked.tolerance:
+    elif gap <= question.tolerance and resolution <= question.tolerance:
         verdict, note = "exact", ""
     else:
         verdict, note = "inconclusive", "finite differences are not good enough to tell"

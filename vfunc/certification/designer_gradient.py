@@ -1,4 +1,4 @@
-"""Whether the task's dependence on phi is one that autograd knows of."""
+"""Checks the task's gradient in phi: that autograd sees all of the dependence."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.plain_gradients import KINKED, hold
-from vfunc.certification.promotion import Asked, moved
+from vfunc.certification.plain_gradients import KINKED, check_gradient
+from vfunc.certification.promotion import Question, moved
 from vfunc.certification.report import Row
 from vfunc.problem import Task, construct_task
 from vfunc.trees import Params
 
 
-def designer_is_reached(asked: Asked, generator: torch.Generator) -> Row:
-    """grad_phi <r, c_phi>, r random, is the slope of <r, c_phi>: nothing on the way is cut.
+def designer_gradient_is_right(question: Question, generator: torch.Generator) -> Row:
+    """Compares grad_phi <r, c_phi>, r random, with the slope of <r, c_phi>.
 
     All entries of the task count, those too that autograd takes for constants.
     """
     subject = "construct is differentiable in phi"
-    construction = construct_task(asked.problem, asked.phi, asked.problem.batches[0])
+    construction = construct_task(question.problem, question.phi, question.problem.batches[0])
     floating = {n: x for n, x in construction.task.items() if x.is_floating_point()}
     if not floating:
         return Row(subject, "holds")
     r = trees.normal_like(floating, generator)
-    held = hold(
-        lambda step, along: _inner(r, _made(asked, step, along)),
+    check = check_gradient(
+        lambda step, along: _inner(r, _made(question, step, along)),
         construction.pull(r),
-        asked,
+        question,
         generator,
     )
-    note = KINKED if held.verdict == "inconclusive" else ""
-    if held.verdict == "FAILED":
-        note = _cut(asked, r, generator)
-    return Row(subject, held.verdict, "", held.gap, held.resolution, note)
+    note = KINKED if check.verdict == "inconclusive" else ""
+    if check.verdict == "FAILED":
+        note = _cut(question, r, generator)
+    return Row(subject, check.verdict, "", check.gap, check.resolution, note)
 
 
-def _made(asked: Asked, step: float, along: Params) -> Task:
+def _made(question: Question, step: float, along: Params) -> Task:
     with torch.no_grad():
-        phi = asked.phi | moved({n: asked.phi[n] for n in along}, step, along)
-        return asked.problem.construct(phi, asked.problem.batches[0])
+        phi = question.phi | moved({n: question.phi[n] for n in along}, step, along)
+        return question.problem.construct(phi, question.problem.batches[0])
 
 
 def _inner(r: Params, task: Task) -> Tensor:
@@ -47,21 +47,21 @@ def _inner(r: Params, task: Task) -> Tensor:
     return trees.dot(r, {n: task[n].detach().nan_to_num(posinf=0.0, neginf=0.0) for n in r})
 
 
-def _cut(asked: Asked, r: Params, generator: torch.Generator) -> str:
-    """Which entries of the task miss which of phi's parameters."""
+def _cut(question: Question, r: Params, generator: torch.Generator) -> str:
+    """Names an entry of the task, and the parameters whose gradient does not reach it."""
     found: dict[str, list[str]] = {}
     for entry, cotangent in r.items():
-        construction = construct_task(asked.problem, asked.phi, asked.problem.batches[0])
+        construction = construct_task(question.problem, question.phi, question.problem.batches[0])
         alone = {n: cotangent if n == entry else torch.zeros_like(x) for n, x in r.items()}
         got = construction.pull(alone)
-        for name in asked.phi:
-            held = hold(
-                lambda step, along, alone=alone: _inner(alone, _made(asked, step, along)),
+        for name in question.phi:
+            check = check_gradient(
+                lambda step, along, alone=alone: _inner(alone, _made(question, step, along)),
                 {name: got[name]},
-                asked,
+                question,
                 generator,
             )
-            if held.verdict == "FAILED":
+            if check.verdict == "FAILED":
                 found.setdefault(entry, []).append(name)
     if not found:
         return "construct: its gradient in phi is not its slope"

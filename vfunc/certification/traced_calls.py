@@ -1,4 +1,4 @@
-"""What a function calls on the way: its torch operations, and the modules they are in."""
+"""Records the torch operations that a function calls, and the modules they are in."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Operation:
     """One call of a torch function.
 
     Attributes:
-        func: what was called.
+        func: the function.
         args: positional arguments, tensors copied and detached.
-        kwargs: the same by name.
-        active: ids in `leaves_of` order of the tensors that depend on the learner or the task.
-        module: path of the module that it is in; "" outside of any.
+        kwargs: keyword arguments, likewise.
+        active: places, in `leaves_of` order, of tensors that depend on the learner or the task.
+        module: path of the module around the call; "" outside of any.
     """
 
     func: Callable[..., Any]
@@ -33,7 +33,7 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """Where and what, such as `blocks.0.norm: torch.nn.functional.layer_norm`."""
+        """Module and function, such as `blocks.0.norm: torch.nn.functional.layer_norm`."""
         return located(self.module, self.func)
 
 
@@ -67,11 +67,11 @@ def with_leaves(x: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 class _Watch(TorchFunctionMode):
-    """Calls `seen` before every torch function, and what that returns with the result after."""
+    """Calls `before` ahead of each torch function, and what that returns with its result."""
 
-    def __init__(self, seen: Callable[..., Callable[[Any], None] | None]) -> None:
+    def __init__(self, before: Callable[..., Callable[[Any], None] | None]) -> None:
         super().__init__()
-        self._seen = seen
+        self._before = before
 
     def __torch_function__(
         self,
@@ -81,7 +81,7 @@ class _Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        after = self._seen(func, args, kwargs)
+        after = self._before(func, args, kwargs)
         result = func(*args, **kwargs)
         if after is not None:
             after(result)
@@ -92,7 +92,7 @@ def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
     """The differentiable calls of a function, the first of each kind and shape, in order."""
     found: dict[tuple, Operation] = {}
 
-    def seen(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None] | None:
+    def before(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None] | None:
         tensors = list(leaves_of((args, kwargs)))
         active = tuple(i for i, x in enumerate(tensors) if x.requires_grad)
         if not active:
@@ -111,14 +111,14 @@ def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
 
         return after
 
-    with ModuleTracker() as tracker, _Watch(seen), torch.enable_grad():
+    with ModuleTracker() as tracker, _Watch(before), torch.enable_grad():
         function()
     return list(found.values())
 
 
 @dataclass
 class _Trace:
-    """Calls in order, each with a fingerprint of what went in and what came out."""
+    """Calls in order, each with fingerprints of its arguments and its result."""
 
     calls: list[tuple[str, tuple, tuple]] = field(default_factory=list)
 
@@ -130,10 +130,10 @@ def first_to_differ(function: Callable[[], Any]) -> str | None:
         Its name and module, or None if every call repeats itself on what it is given.
     """
     one, two = _trace(function), _trace(function)
-    for (name, given, got), (again, given_again, got_again) in zip(one.calls, two.calls):  # noqa: B905 (a random branch makes them unequal)
+    for (name, taken, returned), (again, taken_again, returned_again) in zip(one.calls, two.calls):  # noqa: B905 (a random branch makes them unequal)
         if name != again:
             return None
-        if _near(given, given_again) and not _near(got, got_again):
+        if _near(taken, taken_again) and not _near(returned, returned_again):
             return name
     return None
 
@@ -141,24 +141,24 @@ def first_to_differ(function: Callable[[], Any]) -> str | None:
 def _trace(function: Callable[[], Any]) -> _Trace:
     trace = _Trace()
 
-    def seen(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None]:
-        given = _fingerprint((args, kwargs))
+    def before(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None]:
+        taken = _fingerprint((args, kwargs))
         name = located(_innermost(tracker), func)
-        return lambda result: trace.calls.append((name, given, _fingerprint(result)))
+        return lambda result: trace.calls.append((name, taken, _fingerprint(result)))
 
-    with ModuleTracker() as tracker, _Watch(seen), torch.no_grad():
+    with ModuleTracker() as tracker, _Watch(before), torch.no_grad():
         function()
     return trace
 
 
 def _innermost(tracker: ModuleTracker) -> str:
-    """The module that runs now, without the name of its root's class."""
+    """Path of the innermost running module, without its root's class."""
     path = max(tracker.parents - {"Global"}, key=len, default="")
     return path.partition(".")[2]
 
 
 def _fingerprint(x: Any) -> tuple[float, ...]:
-    """A number a tensor that changes with any of its entries and with their order."""
+    """One number for each tensor, sensitive to all entries and their order."""
     return tuple(_projection(t) for t in leaves_of(x))
 
 
@@ -176,7 +176,7 @@ def _near(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _plain(x: Any) -> str:
-    """The arguments that are no tensors."""
+    """The arguments as text, tensors left out."""
     if isinstance(x, Tensor):
         return "tensor"
     if isinstance(x, list | tuple):

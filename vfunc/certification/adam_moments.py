@@ -1,4 +1,4 @@
-"""Adam's step where finite differences of it mean something.
+"""Raises Adam's second moments until finite differences of its step mean something.
 
 In a fresh state Adam's step is g / (|g| + eps): for eps far below |g| that is the sign of g, whose
 derivative is zero but for a spike that no finite difference sees. With second moments of the
@@ -18,7 +18,7 @@ from vfunc.simulate import Adam, TensorState
 from vfunc.trees import Params
 
 SHARP = 1e-2
-"""A step is taken for a sign's where it turns within this share of the gradient's own size."""
+"""Relative width below which Adam's step, as a function of the gradient, counts as a sign."""
 
 NOTE = (
     "Adam's second moments were raised to the gradient's size for this check: where they are next "
@@ -26,16 +26,18 @@ NOTE = (
 )
 
 
-def smoothed(problem: ValueProblem, theta: Params, phi: Params) -> tuple[ValueProblem, str | None]:
+def with_smooth_adam(
+    problem: ValueProblem, theta: Params, phi: Params
+) -> tuple[ValueProblem, str | None]:
     """The problem with Adam's second moments raised to the gradient's size where they are small.
 
     Args:
-        problem: the question.
-        theta: where.
-        phi: for the task.
+        problem: the value problem.
+        theta: the learner's parameters.
+        phi: the designer's parameters.
 
     Returns:
-        The problem, and what was changed in words, or None.
+        The problem, and a note about the change, or None if there was none.
     """
     task = construct_task(problem, phi, problem.batches[0]).task
     g = problem.rule.effective(pretrain_gradient(problem, theta, task))
@@ -72,5 +74,5 @@ def _warmed(rule: Adam, state: TensorState | None, g: Tensor, size: float) -> Te
 
 
 def _buffers(state: TensorState, g: Tensor) -> Mapping[str, Tensor]:
-    fresh = {"exp_avg": torch.zeros_like(g), "exp_avg_sq": torch.zeros_like(g)}
-    return {**fresh, **state.buffers}
+    initial = {"exp_avg": torch.zeros_like(g), "exp_avg_sq": torch.zeros_like(g)}
+    return {**initial, **state.buffers}
