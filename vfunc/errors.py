@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line each, never a traceback.
+"""Errors of this package, the user's own mistakes (`UserError`) among them.
 
 The command line turns every `UserError` into its message and exit code 2; `--debug` shows
 the traceback. The message says what is wrong, where, and what to do.

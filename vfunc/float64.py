@@ -1,4 +1,4 @@
-"""Keep a float64 model in float64 where its code asks for float32.
+"""Keeps a float64 model in float64 where its code asks for float32.
 
 transformers computes RMSNorm and attention's softmax in float32 whatever the model's precision
 (`hidden_states.to(torch.float32)`, `softmax(..., dtype=torch.float32)`). In float64 that rounds

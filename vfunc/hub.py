@@ -1,4 +1,4 @@
-"""Is the Hugging Face Hub there? Asked once and briefly, before its libraries retry for long."""
+"""Asks once whether the Hugging Face Hub answers, before its libraries retry for long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from vfunc.extras import needs
 
 TIMEOUT = 5.0
-"""Seconds for the one request that tells whether the Hub is there."""
+"""Seconds before the request counts as unanswered."""
 
 
 @contextmanager

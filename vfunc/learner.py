@@ -101,12 +101,12 @@ def select(module: nn.Module, subset: Subset) -> tuple[str, ...]:
 def describe(module: nn.Module) -> str:
     """What there is to select from, in a line: blocks, LoRA, parameter groups."""
     found = blocks(module)
-    parts = [f"{len(found[1])} blocks ({found[0]}.0 to .{len(found[1]) - 1})"] if found else []
+    words = [f"{len(found[1])} blocks ({found[0]}.0 to .{len(found[1]) - 1})"] if found else []
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     lora = sum("lora_" in name for name in names)
-    parts.append(f"{lora} LoRA tensors" if lora else "no LoRA")
+    words.append(f"{lora} LoRA tensors" if lora else "no LoRA")
     tops = sorted({".".join(re.split(r"\.\d+\.", name)[0].split(".")[:2]) for name in names})
-    return ", ".join([*parts, "parameters under " + ", ".join(tops[:8])])
+    return ", ".join([*words, "parameters under " + ", ".join(tops[:8])])
 
 
 def blocks(module: nn.Module) -> tuple[str, Blocks] | None:

@@ -1,4 +1,4 @@
-"""Mixed precision around a forward pass."""
+"""Sets mixed precision around a forward pass."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
     """Mixed precision, without the weight cache: a cast of one theta must not serve another.
 
     Args:
-        device: where the forward runs.
-        dtype: of matrix products; None leaves the parameters' own.
+        device: device of the forward pass.
+        dtype: dtype of matrix products; None keeps the parameters'.
     """
     if dtype is None:
         yield

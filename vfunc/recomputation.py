@@ -1,4 +1,4 @@
-"""Activation checkpointing, which estimates have to do without."""
+"""Switches activation checkpointing off during estimates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from vfunc.errors import UserError
 
 CHECKPOINTING_FLAGS = ("gradient_checkpointing", "grad_checkpointing")
-"""What switches activation checkpointing on: a module's attribute in transformers, and in timm."""
+"""Module attributes that switch activation checkpointing on, in transformers and in timm."""
 
 _RECOMPUTES = (
     "the learner recomputes activations (torch.utils.checkpoint) or packs what is saved for its "
@@ -20,7 +20,7 @@ _RECOMPUTES = (
 
 
 _INPUT_HOOKS = ("make_inputs_require_grad", "make_inputs_require_grads")
-"""PEFT's and transformers' hooks beside it: their `requires_grad_` is allowed in no transform."""
+"""PEFT's and transformers' hooks for it, whose `requires_grad_` no transform allows."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The learner in two parts, cut where its first block with a parameter in S begins.
+"""Splits the learner in two where its first block with a parameter in S begins.
 
 Let h be what enters that block: the edge. Layers below S hold nothing that an estimate moves, so h
 is computed once, at full speed, with whatever attention kernels the layers have and without
@@ -28,31 +28,31 @@ from vfunc.learner import FunctionalLearner, RandomState, blocks
 from vfunc.trees import Params
 
 ROUNDING = 32
-"""How many round-offs of float32 (or float64) the parts may be off the whole, relative.
+"""Largest relative difference between halves and whole, in unit round-offs of float32 (float64).
 
 In bfloat16 and float16 that leaves next to nothing: the same kernels see the same numbers.
 """
 
 MOVED = 0.1
-"""How far the trial's parameters are off the learner's own: relative, and of a layer's output."""
+"""Relative size of the trial's random change of parameters and of a layer's output."""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """There is nothing to cut off, or no way to, and why."""
+    """A learner that is not split, and the reason."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where a learner is cut. `split_at_edge` makes it, and has tried it.
+    """A place to split a learner, found and tried by `split_at_edge`.
 
     Attributes:
         stack: name of the stack of blocks.
-        below: how many of its blocks are below the edge.
-        depth: how many there are.
-        rest: what a block returns beside the hidden state, in a tuple; None if that is all.
+        below: number of its blocks below the edge.
+        depth: number of its blocks.
+        rest: outputs of a block besides the hidden state; None if it returns no tuple.
     """
 
     stack: str
@@ -62,7 +62,7 @@ class Split:
 
     @property
     def why(self) -> str:
-        """In a line, for the log."""
+        """The split in a line, for the log."""
         return f"the lower {self.below} of {self.depth} blocks are computed once, without tangents"
 
     def prefix(self, learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Tensor:
@@ -87,7 +87,7 @@ class Split:
             learner: the module, and the subset S that the split was made for.
             theta: shaped like S.
             edge: h.
-            *args: the module's own arguments, those that h was made from.
+            *args: the module's own arguments, those that gave h.
             **kwargs: likewise.
         """
         handed_on = edge if self.rest is None else (edge, *self.rest)
@@ -113,12 +113,12 @@ class Split:
 
 
 def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Split | Whole:
-    """Cut the learner where S begins, and try that on a call.
+    """Split the learner where S begins, and try the split on a call.
 
-    The learner is run in the mode and precision that it is in: its layers below S, with an eye on
-    whether they depend on S; then as two parts and as a whole, which have to agree. Every
-    parameter is moved off its own value for that, in a copy of them all, so that the cut holds
-    wherever training goes: a learned skip connection past the edge may start at zero.
+    The learner runs in its present mode and precision: first its layers below S, to see whether
+    they depend on S; then in halves and as a whole, which have to agree. Every parameter is moved
+    off its own value for that, in a copy of them all, so that the split holds wherever training
+    goes: a learned skip connection past the edge may start at zero.
 
     Args:
         learner: the module, and the subset S.
@@ -141,7 +141,7 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
         return Whole("S takes in the first block")
     args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
     device = next(learner.module.parameters()).device
-    drawn = RandomState.now(device)
+    before = RandomState.now(device)
     try:
         return _tried(learner, stack, children, below, args, kwargs)
     except _NotSplit as reason:
@@ -149,12 +149,12 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
     except torch.OutOfMemoryError:
         return Whole("there is no room to try the two parts on a copy of the parameters")
     finally:
-        drawn.restore(device)
+        before.restore(device)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What has been tried, by live module and subset: each is tried once in its life."""
+    """Cache of splits by live module and subset: each is tried once."""
 
     known: MutableMapping[nn.Module, tuple[tuple[str, ...], Split | Whole]] = field(
         default_factory=WeakKeyDictionary
@@ -173,8 +173,8 @@ class _NotSplit(Exception):
     """Why there is no split."""
 
 
-class _Reached(Exception):
-    """The forward has come to the edge."""
+class _EdgeReached(Exception):
+    """Raised to end a forward at the edge."""
 
     def __init__(self, output: Any) -> None:
         self.output = output
@@ -203,16 +203,16 @@ def _tried(
         # once more, by the kernels that are taken where there is no graph
         edge, rest = _prefix(learner, last, moved, args, kwargs)
         split, version = Split(stack, below, len(children), rest), edge._version
-        parts = split.suffix(learner, moved, edge, *args, **kwargs)
+        pieces = split.suffix(learner, moved, edge, *args, **kwargs)
         whole = learner(moved, *args, **kwargs)
     if not before.same_as(RandomState.now(device)):
         raise _NotSplit("the learner draws random numbers, such as dropout's in train mode")
     if edge._version != version:
         raise _NotSplit("the learner writes into the hidden state of its blocks")
-    for part, want in zip(_floats(parts), _floats(whole), strict=True):
+    for piece, want in zip(_floats(pieces), _floats(whole), strict=True):
         dtype = torch.promote_types(want.dtype, torch.float32)
-        part, want = part.to(dtype), want.to(dtype)
-        apart = float((part - want).norm() / want.norm().clamp(min=1e-30))
+        piece, want = piece.to(dtype), want.to(dtype)
+        apart = float((piece - want).norm() / want.norm().clamp(min=1e-30))
         if not apart <= ROUNDING * torch.finfo(dtype).eps:
             raise _NotSplit(
                 f"the two parts are off the whole by {apart:.0e}: something passes by the edge"
@@ -242,15 +242,15 @@ def _prefix(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, tuple[Any, ...] | None]:
-    """What `last` hands on, and what it returns beside that."""
+    """The hidden state that `last` returns, and its other outputs."""
 
     def stop(block: nn.Module, args: Any, output: Any) -> None:
-        raise _Reached(output)
+        raise _EdgeReached(output)
 
     handle = last.register_forward_hook(stop)
     try:
         learner(theta, *args, **kwargs)
-    except _Reached as reached:
+    except _EdgeReached as reached:
         output = reached.output
     else:
         raise _NotSplit("the learner does not call the blocks of its stack")

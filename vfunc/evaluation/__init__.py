@@ -1,4 +1,4 @@
-"""Measures of a learner, and of how well values predict."""
+"""Statistics that both modalities' evaluations use, and the one-step probe."""
 
 from vfunc.extras import needs
 

@@ -1,4 +1,4 @@
-"""Pass@k without bias, and the uncertainty of what a table compares.
+"""Estimates Pass@k without bias, and the uncertainty of compared figures.
 
 Two kinds of uncertainty are kept apart: over the problems of one run (`mean_and_standard_error`,
 `paired_difference`) and over the seeds of several (`seed_interval`).
@@ -35,7 +35,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     eq. 1). It is computed in integers and rounded once, so that no n is too large for it.
 
     Args:
-        samples: n, completions drawn for one problem.
+        samples: n, completions sampled for one problem.
         correct: c, how many of them are right.
         k: completions that one may try, from 1 to n.
 
@@ -79,8 +79,8 @@ def paired_difference(a: Sequence[Number], b: Sequence[Number]) -> PairedDiffere
     t test. The standard error is that of the mean of the differences in both cases.
 
     Args:
-        a: one number a problem, of the arm in question.
-        b: the other arm's, in the same order.
+        a: one arm's numbers, one a problem.
+        b: the other arm's numbers, in the same order.
 
     Returns:
         mean(a) - mean(b), its standard error, and the two-sided p value.
@@ -109,13 +109,13 @@ def paired_difference(a: Sequence[Number], b: Sequence[Number]) -> PairedDiffere
 
 @typed
 def holm(p_values: Sequence[Number]) -> list[float]:
-    """Adjust p values for being several (Holm 1979, a step-down Bonferroni).
+    """Adjust p values for multiple comparisons (Holm 1979, a step-down Bonferroni).
 
     The family-wise error rate stays below a level if what is below it after adjustment is called
     significant, whatever the dependence between the tests.
 
     Args:
-        p_values: of the family's tests, each from 0 to 1.
+        p_values: p values of the family's tests.
 
     Returns:
         The adjusted p values, in the order given.

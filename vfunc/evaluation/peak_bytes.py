@@ -1,4 +1,4 @@
-"""Peak memory of tensors, counted at allocation: what a CPU has no counter for."""
+"""Measures the peak memory of tensors, on a CPU by counting at allocation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PeakBytes(TorchDispatchMode):
 
     Attributes:
         live: bytes created within the context and alive now.
-        peak: the most that were alive at once.
+        peak: largest value of `live`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The one-step probe: does the value predict what a step really does?"""
+"""Compares predicted with realised decreases of the feedback loss, one step at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vfunc.problem import (
 from vfunc.trees import Params, Scalar
 
 MINIMUM = 5
-"""Points below which no correlation is given."""
+"""Smallest number of points for a correlation."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def probe_points(
     held_out: Callable[[Params], Scalar],
     small: float = 0.1,
 ) -> list[ProbePoint]:
-    """Take one batch's step, small and real, on a copy, and see what it does to L_down.
+    """Take one batch's step, small and real, on a copy, and measure L_down before and after.
 
     Args:
-        problem: the batch, its feedback, and the learner's next step.
-        theta: the learner.
-        phi: the designer.
-        held_out: another L_down, on feedback that g_down has not seen.
+        problem: the value problem of the batch.
+        theta: the learner's parameters.
+        phi: the designer's parameters.
+        held_out: L_down on feedback that g_down was not measured on.
         small: the small step's length, in units of the real one's.
 
     Returns:
@@ -95,7 +95,7 @@ def probe_points(
 
 
 def summarise(points: Iterable[ProbePoint]) -> list[ProbeSummary]:
-    """Pearson and Spearman correlation for every kind of step and feedback, in order of sight."""
+    """Means and correlations for every kind of step and feedback, in order of appearance."""
     groups: dict[tuple[str, str], list[ProbePoint]] = {}
     for point in points:
         groups.setdefault((point.step, point.feedback), []).append(point)

@@ -1,4 +1,4 @@
-"""What a run shows: tables, plots, progress, and the event log it is all made from."""
+"""Tables, plots, progress display and event log of a run."""
 
 from vfunc.extras import needs
 

@@ -1,4 +1,4 @@
-"""Every arm against the baseline in every metric, for runs that are measured in several."""
+"""Table of every arm against the baseline in every metric, for runs with several metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def baseline_table(rows: Sequence[ArmRow], measures: Measures) -> Table:
 
     Args:
         rows: the arms, the baseline among them.
-        measures: what they were measured in.
+        measures: the metrics.
 
     Returns:
         A table for rich to print: the difference of the figures that `arms_table` shows, and,

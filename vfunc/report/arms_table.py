@@ -1,4 +1,4 @@
-"""The arms of a run side by side: the table at its end."""
+"""Table of a run's arms side by side."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Against:
 
     Attributes:
         difference: the mean over examples of the arm's number minus the baseline's.
-        error: its standard error.
-        p_value: of the paired comparison, two-sided (adjusted, where several are made).
+        error: standard error of that mean.
+        p_value: two-sided p value of the paired comparison (adjusted, where several are made).
     """
 
     difference: float
@@ -42,17 +42,17 @@ class Against:
 
 @dataclass(frozen=True)
 class ArmRow:
-    """What an arm came to.
+    """The results of an arm.
 
     Attributes:
-        arm: its name.
+        arm: the arm's name.
         steps: learner steps taken.
         units: tokens (images) read; tokens with prompts, without padding.
-        units_per_second: over the time that the budget counts.
-        figures: by metric, as measured: a share is 0 to 1. A metric that was not measured is
-            missing.
-        errors: by metric, the standard error over examples, where there is one.
-        against: by metric, the comparison with the baseline; empty for the baseline.
+        units_per_second: units read per second of the time that the budget counts.
+        figures: figures by metric, as measured: a share is 0 to 1. A metric that was not
+            measured is missing.
+        errors: standard errors over examples by metric, where there are any.
+        against: comparisons with the baseline by metric; empty for the baseline.
     """
 
     arm: str
@@ -75,7 +75,7 @@ def arms_table(rows: Sequence[ArmRow], measures: Measures, *, share_of: str = LO
 
     Args:
         rows: the arms, in the order to show.
-        measures: what they were measured in.
+        measures: the metrics.
         share_of: the metric in which the way is measured.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The look of all pictures.
+"""Style of all figures: colours, markers, axes, legend.
 
 Figures are made without pyplot, so that nothing global changes and no display is needed. An arm has
 the same colour and marker in every picture, in a palette that colour-blind readers can tell apart
@@ -60,7 +60,7 @@ def save(figure: Figure, path: Path | str) -> None:
 
 @typed
 def tidy(axes: Axes) -> None:
-    """The look of all axes."""
+    """Style the axes as all are."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)
@@ -91,9 +91,9 @@ def legend(figure: Figure) -> None:
 @typed
 def log_if_wide(axes: Axes) -> None:
     """Draw the vertical axis on a logarithmic scale where curves span more than a factor of 4."""
-    drawn = np.concatenate([line.get_ydata() for line in axes.lines])
-    drawn = drawn[np.isfinite(drawn)]
-    if not drawn.size or drawn.min() <= 0 or drawn.max() / drawn.min() <= 4:
+    heights = np.concatenate([line.get_ydata() for line in axes.lines])
+    heights = heights[np.isfinite(heights)]
+    if not heights.size or heights.min() <= 0 or heights.max() / heights.min() <= 4:
         return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

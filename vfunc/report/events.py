@@ -1,4 +1,4 @@
-"""The event log of a run: one JSON object a line, in the order in which things happened.
+"""Writes and reads the event log of a run: one JSON object a line, in order.
 
 A line is written whole and at once, so that a crash can tear the last line alone; reading leaves
 a torn line out, and opening the log to go on removes it. JSON knows no nan and no infinity: they

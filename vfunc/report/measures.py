@@ -1,4 +1,4 @@
-"""What the runs of a modality measure, and how its figures are written.
+"""Metrics of a modality's runs, and the format of their figures.
 
 Tables, pictures and comparisons know no metric by name but `loss`, which every modality has.
 """
@@ -20,11 +20,11 @@ _UNITS_IN_WORDS = {("nat", "tokens"): "nats per token", ("nat", "images"): "nats
 
 @dataclass(frozen=True)
 class Measures:
-    """What the runs of a modality are measured in.
+    """The metrics of a modality's runs.
 
     Attributes:
-        unit: what a budget counts: "tokens" or "images".
-        metrics: `loss` first, the primary one last.
+        unit: the unit of budgets: "tokens" or "images".
+        metrics: the metrics, `loss` first, the primary one last.
     """
 
     unit: str
@@ -37,7 +37,7 @@ class Measures:
 
     @property
     def example(self) -> str:
-        """What a per-example number belongs to, in a word."""
+        """The word for an example: "problem" or "picture"."""
         return _EXAMPLES.get(self.unit, "example")
 
     @property
@@ -84,11 +84,11 @@ def arrow(metric: Metric) -> str:
 
 @typed
 def written(metric: Metric, value: float | int, sign: str = "") -> str:
-    """A figure as it is shown, scaled and rounded, without its unit.
+    """Formats a figure, scaled and rounded, without its unit.
 
     Args:
-        metric: what it is a figure of.
-        value: the number as it was measured, or a difference of two.
-        sign: "+" to show the sign of what is positive, too.
+        metric: the metric.
+        value: a figure as measured, or a difference of two.
+        sign: "+" to show the sign of positive figures too.
     """
     return f"{metric.scale * value:{sign}.{metric.digits}f}"

@@ -1,4 +1,4 @@
-"""The pixel value map: where a picture's true pixels are worth showing, drawn over the picture."""
+"""Draws the pixel value map: where showing a picture's true pixels lowers the feedback loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Pictures = Float[Tensor, "n 3 h w"]
 Masks = Float[Tensor, "n 1 h w"]
 
 PARAMETERS = ("brightness", "contrast", "hue", "blur")
-"""What the values (n, 4) of a designer without masks belong to, in order."""
+"""Names of the values (n, 4) of a designer without masks, in order."""
 
 _TILE, _GAP = 1.75, 0.12  # inches: the longer side of a picture, and the air between two
 _LEFT, _TOP, _KEY = 0.34, 0.36, 0.88  # inches: names of rows, titles, the key at the foot
@@ -68,7 +68,7 @@ def pixel_map(
 
     Args:
         images: pictures, in [0, 1].
-        views: what the learner sees of them.
+        views: views that the learner sees.
         masks: mu, in [0, 1]; None for a photometric designer.
         values: d objective / d mu, of the masks' shape; without masks (n, 4), d objective / d
             parameter in the order of `PARAMETERS`.
@@ -116,7 +116,7 @@ def mask_sheet(
 
     Args:
         images: pictures, in [0, 1].
-        views: what the learner sees of them.
+        views: views that the learner sees.
         masks: mu, in [0, 1], white where the picture is kept; None for a photometric designer.
         path: the PNG to write.
         across: pictures a line.
@@ -130,14 +130,14 @@ def mask_sheet(
         raise UserError(f"a contact sheet needs at least one picture a line, not {across}.")
     height, width = images.shape[-2:]
     thin, wide = math.ceil(width / 32), math.ceil(width / 8)  # pixels, within and between groups
-    parts = [images, views, *([] if masks is None else [masks.expand(-1, 3, -1, -1)])]
-    group = len(parts) * (width + thin) + wide - thin
+    columns = [images, views, *([] if masks is None else [masks.expand(-1, 3, -1, -1)])]
+    group = len(columns) * (width + thin) + wide - thin
     lines, across = math.ceil(len(images) / across), min(across, len(images))
     sheet = np.ones((lines * (height + thin) - thin, across * group - wide, 3))
     for index in range(len(images)):
         top, left = (index // across) * (height + thin), (index % across) * group
-        for part in parts:
-            sheet[top : top + height, left : left + width] = _colours(part[index])
+        for column in columns:
+            sheet[top : top + height, left : left + width] = _colours(column[index])
             left += width + thin
     scale = 0.62 / width  # inches a pixel
     size = (sheet.shape[1] * scale + 2 * _GAP, sheet.shape[0] * scale + 2 * _GAP + 0.2)

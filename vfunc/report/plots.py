@@ -1,6 +1,6 @@
-"""Pictures of a run, as PNG: curves per arm, the designer's signal, the one-step probe.
+"""Draws a run as PNG figures: curves per arm, the designer's signal, the one-step probe.
 
-The token value map is in `token_map.py`, the comparison over seeds in `comparison_figures.py`.
+The token value map is in `token_map.py`, the comparison over seeds in `seed_figures.py`.
 
 Curves are drawn from events (see `events.py`), mappings that hold `arm`, `step` and, each where it
 was measured: `tokens` (`images`), `heldout_loss`, a metric by its name and its standard error by
@@ -45,9 +45,9 @@ def learning_curves(
     than a factor of four.
 
     Args:
-        events: of a run; those that hold `heldout_loss` or another metric are drawn.
+        events: events of a run; those that hold `heldout_loss` or another metric are drawn.
         path: the PNG to write.
-        measures: what the run is measured in.
+        measures: the run's metrics.
         against: the horizontal axis: learner steps, or tokens (images).
 
     Raises:
@@ -89,15 +89,15 @@ def learning_curves(
 
 @typed
 def value_curves(events: Sequence[Event], path: Path | str, *, unit: str) -> None:
-    """Value, what the task does and the designer's objective over steps, of arms that have them.
+    """Draw value, gate (or kept share) and objective over steps, for arms that have them.
 
-    What the task does is the mean gate, or the mean share of a view that a mask keeps. Thin lines
-    are what was measured, thick ones a running mean over a twentieth of the run.
+    Gate is the mean gate, kept share the mean share of a view that a mask keeps. Thin lines are
+    as measured, thick ones a running mean over a twentieth of the run.
 
     Args:
-        events: of a run; those that hold `value`, `gate`, `kept` or `objective` are drawn.
+        events: events of a run; those that hold `value`, `gate`, `kept` or `objective` are drawn.
         path: the PNG to write.
-        unit: of the loss, as in "nat"; empty where it has none.
+        unit: unit of the loss, as in "nat"; empty where it has none.
 
     Raises:
         UserError: no event holds any of them, or one of them lacks its step.
@@ -145,7 +145,7 @@ def probe_scatter(
     Args:
         probes: for each kind of step the predicted and the realised decreases, a number a batch.
         path: the PNG to write.
-        unit: of the decreases, as in "nat"; empty where they have none.
+        unit: unit of the decreases, as in "nat"; empty where they have none.
 
     Raises:
         UserError: nothing to draw, unequal lengths, or a decrease that is not finite.
@@ -190,7 +190,7 @@ def _plural(unit: str) -> str:
 
 
 def _figure_of(metric: Metric) -> str:
-    """What events call a metric."""
+    """The key of a metric in events."""
     return "heldout_loss" if metric.name == LOSS else metric.name
 
 

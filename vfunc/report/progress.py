@@ -1,4 +1,4 @@
-"""What a run shows of itself while it runs: a live display on a terminal, else plain lines.
+"""Shows the progress of a run: a live display on a terminal, else plain lines.
 
 Progress is the share of the budget that is spent, since a budget may count steps, tokens or
 seconds; the time left follows from it.
@@ -25,17 +25,17 @@ _FASTEST = 0.1  # seconds between two refreshes of the live display
 
 @dataclass(frozen=True)
 class Status:
-    """Where an arm stands. What is not known (yet), or does not apply, is None and not shown.
+    """The state of an arm. A figure that is not known yet or does not apply is None, not shown.
 
     Attributes:
         step: learner steps taken.
-        tokens_per_second: lately.
+        tokens_per_second: recent speed.
         loss: the learner's own loss.
-        heldout_loss: as last evaluated.
+        heldout_loss: held-out loss of the last evaluation.
         value: predicted decrease of the feedback loss.
         gate: mean gate alpha over predicted tokens, 0 to 1.
         kept: mean share of a view that a mask keeps, 0 to 1.
-        images_per_second: lately.
+        images_per_second: recent speed.
     """
 
     step: int
@@ -50,14 +50,14 @@ class Status:
 
 @runtime_checkable
 class Stream(Protocol):
-    """What progress is written to: a text file, a terminal, or what stands in for them."""
+    """A text stream that progress is written to: a terminal, a file or a substitute."""
 
     def write(self, text: str, /) -> object:
-        """Take text."""
+        """Write text."""
         ...
 
     def flush(self) -> None:
-        """Pass it on."""
+        """Flush what was written."""
         ...
 
     def isatty(self) -> bool:
@@ -103,11 +103,11 @@ def progress(
     """The display for one arm: live if the stream is a terminal, else plain lines.
 
     Args:
-        arm: its name.
+        arm: the arm's name.
         start: the share of the budget spent before (by a run that is resumed), 0 to 1.
-        stream: where to; standard error by default.
-        lines: how many plain lines an arm gets, about.
-        clock: tells the time in seconds, for the time left in plain lines.
+        stream: the stream; standard error by default.
+        lines: approximate number of plain lines for an arm.
+        clock: the time in seconds, for the time left in plain lines.
 
     Returns:
         The display, to be entered with `with`.
@@ -227,9 +227,9 @@ class _Lines:
         spent = fraction - self._start
         left = tqdm.format_interval(elapsed * max(0.0, 1 - fraction) / spent) if spent > 0 else "?"
         pace, figures = _texts(status)
-        parts = [f"{100 * fraction:3.0f} %", *pace, *figures]
-        parts.append(f"{tqdm.format_interval(elapsed)}, {left} left")
-        print(f"{self._arm}: " + " · ".join(parts), file=self._stream, flush=True)
+        texts = [f"{100 * fraction:3.0f} %", *pace, *figures]
+        texts.append(f"{tqdm.format_interval(elapsed)}, {left} left")
+        print(f"{self._arm}: " + " · ".join(texts), file=self._stream, flush=True)
 
 
 def _texts(status: Status) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""The comparison over seeds, to look at: a table for each metric, and one picture."""
+"""Shows the comparison over seeds: a table for each metric, and one figure."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def comparison_table(
     """The arms in one metric, at most 100 columns wide.
 
     Args:
-        arms: what `compare_over_seeds` returns.
-        measures: what they were measured in.
-        name: the metric.
-        primary: whether it is the primary metric, whose table tells the speed as well.
+        arms: results of `compare_over_seeds`.
+        measures: the metrics.
+        name: name of the metric.
+        primary: whether it is the primary metric, whose table has the speed as well.
 
     Returns:
         A table for rich to print; a setting has a line of its own above its arms.
@@ -84,8 +84,8 @@ def comparison_plot(
     """Draw every arm in every metric: a pale dot a seed, the mean, and its interval.
 
     Args:
-        arms: what `compare_over_seeds` returns.
-        measures: what they were measured in.
+        arms: results of `compare_over_seeds`.
+        measures: the metrics.
         primary: the metric of the first panel.
         path: the PNG to write.
 

@@ -1,4 +1,4 @@
-"""Arms compared over seeds: the statistics. `comparison_figures` shows them.
+"""Compares arms over seeds: the statistics, shown by `seed_figures`.
 
 Seeds are the units: a figure of an arm is a mean over seeds with Student's 95 % interval, and an
 arm is compared with the baseline of the same run, seed by seed, by the paired t test. One metric is
@@ -31,10 +31,9 @@ class SeedRun:
     """One run: one setting, one seed, all arms.
 
     Attributes:
-        setting: what sets it apart from the other runs besides the seed; "" if nothing does.
-        seed: its seed.
-        arms: by arm, its figures: those of the metrics that were measured, and
-            `units_per_second`.
+        setting: options besides the seed that differ between runs; "" if none do.
+        seed: the run's seed.
+        arms: figures by arm: those of the metrics that were measured, and `units_per_second`.
     """
 
     setting: str
@@ -47,10 +46,10 @@ class Difference:
     """An arm minus the baseline of the same run, over the seeds that have both.
 
     Attributes:
-        mean: of the differences.
+        mean: mean of the differences.
         interval: Student's 95 % interval of that mean; None for one seed.
-        p_value: of the paired t test, two-sided; None for one seed, and where the differences are
-            all equal without being 0: without a spread, t is not defined.
+        p_value: two-sided p value of the paired t test; None for one seed, and where the
+            differences are all equal without being 0: without a spread, t is not defined.
         p_value_holm: the same, adjusted over all arms and settings.
         better: the number of seeds in which the arm is better than the baseline.
         seeds: the number of seeds.
@@ -69,10 +68,10 @@ class Measured:
     """A figure of an arm over seeds.
 
     Attributes:
-        values: one a seed.
+        values: values, one a seed.
         mean: their mean.
         interval: Student's 95 % interval of the mean; None for one seed.
-        difference: to the baseline; None for the baseline itself, and without one.
+        difference: difference to the baseline; None for the baseline itself, and without one.
         way: the share of the way from the baseline's mean to that of `known_wrong`; None where
             that arm is missing or no better than the baseline.
     """
@@ -86,13 +85,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class ArmOverSeeds:
-    """What an arm came to in one setting.
+    """The results of an arm in one setting.
 
     Attributes:
-        setting: see `SeedRun`.
-        arm: its name.
+        setting: the setting (see `SeedRun`).
+        arm: the arm's name.
         seeds: the seeds, ascending; all values are in this order.
-        metrics: by metric.
+        metrics: results by metric.
         speed: tokens (images) per second as a multiple of the baseline's in the same run; None
             without it.
     """
@@ -111,8 +110,8 @@ def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmO
     Metrics that some arm of some run lacks are left out, since they compare nothing.
 
     Args:
-        runs: one a setting and seed.
-        measures: what they were measured in.
+        runs: the runs, one a setting and seed.
+        measures: the metrics.
 
     Raises:
         UserError: no runs, two of the same setting and seed, or no metric that all have.

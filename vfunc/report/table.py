@@ -1,4 +1,4 @@
-"""What all tables share, for a terminal, a text file and a README; and the probe's table."""
+"""Style and output formats of all tables, and the probe's table."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class ProbeRow:
 
 @typed
 def probe_table(rows: Sequence[ProbeRow], *, unit: str) -> Table:
-    """The one-step probe: does the value predict what a step brings?
+    """Table of the one-step probe: predicted against realised decreases.
 
     Args:
         rows: a row for each kind of step.
-        unit: of the loss, as in "nat"; empty where it has none.
+        unit: unit of the loss, as in "nat"; empty where it has none.
 
     Returns:
         A table for rich to print; decreases in thousandths of the unit.
@@ -133,7 +133,7 @@ def si(number: float | int) -> str:
 
 @typed
 def empty_table() -> Table:
-    """A table without columns, in the look of all."""
+    """A table without columns, in the style of all."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
 
 

@@ -1,4 +1,4 @@
-"""The token value map: which tokens the feedback holds to be worth learning, in their text."""
+"""Draws the token value map: which tokens of a text lower the feedback loss when learned."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MARGIN = 0.15  # inches
 
 @dataclass(frozen=True)
 class _Placed:
-    """A token in the layout: which of its text, what is written, in which line and columns."""
+    """A token in the layout: its index in the text, its glyphs, line and columns."""
 
     index: int
     text: str
@@ -64,12 +64,12 @@ def token_map(
     Args:
         tokens: for each text its tokens, decoded.
         values: for each token u, or None where nothing is predicted (a prompt): grey.
-        gates: for each token the mass moved off it, in [0, 1], or None.
+        gates: for each token the target mass moved off it, in [0, 1], or None.
         wrong: for each token whether it is known to be mistaken.
         path: the PNG to write.
 
     Raises:
-        UserError: no tokens, parts of unequal length, a value that is not finite, or a gate outside
+        UserError: no tokens, lists of unequal length, a value that is not finite, or a gate outside
             [0, 1].
         OSError: the file cannot be written.
     """
@@ -160,7 +160,7 @@ def _key(figure: Figure, norm: CenteredNorm, clipped: bool, width: float, height
 
 
 def _layouts(tokens: Sequence[Sequence[str]]) -> list[list[_Placed]]:
-    """Tokens set in lines, some air between texts."""
+    """Tokens set in lines, with space between texts."""
     glyphs = get_font(findfont(_FONT)).get_charmap()
     layouts, line = [], 0.0
     for text in tokens:
@@ -179,7 +179,7 @@ def _layouts(tokens: Sequence[Sequence[str]]) -> list[list[_Placed]]:
 
 
 def _written(token: str, glyphs: Container[int]) -> str:
-    """What is shown of a token: line ends and lone spaces made visible, one glyph a character."""
+    """A token's glyphs: line ends and lone spaces visible, one glyph a character."""
     if token and not token.strip(" "):
         token = "␣" * len(token)
     token = token.replace("\n", "↵").replace("\t", "⇥") or "∅"

@@ -1,4 +1,4 @@
-"""The learner's optimizer step as a pure function, with its exact pullback.
+"""Simulates the learner's optimizer step: a pure function, with its exact pullback.
 
 U: (theta, state, g) -> (theta+, state+) equals the next step of the live `torch.optim` optimizer
 to rounding; `UpdateRule.vjp` is (dU)^T, in closed form.

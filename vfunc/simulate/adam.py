@@ -1,4 +1,4 @@
-"""`torch.optim.Adam` and `AdamW`, one tensor at a time.
+"""Simulates `torch.optim.Adam` and `AdamW`, one tensor at a time.
 
 The derivative is written in closed form. By automatic differentiation it is NaN at v = 0, and in
 a fresh state it cancels catastrophically: g / (|g| + eps) has derivative eps / (|g| + eps)^2, the

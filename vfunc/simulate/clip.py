@@ -1,4 +1,4 @@
-"""Gradient-norm clipping as part of the simulated step."""
+"""Simulates gradient-norm clipping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the next step of a live `torch.optim` optimizer."""
+"""Reads the next step of a live `torch.optim` optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An optimizer as a pure function of one tensor: the protocol, and the state it carries."""
+"""Protocol and state of an optimizer as a pure function of one tensor."""
 
 from __future__ import annotations
 

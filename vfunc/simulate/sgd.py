@@ -1,4 +1,4 @@
-"""`torch.optim.SGD`, one tensor at a time."""
+"""Simulates `torch.optim.SGD`, one tensor at a time."""
 
 from __future__ import annotations
 

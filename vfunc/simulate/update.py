@@ -1,4 +1,4 @@
-"""U: the step of a whole parameter dict, and its exact pullback."""
+"""Simulates U, the step of a whole parameter dict, with its exact pullback."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class UpdateRule:
         return self.rules.lr
 
     def later(self) -> UpdateRule:
-        """The rule of the steps after the next one: a fresh accumulation window."""
+        """The rule of the steps after the next one: an empty accumulation window."""
         return replace(self, accumulated=None, weight=1.0, closes_window=True)
 
     def notes(self, steps: int = 1) -> dict[str, bool]:
@@ -80,10 +80,10 @@ class UpdateRule:
 
         Args:
             theta: the learner's parameters (the subset S).
-            state: optimizer state by name; names that are absent start fresh.
+            state: optimizer state by name; absent names have taken no step.
             g: this micro-batch's gradient. A parameter without an entry, here and in
-                `accumulated`, was not reached by the loss: as in `torch.optim`, it and its state
-                stay as they are.
+                `accumulated`, has no gradient: as in `torch.optim`, it and its state stay as
+                they are.
 
         Returns:
             The next parameters and state; new tensors for those that move.
