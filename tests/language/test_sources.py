@@ -21,7 +21,7 @@ def write(path: Path, *records: dict) -> Path:
 
 def complaint(source, **options) -> str:
     with pytest.raises(UserError) as caught:
-        load_examples(source, **{"role": "feedback", **options})
+        load_examples(source, **{"split": "feedback", **options})
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -101,45 +101,45 @@ def complaint(source, **options) -> str:
     ],
 )
 def test_known_layouts_are_recognised(tmp_path, record, fields, prompt, completion, answer):
-    loaded = load_examples(write(tmp_path / "d.jsonl", record), role="stream")
+    loaded = load_examples(write(tmp_path / "d.jsonl", record), split="stream")
     assert loaded.fields == fields
     (example,) = loaded.examples
     assert (example.prompt, example.completion, example.answer) == (prompt, completion, answer)
     assert example.wrong == ()
-    again = load_examples(tmp_path / "d.jsonl", role="stream", fields=loaded.fields)
+    again = load_examples(tmp_path / "d.jsonl", split="stream", fields=loaded.fields)
     assert again == loaded
 
 
 def test_named_fields_override_detection(tmp_path):
     path = write(tmp_path / "d.jsonl", {"question": "Q", "answer": "A", "n": 2.5, "hint": None})
-    loaded = load_examples(path, role="eval", fields="prompt = hint+question, completion=n")
+    loaded = load_examples(path, split="eval", fields="prompt = hint+question, completion=n")
     assert loaded.examples[0].prompt == "Q\n"
     assert loaded.examples[0].completion == "2.5"
-    loaded = load_examples(path, role="eval", fields="text=question+answer,answer=n")
+    loaded = load_examples(path, split="eval", fields="text=question+answer,answer=n")
     assert loaded.examples[0].completion == "Q A"
     assert loaded.examples[0].answer == "2.5"
 
 
-@pytest.mark.parametrize("role", ["stream", "feedback", "eval"])
-def test_unclear_layouts_list_the_fields_and_name_the_option(tmp_path, role):
+@pytest.mark.parametrize("split", ["stream", "feedback", "eval"])
+def test_unclear_layouts_list_the_fields_and_name_the_option(tmp_path, split):
     path = write(tmp_path / "d.jsonl", {"question": "Q", "answer": "A", "text": "T"})
-    message = complaint(path, role=role)
+    message = complaint(path, split=split)
     assert f"{path}, line 1" in message
     assert "question, answer, text" in message
-    assert f"--{role}-fields" in message
+    assert f"--{split}-fields" in message
     assert "prompt=question,completion=answer or text=text" in message
     path = write(tmp_path / "e.jsonl", {"body": "Q", "reply": "A"})
-    message = complaint(path, role=role)
-    assert "body, reply" in message and f"--{role}-fields text=FIELD" in message
+    message = complaint(path, split=split)
+    assert "body, reply" in message and f"--{split}-fields text=FIELD" in message
     path = write(tmp_path / "f.jsonl", {})
-    assert "(none)" in complaint(path, role=role)
+    assert "(none)" in complaint(path, split=split)
 
 
 def test_multiple_choice_is_not_taken_for_worked_solutions(tmp_path):
     record = {"question": "Q", "choices": ["x", "y"], "answer": "1"}
     path = write(tmp_path / "d.jsonl", record)
     assert "question, choices, answer" in complaint(path)
-    loaded = load_examples(path, role="eval", fields="prompt=question,completion=answer")
+    loaded = load_examples(path, split="eval", fields="prompt=question,completion=answer")
     assert loaded.examples[0].completion == "1"
 
 
@@ -188,7 +188,7 @@ def test_empty_parts_are_dropped_and_counted(tmp_path):
         {"question": "", "answer": "A"},
         {"question": 3, "answer": 0},
     )
-    loaded = load_examples(path, role="stream")
+    loaded = load_examples(path, split="stream")
     assert [example.completion for example in loaded.examples] == ["A", "0"]
     assert loaded.dropped == {"empty completion": 2, "empty prompt": 1}
     assert loaded.available == 2
@@ -208,10 +208,10 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path):
 def test_a_text_file_is_one_document_without_fields(tmp_path):
     path = tmp_path / "d.txt"
     path.write_text("One.\n\nTwo.\n")
-    loaded = load_examples(path, role="stream")
+    loaded = load_examples(path, split="stream")
     assert [example.completion for example in loaded.examples] == ["One.\n\nTwo.\n"]
     assert loaded.examples[0].prompt == "" and loaded.fields == ""
-    assert "--stream-fields" in complaint(path, role="stream", fields="text=text")
+    assert "--stream-fields" in complaint(path, split="stream", fields="text=text")
 
 
 def test_the_limit_draws_nested_samples_in_order(tmp_path):
@@ -220,7 +220,7 @@ def test_the_limit_draws_nested_samples_in_order(tmp_path):
 
     def texts(limit, seed=0):
         random.seed(str((limit, seed)))  # the draw heeds no global state
-        loaded = load_examples(path, role="feedback", limit=limit, seed=seed)
+        loaded = load_examples(path, split="feedback", limit=limit, seed=seed)
         assert loaded.available == 160
         assert loaded.dropped == {"empty text": 40}
         return [example.completion for example in loaded.examples]
@@ -232,7 +232,7 @@ def test_the_limit_draws_nested_samples_in_order(tmp_path):
     assert small != whole[:20]
     assert texts(20, seed=1) != small
     random.seed(1)
-    again = load_examples(path, role="feedback", limit=20, seed=0).examples
+    again = load_examples(path, split="feedback", limit=20, seed=0).examples
     assert [example.completion for example in again] == small
     assert texts(1000) == whole
     assert "at least 1" in complaint(path, limit=0)
@@ -242,7 +242,7 @@ def test_a_hub_data_set_is_read_like_a_file(monkeypatch):
     rows = [{"question": "Q", "answer": "#### 1"}, {"question": "R", "answer": ""}]
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows))
-    loaded = load_examples("org/name:main", role="feedback")
+    loaded = load_examples("org/name:main", split="feedback")
     assert [example.answer for example in loaded.examples] == ["1"]
     assert loaded.dropped == {"empty completion": 1}
     message = complaint("org/name:main", fields="prompt=question,completion=reply")
@@ -291,7 +291,7 @@ def test_real_files(name, records, answered, raw):
     path = Path(REAL) / name
     if not path.exists():
         pytest.skip(f"{name} is not in VFUNC_DATA_DIR")
-    loaded = load_examples(path, role="stream")
+    loaded = load_examples(path, split="stream")
     assert loaded.available == len(loaded.examples) == records
     assert loaded.dropped == {}
     assert sum(example.answer is not None for example in loaded.examples) == answered

@@ -146,7 +146,7 @@ def test_what_cannot_be_used_is_dropped_counted_and_reported():
     assert encoded.dropped == {NO_ROOM: 3, NO_COMPLETION: 1, "empty prompt": 3}
     assert read == {"empty prompt": 3, NO_ROOM: 1}
     with pytest.raises(UserError) as caught:
-        encode_examples([long, empty, long], TOKENIZER, 8, role="feedback")
+        encode_examples([long, empty, long], TOKENIZER, 8, split="feedback")
     message = str(caught.value)
     assert "feedback" in message and "\n" not in message
     assert f"2 with {NO_ROOM}, 1 with {NO_COMPLETION}" in message
@@ -282,7 +282,7 @@ def test_real_text_survives(name):
     path = Path(REAL) / name
     if not path.exists():
         pytest.skip(f"{name} is not in VFUNC_DATA_DIR")
-    examples = load_examples(path, role="stream", limit=40).examples
+    examples = load_examples(path, split="stream", limit=40).examples
     sequences = encode_examples(examples, TOKENIZER, 256).sequences
     predicted = [t for s in sequences for t in s.tokens[s.predict_from :].tolist()]
     if all(not example.prompt for example in examples):

@@ -1,4 +1,4 @@
-"""What a task takes from the learner: candidate tokens and what the learner thinks of them.
+"""Computes candidate tokens and the learner's probabilities of them, for the designer's task.
 
 Computed once at theta_t from the learner's own forward, detached, and held constant through an
 estimate, so that the objective is an honest function of phi alone.
@@ -20,14 +20,14 @@ from vfunc.typecheck import typed
 
 @dataclass(frozen=True)
 class Observation:
-    """The candidate set C_t of each position, and the learner's view of it, all detached.
+    """The candidate set C_t of each position and the learner's probabilities, all detached.
 
     Positions that are not predicted hold the next token K times and zeros.
 
     Attributes:
         candidates: the true token w_t first, then the learner's top K - 1 others, best first.
         log_probs: the learner's log-probabilities of the candidates, over the full vocabulary.
-        entropy: of the learner's full distribution, in nats.
+        entropy: entropy of the learner's full distribution, in nats.
     """
 
     candidates: Int[Tensor, "B T K"]
@@ -37,7 +37,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ObservedBatch:
-    """An unlabeled batch B_u with what the learner thinks of it at theta_t.
+    """An unlabeled batch B_u with the learner's candidates and probabilities at theta_t.
 
     Attributes:
         batch: the sequences.
@@ -57,7 +57,7 @@ def observe(logits: Float[Tensor, "B T V"], batch: TokenBatch, top_k: int) -> Ob
 
     Args:
         logits: the learner's output on `batch.inputs`.
-        batch: gives the true next tokens and which positions are predicted.
+        batch: source of the true next tokens and of the predicted positions.
         top_k: K, the size of the candidate set, true token included.
 
     Returns:

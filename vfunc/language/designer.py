@@ -1,4 +1,4 @@
-"""The task designer of language: a compact causal transformer that scores candidates and gates."""
+"""Task designer of language: a compact causal transformer for candidate scores and gates."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vfunc.language.targets import TargetForm, candidate_distribution, gate
 
 @dataclass(frozen=True)
 class DesignerConfig:
-    """Size and surface of a `TopKDesigner`.
+    """Size, inputs and outputs of a `TopKDesigner`.
 
     Attributes:
-        vocabulary: tokens of the learner.
+        vocabulary: number of the learner's tokens.
         target: the form of its targets.
-        width: of the residual stream.
-        layers: transformer blocks.
+        width: width of the residual stream.
+        layers: number of transformer blocks.
         heads: attention heads; they divide the width.
         features: whether it sees the learner's log-probabilities and entropy.
         gate_start: the gate's first logit; -2 is a gate of about 0.12 alpha_max.
@@ -49,7 +49,7 @@ class DesignerConfig:
 
 
 class TopKDesigner(nn.Module):
-    """phi: (tokens, what the learner thinks of them) -> (r, alpha) at every position.
+    """phi: (tokens, the learner's probabilities) -> (r, alpha) at every position.
 
     The paper's TopKAugmentor: decoder-only, float32 whatever the learner's precision, and scoring
     only the candidates. At position t it sees the tokens up to t, the true next token w_t, and

@@ -1,4 +1,4 @@
-"""The base learner that comes with the package: where it lies, and how well it solves problems.
+"""Path of the base learner that comes with the package, and its Pass@1.
 
 `EMBEDDED_LEARNER` is a `save_pretrained` directory (a `Qwen2ForCausalLM` of 0.3M parameters and a
 byte-level BPE tokenizer), rebuilt by `experiments/make_base.py`.
@@ -31,11 +31,10 @@ def greedy_pass_at_1(
     The whole sample is generated as one batch with left padding, so it should be small.
 
     Args:
-        learner: what solves, in eval mode.
+        learner: the learner, in eval mode.
         tokenizer: its tokenizer, with a padding token.
         examples: problems with answers.
-        max_new_tokens: where a solution that does not end is cut off; the longest true solution
-            takes 60 tokens.
+        max_new_tokens: largest number of tokens in a solution; the longest true one takes 60.
     """
     batch = tokenizer([e.prompt for e in examples], padding=True, padding_side="left")
     prompts = torch.tensor(batch["input_ids"], device=learner.device)

@@ -1,4 +1,4 @@
-"""Targets made by hand: what a designer is compared with.
+"""Fixed rules for targets, which designers are compared with.
 
 All of them are q = (1 - alpha) onehot(w_t) + alpha r on the same candidates, through the same loss.
 """
@@ -29,9 +29,9 @@ def hand_made_targets(
     - `known_wrong`: the same r, alpha = 1 on tokens known to be mistaken, 0 elsewhere.
 
     Args:
-        arm: one of the above.
-        observed: the batch and what the learner thinks of it.
-        fixed_alpha: the fixed gate of the first two.
+        arm: one of the names above.
+        observed: the batch with the learner's candidates and probabilities.
+        fixed_alpha: gate of the first two.
 
     Returns:
         Soft targets and gates.

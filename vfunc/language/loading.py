@@ -1,4 +1,4 @@
-"""Load a learner: a `save_pretrained` directory or a Hub id, with LoRA if asked for."""
+"""Loads a learner from a `save_pretrained` directory or the Hub, and adds LoRA adapters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What the paper adapts; modules that a learner does not have are left out."""
+"""Modules that the paper adapts; those that a learner does not have are left out."""
 
 
 def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -66,9 +66,9 @@ def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float)
 
     Args:
         learner: the learner to adapt.
-        rank: of the adapters.
-        alpha: their scale is alpha / rank.
-        dropout: on the adapters' input, in train mode.
+        rank: rank of the adapters.
+        alpha: numerator of their scale, alpha / rank.
+        dropout: dropout rate on the adapters' input, in train mode.
 
     Raises:
         UserError: the learner has none of the modules that are adapted.

@@ -1,4 +1,4 @@
-"""Soft cross-entropy over candidate tokens, log-probabilities normalised over the full vocabulary.
+"""Computes soft cross-entropy over candidate tokens, normalised over the full vocabulary.
 
 L = -sum_t weight_t sum_k q_tk log p_t(c_tk)                                        (paper, 15)
 
@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from vfunc.typecheck import typed
 
 CHUNK_ELEMENTS = 2**24
-"""Logits taken to float32 at once: 64 MiB."""
+"""Number of logits converted to float32 at a time: 64 MiB."""
 
 
 @typed
@@ -43,13 +43,13 @@ def candidate_log_probs(
     """
     flat, ids = logits.flatten(0, 1), candidates.flatten(0, 1)
     rows = weight.flatten().nonzero().squeeze(-1)
-    parts = [
+    chunks = [
         _log_probs(flat.index_select(0, part), ids.index_select(0, part))
         for part in rows.split(_rows_a_chunk(flat))
     ]
     dtype = torch.promote_types(logits.dtype, torch.float32)
     zeros = torch.zeros(ids.shape, dtype=dtype, device=ids.device)
-    return zeros.index_copy(0, rows, torch.cat(parts)).view(candidates.shape)
+    return zeros.index_copy(0, rows, torch.cat(chunks)).view(candidates.shape)
 
 
 @typed

@@ -1,4 +1,4 @@
-"""Soft targets q = (1 - alpha) onehot(w_t) + alpha r over the candidates (paper, equation 15).
+"""Forms of soft targets q = (1 - alpha) onehot(w_t) + alpha r (paper, equation 15).
 
 Three forms, by what is learned of r. Over the whole vocabulary sum_k p_k u_k = 0, u_k the value
 of a unit of target mass on token k: moving mass to the learner's own distribution costs nothing to
@@ -27,7 +27,7 @@ Form = Literal["gate", "bounded", "free"]
 
 @dataclass(frozen=True)
 class TargetForm:
-    """What of the target is learned.
+    """The learned form of the targets.
 
     Attributes:
         form: `gate`, `bounded` or `free`.
@@ -67,7 +67,7 @@ def candidate_distribution(
     """r, a point of the simplex over the candidates.
 
     Args:
-        form: which form.
+        form: the form.
         log_probs: the learner's log-probabilities of the candidates, detached.
         scores: the designer's scores; None for `gate`, which has none.
 

@@ -1,1 +1,1 @@
-"""Text for a language run: embedded word problems, files and Hub data sets, as token sequences."""
+"""Text of a language run: embedded word problems, files and Hub data sets, as token sequences."""

@@ -1,4 +1,4 @@
-"""Arithmetic word problems with worked solutions: content, style and text kept apart.
+"""Generates arithmetic word problems with worked solutions: content, style and text apart.
 
 A `Problem` is content alone: a starting amount and what happens to it. `work` turns it into
 steps, given how the author writes a step; an author who errs (see
@@ -122,8 +122,8 @@ def work(problem: Problem, write: Writer = write_correctly) -> tuple[Step, ...]:
     """Work a problem out, line by line, each from the total that was written before it.
 
     Args:
-        problem: what to solve.
-        write: how the author writes the line for (left, symbol, right).
+        problem: the problem.
+        write: the author, who writes the line for (left, symbol, right).
 
     Returns:
         The written lines; a group of bags takes two, its product and its sum.
@@ -141,7 +141,7 @@ def work(problem: Problem, write: Writer = write_correctly) -> tuple[Step, ...]:
 
 @typed
 def draw_problem(generator: random.Random, level: Level) -> Problem:
-    """Draw a problem of a level at random; no running total falls below 1."""
+    """Sample a problem of a level; no running total falls below 1."""
     while True:
         total = start = generator.randint(*level.start)
         events: list[Event] = []
@@ -163,7 +163,7 @@ def draw_problem(generator: random.Random, level: Level) -> Problem:
 
 @typed
 def draw_telling(generator: random.Random, problem: Problem, style: Style) -> Telling:
-    """Draw names, objects and verbs for a problem; both styles draw from the same words."""
+    """Sample names, objects and verbs for a problem; both styles share the same words."""
     return Telling(
         style,
         generator.choice(NAMES),
@@ -184,7 +184,7 @@ def render(problem: Problem, telling: Telling, steps: Sequence[Step]) -> Example
 
     Returns:
         An example whose prompt ends with a newline and whose completion ends with `#### N`, N
-        being what the author arrived at; `wrong` holds the characters of mistaken operators and
+        being the author's result; `wrong` holds the characters of mistaken operators and
         digits, in order, and not what merely follows from them.
     """
     textbook = telling.style == "textbook"

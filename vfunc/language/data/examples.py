@@ -1,4 +1,4 @@
-"""What a piece of text is to this package: a prompt, a completion, and its tokens."""
+"""Types of a text example, a prompt and a completion, and of a batch of token sequences."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Example:
     """One text. The learner's loss falls on `completion` alone; raw text has an empty prompt.
 
     Attributes:
-        prompt: what is given (a question, with its closing separator); "" for raw text.
-        completion: what is predicted.
+        prompt: text before the completion (a question and its separator); "" for raw text.
+        completion: text to predict.
         answer: the checkable final answer, where there is one (never seen by the learner's loss).
         wrong: half-open character spans of `completion` that are known to be mistaken, as only
             generated data can know; empty elsewhere.
-        domain: which of several sources (or styles) it is of, counted from 0.
+        domain: number of its source (or style), counted from 0.
     """
 
     prompt: str
@@ -53,12 +53,12 @@ class TokenBatch:
 
     @property
     def inputs(self) -> Int[Tensor, "B T"]:
-        """What the learner reads."""
+        """The tokens that the learner reads."""
         return self.tokens[:, :-1]
 
     @property
     def next_tokens(self) -> Int[Tensor, "B T"]:
-        """What the learner is to predict: the true token w_t of each position."""
+        """The tokens that the learner predicts: the true token w_t of each position."""
         return self.tokens[:, 1:]
 
     def to(self, device: torch.device | str) -> TokenBatch:
@@ -72,10 +72,10 @@ class TokenBatch:
 
 
 def take_rows(batch: Batch, rows: Int[Tensor, "R"]) -> Batch:
-    """Some sequences of a batch: a dataclass of tensors along whose first dimension they lie.
+    """Selects sequences of a batch: rows of the tensors of a dataclass.
 
     Args:
-        batch: a `TokenBatch`, or what holds one; entries may be None or dataclasses again.
+        batch: a `TokenBatch` or a dataclass that holds one; its entries may be None or dataclasses.
         rows: indices of the sequences, perhaps none.
     """
     if isinstance(batch, Tensor):

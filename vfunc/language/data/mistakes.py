@@ -1,4 +1,4 @@
-"""How authors of worked solutions err: carelessly and always alike, or at random.
+"""Writes worked solutions with mistakes: always the same careless ones, or random slips.
 
 `systematic` is a careless source: every subtraction is written as an addition, and in a solution
 without one, carries are forgotten in additions. `random_slips` puts one digit of one result off.
@@ -47,10 +47,10 @@ def mistaken_work(
     """Work a problem out wrongly.
 
     Args:
-        problem: what to solve; for systematic mistakes one that `invites_mistakes`, otherwise the
+        problem: the problem; for systematic mistakes one that `invites_mistakes`, otherwise the
             solution comes out right.
         mistakes: the kind of mistake.
-        generator: decides where a random slip falls; systematic mistakes draw nothing.
+        generator: source of a random slip's place; systematic mistakes sample nothing.
 
     Returns:
         The written lines, mistakes marked, every total at least 0.
@@ -82,7 +82,7 @@ def _write_without_carries(left: int, symbol: str, right: int) -> Step:
 
 
 def _slip(line: int, generator: random.Random) -> Writer:
-    """A writer that puts one random digit off in the given line (counted from 0)."""
+    """A writer that changes one random digit in the given line (counted from 0)."""
     written = 0
 
     def write(left: int, symbol: str, right: int) -> Step:

@@ -1,4 +1,4 @@
-"""Everything a language run reads, gathered and tokenised: the embedded problem, or files."""
+"""Reads and tokenises all data of a language run: the embedded problem, or files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vfunc.errors import UserError
 from vfunc.language.data.arithmetic import STYLES
 from vfunc.language.data.examples import Example, TokenBatch
 from vfunc.language.data.sequences import InterleavedStream, TokenStream, fixed_batches
-from vfunc.language.data.sources import Role, load_examples
+from vfunc.language.data.sources import Split, load_examples
 from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.data.tokenise import EncodedSet, encode_examples, prompt_tokens
 from vfunc.language.rewards import PromptStream, checkable_prompts
@@ -24,7 +24,7 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class LanguageData:
-    """Everything a run reads, tokenised.
+    """All data of a run, tokenised.
 
     Attributes:
         stream: unlabeled training sequences, in the run's order; of several sources in turn.
@@ -33,7 +33,7 @@ class LanguageData:
         evaluation: batches of every evaluation example, once.
         held_out: the evaluation sequences as a stream, for the probe.
         problems: evaluation examples with checkable answers, for Pass@1.
-        max_new_tokens: the longest solution that is waited for.
+        max_new_tokens: largest number of tokens of a solution.
     """
 
     stream: TokenStream | InterleavedStream
@@ -62,8 +62,8 @@ class RawData:
         stream: unlabeled text.
         feedback: labelled examples.
         evaluation: labelled examples.
-        dropped: what reading dropped, by role and reason.
-        sources: how many sources the stream is of, to be read in turn; 1 reads it as one.
+        dropped: numbers of examples that reading dropped, by split and reason.
+        sources: number of sources of the stream, to be read in turn; 1 reads it as one.
         tasks: names of the feedback's tasks, by their examples' domain; one name takes all as one.
     """
 
@@ -88,12 +88,12 @@ def embedded_data(
     """The embedded problem: a stream with mistakes, clean feedback, clean evaluation.
 
     Args:
-        spec: what the stream is like.
-        seed: of the draw of the stream and the feedback; the evaluation's is fixed, so that runs
+        spec: the stream's specification.
+        seed: seed of the stream and the feedback; the evaluation's is fixed, so that runs
             with several seeds are judged on the same problems.
-        stream: distinct problems in the stream.
-        feedback: labelled problems.
-        evaluation: problems to evaluate on.
+        stream: number of distinct problems in the stream.
+        feedback: number of labelled problems.
+        evaluation: number of problems to evaluate on.
         split: `validation` or `test`.
         by_style: whether the styles are feedback tasks of their own. The stream is the same.
     """
@@ -115,23 +115,23 @@ def file_data(
         stream: unlabeled text, or problems with solutions; several are read in turn.
         feedback: labelled examples, a source for each task.
         evaluation: labelled examples.
-        seed: of which examples are kept where a limit is given.
+        seed: seed of the choice of examples where a limit is given.
 
     Raises:
         UserError: a source cannot be read, or every evaluation example is feedback.
     """
-    roles: tuple[tuple[Role, Sequence[Source], int], ...] = (
+    splits: tuple[tuple[Split, Sequence[Source], int], ...] = (
         ("stream", stream, seed),
         ("feedback", feedback, seed),
         ("eval", (evaluation,), 0),
     )
-    read = {role: _read_all(role, sources, n) for role, sources, n in roles}
+    read = {split: _read_all(split, sources, n) for split, sources, n in splits}
     seen = {(e.prompt, e.completion) for e in read["feedback"][0]}
     # an answer without a solution tells by its prompt alone
-    asked = {prompt for prompt, completion in seen if not completion}
+    prompts = {prompt for prompt, completion in seen if not completion}
     examples = read["eval"][0]
-    kept = [e for e in examples if (e.prompt, e.completion) not in seen and e.prompt not in asked]
-    dropped = {role: counts for role, (_, counts) in read.items()}
+    kept = [e for e in examples if (e.prompt, e.completion) not in seen and e.prompt not in prompts]
+    dropped = {split: counts for split, (_, counts) in read.items()}
     if not kept:
         raise UserError(
             f"every evaluation example of {evaluation.name} is among the feedback; give --eval "
@@ -150,7 +150,7 @@ def file_data(
 
 
 def source_names(sources: Sequence[Source]) -> tuple[str, ...]:
-    """A short name for each source, by its last part; a number tells those apart that share one.
+    """Names each source by the last component of its path; equal names are numbered.
 
     `data/gsm8k.jsonl` and `openai/gsm8k:main` are gsm8k and gsm8k-2.
     """
@@ -171,30 +171,30 @@ def tokenised(
 
     Args:
         raw: the examples.
-        tokenizer: the learner's.
-        sequence_length: T, the most predictions in a sequence.
-        seed: of the order in which stream and feedback are read.
+        tokenizer: the learner's tokeniser.
+        sequence_length: T, largest number of predictions in a sequence.
+        seed: seed of the order in which stream and feedback are read.
         rewarded: whether the feedback is prompts to complete, whose solutions are not read.
 
     Returns:
         The data, with a summary of counts: sequences, dropped by reason, truncated.
 
     Raises:
-        UserError: nothing usable is left of one of them.
+        UserError: a split with no usable example.
     """
-    roles = {"stream": raw.stream, "feedback": raw.feedback, "eval": raw.evaluation}
+    splits = {"stream": raw.stream, "feedback": raw.feedback, "eval": raw.evaluation}
     if rewarded:
-        del roles["feedback"]
+        del splits["feedback"]
     encoded: dict[str, EncodedSet] = {
-        role: encode_examples(
-            examples, tokenizer, sequence_length, role=role, dropped=raw.dropped.get(role)
+        split: encode_examples(
+            examples, tokenizer, sequence_length, split=split, dropped=raw.dropped.get(split)
         )
-        for role, examples in roles.items()
+        for split, examples in splits.items()
     }
     problems = _answerable(raw.evaluation, tokenizer, sequence_length)
     summary = {
-        role: {"sequences": len(e), "dropped": dict(e.dropped), "truncated": e.truncated}
-        for role, e in encoded.items()
+        split: {"sequences": len(e), "dropped": dict(e.dropped), "truncated": e.truncated}
+        for split, e in encoded.items()
     }
     feedback: TokenStream | InterleavedStream | PromptStream
     if rewarded:
@@ -217,37 +217,37 @@ def tokenised(
 
 
 def _stream(
-    encoded: EncodedSet, names: Sequence[object], role: str, seed: int
+    encoded: EncodedSet, names: Sequence[object], split: str, seed: int
 ) -> TokenStream | InterleavedStream:
     """One stream, or one of several domains in turn."""
     if len(names) == 1:
         return TokenStream(encoded, seed)
-    parts = _by_domain(encoded.sequences, names, role)
-    sets = tuple(replace(encoded, sequences=sequences) for sequences in parts)
+    domains = _by_domain(encoded.sequences, names, split)
+    sets = tuple(replace(encoded, sequences=sequences) for sequences in domains)
     return InterleavedStream(sets, seed)
 
 
 def _by_domain(
-    items: Sequence[Any], names: Sequence[object], role: str
+    items: Sequence[Any], names: Sequence[object], split: str
 ) -> tuple[tuple[Any, ...], ...]:
     """The items of each domain; all of them where there is one name."""
     if len(names) == 1:
         return (tuple(items),)
-    parts = tuple(tuple(i for i in items if i.domain == d) for d in range(len(names)))
-    for name, part in zip(names, parts, strict=True):
+    domains = tuple(tuple(i for i in items if i.domain == d) for d in range(len(names)))
+    for name, part in zip(names, domains, strict=True):
         if not part:
-            raise UserError(f"the {role} data hold nothing to use of {name}; give more of it")
-    return parts
+            raise UserError(f"the {split} data hold nothing to use of {name}; give more of it")
+    return domains
 
 
 def _read_all(
-    role: Role, sources: Sequence[Source], seed: int
+    split: Split, sources: Sequence[Source], seed: int
 ) -> tuple[list[Example], dict[str, int]]:
     """The examples of all sources, marked by their source, and what was dropped of them."""
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for domain, s in enumerate(sources):
-        loaded = load_examples(s.name, role=role, fields=s.fields, limit=s.limit, seed=seed)
+        loaded = load_examples(s.name, split=split, fields=s.fields, limit=s.limit, seed=seed)
         examples += [replace(e, domain=domain) if domain else e for e in loaded.examples]
         dropped.update(loaded.dropped)
     return examples, dict(dropped)

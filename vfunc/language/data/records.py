@@ -1,4 +1,4 @@
-"""Records, each with where it stands, from a file or from a data set of the Hugging Face Hub.
+"""Reads records, each with its place, from a file or a data set of the Hugging Face Hub.
 
 A file is `.jsonl` (one JSON object a line), `.json` (a list of objects) or `.txt` (one document,
 a record with the single field `text`), each also gzipped with `.gz` appended and then read as a
@@ -136,7 +136,7 @@ def _hub_records(name: str) -> Iterator[Record]:
                     f"{name}: no such file, and the Hub cannot be reached (nor is it in the local "
                     "cache); give a file, or connect to the network."
                 ) from error
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"{name}: cannot be loaded from the Hub ({said}).") from error
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{name}: cannot be loaded from the Hub ({reason}).") from error
     for number, record in enumerate(loaded, start=1):
         yield f"{name}, record {number}", cast("Mapping[str, Any]", record)

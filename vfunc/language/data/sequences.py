@@ -1,4 +1,4 @@
-"""Token sequences to batches, and the order in which a stream is read.
+"""Collates token sequences into batches, and orders the sequences of a stream.
 
 A stream is a pure function of a seed and a position: nothing advances, so that resuming and
 looking ahead need no state but a number.
@@ -25,8 +25,8 @@ def collate(sequences: Sequence[Encoded], pad_id: int) -> TokenBatch:
     """Stack sequences, padded on the right to the longest.
 
     Args:
-        sequences: B of them, at least one.
-        pad_id: fills the padding, which is never predicted.
+        sequences: B sequences, at least one.
+        pad_id: token id of the padding, which is never predicted.
     """
     shape = len(sequences), max(len(sequence.tokens) for sequence in sequences)
     tokens = torch.full(shape, pad_id, dtype=torch.long)
@@ -43,10 +43,10 @@ def collate(sequences: Sequence[Encoded], pad_id: int) -> TokenBatch:
 
 @typed
 def tokens_in(batch: TokenBatch) -> int:
-    """How many input tokens a batch holds, padding left out; what a token budget counts.
+    """Number of input tokens in a batch without padding, as a token budget counts them.
 
-    Padding may be the end-of-text token, so ids do not tell it. A sequence's last prediction does:
-    it is that of its last token.
+    Padding may be the end-of-text token, so ids do not mark it. The last prediction of a sequence
+    does: it is that of its last token.
     """
     until_last = batch.predict.flip(1).cumsum(1) > 0
     return int(until_last.sum())
@@ -70,7 +70,7 @@ class TokenStream:
 
     Attributes:
         encoded: the sequences.
-        seed: of the order, not negative; epoch e is drawn from (seed, e).
+        seed: seed of the order, not negative; epoch e takes (seed, e).
     """
 
     encoded: EncodedSet
@@ -89,7 +89,7 @@ class TokenStream:
         """The sequences at `position`, ..., `position + batch_size - 1` of the endless order.
 
         Args:
-            position: how many sequences came before; a batch may run across epochs. The next
+            position: number of sequences before; a batch may run across epochs. The next
                 batch stands at `position + batch_size`.
             batch_size: B.
         """
@@ -103,8 +103,8 @@ class InterleavedStream:
     """Several streams in turn, one sequence of each: equal shares, whatever their sizes.
 
     Attributes:
-        sets: the sequences of each.
-        seed: of each one's order, as of a `TokenStream`.
+        sets: the sequences of each stream.
+        seed: seed of each stream's order, as of a `TokenStream`.
     """
 
     sets: tuple[EncodedSet, ...]
@@ -122,10 +122,10 @@ def in_turn(sources: Sequence[Sequence[Any]], seed: int, position: int, count: i
     """`count` items from `position` on of an endless order that takes one of each source in turn.
 
     Args:
-        sources: each is read epoch after epoch in an order of its own; none empty.
-        seed: of the orders.
-        position: how many items came before.
-        count: how many.
+        sources: items of each source, read epoch after epoch in an order of its own; none empty.
+        seed: seed of the orders.
+        position: number of items before.
+        count: number of items.
 
     Raises:
         UserError: the position is negative.

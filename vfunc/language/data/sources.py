@@ -1,8 +1,8 @@
-"""Reading text for the stream, the feedback and the evaluation: files and Hub data sets.
+"""Reads text examples for stream, feedback and evaluation from files and Hub data sets.
 
 A record (see `vfunc.language.data.records`) becomes an `Example` by its fields: a prompt and a
-completion, or raw text. Which fields, an option says, or the known layouts tell. What cannot be
-read is a `UserError` that names the file, the line and the field; what is empty is dropped,
+completion, or raw text. An option names the fields, or a known layout does. What cannot be read
+is a `UserError` that names the file, the line and the field; what is empty is dropped,
 counted and reported.
 """
 
@@ -24,7 +24,7 @@ from vfunc.language.data.examples import Example
 from vfunc.language.data.records import is_text, read_records
 from vfunc.typecheck import typed
 
-Role = Literal["stream", "feedback", "eval"]
+Split = Literal["stream", "feedback", "eval"]
 PARTS = ("prompt", "completion", "text", "answer")
 EMPTY = {name: f"empty {name}" for name in ("prompt", "completion", "text")}
 
@@ -56,14 +56,14 @@ _HASH_ANSWER = re.compile(r"^####[ \t]*([-+]?\$?\.?\d[\d,./% ]*?)[ .]*$", re.MUL
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a source held.
+    """The examples of a source.
 
     Attributes:
         examples: the chosen examples, in the order of the source.
-        dropped: how many records were left out, by reason.
-        available: how many usable examples the source holds, before `limit`.
+        dropped: numbers of records left out, by reason.
+        available: number of usable examples in the source, before `limit`.
         fields: the layout read, as the option takes it ("" for a text file, which has none).
-        source: the source as it was named.
+        source: the source's name, as passed in.
     """
 
     examples: tuple[Example, ...]
@@ -77,7 +77,7 @@ class Loaded:
 def load_examples(
     source: str | Path,
     *,
-    role: Role,
+    split: Split,
     fields: str | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -90,12 +90,13 @@ def load_examples(
 
     Args:
         source: a path, or a Hub id `ID[:CONFIG[:SPLIT]]` (default split: train).
-        role: which option the source came by, for messages.
+        split: the split, whose option a message names.
         fields: `prompt=FIELD[+FIELD],completion=FIELD` or `text=FIELD`, and `answer=FIELD` for
             the final answer; feedback by rewards also `prompt=FIELD,answer=FIELD` alone. None
             recognises `KNOWN_LAYOUTS` (and `ANSWER_LAYOUTS`) by the first record.
-        limit: keep this many, drawn by `seed`. For one seed, fewer are a subset of more.
-        seed: of the draw.
+        limit: number of examples to keep, sampled by `seed`. For one seed, fewer are a subset of
+            more.
+        seed: seed of the sample.
 
     Returns:
         The examples, with what was dropped and which fields were read.
@@ -106,12 +107,12 @@ def load_examples(
     name = str(source)
     if limit is not None and limit < 1:
         raise UserError(f"{name}: at least 1 example has to be kept, not {limit}.")
-    layout = None if fields is None else parse_fields(fields, role)
+    layout = None if fields is None else parse_fields(fields, split)
     dropped: Counter[str] = Counter()
     if is_text(name):
         if layout is not None:
             raise UserError(
-                f"{name}: a text file is one document and has no fields; drop --{role}-fields."
+                f"{name}: a text file is one document and has no fields; drop --{split}-fields."
             )
         layout = {"text": ("text",)}
     records = read_records(name)
@@ -122,8 +123,8 @@ def load_examples(
     def examples() -> Iterator[Example]:
         nonlocal usable, used
         for where, record in records:
-            used = used or layout or _detect(where, record, role)
-            made = _example(where, record, used, role)
+            used = used or layout or _detect(where, record, split)
+            made = _example(where, record, used, split)
             if isinstance(made, str):
                 dropped[made] += 1
             else:
@@ -145,17 +146,17 @@ def load_examples(
 
 
 @typed
-def parse_fields(fields: str, role: Role) -> dict[str, tuple[str, ...]]:
-    """Read `prompt=Body+Question,completion=Answer` into the record fields of each part.
+def parse_fields(fields: str, split: Split) -> dict[str, tuple[str, ...]]:
+    """Read `prompt=Body+Question,completion=Answer` into the record fields of each text.
 
     Args:
         fields: the option's text.
-        role: which option it is, for messages.
+        split: the split, whose option a message names.
 
     Raises:
-        UserError: an unknown or repeated part, or neither raw text nor prompt with completion.
+        UserError: an unknown or repeated text, or neither raw text nor prompt with completion.
     """
-    option = f"--{role}-fields {fields}"
+    option = f"--{split}-fields {fields}"
     layout: dict[str, tuple[str, ...]] = {}
     for item in fields.split(","):
         part, equals, names = (piece.strip() for piece in item.partition("="))
@@ -168,7 +169,7 @@ def parse_fields(fields: str, role: Role) -> dict[str, tuple[str, ...]]:
         if part in layout:
             raise UserError(f"{option}: {part} is given twice; join fields as {part}=A+B.")
         layout[part] = columns
-    answers = role == "feedback" and set(layout) == {"prompt", "answer"}
+    answers = split == "feedback" and set(layout) == {"prompt", "answer"}
     if not answers and set(layout) - {"answer"} not in ({"text"}, {"prompt", "completion"}):
         raise UserError(f"{option}: give either text=FIELD, or prompt=FIELD and completion=FIELD.")
     return layout
@@ -193,11 +194,11 @@ def final_answer(completion: str) -> str | None:
     return None
 
 
-def _detect(where: str, record: Mapping[str, Any], role: Role) -> dict[str, tuple[str, ...]]:
-    option = f"--{role}-fields"
+def _detect(where: str, record: Mapping[str, Any], split: Split) -> dict[str, tuple[str, ...]]:
+    option = f"--{split}-fields"
     has = f"{where}: the record's fields are {', '.join(map(str, record)) or '(none)'}"
-    layouts = (*KNOWN_LAYOUTS, *(ANSWER_LAYOUTS if role == "feedback" else ()))
-    named = {fields: parse_fields(fields, role) for fields in layouts}
+    layouts = (*KNOWN_LAYOUTS, *(ANSWER_LAYOUTS if split == "feedback" else ()))
+    named = {fields: parse_fields(fields, split) for fields in layouts}
     columns = {fields: set().union(*layout.values()) for fields, layout in named.items()}
     matches = [fields for fields, wanted in columns.items() if wanted <= record.keys()]
     # a solution tells more than its answer
@@ -216,32 +217,32 @@ def _detect(where: str, record: Mapping[str, Any], role: Role) -> dict[str, tupl
 
 
 def _example(
-    where: str, record: Mapping[str, Any], layout: Mapping[str, tuple[str, ...]], role: Role
+    where: str, record: Mapping[str, Any], layout: Mapping[str, tuple[str, ...]], split: Split
 ) -> Example | str:
     """The record's example, or the reason why it is dropped."""
-    parts = {}
-    for part, columns in layout.items():
-        texts = [_field_text(where, record, column, role) for column in columns]
-        parts[part] = " ".join(text for text in texts if text.strip())
-        if not parts[part] and part in EMPTY:
-            return EMPTY[part]
-    answer = parts.get("answer", "").strip() or None
-    if "text" in parts:
-        return Example("", parts["text"], answer)
-    prompt = parts["prompt"] if parts["prompt"].endswith("\n") else parts["prompt"] + "\n"
-    if "completion" not in parts:
+    texts = {}
+    for name, columns in layout.items():
+        fields = [_field_text(where, record, column, split) for column in columns]
+        texts[name] = " ".join(text for text in fields if text.strip())
+        if not texts[name] and name in EMPTY:
+            return EMPTY[name]
+    answer = texts.get("answer", "").strip() or None
+    if "text" in texts:
+        return Example("", texts["text"], answer)
+    prompt = texts["prompt"] if texts["prompt"].endswith("\n") else texts["prompt"] + "\n"
+    if "completion" not in texts:
         return Example(prompt, "", answer) if answer else "empty answer"
-    return Example(prompt, parts["completion"], answer or final_answer(parts["completion"]))
+    return Example(prompt, texts["completion"], answer or final_answer(texts["completion"]))
 
 
-def _field_text(where: str, record: Mapping[str, Any], column: str, role: Role) -> str:
+def _field_text(where: str, record: Mapping[str, Any], column: str, split: Split) -> str:
     if column not in record:
         near = difflib.get_close_matches(column, map(str, record), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         has = ", ".join(map(str, record)) or "none"
         raise UserError(
             f"{where}: there is no field {column!r}{hint}; the record's fields are {has}. "
-            f"Name the right one with --{role}-fields."
+            f"Name the right one with --{split}-fields."
         )
     value = record[column]
     if value is None:
@@ -251,12 +252,12 @@ def _field_text(where: str, record: Mapping[str, Any], column: str, role: Role) 
     elif isinstance(value, bool | float) or not isinstance(value, int | str):
         raise UserError(
             f"{where}, field {column!r}: expected text or a number, got {type(value).__name__} "
-            f"{str(value)[:40]}; name a text field with --{role}-fields."
+            f"{str(value)[:40]}; name a text field with --{split}-fields."
         )
     text = str(value)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        said = f"not valid Unicode ({error.reason})"
-        raise UserError(f"{where}, field {column!r}: {said}.") from error
+        reason = f"not valid Unicode ({error.reason})"
+        raise UserError(f"{where}, field {column!r}: {reason}.") from error
     return text

@@ -1,4 +1,4 @@
-"""The embedded problem's data: what a stream is like, and splits that cannot overlap.
+"""Samples the embedded problem's data, in splits that cannot overlap.
 
 A stream of word problems in which a share of the solutions is wrong, clean feedback, validation
 and test problems, and the clean problems that the base learner is made from. A problem belongs to
@@ -42,12 +42,12 @@ PATIENCE = 20_000
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """What the stream is like, and what it is judged on.
+    """Specification of the stream, and of the styles of feedback and evaluation.
 
-    The base split is not the stream's affair: it is clean, half in each style, and of all levels.
+    It does not apply to the base split, which is clean, half in each style, and of all levels.
 
     Attributes:
-        mistakes: how a wrong solution goes wrong.
+        mistakes: kind of the mistakes in wrong solutions.
         share_wrong: share of the stream's solutions that are wrong, within `careless_styles`.
         careless_styles: the styles whose authors err; the others write nothing wrong.
         forum_share: share of the stream in forum style; the rest is textbook style.
@@ -125,11 +125,11 @@ def split_of(problem: Problem) -> str:
 def embedded_problems(
     split: str, count: int, levels: tuple[float | int, float | int, float | int], seed: int
 ) -> list[Problem]:
-    """Draw distinct problems of a split, all of which invite a careless author's mistakes.
+    """Sample distinct problems of a split, all of which invite a careless author's mistakes.
 
     Args:
         split: a name in `SPLITS`.
-        count: how many.
+        count: number of problems.
         levels: weights of problems with 1, 2 and 3 events.
         seed: a smaller `count` with the same seed gives the first problems of a larger one.
 
@@ -160,16 +160,16 @@ def embedded_problems(
 
 @typed
 def embedded_examples(split: str, count: int, spec: StreamSpec, seed: int) -> list[Example]:
-    """Draw examples of a split of the embedded problem; only the stream has mistakes in it.
+    """Sample examples of a split of the embedded problem; only the stream has mistakes in it.
 
-    Which problems there are depends on split, seed and levels alone, and names and verbs do not
-    depend on the mistakes, so that streams that differ in their mistakes differ in nothing else.
+    Problems depend on split, seed and levels alone, and names and verbs do not depend on the
+    mistakes, so that streams that differ in their mistakes differ in nothing else.
 
     Args:
         split: "base", "stream", "feedback", "validation" or "test".
-        count: how many; the examples of a smaller count are the first of a larger one's.
-        spec: what the stream is like.
-        seed: of everything that is drawn.
+        count: number of examples; those of a smaller count are the first of a larger one's.
+        spec: the stream's specification.
+        seed: seed of all that is sampled.
 
     Raises:
         UserError: unknown split, negative count, or a split too small for the count.

@@ -1,4 +1,4 @@
-"""Examples to token sequences.
+"""Encodes text examples as token sequences.
 
 Prompt and completion are tokenised apart and then joined. A tokeniser run over the joined text may
 merge characters across the border, and generation, which is given the prompt alone, would then
@@ -46,7 +46,7 @@ class Encoded:
         predict_from: index of the first token that is predicted, from 1 to L - 1; every later one
             is predicted too.
         wrong: which tokens are known to be mistaken.
-        domain: its example's.
+        domain: its example's domain.
     """
 
     tokens: Int[Tensor, "L"]
@@ -57,13 +57,13 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class EncodedSet:
-    """The sequences of a data set: never none.
+    """The sequences of a data set, at least one.
 
     Attributes:
-        sequences: in the order of the examples.
-        dropped: how many examples were left out, by reason, in reading and in encoding.
-        truncated: how many completions were cut to fit (raw text is never cut short).
-        pad_id: what batches are padded with.
+        sequences: sequences in the order of the examples.
+        dropped: numbers of examples left out in reading and encoding, by reason.
+        truncated: number of completions cut to fit (raw text is never cut short).
+        pad_id: token id of padding.
     """
 
     sequences: tuple[Encoded, ...]
@@ -81,20 +81,20 @@ def encode_examples(
     tokenizer: PreTrainedTokenizerBase,
     sequence_length: int,
     *,
-    role: str = "stream",
+    split: str = "stream",
     dropped: Mapping[str, int] | None = None,
 ) -> EncodedSet:
     """Encode examples, a batch at a time.
 
     Args:
-        examples: what to encode.
-        tokenizer: the learner's.
-        sequence_length: T, the most predictions a sequence has (T + 1 tokens).
-        role: what the examples are for, for messages.
-        dropped: what reading left out before, added to the count.
+        examples: text examples.
+        tokenizer: the learner's tokeniser.
+        sequence_length: T, largest number of predictions in a sequence (T + 1 tokens).
+        split: name of the split, for messages.
+        dropped: numbers of examples that reading left out, added to the count.
 
     Returns:
-        The sequences, with what was dropped, and why, and what was cut.
+        The sequences, and the numbers of dropped and truncated examples.
 
     Raises:
         UserError: no sequence is left, the tokeniser has no end-of-text token, or mistaken spans
@@ -116,7 +116,7 @@ def encode_examples(
         why = ", ".join(f"{count} with {reason}" for reason, count in counts.items())
         remedy = "; raise the sequence length" if NO_ROOM in counts else ""
         raise UserError(
-            f"the {role} data hold no example to use"
+            f"the {split} data hold no example to use"
             + (f": dropped {why} (sequence length {sequence_length}){remedy}." if why else ".")
         )
     pad = tokenizer.pad_token_id
@@ -140,13 +140,13 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
 def encode(
     example: Example, tokenizer: PreTrainedTokenizerBase, sequence_length: int
 ) -> tuple[Encoded, ...] | str:
-    """Encode one example: one sequence, or several for long raw text, or why it is dropped."""
+    """Encode one example as one sequence, long raw text as several; or the reason to drop it."""
     return next(_encodings([example], tokenizer, sequence_length))[0]
 
 
 @typed
 def prompt_tokens(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The tokens that stand before each completion, in training and in generation alike.
+    """The tokens before each completion, in training and in generation alike.
 
     A tokeniser that opens every text with a beginning-of-text token does so here too.
     """
@@ -158,7 +158,7 @@ def prompt_tokens(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) ->
 def _encodings(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, sequence_length: int
 ) -> Iterator[tuple[tuple[Encoded, ...] | str, bool]]:
-    """For every example its sequences, or why it is dropped; and whether it was cut short."""
+    """For every example its sequences, or the reason to drop it; and whether it was cut."""
     for start in range(0, len(examples), _BLOCK):
         block = examples[start : start + _BLOCK]
         prompts = prompt_tokens([example.prompt for example in block], tokenizer)

@@ -1,1 +1,1 @@
-"""Measures of a language learner: completions, their answers, held-out loss."""
+"""Evaluation of a language learner: completions, their answers, held-out loss."""

@@ -1,4 +1,4 @@
-r"""Final answers: what a worked solution ends in, and whether it is right.
+r"""Extracts the final answer of a worked solution, and checks it.
 
 Solutions state their answer after `####`, the convention of GSM8K (Cobbe et al. 2021,
 arXiv 2110.14168), or in `\boxed{...}`, that of the MATH data set (Hendrycks et al. 2021,
@@ -74,12 +74,12 @@ def extract_answer(text: str) -> str | None:
 def is_correct(completion: str, answer: str) -> bool:
     r"""Whether a completion ends in the right answer.
 
-    Two numbers are compared exactly, as decimals (72 = 72.0, 0.1 + 0.2 is not asked for). Anything
-    else is compared as text, then by `math_verify` (1/2 = \frac{1}{2} = 0.5, to six decimals). An
-    answer that it cannot read, or that would take unbounded time to evaluate, is wrong.
+    Two numbers are compared exactly, as decimals (72 = 72.0). Anything else is compared as text,
+    then by `math_verify` (1/2 = \frac{1}{2} = 0.5, to six decimals). An answer that it cannot read,
+    or that would take unbounded time to evaluate, is wrong.
 
     Args:
-        completion: what the learner wrote; its answer is read by `extract_answer`.
+        completion: the learner's text; its answer is read by `extract_answer`.
         answer: the reference: a bare answer ("72", "1,200"), or a solution that states one.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Completions from a learner."""
+"""Generates a learner's completions."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from vfunc.typecheck import typed
 
 @dataclass(frozen=True)
 class Completion:
-    """What a learner wrote.
+    """A learner's completion.
 
     Attributes:
-        tokens: every token that it chose, with the one that ends the text where it came so far.
-        text: of the tokens before that.
+        tokens: all generated tokens, the end-of-text token included if it was generated.
+        text: text of the tokens before that.
     """
 
     tokens: tuple[int, ...]
@@ -56,7 +56,7 @@ def generate(
     not on what else is in its batch (up to rounding). It ends before the end-of-text token, after
     `max_new_tokens`, or where the learner's context ends. Decoding is plain: whatever the
     checkpoint's own generation settings say (penalties, top-p), they are not used, save for the
-    tokens that end a text. A draw is made by inverting the distribution function at a uniform
+    tokens that end a text. Sampling is by inverting the distribution function at a uniform
     number of its own generator, so that arms compared with one seed share their randomness.
 
     Random state, train or eval mode and generation settings are left as they were found.
@@ -64,12 +64,12 @@ def generate(
     Args:
         model: a causal language model.
         tokenizer: its tokeniser.
-        prompts: texts to go on from, none empty.
-        max_new_tokens: the most tokens a completion has.
-        temperature: 0 for greedy decoding, else what the logits are divided by.
-        samples: completions a prompt; more than one needs a temperature.
-        seed: of the draws.
-        batch_size: completions made at a time.
+        prompts: texts to complete, none empty.
+        max_new_tokens: largest number of tokens in a completion.
+        temperature: divisor of the logits; 0 for greedy decoding.
+        samples: number of completions a prompt; more than one needs a temperature.
+        seed: seed of the samples.
+        batch_size: number of completions at a time.
 
     Returns:
         For each prompt, in order, its completions.
@@ -103,17 +103,17 @@ def complete(
     seed: int = 0,
     batch_size: int = 128,
 ) -> list[list[Completion]]:
-    """What `generate` does, from tokens to tokens.
+    """Does what `generate` does, from tokens to tokens.
 
     Args:
         model: a causal language model.
-        tokenizer: gives the end-of-text token.
+        tokenizer: its tokeniser, for the end-of-text token.
         tokens: prompts, as `prompt_tokens` makes them; none empty.
-        max_new_tokens: the most tokens a completion has, the one that ends it included.
-        temperature: 0 for greedy decoding, else what the logits are divided by.
-        samples: completions a prompt.
-        seed: of the draws.
-        batch_size: completions made at a time.
+        max_new_tokens: largest number of tokens in a completion, the last one included.
+        temperature: divisor of the logits; 0 for greedy decoding.
+        samples: number of completions a prompt.
+        seed: seed of the samples.
+        batch_size: number of completions at a time.
 
     Returns:
         For each prompt, in order, its completions.
@@ -222,7 +222,7 @@ def _check_options(
 def _rooms(
     model: PreTrainedModel, tokens: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[int]:
-    """How many tokens each prompt may be completed by."""
+    """Largest number of new tokens for each prompt."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for number, prompt in enumerate(tokens):
         if not prompt:

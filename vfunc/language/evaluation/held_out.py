@@ -1,4 +1,4 @@
-"""Held-out loss: cross-entropy of the true completion tokens, example by example."""
+"""Computes held-out loss: cross-entropy of the true completion tokens, by example."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def held_out_loss(
 
     Args:
         learner: a causal language model, `learner(input_ids=...)` giving `.logits`.
-        batches: every example once.
-        device: where the learner is.
-        dtype: of autocast, or None.
+        batches: batches that hold every example once.
+        device: the learner's device.
+        dtype: dtype of autocast, or None.
 
     Returns:
         Losses, in the order of the batches.

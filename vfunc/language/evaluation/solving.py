@@ -1,4 +1,4 @@
-"""The share of problems that a learner solves."""
+"""Measures Pass@k: the share of problems that a learner solves."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from vfunc.typecheck import typed
 
 @dataclass(frozen=True)
 class PassResult:
-    """How many problems a learner solves.
+    """The share of problems that a learner solves.
 
     Attributes:
         outcomes: for each problem the share of its completions that are right: 0 or 1 where
             there is one completion. The input of a paired comparison.
         mean: Pass@1, the mean of `outcomes`.
-        standard_error: of the mean, over problems; None for a single problem.
-        count: problems.
-        samples: completions a problem.
-        by_k: for every k asked for, Pass@k and its standard error over problems.
-        texts: the completions, a tuple a problem, if they were asked for.
+        standard_error: standard error of the mean over problems; None for a single problem.
+        count: number of problems.
+        samples: number of completions a problem.
+        by_k: Pass@k and its standard error over problems, by k.
+        texts: the completions, a tuple a problem, if kept.
     """
 
     outcomes: tuple[float, ...]
@@ -59,11 +59,11 @@ def pass_at_1(
         model: a causal language model.
         tokenizer: its tokeniser.
         examples: problems with an answer each.
-        max_new_tokens: the most tokens a completion has.
+        max_new_tokens: largest number of tokens in a completion.
         temperature: 0 for greedy decoding.
-        samples: completions a problem.
-        seed: of the draws.
-        batch_size: completions made at a time.
+        samples: number of completions a problem.
+        seed: seed of the samples.
+        batch_size: number of completions at a time.
         ks: the k of Pass@k, each at most `samples`.
         keep_texts: whether the result keeps the completions.
 
