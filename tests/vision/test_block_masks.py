@@ -23,7 +23,7 @@ def rectangle(indices, columns):
 @hypothesis.settings(max_examples=30)
 @hypothesis.given(st.integers(4, 17), st.integers(4, 17), st.integers(1, 9), st.integers(0, 99))
 def test_blocks_are_what_they_say(rows, columns, count, seed):
-    blocks = BlockMasks().draw(count, (rows, columns), generator(seed))
+    blocks = BlockMasks().sample(count, (rows, columns), generator(seed))
     assert blocks.targets.shape[:2] == (count, 4)
     assert blocks.context.shape[0] == count and blocks.context.shape[1] >= 1
     assert len({rectangle(t, columns) for p in blocks.targets.tolist() for t in p}) == 1
@@ -37,7 +37,7 @@ def test_blocks_are_what_they_say(rows, columns, count, seed):
 def test_sizes_are_the_shares_asked_for():
     shares, aspects, contexts = [], [], []
     for seed in range(200):
-        blocks = BlockMasks().draw(1, (20, 20), generator(seed))
+        blocks = BlockMasks().sample(1, (20, 20), generator(seed))
         high, wide = rectangle(blocks.targets[0, 0].tolist(), 20)
         shares.append(high * wide / 400)
         aspects.append(high / wide)
@@ -52,7 +52,7 @@ def test_sizes_are_the_shares_asked_for():
 
 
 def test_every_patch_is_seen_and_hidden_as_often_as_its_mirror_image():
-    blocks = BlockMasks().draw(4000, (6, 6), generator())
+    blocks = BlockMasks().sample(4000, (6, 6), generator())
     hidden = blocks.targets.flatten().bincount(minlength=36).view(6, 6) / 4000
     seen = blocks.context.flatten().bincount(minlength=36).view(6, 6) / 4000
     for often in (hidden, seen):
@@ -63,7 +63,7 @@ def test_every_patch_is_seen_and_hidden_as_often_as_its_mirror_image():
 
 def test_contexts_are_trimmed_to_the_shortest_and_no_further():
     for seed in range(20):
-        many = BlockMasks(context_scale=(1.0, 1.0)).draw(16, (8, 8), generator(seed))
+        many = BlockMasks(context_scale=(1.0, 1.0)).sample(16, (8, 8), generator(seed))
         hidden = [64 - len(set(picture.flatten().tolist())) for picture in many.targets]
         assert many.context.shape[1] == min(hidden)
 
@@ -72,14 +72,14 @@ def test_targets_never_hide_everything():
     greedy = BlockMasks(
         targets=40, target_scale=(0.4, 0.45), context_scale=(0.9, 1.0), target_aspect=(1.0, 1.0)
     )
-    blocks = greedy.draw(8, (8, 8), generator())
+    blocks = greedy.sample(8, (8, 8), generator())
     assert blocks.context.shape[1] >= 4
-    assert BlockMasks(targets=30).draw(64, (4, 4), generator()).context.shape[1] >= 1
+    assert BlockMasks(targets=30).sample(64, (4, 4), generator()).context.shape[1] >= 1
 
 
 def test_the_generator_alone_decides():
     before = torch.get_rng_state()
-    once, again, other = (BlockMasks().draw(3, (8, 8), generator(s)) for s in (1, 1, 2))
+    once, again, other = (BlockMasks().sample(3, (8, 8), generator(s)) for s in (1, 1, 2))
     assert torch.equal(once.context, again.context) and torch.equal(once.targets, again.targets)
     assert not torch.equal(once.targets, other.targets)
     assert torch.equal(torch.get_rng_state(), before)
@@ -88,7 +88,7 @@ def test_the_generator_alone_decides():
 @pytest.mark.parametrize("grid", [(3, 8), (8, 3), (1, 1)])
 def test_a_grid_too_small_is_refused_in_a_line(grid):
     with pytest.raises(UserError, match="4 x 4 patches or more") as refused:
-        BlockMasks().draw(2, grid, generator())
+        BlockMasks().sample(2, grid, generator())
     assert "\n" not in str(refused.value)
 
 

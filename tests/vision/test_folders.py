@@ -175,7 +175,7 @@ def test_other_suffixes_and_subfolders_pair_by_what_is_before_the_suffix(tmp_pat
 def test_annotated_names(tmp_path):
     annotated_folder(tmp_path, train=3, val=2, test=2, other=1)
     found = {pairs.name: pairs for pairs in find_pairs(tmp_path)}
-    assert {name: pairs.role for name, pairs in found.items()} == {
+    assert {name: pairs.split for name, pairs in found.items()} == {
         "train": "train", "val": "validation", "test": "test", "other": "train",
     }  # fmt: skip
     assert [e.segmentation.parent.name for e in found["val"].entries] == ["valannot"] * 2
@@ -199,7 +199,7 @@ def test_frames_of_sequences(tmp_path):
 def test_parts_each_of_a_layout(tmp_path):
     pairs_folder(tmp_path / "train", 3)
     pairs_folder(tmp_path / "Validation", 2, start=3)
-    assert [(p.name, p.role, len(p.entries)) for p in find_pairs(tmp_path)] == [
+    assert [(p.name, p.split, len(p.entries)) for p in find_pairs(tmp_path)] == [
         ("Validation", "validation", 2), ("train", "train", 3),
     ]  # fmt: skip
 

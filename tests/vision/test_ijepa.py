@@ -19,7 +19,7 @@ from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.objectives.ijepa import IJepa, smooth_l1
 from vfunc.vision.objectives.objective import Objective
 from vfunc.vision.objectives.predictor import Predictor, sine_positions
-from vfunc.vision.seeded import drawn
+from vfunc.vision.seeded import seeded_module
 
 OBJECTIVE = IJepa(patch=4, image_size=16, predictor_width=8, predictor_depth=1)
 ENCODERS = {
@@ -171,7 +171,7 @@ def test_the_teacher_follows(situation, fraction, momentum):
 
 
 def test_the_predictor_is_lightlys():
-    ours = drawn(lambda: Predictor(16, 8, 2), 0, torch.zeros(1))
+    ours = seeded_module(lambda: Predictor(16, 8, 2), 0, torch.zeros(1))
     with torch.random.fork_rng(devices=[]):
         theirs = IJEPAPredictorTIMM(16, 2, 16, 8, num_heads=1)
     state = {"decoder.mask_token": ours.mask_token.view(1, 1, -1)}
@@ -204,7 +204,7 @@ def test_a_context_of_all_patches_is_the_whole_picture(kind):
 
 
 def test_the_predictor_knows_tokens_by_their_position_alone():
-    predictor = drawn(lambda: Predictor(16, 8, 2), 0, torch.zeros(1, dtype=torch.float64))
+    predictor = seeded_module(lambda: Predictor(16, 8, 2), 0, torch.zeros(1, dtype=torch.float64))
     tokens = torch.randn(1, 6, 16, dtype=torch.float64, generator=tiny.generator())
     context, targets = torch.tensor([[3, 5, 9, 14]]), torch.tensor([[[0, 7], [8, 1]]])
     found = predictor(tokens, (4, 4), context, targets)

@@ -279,8 +279,8 @@ def test_the_embedded_problem_has_its_counts_and_a_fixed_evaluation():
 def test_each_part_of_the_embedded_problem_is_of_its_own_role():
     data = embedded_scenes(0, **sizes(split="validation"))
     parts = (data.heads, data.feedback, data.held_out, data.fit, data.test)
-    assert [p.role for p in parts] == ["heads", "feedback", "held_out", "fit", "validation"]
-    assert embedded_scenes(0, **sizes()).test.role == "test" and data.stream.role == "stream"
+    assert [p.split for p in parts] == ["heads", "feedback", "held_out", "fit", "validation"]
+    assert embedded_scenes(0, **sizes()).test.split == "test" and data.stream.split == "stream"
     assert [p.repetitive for p in parts] == [0.0] * 5
 
 

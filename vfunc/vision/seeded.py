@@ -1,4 +1,4 @@
-"""New modules whose weights a seed alone decides, on any device, meta included."""
+"""Makes modules with seeded initial weights, on any device, meta included."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import torch
 from torch import Tensor, nn
 
 STD = 0.02
-"""Of linear layers, as in DINO's and I-JEPA's code."""
+"""Standard deviation of linear layers' weights, as in DINO's and I-JEPA's code."""
 
 _M = TypeVar("_M", bound=nn.Module)
 
 
 @runtime_checkable
-class Drawn(Protocol):
-    """A module that holds parameters of its own, and draws them."""
+class Initialises(Protocol):
+    """A module that initialises parameters of its own."""
 
-    def draw(self, generator: torch.Generator) -> None:
+    def initialise(self, generator: torch.Generator) -> None:
         """Set the parameters, in place."""
         ...
 
 
-def drawn(make: Callable[[], _M], seed: int, like: Tensor) -> _M:
+def seeded_module(make: Callable[[], _M], seed: int, like: Tensor) -> _M:
     """Make a module with weights from the seed; global random state is untouched.
 
-    Linear layers get truncated normal weights and zero biases, norms the identity. A module of the
-    tree that holds parameters of its own has a method `draw(generator)` for them, called last.
+    Linear layers get truncated normal weights and zero biases, norms the identity. A module with
+    parameters of its own has a method `initialise(generator)` for them, called last.
 
     Args:
-        make: builds the module.
-        seed: of its weights.
-        like: a tensor whose device and dtype the module gets; on meta nothing is drawn.
+        make: constructor of the module.
+        seed: seed of the weights.
+        like: a tensor of the module's device and dtype; on meta nothing is initialised.
 
     Returns:
         The module.
@@ -46,7 +46,7 @@ def drawn(make: Callable[[], _M], seed: int, like: Tensor) -> _M:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            # so that one which nothing below draws shows
+            # so that one which nothing below sets shows
             parameter.fill_(torch.nan)
         for child in module.modules():
             if isinstance(child, nn.Linear):
@@ -56,6 +56,6 @@ def drawn(make: Callable[[], _M], seed: int, like: Tensor) -> _M:
             elif isinstance(child, nn.LayerNorm):
                 child.reset_parameters()
         for child in module.modules():
-            if isinstance(child, Drawn):
-                child.draw(generator)
+            if isinstance(child, Initialises):
+                child.initialise(generator)
     return module.to(like.device)

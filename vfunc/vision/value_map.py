@@ -1,4 +1,4 @@
-"""The pixel value map: where in a picture the value lies."""
+"""Computes and draws the pixel value map: the derivative of V in a view's control."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vfunc.vision.designers.view_designer import ViewDesigner, apply_control
 from vfunc.vision.value_problem import ObservedViews, VisionLearner
 
 MAPPED_VIEWS = 4
-"""Views in a pixel value map: the first of as many pictures."""
+"""Number of views in a pixel value map, each the first of its picture."""
 
 
 def map_values(
@@ -29,8 +29,8 @@ def map_values(
     """dV / d control of a few views, V = <g_down, g_pre>: one plain vjp below the task.
 
     Args:
-        learner: with the split that the task was made with.
-        designer: its control (the mask mu, or photometric parameters) is what V is derived in.
+        learner: the learner, split as the task was made.
+        designer: the designer, in whose control (mask mu, or photometric parameters) V is derived.
         observed: the batch of the task.
         cotangent: grad_c V for the task's entries that depend on the view.
 
@@ -61,7 +61,7 @@ def map_values(
 
 
 def draw_value_map(fields: Mapping[str, Any], path: Path) -> None:
-    """Draw what `map_values` gave, as a PNG."""
+    """Draw the result of `map_values` as a PNG."""
     arrays = _unpacked(fields["pixels"])
     pictures, views = (torch.from_numpy(arrays[n]).float() / 255 for n in ("picture", "view"))
     control, value = (torch.from_numpy(arrays[n]).float() for n in ("control", "value"))

@@ -1,4 +1,4 @@
-"""What is read: unlabeled batches of crops, labelled batches of scenes."""
+"""Types of a batch: unlabeled crops, and labelled pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 IGNORE = -100
-"""The class of a pixel that says nothing: unlabeled, void, or beyond the picture's edge."""
+"""Class of a pixel without one: unlabeled, void, or beyond the picture's edge."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Blocks:
 
 @dataclass(frozen=True)
 class UnlabeledBatch:
-    """Crops of b pictures, cut and coloured: what one micro-batch of the stream holds.
+    """Crops of b pictures, cut and coloured: one micro-batch of the stream.
 
     Attributes:
-        views: what a designer works on: DINO's g = 2 global crops; I-JEPA's g = 1 picture.
+        views: inputs of the designer: DINO's g = 2 global crops; I-JEPA's g = 1 picture.
         locals: DINO's l local crops; l = 0 where the objective has none.
         blocks: I-JEPA's blocks; None where the objective has none.
     """
@@ -44,7 +44,7 @@ class UnlabeledBatch:
         return self.views.shape[1]
 
     def first(self, count: int) -> UnlabeledBatch:
-        """The crops of the first so many pictures."""
+        """The crops of the first `count` pictures."""
         blocks = self.blocks and Blocks(self.blocks.context[:count], self.blocks.targets[:count])
         return UnlabeledBatch(self.views[:, :count], self.locals[:, :count], blocks)
 
@@ -55,7 +55,7 @@ class UnlabeledBatch:
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Pictures with what is known of them; at least one of the three.
+    """Pictures with labels of one kind or more.
 
     Attributes:
         images: the pictures.

@@ -1,4 +1,4 @@
-"""From a file, or its bytes, to pixels, with every failure an error of one line."""
+"""Decodes a picture from a file or its bytes, with every failure an error of one line."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Encoded:
     """A picture's file in memory.
 
     Attributes:
-        data: what the file holds.
-        name: for messages.
+        data: the file's bytes.
+        name: the file's name, for messages.
     """
 
     data: bytes = field(repr=False)
@@ -43,7 +43,7 @@ def is_array(file: File) -> bool:
 
 
 class RefusedError(Exception):
-    """What is wrong with a picture; its file is named before it where it is caught."""
+    """A fault of a picture; whoever catches it adds the file's name."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a vision run reads: examples, sources of them, and the order in which they are read.
+"""Defines labelled examples and their sources, and orders and batches them.
 
 A source is random access: nothing advances, so that resuming and looking ahead need no state but
 a number.
@@ -27,11 +27,11 @@ class Example:
     """One labelled picture, as stored.
 
     Attributes:
-        image: sRGB.
+        image: sRGB picture.
         segmentation: classes 0 to C - 1, `IGNORE` where there is none.
         depth: metres, 0 where it is not known.
         label: the class of the picture.
-        name: for messages, a file's name.
+        name: a file's name, for messages.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -43,7 +43,7 @@ class Example:
 
 @runtime_checkable
 class Labelled(Protocol):
-    """Labelled pictures: random access, read when asked for."""
+    """Labelled pictures with random access, read on demand."""
 
     def __len__(self) -> int: ...
 
@@ -52,7 +52,7 @@ class Labelled(Protocol):
 
 @runtime_checkable
 class Pictures(Protocol):
-    """Unlabeled pictures: random access, read when asked for."""
+    """Unlabeled pictures with random access, read on demand."""
 
     def __len__(self) -> int: ...
 
@@ -61,19 +61,19 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VisionData:
-    """Everything that a vision run reads; no picture is in two of the labelled parts.
+    """All data of a vision run; no picture is in two of the labelled splits.
 
     Attributes:
-        stream: unlabeled, read again and again in an order shuffled anew for each epoch.
-        heads: the heads of the feedback are fitted on these.
-        feedback: g_down is taken on these.
-        held_out: for the one-step probe alone.
-        fit: evaluation: the probes of a frozen backbone are trained on these.
-        test: evaluation: and measured on these.
-        tasks: of "segmentation", "depth" and "classification", what the labels hold.
+        stream: unlabeled pictures, shuffled anew for each epoch.
+        heads: pictures that the heads of the feedback are fitted on.
+        feedback: pictures that g_down is taken on.
+        held_out: pictures for the one-step probe alone.
+        fit: pictures that the evaluation's probes of a frozen backbone are trained on.
+        test: pictures that the evaluation measures on.
+        tasks: tasks that have labels, of "segmentation", "depth" and "classification".
         classes: the number of classes of "segmentation" and "classification".
-        image_size: height and width that labelled pictures are brought to.
-        summary: counts by role, what was dropped and why, where it is from.
+        image_size: height and width that labelled pictures are resized to.
+        summary: counts by split, counts and reasons of dropped pictures, and their source.
         names: the names of the classes, by task.
     """
 
@@ -101,8 +101,8 @@ def labelled_batch(
     map may be void throughout.
 
     Args:
-        source: where the examples are.
-        indices: b of them, at least one.
+        source: the examples.
+        indices: b indices, at least one.
         size: height and width, in pixels.
 
     Returns:
@@ -133,9 +133,9 @@ def stream_pictures(source: Pictures, position: int, count: int, seed: int) -> l
 
     Args:
         source: the pictures, at least one.
-        position: how many pictures came before.
-        count: how many; the next batch stands at `position + count`.
-        seed: of the order, not negative.
+        position: number of pictures before.
+        count: number of pictures; the next batch stands at `position + count`.
+        seed: seed of the order, not negative.
 
     Returns:
         uint8 pictures (3, h, w), of any sizes.
@@ -158,12 +158,12 @@ def stream_pictures(source: Pictures, position: int, count: int, seed: int) -> l
 
 @typed
 def cyclic(source_length: int, index: int, size: int) -> list[int]:
-    """Positions of batch `index` of a source that is read in order, round and round.
+    """Positions of batch `index` of a source that is read in order, cyclically.
 
     Args:
-        source_length: how many examples there are.
+        source_length: number of examples.
         index: the batch's number, from 0.
-        size: examples in a batch; no example is twice in one.
+        size: number of examples in a batch; no example is twice in one.
 
     Raises:
         UserError: a negative index, an empty batch, or more examples in a batch than there are.

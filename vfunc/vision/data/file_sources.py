@@ -1,4 +1,4 @@
-"""Pictures and labelled pictures that lie in files: read when asked for, kept while they fit."""
+"""Reads pictures and labelled pictures from files on demand, and caches them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vfunc.vision.data.listing import PICTURES, list_files
 from vfunc.vision.data.pictures import read_depth, read_image, read_labels
 
 CACHE_BYTES = 2**30
-"""Decoded pictures that are kept in memory, by default."""
+"""Default size of the cache of decoded pictures."""
 
 Reader = Callable[[File], Tensor]
 
 
 class Cache:
-    """Decoded files, kept until they fill the limit; none is ever dropped for another.
+    """A cache of decoded files, filled up to its limit; none is dropped for another.
 
     An epoch reads every file once, in an order of its own: what is read next is never what was
     read last, so that dropping the oldest would empty the cache each epoch.
@@ -37,7 +37,7 @@ class Cache:
         self._kept: dict[tuple[str, File], Tensor] = {}
 
     def get(self, kind: str, file: File, read: Reader) -> Tensor:
-        """What `read(file)` gives, not to be changed in place."""
+        """The result of `read(file)`, not to be changed in place."""
         kept = self._kept.get((kind, file))
         if kept is not None:
             return kept
@@ -55,8 +55,8 @@ class PictureFiles:
 
     Attributes:
         files: the pictures.
-        cache: where decoded ones are kept.
-        ignored: how many files of other kinds lay beside them.
+        cache: cache of decoded pictures.
+        ignored: number of files of other kinds beside them.
     """
 
     files: Sequence[File]
@@ -75,11 +75,11 @@ class LabelledFiles:
     """Labelled pictures in files.
 
     Attributes:
-        entries: the pictures and what labels them; all have the same kinds of labels.
+        entries: the pictures and their labels, the same kinds for all.
         categories: names of the pictures' classes; a class is its position among them.
-        labels: reads a label map. All labels of a source are read by one rule.
-        depth: reads a depth map.
-        cache: where decoded files are kept.
+        labels: reader of label maps, one rule for all of a source.
+        depth: reader of depth maps.
+        cache: cache of decoded files.
     """
 
     entries: Sequence[Entry]
@@ -133,7 +133,7 @@ def image_folder(folder: Path, *, cache_bytes: int = CACHE_BYTES) -> PictureFile
 def require_size(
     image: File, size: Sequence[int], labels: File, labels_size: Sequence[int]
 ) -> None:
-    """A picture and its labels have to be of one height and width.
+    """Check that a picture and its labels are of one height and width.
 
     Raises:
         UserError: they are not; names both.

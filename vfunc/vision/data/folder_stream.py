@@ -1,4 +1,4 @@
-"""The unlabeled pictures of a run on files: no label map is one, nor what is measured on."""
+"""Collects the unlabeled pictures of a run on files, without label maps and test pictures."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from vfunc.vision.data.splits import content_keys
 @typed
 def unlabeled_pictures(
     stream: Path | Pictures | None,
-    parts: Sequence[Pairs],
-    roles: Mapping[str, Sequence[Entry]],
+    found: Sequence[Pairs],
+    splits: Mapping[str, Sequence[Entry]],
     cache: Cache,
 ) -> tuple[Pictures, dict[str, Any]]:
-    """The stream, and what to say of it.
+    """The stream, and its summary.
 
     Args:
         stream: a folder; pictures as they are; or None for those of heads, feedback and fit.
-        parts: of the labelled folders, whose label files are no pictures.
-        roles: the labelled pictures; none of validation or test is in a folder's stream.
-        cache: where decoded pictures are kept.
+        found: pairs of the labelled folders, whose label files are no pictures.
+        splits: the labelled pictures; none of validation or test is in a folder's stream.
+        cache: cache of decoded pictures.
 
     Raises:
         UserError: nothing is left of the folder.
     """
     if stream is None:
-        images = [entry.image for role in ("heads", "feedback", "fit") for entry in roles[role]]
+        images = [entry.image for split in ("heads", "feedback", "fit") for entry in splits[split]]
         return PictureFiles(images, cache), {"source": "pictures of heads, feedback and fit"}
     if not isinstance(stream, Path):
         return stream, {"source": "given"}
     folder = image_folder(stream)
     with suppress(UserError):  # of no layout: a plain folder of pictures
-        parts = [*parts, *find_pairs(stream)]
+        found = [*found, *find_pairs(stream)]
     labels = {
         path.resolve()
-        for pairs in parts
+        for pairs in found
         for path in (
             *pairs.unmatched,
             *(f for e in pairs.entries for f in (e.segmentation, e.depth) if f is not None),
@@ -53,7 +53,7 @@ def unlabeled_pictures(
     files = [
         file for file in folder.files if not (isinstance(file, Path) and file.resolve() in labels)
     ]
-    measured = [entry.image for role in ("validation", "test") for entry in roles.get(role, ())]
+    measured = [entry.image for split in ("validation", "test") for entry in splits.get(split, ())]
     keys = content_keys([*files, *measured])
     seen = {keys[file] for file in measured}
     kept = [file for file in files if keys[file] not in seen]

@@ -1,4 +1,4 @@
-"""Everything that a vision run reads, from folders of one's own."""
+"""Reads all data of a vision run from the user's folders."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from vfunc.vision.data.splits import (
 
 Split = Literal["validation", "test"]
 FIELDS = {"segmentation": "segmentation", "depth": "depth", "classification": "category"}
-"""What an entry has to have, for each task."""
-Roles = Mapping[str, Sequence[Entry]]
+"""The field that an entry needs for each task."""
+BySplit = Mapping[str, Sequence[Entry]]
 
 
 @typed
@@ -50,11 +50,11 @@ def folder_data(
     shuffle: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> VisionData:
-    """Labelled pictures of a folder, split by role, and a stream.
+    """Labelled pictures of a folder, split by use, and a stream.
 
     Parts that the folder names train, val and test keep their meaning; what is missing of val and
     test is a block of the rest (see `vfunc.vision.data.splits.split_roles`). No picture, byte for
-    byte, is in two roles, and none that is measured on is in the stream.
+    byte, is in two splits, and none that is measured on is in the stream.
 
     Label maps of the values 0 and 255 alone, all of them taken together, are classes 0 and 1. There
     are as many classes as the largest index in any label map, plus one. A class that no training
@@ -65,7 +65,7 @@ def folder_data(
         image_size: height and width of a labelled batch; one number for a square.
         stream: unlabeled pictures; label files and pictures that are measured on are left out.
             None takes the pictures of heads, feedback and fit.
-        eval_dir: a folder to measure on in place of the folder's own parts: its part that is
+        eval_dir: a folder to measure on in place of the folder's own splits: its split that is
             named as `split`, or all of it where it names none.
         split: whether to measure on validation or test pictures.
         tasks: of segmentation, depth and classification; None takes all that the folder has.
@@ -74,58 +74,58 @@ def folder_data(
         depth_scale: metres a unit of whole-number depth maps.
         seed: of the order in which heads, feedback and held-out pictures are read, and of the
             split if it is shuffled.
-        counts: at most so many pictures of a role, evenly spaced; "test" is what is measured on.
+        counts: at most so many pictures of a split, evenly spaced; "test" is what is measured on.
         shuffle: split at random: only for pictures that are no video.
         cache_bytes: decoded pictures that are kept in memory.
 
     Raises:
         UserError: what a folder holds is not as above, or a file cannot be read.
     """
-    parts = find_pairs(feedback)
-    asked = _tasks(feedback, parts, tasks)
-    pool = _complete([p for p in parts if p.role == "train"], asked)
+    found_pairs = find_pairs(feedback)
+    wanted = _tasks(feedback, found_pairs, tasks)
+    pool = _complete([p for p in found_pairs if p.split == "train"], wanted)
     if not pool:
-        raise UserError(f"{feedback}: no picture for training has {' and '.join(asked)}")
+        raise UserError(f"{feedback}: no picture for training has {' and '.join(wanted)}")
     measured: list[Pairs] = []
     given: dict[str, Sequence[Entry] | None] = {}
     if eval_dir is not None:
         measured = _measured(eval_dir, split)
-        _tasks(eval_dir, measured, asked)
-        given = {"test": _complete(measured, asked), "validation": None}
+        _tasks(eval_dir, measured, wanted)
+        given = {"test": _complete(measured, wanted), "validation": None}
     else:
-        for pairs in parts:
-            if pairs.role != "train":
-                given[pairs.role] = [*(given.get(pairs.role) or ()), *_complete([pairs], asked)]
-    roles, twice = distinct(split_roles(pool, given, shuffle=shuffle, seed=seed))
+        for pairs in found_pairs:
+            if pairs.split != "train":
+                given[pairs.split] = [*(given.get(pairs.split) or ()), *_complete([pairs], wanted)]
+    splits, twice = distinct(split_roles(pool, given, shuffle=shuffle, seed=seed))
 
     cache = Cache(cache_bytes)
-    rules, classes, found = _rules(roles, asked, void, depth_scale)
-    chosen = {role: _only(roles[role], asked) for role in TRAINING}
-    chosen["test"] = _only(roles["test" if eval_dir else split], asked)
+    rules, classes, found = _rules(splits, wanted, void, depth_scale)
+    chosen = {name: _only(splits[name], wanted) for name in TRAINING}
+    chosen["test"] = _only(splits["test" if eval_dir else split], wanted)
     sources = labelled_sources(
         chosen,
         lambda entries: LabelledFiles(entries, cache=cache, **rules),
         counts or {},
         seed,
     )
-    unlabeled, about = unlabeled_pictures(stream, [*parts, *measured], roles, cache)
+    unlabeled, about = unlabeled_pictures(stream, [*found_pairs, *measured], splits, cache)
     names = {"classification": tuple(rules["categories"])} if "categories" in rules else {}
     summary = {
         "source": str(feedback),
-        "layout": sorted({pairs.layout for pairs in (*parts, *measured)}),
+        "layout": sorted({pairs.layout for pairs in (*found_pairs, *measured)}),
         "split": split,
         "pictures": {"stream": len(unlabeled)} | {r: len(s) for r, s in sources.items()},
         "stream": about,
-        "left out": _left_out([*parts, *measured], asked)
-        | _unused(feedback, parts)
-        | {f"{role}, in another role too": {"count": n} for role, n in twice.items()},
+        "left out": _left_out([*found_pairs, *measured], wanted)
+        | _unused(feedback, found_pairs)
+        | {f"{name}, in another role too": {"count": n} for name, n in twice.items()},
         **found,
     }
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     return VisionData(
         unlabeled,
         **sources,
-        tasks=asked,
+        tasks=wanted,
         classes=classes,
         image_size=size,
         summary=summary,
@@ -133,8 +133,10 @@ def folder_data(
     )
 
 
-def _tasks(folder: Path, parts: Sequence[Pairs], tasks: tuple[str, ...] | None) -> tuple[str, ...]:
-    entries = [entry for pairs in parts for entry in pairs.entries]
+def _tasks(
+    folder: Path, found_pairs: Sequence[Pairs], tasks: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    entries = [entry for pairs in found_pairs for entry in pairs.entries]
     has = tuple(t for t, f in FIELDS.items() if any(getattr(e, f) is not None for e in entries))
     missing = [task for task in tasks or () if task not in has]
     if missing:
@@ -148,31 +150,31 @@ def _has(entry: Entry, tasks: Sequence[str]) -> bool:
     return all(getattr(entry, FIELDS[task]) is not None for task in tasks)
 
 
-def _complete(parts: Sequence[Pairs], tasks: Sequence[str]) -> list[Entry]:
-    return [entry for pairs in parts for entry in pairs.entries if _has(entry, tasks)]
+def _complete(found_pairs: Sequence[Pairs], tasks: Sequence[str]) -> list[Entry]:
+    return [entry for pairs in found_pairs for entry in pairs.entries if _has(entry, tasks)]
 
 
 def _only(entries: Sequence[Entry], tasks: Sequence[str]) -> list[Entry]:
-    """Without the labels that nothing asks for: they need not even be readable."""
+    """Entries without unused labels, which need not even be readable."""
     fields = [FIELDS[task] for task in tasks]
     return [Entry(e.image, **{field: getattr(e, field) for field in fields}) for e in entries]
 
 
 def _measured(folder: Path, split: Split) -> list[Pairs]:
-    parts = find_pairs(folder)
-    named = [pairs for pairs in parts if pairs.role == split]
-    if not named and any(pairs.role != "train" or pairs.name for pairs in parts):
-        there = ", ".join(pairs.name for pairs in parts)
+    found_pairs = find_pairs(folder)
+    named = [pairs for pairs in found_pairs if pairs.split == split]
+    if not named and any(pairs.split != "train" or pairs.name for pairs in found_pairs):
+        there = ", ".join(pairs.name for pairs in found_pairs)
         raise UserError(f"{folder}: has no part for {split}, but {there}; name one, or give one")
-    return named or parts
+    return named or found_pairs
 
 
 def _rules(
-    roles: Roles, tasks: Sequence[str], void: int | None, depth_scale: float
+    splits: BySplit, tasks: Sequence[str], void: int | None, depth_scale: float
 ) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
-    """How the labels are read, the number of classes, and what to say of them."""
-    everything = [entry for entries in roles.values() for entry in entries]
-    training = [entry for role in ("heads", "feedback", "fit") for entry in roles[role]]
+    """Readers of the labels, numbers of classes, and a summary."""
+    everything = [entry for entries in splits.values() for entry in entries]
+    training = [entry for name in ("heads", "feedback", "fit") for entry in splits[name]]
     rules: dict[str, Any] = {}
     classes: dict[str, int] = {}
     found: dict[str, Any] = {}
@@ -202,22 +204,22 @@ def _rules(
     return rules, classes, found
 
 
-def _unused(folder: Path, parts: Sequence[Pairs]) -> dict[str, Any]:
-    used = {pairs.name for pairs in parts}
+def _unused(folder: Path, found_pairs: Sequence[Pairs]) -> dict[str, Any]:
+    used = {pairs.name for pairs in found_pairs}
     names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name.lower() in PARTS)
     names = [name for name in names if name not in used]
     return {"folders without labels": {"count": len(names), "first": names}} if names else {}
 
 
-def _left_out(parts: Sequence[Pairs], tasks: Sequence[str]) -> dict[str, Any]:
-    """What was left out and why, the first three by name."""
-    lacking = [str(e.image) for p in parts for e in p.entries if not _has(e, tasks)]
-    spare = [str(path) for pairs in parts for path in pairs.unmatched]
+def _left_out(found_pairs: Sequence[Pairs], tasks: Sequence[str]) -> dict[str, Any]:
+    """Counts of what was left out by reason, the first three by name."""
+    lacking = [str(e.image) for p in found_pairs for e in p.entries if not _has(e, tasks)]
+    spare = [str(path) for pairs in found_pairs for path in pairs.unmatched]
     reasons = {"pictures without a label": lacking, "labels without a picture": spare}
     said: dict[str, Any] = {
         reason: {"count": len(names), "first": names[:3]}
         for reason, names in reasons.items()
         if names
     }
-    ignored = sum(pairs.ignored for pairs in parts)
+    ignored = sum(pairs.ignored for pairs in found_pairs)
     return said | ({"files of other kinds": {"count": ignored}} if ignored else {})

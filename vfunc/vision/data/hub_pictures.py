@@ -1,4 +1,4 @@
-"""Pictures of public data sets, streamed from the Hugging Face Hub and kept as encoded bytes.
+"""Streams pictures of public data sets from the Hugging Face Hub, and keeps their bytes.
 
 Read are the Parquet files that the Hub makes of every data set (its branch refs/convert/parquet):
 `datasets` 4 and later no longer runs the scripts that these data sets came with.
@@ -21,14 +21,14 @@ BRANCH = "refs/convert/parquet"
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where the Hub has a data set.
+    """A data set on the Hub.
 
     Attributes:
-        repository: its id.
+        repository: the data set's id.
         config: the configuration's folder on the branch of Parquet files.
         splits: the folders of the training and the test part there.
-        columns: which columns hold the fields of an `Entry`.
-        mixed: whether to shuffle: the rows are sorted by class.
+        columns: columns by field of an `Entry`.
+        mixed: whether to shuffle, where rows are sorted by class.
     """
 
     repository: str
@@ -43,11 +43,11 @@ def hub_entries(name: str, where: HubSet, part: str, limit: int, instead: str) -
     """The first pictures of a part, as they are encoded there.
 
     Args:
-        name: the data set, for messages.
-        where: where it is.
+        name: the data set's name, for messages.
+        where: the data set on the Hub.
         part: train or test.
-        limit: how many to download and keep in memory.
-        instead: what to do without a network, for messages.
+        limit: number of pictures to download and keep in memory.
+        instead: remedy without a network, for messages.
 
     Raises:
         UserError: the Hub cannot be reached, or does not give what it should.

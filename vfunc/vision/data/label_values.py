@@ -1,4 +1,4 @@
-"""What the values in a set of label maps mean: which there are, and how many classes that is."""
+"""Infers the classes of a set of label maps from their values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vfunc.vision.data.pictures import picture_size, read_labels
 
 @dataclass(frozen=True)
 class SegmentationRule:
-    """How a set of label maps is read.
+    """A rule to read a set of label maps.
 
     Attributes:
-        read: from a file to class indices.
-        classes: how many there are.
-        summary: what was found, for the run's summary.
+        read: file -> class indices.
+        classes: number of classes.
+        summary: the values found, for the run's summary.
     """
 
     read: Callable[[File], Tensor]
@@ -37,14 +37,14 @@ class SegmentationRule:
 def segmentation_rule(
     entries: Sequence[Entry], training: Collection[File], void: int | None
 ) -> SegmentationRule:
-    """Look at every label map of a set.
+    """Infer the rule from every label map of a set.
 
-    One map alone does not tell a binary one from one of class 0 and void 255; the set does.
+    Only the set tells a binary map from one of class 0 and void 255.
 
     Args:
         entries: pictures with label maps, for training or not.
-        training: the label maps of those that heads or probes are trained on.
-        void: the value of pixels that say nothing.
+        training: label maps that heads or probes are trained on.
+        void: value of pixels without a class.
 
     Returns:
         One rule for all: binary if the maps hold 0 and 255 alone; else as many classes as the

@@ -1,4 +1,4 @@
-"""Which pictures of a folder belong with which labels: the layouts that are recognised.
+"""Recognises a folder's layout, and matches its pictures with their labels.
 
 - `images/` with `labels/` and/or `depth/`, and the same as `image/`, `label/`, `depth/`: matched
   by the path below them, without the suffix;
@@ -30,7 +30,7 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""The names that parts of a data set go by, and what they mean."""
+"""Names of a data set's folders, and the splits they mean."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pictures of one part of a folder, each with what labels it.
+    """The labelled pictures of a folder, or of one of its train, val and test folders.
 
     Attributes:
-        name: as the folder names the part, "" where it has none.
-        layout: how it was recognised.
-        entries: in natural order; an entry may lack one of the labels that others have.
+        name: name of that folder, "" where there is none.
+        layout: the layout recognised.
+        entries: entries in natural order; an entry may lack one of the labels that others have.
         unmatched: label files without a picture.
         ignored: files of other kinds.
     """
@@ -69,8 +69,8 @@ class Pairs:
     ignored: int = 0
 
     @property
-    def role(self) -> str:
-        """The part's meaning: train, validation or test; train where the name says nothing."""
+    def split(self) -> str:
+        """Its split: train, validation or test; train where the name says nothing."""
         return PARTS.get(self.name.lower(), "train")
 
 
@@ -91,7 +91,7 @@ def find_pairs(folder: Path) -> list[Pairs]:
         folder: of one of the layouts in this module's docstring.
 
     Returns:
-        The parts, in natural order of their names; at least one, none empty.
+        The pairs of each of its folders, in natural order of their names; at least one, none empty.
 
     Raises:
         UserError: no layout or more than one fits, listing what there is; two files of one name;
@@ -107,7 +107,7 @@ def find_pairs(folder: Path) -> list[Pairs]:
         if not nested:
             has = ", ".join(f"{f.name}/" for f in _folders(folder)) or "no folders"
             raise UserError(f"{folder}: holds {has}; known are {KNOWN}")
-        return [pairs for part in nested for pairs in _only(part, part.name)]
+        return [pairs for child in nested for pairs in _only(child, child.name)]
     return _only(folder, "")
 
 
@@ -116,7 +116,7 @@ def _only(folder: Path, name: str) -> list[Pairs]:
     if len(found) > 1:
         raise UserError(f"{folder}: ambiguous, it holds {' and '.join(found)}; keep one of them")
     (layouts,) = found.values()
-    return [_pairs(folder, name or part, layout) for part, layout in layouts().items()]
+    return [_pairs(folder, name or title, layout) for title, layout in layouts().items()]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -125,7 +125,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _candidates(folder: Path) -> dict[str, Callable[[], dict[str, _Layout]]]:
-    """The layouts that a folder could be of, each still to be read."""
+    """The possible layouts of a folder, each still to be read."""
     names = {f.name for f in _folders(folder)}
     found: dict[str, Callable[[], dict[str, _Layout]]] = {}
     for images, labels in (("images", "labels"), ("image", "label")):
@@ -142,7 +142,7 @@ def _candidates(folder: Path) -> dict[str, Callable[[], dict[str, _Layout]]]:
     if not found and "images" in names and _folders(folder / "images"):
         title = "images/ of class folders"
         found[title] = _reader(_class_folders, folder, title)
-    # frames of several sequences lie in folders of their own, but parts are looked into one by one
+    # frames of several sequences lie in folders of their own, but folders are looked into one by one
     deep = not found and not any(name.lower() in PARTS for name in names)
     files = folder.rglob("*.*") if deep else folder.glob("*.*")
     if {n for f in files for n in ("color", "depth") if f".{n}." in f.name} == {"color", "depth"}:

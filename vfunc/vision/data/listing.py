@@ -1,4 +1,4 @@
-"""The files of a folder, in natural order, and by the name that matches pictures with labels."""
+"""Lists the files of a folder in natural order, and keys them to match pictures with labels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vfunc.typecheck import typed
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 MAPS = (*PICTURES, ".npy")
-"""What label and depth maps may end in."""
+"""Suffixes of label and depth maps."""
 
 
 @typed
 def natural(path: Path | str) -> list[tuple[int, int, str]]:
-    """Sort key that puts 2 before 10."""
+    """Sort key for natural order: 2 before 10."""
     pieces = re.split(r"(\d+)", str(path))
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces if p]
 

@@ -1,4 +1,4 @@
-"""Reading one picture, one label map or one depth map from a file.
+"""Reads a picture, a label map or a depth map from a file.
 
 What cannot be read is a `UserError` of one line that names the file; Pillow's warnings do not
 leak. A file may also be given as its bytes (`vfunc.vision.data.decoding.Encoded`).
@@ -30,7 +30,7 @@ def read_image(file: File) -> UInt8[Tensor, "3 h w"]:
     white.
 
     Args:
-        file: of any format that Pillow reads, one picture in it.
+        file: a file of any format that Pillow reads, with one picture.
 
     Raises:
         UserError: missing, empty, truncated, corrupt, several pages, or floating-point pixels.
@@ -49,7 +49,7 @@ def read_labels(
 
     Args:
         file: the label map.
-        void: pixels of this value say nothing: they become `IGNORE`.
+        void: value of pixels without a class, which become `IGNORE`.
         binary: whether 255 stands for class 1. None: where the map holds 255 and, void apart,
             nothing else but 0. Of a set of maps all have to agree, which only the set can tell.
 

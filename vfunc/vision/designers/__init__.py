@@ -1,1 +1,1 @@
-"""Task designers of vision: what of each picture the learner gets to see."""
+"""Task designers of vision, which make the views that the learner sees."""

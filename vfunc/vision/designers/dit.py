@@ -1,4 +1,4 @@
-"""A small patchwise transformer: one logit of mu for every patch, interpolated to pixels."""
+"""Small patchwise transformer: one logit of mu for every patch, interpolated to pixels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class PatchTransformer(nn.Module):
     no diffusion here, hence no time step and no adaptive normalisation that would carry it.
 
     Args:
-        width: of the residual stream, a multiple of 4.
-        depth: attention blocks.
-        heads: they divide the width.
+        width: width of the residual stream, a multiple of 4.
+        depth: number of attention blocks.
+        heads: number of attention heads, a divisor of the width.
         patch: side of a patch, pixels.
     """
 
@@ -73,7 +73,7 @@ class _Block(nn.Module):
 
 
 def _positions(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Half of the width says the row, half the column, by sines and cosines; (rows columns, d)."""
+    """Sine-cosine positions (rows * columns, d): half of d for the row, half for the column."""
     quarter = like.shape[-1] // 4
     octave = torch.arange(quarter, device=like.device, dtype=like.dtype) / quarter
     # a picture has tens of patches a side, so the slowest wave need not be longer than hundreds

@@ -17,7 +17,7 @@ PHOTOMETRIC = ("brightness", "contrast", "hue", "blur")
 """The four parameters in order: the first three in (-1, 1), blur in (0, 1); 0 is the identity."""
 
 HUE = 0.2 * math.pi
-"""The angle that a hue of 1 turns the colours by: a tenth of a turn, as in DINO's jitter."""
+"""Angle of a hue of 1: a tenth of a turn, as in DINO's jitter."""
 
 # the FCC's YIQ, as in Python's colorsys
 _LUMA = (0.30, 0.59, 0.11)
@@ -27,12 +27,11 @@ _RED, _BLUE = (0.74, 0.48), (-0.27, 0.41)  # (I, Q) of R - Y, and of B - Y
 class PhotometricHead(nn.Module):
     """Images -> four unbounded numbers each.
 
-    Besides what convolutions see it is told mean and variance of each colour, which the
-    normalisation of its features takes away.
+    It also sees mean and variance of each colour, which the normalisation of its features removes.
 
     Args:
         width: channels at half resolution; they double with every level below.
-        depth: convolutions, each of which halves the resolution.
+        depth: number of convolutions, each of which halves the resolution.
     """
 
     def __init__(self, width: int, depth: int) -> None:
@@ -72,7 +71,7 @@ def photometric_view(
     Args:
         images: in [0, 1].
         control: (b, c, h, s) of each picture; zeros give the picture bit for bit.
-        sigma: of the blur, pixels.
+        sigma: standard deviation of the blur, pixels.
 
     Returns:
         Views, in [0, 1] to rounding.

@@ -1,4 +1,4 @@
-"""A small U-Net: one logit of mu for every pixel."""
+"""Small U-Net: one logit of mu for every pixel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 GROUPS = 4
-"""Groups of a GroupNorm; they divide the width."""
+"""Number of groups of a GroupNorm, a divisor of the width."""
 
 
 def convolution(before: int, after: int, stride: int) -> nn.Sequential:
@@ -27,7 +27,7 @@ class UNet(nn.Module):
 
     Args:
         width: channels at half resolution; they double with every level below.
-        depth: levels below full resolution.
+        depth: number of levels below full resolution.
     """
 
     def __init__(self, width: int, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""Views by a soft mask: the picture where mu = 1, its blur where mu = 0 (paper, equation 49)."""
+"""Makes views by a soft mask: the picture where mu = 1, its blur where mu = 0 (paper, 49)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gaussian_blur(images: Images, sigma: float) -> Images:
     is deterministic on a GPU, where that of a padding is not.
 
     Args:
-        images: any channels.
+        images: pictures of any channels.
         sigma: standard deviation, pixels.
 
     Returns:
@@ -50,8 +50,8 @@ def masked_view(images: Images, mu: Mask, sigma: float) -> Images:
 
     Args:
         images: v, in [0, 1].
-        mu: in [0, 1]; 1 keeps the picture bit for bit.
-        sigma: of the blur, pixels.
+        mu: masks in [0, 1]; 1 keeps the picture bit for bit.
+        sigma: standard deviation of the blur, pixels.
 
     Returns:
         Views, in [0, 1] to rounding; differentiable in both, to any order.

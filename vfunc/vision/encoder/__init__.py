@@ -1,1 +1,1 @@
-"""Vision transformers as the learner's encoder: from timm, a directory, or the package itself."""
+"""The learner's encoder, a vision transformer from timm, a directory, or the package itself."""

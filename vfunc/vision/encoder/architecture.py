@@ -1,4 +1,4 @@
-"""What a ViT of timm is built from, as it is written beside its weights."""
+"""Architecture of a ViT of timm, as written beside its weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Architecture:
-    """What `timm.create_model` builds a ViT from, and how its pictures are normalised.
+    """The arguments of `timm.create_model` for a ViT, and its normalisation of pictures.
 
     Attributes:
         name: timm's name, without the tag of pretrained weights.
-        arguments: what differs from that name's own.
-        mean: of sRGB in [0, 1], by channel.
-        std: likewise.
+        arguments: arguments that differ from that name's own.
+        mean: mean of sRGB in [0, 1], by channel.
+        std: standard deviation, likewise.
     """
 
     name: str

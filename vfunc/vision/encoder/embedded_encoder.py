@@ -1,4 +1,4 @@
-"""The small ViT that comes with the package: its shape, in one place, and where its weights lie."""
+"""Architecture and path of the small ViT that comes with the package."""
 
 from __future__ import annotations
 

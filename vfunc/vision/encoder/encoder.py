@@ -1,4 +1,4 @@
-"""The encoder of a vision learner: any ViT of timm, as features of pictures.
+"""Computes features of pictures by any ViT of timm: the encoder of a vision learner.
 
 Only timm's modules and parameters are used, not its forward pass, which resamples position
 embeddings in float32 whatever the precision and wants one size of picture or another set of tokens.
@@ -31,7 +31,7 @@ class DenseFeatures(NamedTuple):
     """Features of pictures: one vector each, and a map over the patches.
 
     Attributes:
-        pooled: see `Encoder.pooled`, of the last block.
+        pooled: `Encoder.pooled` of the last block.
         maps: patch tokens of several blocks, one after the other along the channels, the last
             block last.
     """
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
         Args:
             vit: a `VisionTransformer` or an `Eva` (DINOv3 is one).
-            architecture: what it was built from; only `save_encoder` asks for the name. None
+            architecture: the model's architecture; only `save_encoder` needs the name. None
                 normalises as for ImageNet.
 
         Raises:
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
 
         Args:
             images: see `tokens`.
-            layers: how many blocks, counted from the last.
+            layers: number of blocks, counted from the last.
 
         Raises:
             UserError: there are not so many blocks, or the size is not a multiple of the patch.
@@ -212,7 +212,7 @@ class Encoder(nn.Module):
 
         Args:
             tokens: the prefix tokens, then patches.
-            kept: which patches those are, picture by picture, as indices into the row-major grid;
+            kept: the patches' places, picture by picture, as indices into the row-major grid;
                 None if it is all of them. Learned positions are in the tokens already: only rotary
                 ones have to know.
             grid: rows and columns of the whole grid, for rotary positions.
@@ -249,7 +249,7 @@ class Encoder(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers the parameters hold (on the meta device too); tied ones count once."""
+    """The number of entries of all parameters (on the meta device too); tied ones count once."""
     return sum(p.numel() for p in module.parameters())
 
 

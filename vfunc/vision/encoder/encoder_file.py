@@ -1,4 +1,4 @@
-"""An encoder on disk, as timm and the Hugging Face Hub lay it out: config.json, model.safetensors.
+"""Saves and loads an encoder as timm and the Hub do: config.json, model.safetensors.
 
 `timm.create_model("local-dir:DIRECTORY", pretrained=True)` reads it too.
 """
@@ -26,11 +26,11 @@ def save_encoder(encoder: Encoder, directory: Path | str) -> None:
     """Write parameters and configuration; equal encoders give equal bytes.
 
     Args:
-        encoder: one that `make_encoder` (or `build_encoder`) made.
-        directory: is created.
+        encoder: an encoder of `make_encoder` (or `build_encoder`).
+        directory: the directory, created if need be.
 
     Raises:
-        UserError: nobody told the encoder what it was built from.
+        UserError: the encoder has no architecture.
         OSError: it cannot be written.
     """
     directory = Path(directory)
@@ -52,11 +52,11 @@ def load_encoder(
     """Read an encoder that `save_encoder`, or timm's `save_for_hf`, wrote; in float32.
 
     Args:
-        directory: config.json and model.safetensors.
+        directory: the directory of config.json and model.safetensors.
         image_size: side, in pixels, to resample position embeddings for; None leaves them.
         pretrained: load the weights; else the architecture alone, with random ones.
-        seed: of random weights.
-        device: where it goes; on meta nothing is allocated, and nothing loaded.
+        seed: seed of random weights.
+        device: the encoder's device; on meta nothing is allocated, and nothing loaded.
 
     Raises:
         UserError: something is missing, damaged, no ViT, or does not fit together.
@@ -139,7 +139,7 @@ def _fill(vit: nn.Module, path: Path) -> None:
 
 
 def _misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """What keeps a file from being a model's, in a line; empty if nothing does."""
+    """The first mismatch between a file and a model, in a line; empty if there is none."""
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing:
         return f"{len(missing)} parameters are missing, such as {missing[0]}"

@@ -1,4 +1,4 @@
-"""The learner's encoder, from what the user calls it: embedded, a directory, a name of timm."""
+"""Makes the learner's encoder from its name: embedded, a directory, or a model of timm."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def make_encoder(
     Args:
         name: `embedded`; a directory that `save_encoder` (or timm's `save_for_hf`) wrote; or a ViT
             of timm such as `vit_base_patch16_dinov3`, a tag of its weights with it or not.
-        image_size: side, in pixels, of what it mostly sees: position embeddings are resampled for
+        image_size: usual side of its pictures, in pixels: position embeddings are resampled for
             it once, and not at every call. None leaves the model's own. Other sizes still work.
-        pretrained: load the weights; else draw them.
-        seed: of random weights; global random state is as before.
-        device: where it goes; on meta nothing is allocated, and nothing loaded.
+        pretrained: load the weights; else they are random.
+        seed: seed of random weights; global random state is kept.
+        device: the encoder's device; on meta nothing is allocated, and nothing loaded.
 
     Raises:
         UserError: an unknown name, no ViT, damaged files, weights that cannot be had, or a size

@@ -1,4 +1,4 @@
-"""Where the patches are: learned position embeddings on any grid, rotary angles of any patches."""
+"""Computes positions of patches: learned embeddings on any grid, rotary angles of any patches."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def resampled(
     in: finite differences of a float64 model are off by 1e-7 there.
 
     Args:
-        table: of the prefix tokens, then of the patches row by row.
-        native: rows and columns that the table is for.
-        grid: rows and columns that are wanted.
-        prefix: how many tokens with a position come before the patches.
+        table: embeddings of the prefix tokens, then of the patches row by row.
+        native: rows and columns of the table.
+        grid: rows and columns to resample to.
+        prefix: number of tokens with a position before the patches.
     """
     if tuple(grid) == tuple(native):
         return table
@@ -70,8 +70,8 @@ def rotary_positions(
     Args:
         rope: timm's module, made without a grid of its own.
         grid: rows and columns of the whole grid.
-        kept: which patches, picture by picture; None if it is all of them.
-        like: on whose device.
+        kept: the patches, picture by picture; None for all.
+        like: a tensor on the device wanted.
 
     Returns:
         (patches, c); with `kept`, (pictures, 1, patches, c), the 1 for the heads. With learned

@@ -1,4 +1,4 @@
-"""Build a ViT of timm by name: random weights from a seed, or published ones."""
+"""Builds a ViT of timm by name, with random weights from a seed or published ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vfunc.vision.encoder.architecture import Architecture
 from vfunc.vision.encoder.encoder import Encoder
 
 MODULES = ("vision_transformer", "eva", "deit")
-"""Where timm defines what `Encoder` takes."""
+"""Modules of timm that define the models that `Encoder` accepts."""
 
 
 def build_encoder(
@@ -46,11 +46,11 @@ def timm_encoder(
     """One of timm's own ViTs.
 
     Args:
-        name: as timm spells it; `NAME.TAG` picks among the published weights.
+        name: timm's name; `NAME.TAG` picks among the published weights.
         image_size: side, in pixels, that position embeddings are for; None leaves the model's own.
         pretrained: load the published weights, which needs the network or a local cache.
-        seed: of random weights.
-        device: where it goes; on meta nothing is allocated, and nothing loaded.
+        seed: seed of random weights.
+        device: the encoder's device; on meta nothing is allocated, and nothing loaded.
 
     Raises:
         UserError: an unknown name or tag, no ViT, or weights that cannot be had.

@@ -1,1 +1,1 @@
-"""Measures of a frozen backbone: segmentation, depth, classification, retrieval."""
+"""Evaluation of a frozen backbone: segmentation, depth, classification, retrieval."""

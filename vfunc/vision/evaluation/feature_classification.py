@@ -1,4 +1,4 @@
-"""How much of a picture's class features tell: a linear probe, and nearest neighbours."""
+"""Classifies pictures from frozen features, by a linear probe and by nearest neighbours."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def linear_accuracy(
     """Logistic regression on features standardised by the training pictures.
 
     Args:
-        train: features.
-        train_labels: classes.
-        test: features.
-        test_labels: classes; one that no training picture has is never right.
+        train: features of the training pictures.
+        train_labels: their classes.
+        test: features of the test pictures.
+        test_labels: their classes; one that no training picture has is never right.
         regularisation: the strength of the L2 penalty, 1 / C of scikit-learn, on the sum of the
             training pictures' losses.
 
@@ -67,12 +67,12 @@ def knn_accuracy(
     As DINO evaluates features (Caron et al. 2021, after Wu et al. 2018, arXiv 1805.01978).
 
     Args:
-        train: features.
-        train_labels: classes.
-        test: features.
-        test_labels: classes.
-        neighbours: k; all training pictures where they are fewer.
-        temperature: of the weights.
+        train: features of the training pictures.
+        train_labels: their classes.
+        test: features of the test pictures.
+        test_labels: their classes.
+        neighbours: number of neighbours, k; all training pictures where they are fewer.
+        temperature: temperature of the weights.
 
     Raises:
         UserError: no test pictures, or training pictures of fewer than two classes.

@@ -1,4 +1,4 @@
-"""What a frozen backbone is worth: linear heads trained on its features, measured on others.
+"""Evaluates a frozen backbone: linear heads trained on its features, measured on others.
 
 `evaluate_frozen` follows the paper (section on vision, evaluation); `evaluate_quickly` measures
 the feedback's own loss on held-out pictures, and is cheap enough to be followed during a run.
@@ -22,7 +22,7 @@ from vfunc.vision.feedback.head_losses import known, loss_sums, require_labels
 from vfunc.vision.feedback.heads import HeadOptions, fit_on_features, frozen_features
 
 CHUNK = 64
-"""Pictures at a time."""
+"""Number of pictures at a time."""
 
 __all__ = ["FrozenEvaluation", "ProbeOptions", "evaluate_frozen", "evaluate_quickly"]
 
@@ -32,9 +32,9 @@ class FrozenEvaluation:
     """Metrics, and numbers of single pictures for paired comparisons.
 
     Attributes:
-        metrics: by name.
-        outcomes: by name, in the order of the test pictures. Those of which the labels say
-            nothing are left out, the same ones whatever the learner.
+        metrics: metrics by name.
+        outcomes: numbers by name, in the order of the test pictures. Pictures without a known
+            label are left out, the same ones whatever the learner.
     """
 
     metrics: Mapping[str, float]
@@ -57,11 +57,11 @@ def evaluate_frozen(
 
     Args:
         learner: `learner("dense", images, layers)` gives `pooled` and `maps`.
-        fit: labelled pictures.
-        test: others.
-        tasks: of segmentation, depth, classification.
-        classes: how many there are, by task.
-        options: how.
+        fit: labelled pictures to train on.
+        test: labelled pictures to measure on.
+        tasks: tasks, of segmentation, depth and classification.
+        classes: number of classes by task.
+        options: options of the probes.
 
     Returns:
         Of segmentation: miou, pixel_accuracy; outcomes image_iou. Of depth: rmse, abs_rel,
@@ -100,16 +100,16 @@ def evaluate_quickly(
 
     Args:
         learner: see `evaluate_frozen`.
-        fit: labelled pictures.
-        test: others.
-        weights: of the tasks in the loss.
-        classes: how many there are, by task.
-        options: of the heads.
+        fit: labelled pictures to fit the heads on.
+        test: labelled pictures to measure on.
+        weights: weights of the tasks in the loss.
+        classes: number of classes by task.
+        options: options of the heads.
 
     Returns:
         `loss` and, by task, `segmentation_loss` and so on: means over all labelled pixels (or
         pictures) of `test`. Outcomes `loss`: what each picture adds to the loss, times the number
-        of pictures, so that their mean is `loss`; 0 of a picture whose labels say nothing.
+        of pictures, so that their mean is `loss`; 0 of a picture without a known label.
 
     Raises:
         UserError: see `evaluate_frozen`.
@@ -192,7 +192,7 @@ def _classification(
 
 
 def _pairs(predict: Predictor, maps: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Predictions beside labels, some pictures at a time."""
+    """Pairs of predictions and labels, some pictures at a time."""
     for part, label in zip(maps.split(CHUNK), labels.split(CHUNK), strict=True):
         yield predict(part, (label.shape[1], label.shape[2])), label
 

@@ -1,4 +1,4 @@
-"""What a vision run measures and says: its metrics, retrieval, and the pictures that it reads."""
+"""Metrics, retrieval and description of the data of a vision run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS = {
     "depth": Metric("rmse", "RMSE\nm", "m", False, "image_rmse", digits=3),
     "segmentation": Metric("miou", "mIoU\n%", "%", True, "image_iou", scale=100.0, digits=1),
 }
-"""By what is measured, in the order of tables; the primary metric is the last that there is."""
+"""Metrics by task, in the order of tables; the last of a run's is the primary one."""
 
 
 def metrics_of(sources: Sequence[VisionData], *, retrieval: bool) -> tuple[Metric, ...]:

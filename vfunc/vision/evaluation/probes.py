@@ -1,4 +1,4 @@
-"""Linear-BN probes: batch normalisation and a 1x1 convolution, trained on frozen features."""
+"""Trains linear-BN probes, batch normalisation and a 1x1 convolution, on frozen features."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Predictor = Callable[[Tensor, tuple[int, int]], Tensor]
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How a frozen backbone is evaluated (paper, section on vision: 20,000 steps, batches of 8).
+    """Options of a frozen evaluation (paper, section on vision: 20,000 steps, batches of 8).
 
     Attributes:
-        layers: of how many of the last blocks dense probes take the features.
-        steps: of AdamW.
-        lr: AdamW's own times the number of features; it falls linearly to 0.
-        weight_decay: AdamW's, on the convolution's weights.
-        batch_size: pictures a step.
-        seed: of the order of the pictures.
+        layers: number of last blocks whose features dense probes take.
+        steps: number of AdamW's steps.
+        lr: AdamW's step size times the number of features; it falls linearly to 0.
+        weight_decay: AdamW's weight decay, on the convolution's weights.
+        batch_size: number of pictures a step.
+        seed: seed of the order of the pictures.
         nearest: metres; no depth at or below is measured.
         farthest: metres; no depth at or above is trained on or measured.
-        eigen_crop: whether Eigen's crop is measured alone, as is the custom for NYUv2.
+        eigen_crop: whether to measure in Eigen's crop alone, as is the custom for NYUv2.
     """
 
     layers: int = 1
@@ -68,15 +68,15 @@ def train_probe(
     Args:
         task: cross-entropy of segmentation, or absolute error of depth, through softplus.
         maps: frozen features of the batch's images.
-        batch: labels, at least one of which says something.
-        classes: how many, of segmentation.
-        options: how.
+        batch: labels, at least one of them known.
+        classes: number of classes of segmentation.
+        options: options of the probe.
 
     Returns:
         The trained probe, with the running statistics of its batch normalisation.
     """
     labels, valid = labels_of(batch, task), known(batch, task)
-    told = valid.flatten(1).any(1).nonzero().squeeze(1)
+    labelled = valid.flatten(1).any(1).nonzero().squeeze(1)
     scale = float(labels[valid].median()) if task == "depth" else 1.0
     outputs = classes if task == "segmentation" else 1
     norm, linear = nn.BatchNorm2d(maps.shape[1]).to(maps), _zero_convolution(maps, outputs)
@@ -98,7 +98,7 @@ def train_probe(
         return ((predicted - labels[at]).abs() * valid[at]).sum() / (valid[at].sum() * scale)
 
     with torch.enable_grad():
-        _train(norm, linear, loss, told, options)
+        _train(norm, linear, loss, labelled, options)
     norm.eval()
     return torch.no_grad()(predict)
 
@@ -107,7 +107,7 @@ def _train(
     norm: nn.BatchNorm2d,
     linear: nn.Conv2d,
     loss: Callable[[Tensor], Tensor],
-    told: Tensor,
+    labelled: Tensor,
     options: ProbeOptions,
 ) -> None:
     rest = [*norm.parameters(), linear.bias]
@@ -119,17 +119,17 @@ def _train(
         lr=options.lr,
         fused=True,
     )
-    order = _order(len(told), options)
+    order = _order(len(labelled), options)
     for step in range(options.steps):
         for group in optimizer.param_groups:
             group["lr"] = options.lr / norm.num_features * (1 - step / options.steps)
         optimizer.zero_grad()
-        loss(told[next(order).to(told.device)]).backward()
+        loss(labelled[next(order).to(labelled.device)]).backward()
         optimizer.step()
 
 
 def _order(count: int, options: ProbeOptions) -> Iterator[Tensor]:
-    """Minibatches of indices, epoch after epoch; what is left of one goes with the next."""
+    """Minibatches of indices, epoch after epoch; the rest of one goes with the next."""
     draw = torch.Generator().manual_seed(options.seed)
     waiting = torch.zeros(0, dtype=torch.long)
     while True:

@@ -1,4 +1,4 @@
-"""Instance retrieval under the revisited Oxford and Paris protocol.
+"""Scores instance retrieval under the revisited Oxford and Paris protocol.
 
 Radenović, Iscen, Tolias, Avrithis and Chum, "Revisiting Oxford and Paris: Large-Scale Image
 Retrieval Benchmarking", CVPR 2018 (arXiv 1803.11285); the numbers are those of `evaluate.py` and
@@ -19,12 +19,12 @@ from vfunc.errors import NonFiniteError, UserError
 from vfunc.typecheck import typed
 
 POSITIVES = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
-"""What counts as found at each difficulty; what is left of easy and hard is ignored like junk."""
+"""Positives at each difficulty; the others of easy and hard are ignored like junk."""
 
 
 @dataclass(frozen=True)
 class Relevant:
-    """What a query should find, as indices into the database; the rest is wrong.
+    """Relevant pictures of a query, as indices into the database; the rest are negatives.
 
     Attributes:
         easy: pictures that show its object clearly.
@@ -50,8 +50,9 @@ def average_precision(positions: Int[Tensor, " p"], positives: int) -> float:
     """The area under the precision-recall curve, by trapezoids: `compute_ap` of revisitop.
 
     Args:
-        positions: of the positives in the ranking, from 0, ascending, without what is ignored.
-        positives: how many there are to find.
+        positions: positions of the positives in the ranking without ignored pictures, ascending
+            from 0.
+        positives: number of positives in the database.
 
     Raises:
         UserError: there are none, or more positions than positives.
@@ -76,8 +77,8 @@ def mean_average_precision(
     positives does not count. Equal similarities rank in the database's order.
 
     Args:
-        similarity: of each query to each picture of the database, the larger the more alike.
-        truth: what each query should find.
+        similarity: similarities of queries to pictures of the database.
+        truth: relevant pictures of each query.
 
     Raises:
         UserError: not as many queries, or indices beyond the database or named twice.

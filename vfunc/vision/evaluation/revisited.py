@@ -1,4 +1,4 @@
-"""The revisited Oxford and Paris benchmarks on disk: pictures, query boxes, what is relevant.
+"""Reads the revisited Oxford and Paris benchmarks, and evaluates a descriptor on them.
 
 A folder is as revisitop's downloads make it: `jpg/` with the pictures (or the pictures themselves)
 and one `gnd_*.pkl`, a pickled dict of `imlist`, `qimlist` and `gnd`.
@@ -37,10 +37,10 @@ class Revisited:
     """A benchmark; `load_revisited` reads it.
 
     Attributes:
-        database: the pictures that are searched.
-        queries: the pictures that contain what is searched for.
-        boxes: where in them, in pixels: left, top, right, bottom.
-        truth: what each query should find.
+        database: pictures of the database.
+        queries: pictures of the queries.
+        boxes: boxes of the queries' objects, in pixels: left, top, right, bottom.
+        truth: relevant pictures of each query.
     """
 
     database: tuple[Path, ...]
@@ -49,7 +49,7 @@ class Revisited:
     truth: tuple[Relevant, ...]
 
     def query(self, index: int) -> Image.Image:
-        """A query, cropped before anything else is done to it, as the protocol wants."""
+        """A query's picture, cropped first of all, as the protocol demands."""
         picture, box = _read(self.queries[index]), self.boxes[index]
         left, top, right, bottom = (round(x) for x in box)
         if left >= right or top >= bottom or left >= picture.width or top >= picture.height:
@@ -62,7 +62,7 @@ class Revisited:
 
 
 def load_revisited(folder: Path | str) -> Revisited:
-    """Read the ground truth of a folder; pictures are opened when they are asked for.
+    """Read the ground truth of a folder; pictures are opened on demand.
 
     The pickle may hold containers, numbers, strings and numpy arrays: nothing it names is run.
 
@@ -113,10 +113,10 @@ def evaluate_revisited(
 
     Args:
         describe: sRGB in [0, 1] to a descriptor, such as an encoder's pooled features.
-        benchmark: what is searched.
-        size: of the longer side, in pixels.
-        patch: see `Encoder.patch`.
-        device: where `describe` computes.
+        benchmark: the benchmark.
+        size: largest length of the longer side, in pixels.
+        patch: side of a patch (`Encoder.patch`).
+        device: device of `describe`.
 
     Raises:
         UserError: a picture cannot be read.
@@ -141,7 +141,7 @@ def as_tensor(picture: Image.Image, size: int, patch: int) -> Float[Tensor, "1 3
 
 
 class _Plain(pickle.Unpickler):
-    """Containers, numbers, strings and numpy arrays alone; nothing else is looked up."""
+    """An unpickler of containers, numbers, strings and numpy arrays alone."""
 
     def find_class(self, module: str, name: str) -> Any:
         # pickles of numpy before 2 say numpy.core, which now warns; those of Python 2, __builtin__
@@ -167,7 +167,7 @@ _KNOWN = {
     ("_codecs", "encode"): _encoded,
     ("builtins", "bytes"): bytes,
 }
-"""What a pickle may name: what numpy arrays, and bytes of old protocols, are made of."""
+"""Objects that a pickle may name: those of numpy arrays, and of bytes in old protocols."""
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _box(values: Any) -> Box:
 
 
 def _read(path: Path) -> Image.Image:
-    """A picture; of one that breaks off, what there is, as revisitop's `pil_loader` has it."""
+    """A picture; a truncated one as far as it goes, as in revisitop's `pil_loader`."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
         with Image.open(path) as picture:

@@ -1,4 +1,4 @@
-"""L_down of dense feedback: the losses of constant heads, as functions of the learner's theta_S."""
+"""Computes L_down of dense feedback: losses of constant heads, as functions of theta_S."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ def dense_losses(
 
     Args:
         functional: the learner, `dense` among its methods; what is outside S is constant.
-        heads: constants.
+        heads: the heads, constants.
         batch: the meta batch; the labels stay in the losses.
 
     Returns:
-        theta_S -> L_j by task: those of the heads' tasks that the batch says something about.
+        theta_S -> L_j by task, for the heads' tasks that the batch has labels for.
 
     Raises:
-        UserError: it says nothing about any.
+        UserError: it has labels for none.
     """
-    told = _told(heads, batch)
+    labelled = _labelled(heads, batch)
     return {
-        task: _losses(functional, _only(told, task), batch, {task: 1.0}) for task in told.by_task
+        task: _losses(functional, _only(labelled, task), batch, {task: 1.0})
+        for task in labelled.by_task
     }
 
 
@@ -51,11 +52,11 @@ def feedback_loss(
 ) -> FeedbackLoss:
     """L_down = sum_j alpha_j L_j of `dense_losses`; one forward of the learner for all tasks.
 
-    Weights of tasks of which the batch says nothing are left out.
+    Weights of tasks that the batch has no labels for are left out.
 
     Args:
         functional: the learner.
-        heads: constants.
+        heads: the heads, constants.
         batch: the meta batch.
         weights: alpha_j, by the heads' tasks.
         normalise_at: theta_t, to divide each L_j by its gradient's norm there (one forward a
@@ -65,7 +66,7 @@ def feedback_loss(
         theta_S -> L_down.
 
     Raises:
-        UserError: the batch says nothing about any task, or the weights are of other tasks than
+        UserError: the batch has no labels for any task, or the weights are of other tasks than
             the heads, not finite, or all zero.
     """
     if set(weights) != set(heads.by_task):
@@ -73,14 +74,14 @@ def feedback_loss(
             f"the feedback weights are for {', '.join(weights)}; "
             f"the heads are for {', '.join(heads.by_task)}"
         )
-    told = _told(heads, batch)
-    weights = {task: float(weights[task]) for task in told.by_task}
-    losses = dense_losses(functional, told, batch)
+    labelled = _labelled(heads, batch)
+    weights = {task: float(weights[task]) for task in labelled.by_task}
+    losses = dense_losses(functional, labelled, batch)
     # in both cases: it refuses what cannot be weighted
     separate = weighted_feedback(losses, weights, normalise_at=normalise_at)
     if normalise_at is not None:
         return separate
-    return _losses(functional, told, batch, weights)
+    return _losses(functional, labelled, batch, weights)
 
 
 def _losses(
@@ -102,12 +103,12 @@ def _only(heads: Heads, *tasks: str) -> Heads:
     return Heads(heads.layers, {task: heads.by_task[task] for task in tasks})
 
 
-def _told(heads: Heads, batch: LabelledBatch) -> Heads:
-    """The heads of the tasks that the batch says something about."""
-    told = [task for task in heads.by_task if bool(known(batch, task).any())]
-    if not told:
+def _labelled(heads: Heads, batch: LabelledBatch) -> Heads:
+    """The heads of the tasks that the batch has labels for."""
+    labelled = [task for task in heads.by_task if bool(known(batch, task).any())]
+    if not labelled:
         raise UserError(
             f"all {len(batch)} pictures of the feedback batch are void for "
             f"{' and '.join(heads.by_task)}: give more of them, or other ones"
         )
-    return _only(heads, *told)
+    return _only(heads, *labelled)

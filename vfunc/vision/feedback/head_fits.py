@@ -1,4 +1,4 @@
-"""What each head's fit minimises: a convex loss of z = weight x + bias, at token resolution."""
+"""Losses that heads are fitted by: convex in z = weight x + bias, at token resolution."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vfunc.vision.encoder.encoder import DenseFeatures
 from vfunc.vision.feedback.head_losses import known, labels_of, metres
 
 UNIT = 0.541324854612918
-"""log(e - 1), where softplus is 1."""
+"""Inverse of softplus at 1: log(e - 1)."""
 
-PARTS = 4
-"""Parts a side that a token is cut into, for depth."""
+CELLS = 4
+"""Number of cells along a token's side, for depth."""
 
 
 @dataclass(frozen=True)
 class HeadFit:
-    """One head's fit.
+    """The problem of fitting a head.
 
     Attributes:
         x: features, a row a token (a picture, for classification).
-        start: of the bias.
-        loss: of z, a row a row of x.
-        scale: see `Head`.
+        start: initial bias.
+        loss: loss of z, which has a row for each of x.
+        scale: scale of the `Head`.
     """
 
     x: Float[Tensor, "n d"]
@@ -44,10 +44,10 @@ class HeadFit:
 def segmentation_fit(features: DenseFeatures, batch: LabelledBatch, classes: int) -> HeadFit:
     """Cross-entropy of all known pixels, the logits constant over a token.
 
-    The histogram of the classes in each token is all that this takes of the labels. The bias
+    The labels enter by the histogram of the classes in each token alone. The bias
     starts at the log-frequencies, the best constant.
     """
-    x, labels, valid = _told(features.maps, batch, "segmentation")
+    x, labels, valid = _labelled(features.maps, batch, "segmentation")
     n, _, gh, gw = x.shape
     picture = torch.arange(n, device=x.device).view(n, 1, 1)
     token = gh * gw * picture + _cells(labels.shape[1:], gh, gw, x.device)
@@ -65,19 +65,19 @@ def segmentation_fit(features: DenseFeatures, batch: LabelledBatch, classes: int
 def depth_fit(features: DenseFeatures, batch: LabelledBatch, classes: int) -> HeadFit:
     """Absolute error of depth, the prediction constant over a token.
 
-    The mean of the known depths in each of `PARTS` x `PARTS` parts of a token stands for them,
-    weighted by how many they are. In units of the median depth, where the prediction starts: the
+    The mean of the known depths in each of `CELLS` x `CELLS` cells of a token stands for them,
+    weighted by their number. In units of the median depth, where the prediction starts: the
     fit does not depend on the unit of length.
     """
-    x, labels, valid = _told(features.maps, batch, "depth")
+    x, labels, valid = _labelled(features.maps, batch, "depth")
     gh, gw = x.shape[-2:]
     labels, weight = labels.to(x.dtype), valid.to(x.dtype)
-    down = _pooling(labels.shape[1], PARTS * gh, x)
-    across = _pooling(labels.shape[2], PARTS * gw, x)
+    down = _pooling(labels.shape[1], CELLS * gh, x)
+    across = _pooling(labels.shape[2], CELLS * gw, x)
     count = down @ weight @ across.mT
     mean = down @ (labels * weight) @ across.mT / count.clamp(min=1)
     count, mean = (
-        part.view(-1, gh, PARTS, gw, PARTS).transpose(2, 3).reshape(-1, PARTS**2)
+        part.view(-1, gh, CELLS, gw, CELLS).transpose(2, 3).reshape(-1, CELLS**2)
         for part in (count, mean)
     )
     scale = float(labels[valid].median())
@@ -92,7 +92,7 @@ def depth_fit(features: DenseFeatures, batch: LabelledBatch, classes: int) -> He
 @typed
 def classification_fit(features: DenseFeatures, batch: LabelledBatch, classes: int) -> HeadFit:
     """Cross-entropy of the pictures' classes, from their log-frequencies."""
-    x, labels, _ = _told(features.pooled, batch, "classification")
+    x, labels, _ = _labelled(features.pooled, batch, "classification")
     labels = labels.long()
     counts = torch.bincount(labels, minlength=classes).to(x.dtype)
     return HeadFit(x, log_frequencies(counts), lambda z: F.cross_entropy(z, labels))
@@ -105,16 +105,16 @@ FITS = {
 }
 
 
-def _told(x: Tensor, batch: LabelledBatch, task: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, labels and where they say something, of the pictures that are not all void."""
+def _labelled(x: Tensor, batch: LabelledBatch, task: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, labels and their validity, of the pictures that are not all void."""
     valid = known(batch, task)
-    told = valid.reshape(len(batch), -1).any(1)
-    return x[told].detach(), labels_of(batch, task)[told], valid[told]
+    labelled = valid.reshape(len(batch), -1).any(1)
+    return x[labelled].detach(), labels_of(batch, task)[labelled], valid[labelled]
 
 
 @typed
 def log_frequencies(counts: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """The best constant logits, with one more of every class: one may be missing."""
+    """The best constant logits, with one count added to each class: one may be missing."""
     return ((counts + 1) / (counts + 1).sum()).log()
 
 

@@ -1,4 +1,4 @@
-"""What light heads say of dense features, and their losses: twice differentiable in the features.
+"""Computes outputs and losses of light heads, twice differentiable in dense features.
 
 A head is one linear map (a 1x1 convolution for the dense tasks), constant as far as theta is
 concerned. `vfunc.vision.feedback.heads` fits it.
@@ -23,15 +23,15 @@ from vfunc.vision.encoder.encoder import DenseFeatures
 TASKS = ("segmentation", "depth", "classification")
 
 FLOOR = 1e-3
-"""Metres: no predicted depth is below."""
+"""Smallest predicted depth, in metres."""
 
 
 class LossSums(NamedTuple):
     """One task's loss, picture by picture.
 
     Attributes:
-        total: summed over what the picture's labels say.
-        count: how many pixels (or pictures) that is.
+        total: sums of the loss over each picture's labels.
+        count: numbers of labelled pixels (or pictures).
     """
 
     total: Float[Tensor, " b"]
@@ -49,7 +49,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads by task, and of how many of the last blocks they take the features."""
+    """Heads by task, and the number of last blocks whose features they take."""
 
     layers: int
     by_task: Mapping[str, Head]
@@ -69,7 +69,7 @@ def loss_sums(heads: Heads, dense: DenseFeatures, batch: LabelledBatch) -> dict[
     float32 at least, under autocast too. What is void contributes nothing.
 
     Args:
-        heads: constants.
+        heads: the heads, constants.
         dense: the learner's features of the batch's images.
         batch: labels of every head's task.
 
@@ -85,7 +85,7 @@ def loss_sums(heads: Heads, dense: DenseFeatures, batch: LabelledBatch) -> dict[
 def predict(
     task: str, head: Head, features: DenseFeatures, size: tuple[int, int] | torch.Size = (1, 1)
 ) -> Tensor:
-    """What a head says: logits (n, k, h, w), metres (n, h, w), or a picture's logits (n, k).
+    """Applies a head: logits (n, k, h, w), metres (n, h, w), or a picture's logits (n, k).
 
     Logits, and metres, are interpolated bilinearly from the tokens to `size`.
     """
@@ -98,7 +98,7 @@ def predict(
 
 
 def metres(z: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
-    """The depth that the output of a depth head's linear map stands for."""
+    """Depth in metres from the output of a depth head's linear map."""
     return scale * F.softplus(z) + FLOOR
 
 
@@ -137,19 +137,19 @@ def labels_of(batch: LabelledBatch, task: str) -> Tensor:
 
 @typed
 def known(batch: LabelledBatch, task: str) -> Bool[Tensor, "b *shape"]:
-    """Where the batch's labels for a task say something."""
+    """Where the batch's labels for a task are known."""
     labels = labels_of(batch, task)
     return labels > 0 if task == "depth" else labels != IGNORE
 
 
 @typed
 def require_labels(batch: LabelledBatch, tasks: Sequence[str], classes: Mapping[str, int]) -> None:
-    """Check that the batch says something about every task, in classes that there are.
+    """Check that the batch has labels for every task, within the number of classes.
 
     Args:
         batch: labelled pictures.
-        tasks: of `TASKS`.
-        classes: how many there are, by task.
+        tasks: tasks, of `TASKS`.
+        classes: number of classes by task.
 
     Raises:
         UserError: a task's labels are missing, all void, or beyond the number of classes.

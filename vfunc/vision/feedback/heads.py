@@ -1,4 +1,4 @@
-"""Fitting the heads of the feedback: small, deterministic, refitted at every meta step."""
+"""Fits the heads of the feedback: small, deterministic, refitted at every meta step."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """How the heads of the feedback are fitted.
+    """Options of the fit of the feedback's heads.
 
     Attributes:
-        layers: of how many of the last blocks they take the features.
-        steps: of AdamW, on the whole batch.
+        layers: number of last blocks whose features they take.
+        steps: number of AdamW's steps, on the whole batch.
         lr: the most that a step changes an output, for features that are all of size 1: AdamW's
             own times their number. It falls linearly to 0.
-        weight_decay: on the weights of the standardised features, which shrink by this share
+        weight_decay: decay of the weights of the standardised features, which shrink by this share
             times `lr` at a step.
     """
 
@@ -54,8 +54,8 @@ def frozen_features(
     Args:
         learner: `learner("dense", images, layers)` gives `pooled` and `maps`.
         images: sRGB in [0, 1].
-        layers: how many of the last blocks.
-        chunk: pictures at a time.
+        layers: number of last blocks.
+        chunk: number of pictures at a time.
     """
     with torch.no_grad(), mode(learner, training=False):
         parts = [widened(learner("dense", part, layers)) for part in images.split(chunk)]
@@ -77,12 +77,12 @@ def fit_heads(
     Args:
         learner: see `frozen_features`.
         batch: labelled pictures.
-        tasks: which heads.
-        classes: how many there are, by task.
-        options: how.
+        tasks: tasks to fit heads for.
+        classes: number of classes by task.
+        options: options of the fit.
 
     Raises:
-        UserError: the batch says nothing about a task (see `require_labels`).
+        UserError: the batch has no labels for a task (see `require_labels`).
     """
     require_labels(batch, tasks, classes)
     features = frozen_features(learner, batch.images, options.layers)
@@ -104,11 +104,11 @@ def fit_on_features(
     the tokens: see `vfunc.vision.feedback.head_fits` for what is minimised.
 
     Args:
-        features: of the batch's images; without a graph.
+        features: features of the batch's images, without a graph.
         batch: labels, checked by `require_labels`.
-        tasks: which heads.
-        classes: how many there are, by task.
-        options: how.
+        tasks: tasks to fit heads for.
+        classes: number of classes by task.
+        options: options of the fit.
 
     Returns:
         Heads with the standardisation folded in.

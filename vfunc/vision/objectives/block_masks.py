@@ -1,10 +1,10 @@
-"""I-JEPA's blocks: what the student sees, and what it predicts (Assran et al. 2023, section 3).
+"""Samples I-JEPA's context and target blocks (Assran et al. 2023, section 3).
 
-Sizes are drawn once a batch, places picture by picture, as in the paper's code. That code draws a
+Sizes are sampled once a batch, places picture by picture, as in the paper's code. That code takes a
 block's scale and aspect from one random number, and never places one at the lower or right edge;
-here they are drawn apart, and over all places. It trims contexts to one length by dropping the last
-patches in reading order; here random ones go, so that the bottom of pictures is seen as often as
-the top.
+here they are sampled apart, and over all places. It trims contexts to one length by dropping the
+last patches in reading order; here random ones go, so that the bottom of pictures is seen as often
+as the top.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ SMALLEST = 4
 """Patches along the side of the smallest grid."""
 
 TRIES = 8
+"""Attempts to place targets that leave enough of the context."""
 
 
 @dataclass(frozen=True)
 class BlockMasks:
-    """How blocks are drawn: ranges, drawn from uniformly.
+    """Ranges of uniform distributions that blocks are sampled from.
 
     Attributes:
         targets: m, target blocks a picture; they may overlap.
@@ -56,16 +57,16 @@ class BlockMasks:
                 f"{self.target_scale[1]:g}"
             )
 
-    def draw(self, pictures: int, grid: tuple[int, int], generator: torch.Generator) -> Blocks:
-        """Blocks for so many pictures.
+    def sample(self, pictures: int, grid: tuple[int, int], generator: torch.Generator) -> Blocks:
+        """Sample the blocks of a batch of pictures.
 
-        A context keeps at least a sixteenth of all patches: targets that leave less are drawn
+        A context keeps at least a sixteenth of all patches: targets that leave less are sampled
         again, and at the last put on top of one another.
 
         Args:
-            pictures: b.
+            pictures: b, the number of pictures.
             grid: rows and columns of patches.
-            generator: everything is drawn from it, on the CPU.
+            generator: source of random numbers, on the CPU.
 
         Returns:
             Patches in reading order, as many for each picture.
@@ -100,8 +101,8 @@ class BlockMasks:
             if attempt == TRIES - 2:
                 places[short] = places[short][:, :1].expand_as(places[short])
             else:
-                drawn = _places(grid, size, (pictures, self.targets), generator)
-                places[short] = drawn[short]
+                again = _places(grid, size, (pictures, self.targets), generator)
+                places[short] = again[short]
         flat = context.flatten(1)
         return Blocks(_trimmed(flat, generator), _indices(blocks.flatten(2)))
 
@@ -113,7 +114,7 @@ def _size(
     scale_chance: float,
     aspect_chance: float,
 ) -> tuple[int, int]:
-    """Rows and columns of a block of a drawn share of the grid, and aspect."""
+    """Rows and columns of a block of a sampled share of the grid, and aspect."""
     patches = grid[0] * grid[1] * (scale[0] + (scale[1] - scale[0]) * scale_chance)
     ratio = aspect[0] + (aspect[1] - aspect[0]) * aspect_chance
     sides = (round(math.sqrt(patches * ratio)), round(math.sqrt(patches / ratio)))

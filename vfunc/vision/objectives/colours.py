@@ -1,4 +1,4 @@
-"""Changes of colour and sharpness for many small pictures at once, each with its own parameters.
+"""Changes colour and sharpness of many small pictures at once, each with its own parameters.
 
 The formulas are torchvision's (`transforms.v2.functional`), which takes one parameter a call.
 """
@@ -54,8 +54,8 @@ def jittered(x: Pictures, factors: Float[Tensor, "4 n"], order: Int[Tensor, "n 4
 
     Args:
         x: pictures.
-        factors: of the four changes.
-        order: which of them comes first, second, ...
+        factors: factors of the four changes.
+        order: order of the changes in each picture.
 
     Returns:
         The changed pictures.

@@ -1,6 +1,6 @@
-"""Random crops of pictures, coloured: what the objectives compare.
+"""Cuts and colours random crops of pictures, which the objectives compare.
 
-Parameters are drawn from the generator alone, for all crops at once; colours are changed for all
+Parameters are sampled from the generator alone, for all crops at once; colours are changed for all
 crops at once too, each with its own parameters, which costs a third of torchvision's transforms
 called crop by crop. Each change is torchvision's own (`transforms.v2.functional`) on that crop.
 """
@@ -22,7 +22,9 @@ from vfunc.vision.objectives.colours import blurred, jittered, solarised, to_gre
 from vfunc.vision.objectives.recipes import Recipe
 
 ASPECT = (3 / 4, 4 / 3)
+"""Range of a crop's width over height, as in torchvision."""
 TRIES = 10
+"""Attempts to fit a crop, as in torchvision."""
 
 
 @typed
@@ -33,8 +35,8 @@ def cut(
 
     Args:
         pictures: uint8 (3, h, w), of any sizes.
-        recipes: of crops of one size, resized in one way.
-        generator: everything random is drawn from it, on the CPU.
+        recipes: recipes of crops of one size and interpolation.
+        generator: source of random numbers, on the CPU.
 
     Returns:
         Crops in [0, 1], float32.
@@ -69,7 +71,7 @@ def cut(
 
 
 def _coloured(x: Tensor, recipes: Sequence[Recipe], generator: torch.Generator) -> Tensor:
-    """DINO's changes in DINO's order; one recipe a crop."""
+    """Colour crops by DINO's changes in DINO's order; one recipe a crop."""
     count = len(recipes)
 
     def uniform(low: list[float], high: list[float]) -> Tensor:
@@ -113,7 +115,7 @@ def _coloured(x: Tensor, recipes: Sequence[Recipe], generator: torch.Generator) 
 def _boxes(
     pictures: Sequence[Tensor], recipes: Sequence[Recipe], generator: torch.Generator
 ) -> Tensor:
-    """(top, left, height, width) of each crop, drawn as torchvision's RandomResizedCrop does.
+    """(top, left, height, width) of each crop, sampled as torchvision's RandomResizedCrop does.
 
     The first of ten draws of area and aspect that fits; else the largest centred box.
     """

@@ -33,7 +33,7 @@ from vfunc.vision.objectives.moving_average import (
 )
 from vfunc.vision.objectives.objective import Call
 from vfunc.vision.objectives.recipes import Recipe, dino_recipes
-from vfunc.vision.seeded import drawn
+from vfunc.vision.seeded import seeded_module
 
 
 class DinoLearner(TaughtLearner):
@@ -51,11 +51,11 @@ class DinoLearner(TaughtLearner):
         self.register_buffer("centre", torch.zeros_like(outputs, requires_grad=False))
 
     def logits(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n o"]:
-        """The student's."""
+        """The student's logits."""
         return self.head(self.encoder.pooled(self.encoder.tokens(images)))
 
     def teacher_logits(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n o"]:
-        """The teacher's, not centred."""
+        """The teacher's logits, not centred."""
         encoder = self.teacher_encoder
         return self.teacher_head(encoder.pooled(encoder.tokens(images)))
 
@@ -66,22 +66,22 @@ class DinoLearner(TaughtLearner):
 
 @dataclass(frozen=True)
 class Dino:
-    """The objective. Defaults are the paper's.
+    """DINO. Defaults are the paper's.
 
     Attributes:
         image_size: side of global crops, in pixels.
         local_size: side of local crops.
-        global_crops: how many global crops, g.
-        local_crops: how many local ones, l; may be 0.
-        output_dim: of the head.
+        global_crops: number of global crops, g.
+        local_crops: number of local crops, l; may be 0.
+        output_dim: output dimension of the head.
         student_temperature: T_student.
         teacher_temperature: T_teacher.
-        teacher_momentum: at the start; it rises to 1 along a cosine over the budget.
-        centre_momentum: of the centre's moving average.
-        head_width: of the head's hidden layers; None: see `head_sizes`.
-        bottleneck: of the head; likewise.
+        teacher_momentum: momentum at the start; it rises to 1 along a cosine over the budget.
+        centre_momentum: momentum of the centre's moving average.
+        head_width: width of the head's hidden layers; None: see `head_sizes`.
+        bottleneck: width of the head's bottleneck; likewise.
         global_scale: range of a global crop's share of the picture's area.
-        local_scale: of a local crop's.
+        local_scale: range of a local crop's share.
         colour: strength of the colour jitter; 0 is none, 1 the paper's.
     """
 
@@ -131,7 +131,7 @@ class Dino:
                 )
         hidden, bottleneck = head_sizes(encoder.width, self.head_width, self.bottleneck)
         like = next(encoder.parameters())
-        head = drawn(
+        head = seeded_module(
             lambda: DinoHead(encoder.width, hidden, bottleneck, self.output_dim), seed, like
         )
         return DinoLearner(encoder, head)

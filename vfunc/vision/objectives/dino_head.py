@@ -1,4 +1,4 @@
-"""DINO's projection head (Caron et al. 2021, appendix C)."""
+"""Projection head of DINO (Caron et al. 2021, appendix C)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from vfunc.errors import UserError
 
 HIDDEN, BOTTLENECK, SMALLEST = 2048, 256, 384
-"""The paper's sizes, and the width of the smallest encoder (ViT-S) that it gives them to."""
+"""The paper's sizes, and the width of its smallest encoder (ViT-S)."""
 
 
 def head_sizes(width: int, hidden: int | None, bottleneck: int | None) -> tuple[int, int]:
     """Widths of the hidden layers and of the bottleneck.
 
     Args:
-        width: of the encoder.
+        width: width of the encoder.
         hidden: None is the paper's 2048, or four times a width below 384.
         bottleneck: None is the paper's 256, or the hidden width where that is less.
 
@@ -44,20 +44,20 @@ class UnitRows(nn.Module):
         super().__init__()
         self.direction = nn.Parameter(torch.empty(outputs, inputs))
 
-    def draw(self, generator: torch.Generator) -> None:
-        """As `nn.Linear` draws its weight; the rows' lengths set how fast they turn."""
+    def initialise(self, generator: torch.Generator) -> None:
+        """Initialise as `nn.Linear` does; the rows' lengths set how fast they turn."""
         bound = self.direction.shape[1] ** -0.5
         nn.init.uniform_(self.direction, -bound, bound, generator=generator)
 
     def forward(self, x: Float[Tensor, "n i"]) -> Float[Tensor, "n o"]:
-        """Apply it."""
+        """W x, the rows of W of norm one."""
         return F.linear(x, F.normalize(self.direction, dim=-1))
 
 
 class DinoHead(nn.Module):
     """Three layers with GELU, a bottleneck of norm one, and `UnitRows`.
 
-    lightly 1.6's DINOProjectionHead is not used: torch's weight norm refuses a deep copy, fresh or
+    lightly 1.6's DINOProjectionHead is not used: torch's weight norm refuses a deep copy, before or
     after a forward with a graph, leaves a tensor of the transform in the module under `torch.func`,
     and calls a kernel (`torch._weight_norm`, as `parametrizations.weight_norm` does too) that has
     no forward mode and whose double backward is silently wrong in torch 2.15: gradgradcheck fails
@@ -76,5 +76,5 @@ class DinoHead(nn.Module):
         self.last = UnitRows(bottleneck, outputs)
 
     def forward(self, x: Float[Tensor, "n w"]) -> Float[Tensor, "n o"]:
-        """Logits."""
+        """The logits of features."""
         return self.last(F.normalize(self.mlp(x), dim=-1))

@@ -34,7 +34,7 @@ from vfunc.vision.objectives.moving_average import (
 from vfunc.vision.objectives.objective import Call
 from vfunc.vision.objectives.predictor import HEAD, Predictor
 from vfunc.vision.objectives.recipes import Recipe
-from vfunc.vision.seeded import drawn
+from vfunc.vision.seeded import seeded_module
 
 
 class IJepaLearner(TaughtLearner):
@@ -83,16 +83,17 @@ class IJepaLearner(TaughtLearner):
 
 @dataclass(frozen=True)
 class IJepa:
-    """The objective. Defaults are the paper's.
+    """I-JEPA. Defaults are the paper's.
 
     Attributes:
-        patch: of the encoder, in pixels: batches are drawn without it.
+        patch: side of the encoder's patches, in pixels.
         image_size: side of the pictures, in pixels.
         scale: range of a picture's share of the original's area.
-        masks: how blocks are drawn.
-        teacher_momentum: at the start; it rises to 1 along a line over the budget.
-        predictor_width: None is half the encoder's, at most 384, in whole heads.
-        predictor_depth: None is half the encoder's, at most 12.
+        masks: distribution of the blocks.
+        teacher_momentum: momentum at the start; it rises to 1 along a line over the budget.
+        predictor_width: width of the predictor; None is half the encoder's, at most 384, in whole
+            heads.
+        predictor_depth: number of its blocks; None is half the encoder's, at most 12.
     """
 
     name: ClassVar[str] = "ijepa"
@@ -113,7 +114,7 @@ class IJepa:
         if not 0 <= self.teacher_momentum <= 1:
             raise UserError("I-JEPA's teacher momentum must be between 0 and 1")
         # a grid that is too small is refused now, not at the first batch
-        self.masks.draw(1, self._grid, torch.Generator())
+        self.masks.sample(1, self._grid, torch.Generator())
         self._recipe()
 
     def learner(self, encoder: Encoder, seed: int) -> IJepaLearner:
@@ -139,13 +140,13 @@ class IJepa:
         if width is None:
             width = max(HEAD, min(384, encoder.width // 2) // HEAD * HEAD)
         like = next(encoder.parameters())
-        predictor = drawn(lambda: Predictor(encoder.width, width, depth), seed, like)
+        predictor = seeded_module(lambda: Predictor(encoder.width, width, depth), seed, like)
         return IJepaLearner(encoder, predictor)
 
     def batch(self, images: Sequence[Tensor], generator: torch.Generator) -> UnlabeledBatch:
         """See `Objective.batch`."""
         views = cut(images, [self._recipe()], generator)
-        blocks = self.masks.draw(len(images), self._grid, generator)
+        blocks = self.masks.sample(len(images), self._grid, generator)
         side = self.image_size
         return UnlabeledBatch(views, views.new_zeros(0, len(images), 3, side, side), blocks)
 

@@ -1,4 +1,4 @@
-"""A frozen teacher that follows its student by an exponential moving average."""
+"""Keeps a frozen teacher that follows its student by an exponential moving average."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 class TaughtLearner(nn.Module):
-    """A student and, in submodules named `teacher_...`, frozen copies of its parts.
+    """A student and, in submodules named `teacher_...`, frozen copies of its modules.
 
     Its methods are called by name, `module(method, *args)`, so that `functional_call` reaches all
     of them. A teacher stays in eval mode whatever mode the student is in.
@@ -46,13 +46,13 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     Args:
         teacher: a copy of the student's structure.
-        student: unchanged.
+        student: the student, unchanged.
         momentum: in [0, 1]; 1 leaves the teacher's parameters as they are.
     """
-    for mine, its in zip(teacher.parameters(), student.parameters(), strict=True):
-        mine.lerp_(its, 1 - momentum)
-    for mine, its in zip(teacher.buffers(), student.buffers(), strict=True):
-        mine.copy_(its)
+    for own, its in zip(teacher.parameters(), student.parameters(), strict=True):
+        own.lerp_(its, 1 - momentum)
+    for own, its in zip(teacher.buffers(), student.buffers(), strict=True):
+        own.copy_(its)
 
 
 def cosine_momentum(start: float, fraction: float) -> float:
@@ -60,7 +60,7 @@ def cosine_momentum(start: float, fraction: float) -> float:
 
     Args:
         start: momentum at the start.
-        fraction: of the budget spent; held at 1 beyond it.
+        fraction: share of the budget spent; beyond 1 it counts as 1.
 
     Returns:
         The momentum.
@@ -73,7 +73,7 @@ def linear_momentum(start: float, fraction: float) -> float:
 
     Args:
         start: momentum at the start.
-        fraction: of the budget spent; held at 1 beyond it.
+        fraction: share of the budget spent; beyond 1 it counts as 1.
 
     Returns:
         The momentum.

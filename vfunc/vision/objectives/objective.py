@@ -1,4 +1,4 @@
-"""What a self-supervised objective on views is, as the value problem and the workload see it.
+"""Protocol of a self-supervised objective on views.
 
 A learner here is one live `nn.Module` that holds the student (encoder and head or predictor), and,
 frozen, the teacher that its targets come from. `module(method, *args)` calls its methods by name,
@@ -18,7 +18,7 @@ from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.encoder.named_encoder import Encoder
 
 Call = tuple[object, ...]
-"""Arguments of the module: a method's name, then its own; the images are the second."""
+"""Arguments of the module: a method's name, then the method's own; the images are the second."""
 
 
 def encoder_of(learner: nn.Module) -> Encoder:
@@ -41,7 +41,7 @@ class Objective(Protocol):
         ...
 
     def batch(self, images: Sequence[Tensor], generator: torch.Generator) -> UnlabeledBatch:
-        """Crops (and blocks) of uint8 pictures (3, h, w) of any size, drawn from the generator."""
+        """Crops (and blocks) of uint8 pictures (3, h, w) of any size, random by the generator."""
         ...
 
     def targets(
@@ -49,19 +49,19 @@ class Objective(Protocol):
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The teacher's targets, with a graph to `views` where the teacher sees them.
 
-        Also what `stepped` wants of them, detached. The teacher's parameters and its centre are
+        Also what `stepped` needs of them, detached. The teacher's parameters and its centre are
         constants; nothing changes.
         """
         ...
 
     def calls(self, batch: UnlabeledBatch, views: Float[Tensor, "g b 3 h w"]) -> Mapping[str, Call]:
-        """The student's calls by name; "views" is the one, and the only one, that sees `views`."""
+        """The student's calls by name; "views" is the only one that sees `views`."""
         ...
 
     def parts(
         self, outputs: Mapping[str, Tensor], targets: Tensor, batch: UnlabeledBatch
     ) -> Float[Tensor, " b"]:
-        """The loss of each picture, from the outputs of the calls; they add up to L_pre.
+        """The terms of L_pre, one a picture, from the outputs of the calls.
 
         Convex in the outputs. Differentiable in outputs and targets.
         """
@@ -73,8 +73,8 @@ class Objective(Protocol):
         """Move teacher (and centre) after an optimizer step, in place.
 
         Args:
-            learner: its teacher is changed.
-            carried: what `targets` gave, for each micro-batch of the window.
-            fraction: of the budget spent, for the momentum's schedule.
+            learner: the learner, whose teacher changes.
+            carried: the second result of `targets` for each micro-batch of the window.
+            fraction: share of the budget spent, for the momentum's schedule.
         """
         ...

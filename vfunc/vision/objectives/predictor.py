@@ -1,4 +1,4 @@
-"""I-JEPA's predictor: from features of the context to features of target patches."""
+"""Predictor of I-JEPA: from features of the context to features of target patches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vfunc.errors import UserError
 from vfunc.vision.seeded import STD
 
 HEAD = 32
-"""Channels of an attention head, as in the paper's predictor of 384 channels and 12 heads."""
+"""Number of channels of an attention head, as in the paper's (384 channels, 12 heads)."""
 
 
 class Predictor(nn.Module):
@@ -28,12 +28,12 @@ class Predictor(nn.Module):
     """
 
     def __init__(self, width: int, inner: int, depth: int) -> None:
-        """Weights are drawn by `vfunc.vision.seeded.drawn`.
+        """Weights are set by `vfunc.vision.seeded.seeded_module`.
 
         Args:
-            width: of the encoder.
-            inner: of the predictor; a multiple of 4.
-            depth: blocks.
+            width: width of the encoder.
+            inner: width of the predictor, a multiple of 4.
+            depth: number of blocks.
         """
         super().__init__()
         if inner < 4 or inner % 4:
@@ -50,8 +50,8 @@ class Predictor(nn.Module):
         self.norm = norm(inner)
         self.outward = nn.Linear(inner, width)
 
-    def draw(self, generator: torch.Generator) -> None:
-        """The mask token; and what each block adds, scaled down by its place (paper's code)."""
+    def initialise(self, generator: torch.Generator) -> None:
+        """Set the mask token, and scale each block's output down by its place (paper's code)."""
         nn.init.trunc_normal_(self.mask_token, std=STD, generator=generator)
         for place, block in enumerate(cast("Iterable[Any]", self.blocks), 1):
             for layer in (block.attn.proj, block.mlp.fc2):
@@ -67,10 +67,10 @@ class Predictor(nn.Module):
         """Features of the target patches, block by block.
 
         Args:
-            tokens: the encoder's: any prefix tokens, which get no position, then the context.
+            tokens: the encoder's tokens: prefix tokens, which get no position, then the context.
             grid: rows and columns of patches.
-            context: which patches the encoder saw.
-            targets: which to predict.
+            context: patches that the encoder saw.
+            targets: patches to predict.
         """
         m, t = targets.shape[1:]
         x = self.inward(tokens)
@@ -89,7 +89,7 @@ def sine_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "t w"]:
 
     Args:
         grid: rows and columns.
-        width: a multiple of 4.
+        width: width of the result, a multiple of 4.
     """
     rate = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(

@@ -1,4 +1,4 @@
-"""How random crops are made: DINO's recipes (Caron et al. 2021, and the authors' code)."""
+"""Recipes of random crops, DINO's among them (Caron et al. 2021, and the authors' code)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vfunc.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one crop is made: chances, and ranges that are drawn from uniformly.
+    """Recipe of a random crop: chances, and ranges of uniform distributions.
 
     Attributes:
         size: side of the crop, in pixels.
-        scale: range of its share of the picture's area.
+        scale: range of the crop's share of the picture's area.
         flip: chance of a left-right flip.
         jitter: chance of a colour jitter.
         brightness: factors 1 -+ this.
@@ -24,7 +24,7 @@ class Recipe:
         blur: chance of a Gaussian blur.
         sigma: range of its standard deviation, in pixels.
         solarise: chance that values from one half up are inverted.
-        bicubic: how it is resized; else bilinear. Antialiased either way.
+        bicubic: whether it is resized bicubically, else bilinearly; antialiased either way.
     """
 
     size: int
@@ -62,14 +62,14 @@ def dino_recipes(
     locally: tuple[int, int, tuple[float, float]],
     colour: float,
 ) -> tuple[tuple[Recipe, ...], tuple[Recipe, ...]]:
-    """DINO's: the first global crop is always blurred, the second seldom, and may be solarised.
+    """DINO's recipes: the first global crop is always blurred, the second seldom, or solarised.
 
     The blur's range is the paper's for crops of 224 and 96 pixels, and as a share of the side the
     same at any other size.
 
     Args:
         globally: number, side and scale of the global crops.
-        locally: the same of the local ones.
+        locally: number, side and scale of the local crops.
         colour: factor of the colour jitter's ranges.
 
     Returns:

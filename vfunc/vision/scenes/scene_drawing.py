@@ -1,4 +1,4 @@
-"""How an embedded scene is drawn: digits that hide one another over a piece of a photograph.
+"""Draws an embedded scene: digits that hide one another over a piece of a photograph.
 
 A digit stands at a depth, in metres; the farther, the smaller, and the more haze lies over it. The
 background is a slanted plane behind all of them.
@@ -44,7 +44,7 @@ PLANE_NEAR, PLANE_FAR = (4.0, 6.0), (7.0, 10.0)
 HAZE = np.array((0.75, 0.78, 0.82), dtype=np.float32)
 HAZE_PER_METRE = 0.05
 CONTRAST, REPETITIVE_CONTRAST = (0.12, 0.24), (0.18, 0.3)
-"""Standard deviation of a background's colours, between which it is drawn."""
+"""Range of the standard deviation of a background's colours."""
 
 PATCH = (10, 20)
 """Side of the patch that a repetitive background repeats, in pixels."""
@@ -54,13 +54,13 @@ _HUES = {digit: at / 10 for at, digit in enumerate(sum(GROUPS.values(), ()))}
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A scene and all that is to be known of it.
+    """A scene with its labels.
 
     Attributes:
-        image: sRGB.
+        image: sRGB picture.
         segmentation: the class of each pixel; `IGNORE` where two things mix.
         depth: metres; 0 where two things mix.
-        digit: the one nearest to the camera.
+        digit: the digit nearest to the camera.
     """
 
     image: UInt8[np.ndarray, "64 64 3"]
@@ -71,13 +71,13 @@ class Scene:
 
 @typed
 def draw_scene(draws: np.random.Generator, material: Material, repetitive: float | int) -> Scene:
-    """Draw a scene from a role's material.
+    """Draw a scene from a split's material.
 
     Args:
-        draws: where chance comes from.
+        draws: source of random numbers.
         material: digits and pieces of photographs.
-        repetitive: the chance that one small patch fills the whole background, again and again.
-            Every crop of such a scene shows it, whatever digits it shows.
+        repetitive: chance that the background is one small patch repeated. Every crop of such a
+            scene shows it, whatever digits it shows.
     """
     near, far = draws.uniform(*PLANE_NEAR), draws.uniform(*PLANE_FAR)
     plane = np.broadcast_to(np.linspace(far, near, SIDE, dtype=np.float32)[:, None], (SIDE, SIDE))
@@ -153,7 +153,7 @@ def _fill(
 ) -> np.ndarray:
     """A digit's colours: plain or of a photograph, lighter or darker than what is behind it.
 
-    The hue tells something of the digit, so that a small learner has something to start from.
+    The hue depends on the digit, so that a small learner has something to start from.
     """
     difference = draws.uniform(0.2, 0.55)
     room = 1 - behind if draws.random() < 1 - behind else -behind

@@ -1,6 +1,6 @@
-"""Layers over a background, and what each pixel then shows: exact classes and depths.
+"""Composes layers over a background, with exact classes and depths of pixels.
 
-Nothing here is drawn by chance.
+Nothing here is random.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Layer:
     """One digit, ready to be drawn: it covers `alpha.shape` pixels from (top, left) on.
 
     Attributes:
-        alpha: how far it hides what is behind it.
-        colour: its own, in [0, 1].
+        alpha: opacity.
+        colour: colours in [0, 1].
         top: first row.
         left: first column.
-        depth: metres.
-        category: the class of its pixels.
+        depth: depth in metres.
+        category: class of its pixels.
     """
 
     alpha: Float32[np.ndarray, "h w"]

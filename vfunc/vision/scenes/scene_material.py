@@ -1,7 +1,7 @@
-"""What the embedded scenes are made of: handwritten digits and pieces of photographs, by role.
+"""Deals out the material of the embedded scenes, digits and pieces of photographs, to splits.
 
 scikit-learn brings both along: 1,797 digits of 8x8 pixels (Alpaydin and Kaynak, UCI, 1998) and
-two photographs of 427x640. No digit and no piece of a photograph belongs to two roles, so that
+two photographs of 427x640. No digit and no piece of a photograph belongs to two splits, so that
 nothing that a learner or its feedback has seen comes back in the test. The digits are shared out
 picture by picture, not writer by writer: who wrote one is not known.
 """
@@ -28,7 +28,7 @@ SHARES: dict[str, int] = {
     "validation": 2,
     "test": 3,
 }
-"""The roles, and what each has of every 24 digits of a class and of a photograph's 24 pieces."""
+"""Shares of each split in every 24 digits of a class and in a photograph's 24 pieces."""
 
 REGION = 106
 """Side of a piece of a photograph, in pixels: 4 x 6 of them in each."""
@@ -39,11 +39,11 @@ MARGIN = 1
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What one role's scenes are made of.
+    """The material of one split's scenes.
 
     Attributes:
         glyphs: ink of its digits, in [0, 1], with an empty margin.
-        digits: which digit each is.
+        digits: the digit of each glyph.
         regions: its pieces of photographs, sRGB in [0, 1].
     """
 
@@ -54,22 +54,22 @@ class Material:
 
 @lru_cache(maxsize=len(SHARES))
 @typed
-def material(role: str) -> Material:
-    """The digits and pieces of photographs of a role; they do not depend on any seed.
+def material(split: str) -> Material:
+    """The digits and pieces of photographs of a split; they do not depend on any seed.
 
     Raises:
-        UserError: there is no such role; the message lists those there are.
+        UserError: there is no such split; the message lists those there are.
     """
-    if role not in SHARES:
-        raise UserError(f"role {role!r} of the embedded scenes; the roles are {', '.join(SHARES)}")
+    if split not in SHARES:
+        raise UserError(f"role {split!r} of the embedded scenes; the roles are {', '.join(SHARES)}")
     digits: Any = load_digits()  # a Bunch: sklearn annotates it as a pair too
     photographs: Any = load_sample_images()
     mine = np.concatenate(
-        [_dealt(_shuffled(np.flatnonzero(digits.target == d), d), role) for d in range(10)]
+        [_dealt(_shuffled(np.flatnonzero(digits.target == d), d), split) for d in range(10)]
     )
     glyphs = digits.images[mine] / digits.images[mine].max(axis=(1, 2), keepdims=True)
     edges = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))
-    regions = [piece for photo in photographs.images for piece in _pieces(photo, role)]
+    regions = [piece for photo in photographs.images for piece in _pieces(photo, split)]
     return Material(
         np.pad(glyphs, edges).astype(np.float32),
         digits.target[mine].astype(np.int64),
@@ -77,30 +77,30 @@ def material(role: str) -> Material:
     )
 
 
-def _pieces(photo: np.ndarray, role: str) -> np.ndarray:
+def _pieces(photo: np.ndarray, split: str) -> np.ndarray:
     rows, columns = (side // REGION for side in photo.shape[:2])
     whole = photo[: rows * REGION, : columns * REGION]
     pieces = whole.reshape(rows, REGION, columns, REGION, 3).swapaxes(1, 2)
     pieces = pieces.reshape(-1, REGION, REGION, 3)
-    # By contrast, so that each role gets some of the sky and some of the leaves.
+    # By contrast, so that each split gets some of the sky and some of the leaves.
     by_contrast = np.argsort(pieces.std(axis=(1, 2)).mean(axis=1), kind="stable")
-    return pieces[_dealt(by_contrast, role)]
+    return pieces[_dealt(by_contrast, split)]
 
 
 def _shuffled(indices: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(indices)
 
 
-def _dealt(items: np.ndarray, role: str) -> np.ndarray:
+def _dealt(items: np.ndarray, split: str) -> np.ndarray:
     turns = _turns()
-    return items[[turns[at % len(turns)] == role for at in range(len(items))]]
+    return items[[turns[at % len(turns)] == split for at in range(len(items))]]
 
 
 @lru_cache(maxsize=1)
 def _turns() -> tuple[str, ...]:
-    """Who gets the next item, 24 times: each role's turns spread as evenly as can be."""
+    """The split of each of 24 items in turn: every split's turns spread evenly."""
     total, turns = sum(SHARES.values()), []
     for at in range(1, total + 1):
-        due = {role: share * at / total - turns.count(role) for role, share in SHARES.items()}
+        due = {split: share * at / total - turns.count(split) for split, share in SHARES.items()}
         turns.append(max(due, key=due.__getitem__))
     return tuple(turns)

@@ -27,25 +27,25 @@ REPETITIVE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
-    """Labelled scenes of a role. Scene i depends on the seed, the role and i alone.
+    """Labelled scenes of a split. Scene i depends on the seed, the split and i alone.
 
-    Scenes are drawn when asked for and kept; what is handed out must not be changed in place.
+    Scenes are drawn on demand and kept; they must not be changed in place.
 
     Attributes:
-        role: a key of `scene_material.SHARES`; it says which digits and photographs are used.
-        seed: of everything that is drawn, not negative.
-        count: how many; the first of a larger count are those of a smaller one.
+        split: a key of `scene_material.SHARES`, which decides digits and photographs.
+        seed: seed of the scenes, not negative.
+        count: number of scenes; the first of a larger count are those of a smaller one.
         repetitive: share of the scenes whose background is one patch repeated all over.
     """
 
-    role: str
+    split: str
     seed: int
     count: int
     repetitive: float = 0.0
     _kept: dict[int, Example] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self.role, self.seed, self.count, self.repetitive)
+        _check(self.split, self.seed, self.count, self.repetitive)
 
     def __len__(self) -> int:
         return self.count
@@ -53,13 +53,13 @@ class Scenes:
     def __getitem__(self, index: int) -> Example:
         _within(index, self.count)
         if index not in self._kept:
-            scene = _scene(self.role, self.seed, index, self.repetitive)
+            scene = _scene(self.split, self.seed, index, self.repetitive)
             self._kept[index] = Example(
                 _channels_first(scene),
                 segmentation=torch.from_numpy(scene.segmentation),
                 depth=torch.from_numpy(scene.depth),
                 label=scene.digit,
-                name=f"{self.role} scene {index}",
+                name=f"{self.split} scene {index}",
             )
         return self._kept[index]
 
@@ -68,14 +68,14 @@ class Scenes:
 class SceneImages:
     """The pictures of `Scenes` without their labels, for a stream. See there."""
 
-    role: str
+    split: str
     seed: int
     count: int
     repetitive: float = 0.0
     _kept: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self.role, self.seed, self.count, self.repetitive)
+        _check(self.split, self.seed, self.count, self.repetitive)
 
     def __len__(self) -> int:
         return self.count
@@ -83,7 +83,7 @@ class SceneImages:
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
         _within(index, self.count)
         if index not in self._kept:
-            scene = _scene(self.role, self.seed, index, self.repetitive)
+            scene = _scene(self.split, self.seed, index, self.repetitive)
             self._kept[index] = _channels_first(scene)
         return self._kept[index]
 
@@ -103,15 +103,15 @@ def embedded_scenes(
     """The embedded problem: an unlabeled stream, labelled feedback, evaluation.
 
     Args:
-        seed: of the stream, of the heads' pictures and of the feedback. What a run is judged on is
-            fixed, so that runs with several seeds are judged on the same scenes.
-        stream: scenes in the stream.
-        heads: scenes that the heads of the feedback are fitted on.
-        feedback: scenes that g_down is taken on.
-        evaluation_fit: scenes that the probes are trained on.
-        evaluation: scenes that they are measured on.
+        seed: seed of the stream, of the heads' pictures and of the feedback. Evaluation scenes are
+            the same for all seeds.
+        stream: number of scenes in the stream.
+        heads: number of scenes that the heads of the feedback are fitted on.
+        feedback: number of scenes that g_down is taken on.
+        evaluation_fit: number of scenes that the probes are trained on.
+        evaluation: number of scenes that they are measured on.
         split: `validation` or `test`.
-        held_out: scenes for the one-step probe.
+        held_out: number of scenes for the one-step probe.
         repetitive: share of the stream's scenes with a repetitive background.
 
     Raises:
@@ -136,28 +136,28 @@ def embedded_scenes(
         summary={
             "source": "embedded scenes",
             "split": split,
-            "pictures": {"stream": stream} | {role: len(scenes) for role, scenes in data.items()},
+            "pictures": {"stream": stream} | {split: len(scenes) for split, scenes in data.items()},
             "stream": {"repetitive": repetitive},
         },
         names={"segmentation": CLASSES, "classification": tuple("0123456789")},
     )
 
 
-def _scene(role: str, seed: int, index: int, repetitive: float) -> Scene:
-    draws = np.random.default_rng([seed, list(SHARES).index(role), index])
-    return draw_scene(draws, material(role), repetitive)
+def _scene(split: str, seed: int, index: int, repetitive: float) -> Scene:
+    draws = np.random.default_rng([seed, list(SHARES).index(split), index])
+    return draw_scene(draws, material(split), repetitive)
 
 
 def _channels_first(scene: Scene) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
 
 
-def _check(role: str, seed: int, count: int, repetitive: float) -> None:
-    material(role)
+def _check(split: str, seed: int, count: int, repetitive: float) -> None:
+    material(split)
     if seed < 0:
         raise UserError(f"seed {seed}: a seed cannot be negative")
     if count < 1:
-        raise UserError(f"{count} {role} scenes were asked for; ask for at least 1")
+        raise UserError(f"{count} {split} scenes were asked for; ask for at least 1")
     if not 0 <= repetitive <= 1:
         raise UserError(f"repetitive={repetitive} is not a share; give a number from 0 to 1")
 
