@@ -25,7 +25,7 @@ from vfunc.language.data.records import is_text, read_records
 from vfunc.typecheck import typed
 
 Split = Literal["stream", "feedback", "eval"]
-PARTS = ("prompt", "completion", "text", "answer")
+TEXTS = ("prompt", "completion", "text", "answer")
 EMPTY = {name: f"empty {name}" for name in ("prompt", "completion", "text")}
 
 # Layouts that are recognised unaided. One whose fields are a proper subset of another match gives
@@ -161,10 +161,10 @@ def parse_fields(fields: str, split: Split) -> dict[str, tuple[str, ...]]:
     for item in fields.split(","):
         part, equals, names = (piece.strip() for piece in item.partition("="))
         columns = tuple(column.strip() for column in names.split("+"))
-        if not equals or not all(columns) or part not in PARTS:
+        if not equals or not all(columns) or part not in TEXTS:
             raise UserError(
                 f"{option}: cannot read {item!r}; write PART=FIELD with PART one of "
-                f"{', '.join(PARTS)}, as in prompt=question,completion=answer or text=text."
+                f"{', '.join(TEXTS)}, as in prompt=question,completion=answer or text=text."
             )
         if part in layout:
             raise UserError(f"{option}: {part} is given twice; join fields as {part}=A+B.")

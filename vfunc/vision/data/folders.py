@@ -18,7 +18,7 @@ from vfunc.vision.data.file_sources import (
 )
 from vfunc.vision.data.folder_stream import unlabeled_pictures
 from vfunc.vision.data.label_values import segmentation_rule
-from vfunc.vision.data.layouts import PARTS, Entry, Pairs, find_pairs
+from vfunc.vision.data.layouts import SPLIT_FOLDERS, Entry, Pairs, find_pairs
 from vfunc.vision.data.pictures import picture_size, read_depth
 from vfunc.vision.data.splits import (
     TRAINING,
@@ -206,7 +206,9 @@ def _rules(
 
 def _unused(folder: Path, found_pairs: Sequence[Pairs]) -> dict[str, Any]:
     used = {pairs.name for pairs in found_pairs}
-    names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name.lower() in PARTS)
+    names = sorted(
+        f.name for f in folder.iterdir() if f.is_dir() and f.name.lower() in SPLIT_FOLDERS
+    )
     names = [name for name in names if name not in used]
     return {"folders without labels": {"count": len(names), "first": names}} if names else {}
 

@@ -25,7 +25,7 @@ KNOWN = (
     "images/ with labels/ or depth/, image/ with label/, NAME/ with NAMEannot/, *.color.* with "
     "*.depth.*, or images/ of class folders"
 )
-PARTS = {
+SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -71,7 +71,7 @@ class Pairs:
     @property
     def split(self) -> str:
         """Its split: train, validation or test; train where the name says nothing."""
-        return PARTS.get(self.name.lower(), "train")
+        return SPLIT_FOLDERS.get(self.name.lower(), "train")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def find_pairs(folder: Path) -> list[Pairs]:
         )
     found = _candidates(folder)
     if not found:
-        nested = [f for f in _folders(folder) if f.name.lower() in PARTS and _candidates(f)]
+        nested = [f for f in _folders(folder) if f.name.lower() in SPLIT_FOLDERS and _candidates(f)]
         if not nested:
             has = ", ".join(f"{f.name}/" for f in _folders(folder)) or "no folders"
             raise UserError(f"{folder}: holds {has}; known are {KNOWN}")
@@ -142,8 +142,8 @@ def _candidates(folder: Path) -> dict[str, Callable[[], dict[str, _Layout]]]:
     if not found and "images" in names and _folders(folder / "images"):
         title = "images/ of class folders"
         found[title] = _reader(_class_folders, folder, title)
-    # frames of several sequences lie in folders of their own, but folders are looked into one by one
-    deep = not found and not any(name.lower() in PARTS for name in names)
+    # sequences lie in folders of their own, but folders are searched one by one
+    deep = not found and not any(name.lower() in SPLIT_FOLDERS for name in names)
     files = folder.rglob("*.*") if deep else folder.glob("*.*")
     if {n for f in files for n in ("color", "depth") if f".{n}." in f.name} == {"color", "depth"}:
         title = "*.color.* with *.depth.*"
