@@ -22,7 +22,7 @@ from vfunc.vision.encoder.named_encoder import Encoder
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.dino_head import DinoHead, UnitRows, head_sizes
 from vfunc.vision.objectives.objective import Objective
-from vfunc.vision.seeded import drawn
+from vfunc.vision.seeded import seeded_module
 
 OBJECTIVE = Dino(
     image_size=16, local_size=8, local_crops=3, output_dim=12, head_width=10, bottleneck=6
@@ -272,7 +272,7 @@ def test_what_the_core_sees(situation):
 
 
 def test_the_head_is_lightlys():
-    ours = drawn(lambda: DinoHead(16, 10, 6, 12), 0, torch.zeros(1))
+    ours = seeded_module(lambda: DinoHead(16, 10, 6, 12), 0, torch.zeros(1))
     with torch.random.fork_rng(devices=[]), pytest.warns(FutureWarning, match="weight_norm"):
         theirs = DINOProjectionHead(16, 10, 6, 12)
     names = {"layers.0": "mlp.0", "layers.2": "mlp.2", "layers.4": "mlp.4"}
@@ -287,7 +287,7 @@ def test_the_head_is_lightlys():
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 def test_unit_rows_have_every_derivative():
-    layer = drawn(lambda: UnitRows(3, 4), 0, torch.zeros(1, dtype=torch.float64))
+    layer = seeded_module(lambda: UnitRows(3, 4), 0, torch.zeros(1, dtype=torch.float64))
     x = torch.randn(2, 3, dtype=torch.float64, generator=tiny.generator(), requires_grad=True)
     w = layer.direction.detach().requires_grad_()
 

@@ -31,7 +31,7 @@ from vfunc.vision.objectives.moving_average import (
     follow,
     frozen_copy,
 )
-from vfunc.vision.objectives.objective import Call
+from vfunc.vision.objectives.objective import Call, Objective
 from vfunc.vision.objectives.recipes import Recipe, dino_recipes
 from vfunc.vision.seeded import seeded_module
 
@@ -205,3 +205,6 @@ class Dino:
             (self.local_crops, self.local_size, self.local_scale),
             self.colour,
         )
+
+
+_: type[Objective] = Dino  # the type checker compares the two

@@ -31,7 +31,7 @@ from vfunc.vision.objectives.moving_average import (
     frozen_copy,
     linear_momentum,
 )
-from vfunc.vision.objectives.objective import Call
+from vfunc.vision.objectives.objective import Call, Objective
 from vfunc.vision.objectives.predictor import HEAD, Predictor
 from vfunc.vision.objectives.recipes import Recipe
 from vfunc.vision.seeded import seeded_module
@@ -189,6 +189,9 @@ class IJepa:
 
     def _recipe(self) -> Recipe:
         return Recipe(self.image_size, self.scale)
+
+
+_: type[Objective] = IJepa  # the type checker compares the two
 
 
 @typed
