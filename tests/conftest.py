@@ -1,9 +1,14 @@
-"""Precision, threads and hypothesis for every test; runtime checks of all annotations."""
+"""Workers, threads, precision and hypothesis for every test; runtime checks of all annotations."""
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
+
+# One thread a process, before any library reads it: workers share the cores, and so do the commands
+# and notebooks that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jaxtyping
 
@@ -46,6 +51,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("vfunc")
 
 torch.set_num_threads(1)
+
+MOST_WORKERS = 8
+"""Each holds the libraries of both modalities, about 1 GB."""
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker a core for folders; none for single files and tests, whose start would cost more."""
+    if all(Path(argument.partition("::")[0]).is_file() for argument in config.args):
+        return 0
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    return min(len(allowed(0)) if allowed else os.cpu_count() or 1, MOST_WORKERS)
 
 
 @pytest.fixture(autouse=True)
