@@ -220,7 +220,7 @@ def _meta_step(
     def step() -> None:
         phi = trees.detach(dict(designer.named_parameters()))
         construction = construct_task(problem, phi, problem.batches[0])
-        ascent, _, _ = pull_back(problem, theta, construction, w, engine)
+        ascent = pull_back(problem, theta, construction, w, engine).grad
         leaves = trees.leaves(phi)
         terms = workload.regularisers(designer, leaves, problem.batches[0])
         penalty = sum(penalties[name] * terms[name] for name in penalties)

@@ -12,9 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jaxtyping
 
-# Their constructors answer a wrong choice with a UserError that lists the choices; a check of the
+# Its constructors answer a wrong choice with a UserError that lists the choices; a check of the
 # Literal in the annotation would come before it.
-UNCHECKED = {"vfunc.estimators.first_order", "vfunc.language.targets"}
+UNCHECKED = {"vfunc.language.targets"}
 
 
 def checked_modules() -> list[str]:

@@ -257,9 +257,7 @@ def test_gradient_checkpointing_is_exact_in_every_engine(made, engine):
     construction = vfunc.construct_task(problem, phi, None)
 
     def product():
-        made, _ = vfunc.pullback.mixed_product(
-            problem, theta, construction, w, engine, hessian=True
-        )
+        made = vfunc.pullback.mixed_product(problem, theta, construction, w, engine, hessian=True)
         return dict(made.task) | made.hessian
 
     plain, gradient = product(), vfunc.feedback_gradient(problem, theta)[1]

@@ -18,8 +18,8 @@ class TwoBatches:
         for batch in problem.batches[:2]:
             construction = vfunc.construct_task(problem, phi, batch)
             _, g_down = vfunc.feedback_gradient(problem, theta)
-            grad, product, _ = vfunc.pull_back(problem, theta, construction, g_down)
-            parts.append((product.inner, grad))
+            pulled = vfunc.pull_back(problem, theta, construction, g_down)
+            parts.append((pulled.inner, pulled.grad))
         weights = (self.share, 1 - self.share)
         value = sum(w * inner for w, (inner, _) in zip(weights, parts, strict=True))
         grad = {n: sum(w * g[n] for w, (_, g) in zip(weights, parts, strict=True)) for n in phi}

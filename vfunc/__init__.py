@@ -4,6 +4,8 @@ How should a self-supervised task change so that the learner's next update lower
 loss? A `ValueProblem` asks, an estimator answers with a `ValueEstimate`.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from vfunc.certification import Certification, certify
 from vfunc.errors import (
     CertificationError,
@@ -29,6 +31,7 @@ from vfunc.float64 import keep_float64
 from vfunc.learner import FunctionalLearner, functional
 from vfunc.problem import (
     CompositeForm,
+    Construction,
     LinearForm,
     Task,
     ValueEstimate,
@@ -37,32 +40,76 @@ from vfunc.problem import (
     feedback_gradient,
     pretrain_gradient,
 )
-from vfunc.pullback import ENGINES, pull_back
+from vfunc.pullback import (
+    ENGINES,
+    Engine,
+    FiniteDifference,
+    MixedProduct,
+    Passes,
+    ProductRequest,
+    Pullback,
+    mixed_product,
+    pull_back,
+)
 from vfunc.simulate import SGD, Adam, AdamW, Clip, UpdateRule, from_optimizer
-from vfunc.solvers import Solution, conjugate_gradient
+from vfunc.solvers import (
+    SOLVERS,
+    ConjugateGradient,
+    Dense,
+    Neumann,
+    Nystrom,
+    Outcome,
+    Solution,
+    Solver,
+    conjugate_gradient,
+    dense,
+    largest_eigenvalue,
+    neumann,
+    nystrom,
+    smallest_ritz_value,
+)
 from vfunc.trees import Params
+
+try:
+    __version__ = version("vfunc")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "ENGINES",
     "ESTIMATORS",
     "SGD",
+    "SOLVERS",
     "Adam",
     "AdamW",
     "Certification",
     "CertificationError",
     "Clip",
     "CompositeForm",
+    "ConjugateGradient",
+    "Construction",
+    "Dense",
     "DomainMatched",
+    "Engine",
     "Estimator",
+    "FiniteDifference",
     "FirstOrder",
     "FunctionalLearner",
     "Implicit",
     "LinearForm",
+    "MixedProduct",
+    "Neumann",
     "NonFiniteError",
     "NotConvergedError",
+    "Nystrom",
+    "Outcome",
     "Params",
+    "Passes",
+    "ProductRequest",
+    "Pullback",
     "RandomDirection",
     "Solution",
+    "Solver",
     "Task",
     "Unrolled",
     "UpdateRule",
@@ -71,17 +118,24 @@ __all__ = [
     "ValueProblem",
     "VfuncError",
     "Zero",
+    "__version__",
     "certify",
     "conjugate_gradient",
     "construct_task",
+    "dense",
     "feedback_gradient",
     "from_optimizer",
     "functional",
     "keep_float64",
+    "largest_eigenvalue",
     "make_estimator",
+    "mixed_product",
+    "neumann",
+    "nystrom",
     "pretrain_gradient",
     "pull_back",
     "register_estimator",
+    "smallest_ritz_value",
     "value_of_parts",
     "weighted_feedback",
 ]

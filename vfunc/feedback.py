@@ -17,7 +17,7 @@ import torch
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.estimators import Estimator
-from vfunc.problem import ValueEstimate, ValueProblem
+from vfunc.problem import ValueEstimate, ValueProblem, entry
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
@@ -109,6 +109,7 @@ class DomainMatched:
         """The estimator's engine option, `auto` if it has none."""
         return getattr(self.estimator, "engine", "auto")
 
+    @entry
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
         """See `Estimator.__call__`; the problem's `domains` are asked.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.recomputation import refusing_recomputation, without_checkpointing
 from vfunc.trees import Params
@@ -25,7 +26,7 @@ Blocks: TypeAlias = nn.ModuleList | nn.Sequential
 Subset: TypeAlias = str | Callable[[str, nn.Parameter], bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FunctionalLearner:
     """`module` as a function of theta_S; parameters outside S are held constant.
 
@@ -37,6 +38,12 @@ class FunctionalLearner:
 
     module: nn.Module
     names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        own = dict(self.module.named_parameters())
+        numbers = sum(own[name].numel() for name in self.names)
+        inside = f"{len(self.names)} of {len(own)} parameters, {numbers} numbers"
+        return f"FunctionalLearner({type(self.module).__name__}, {inside})"
 
     @property
     def theta(self) -> Params:
@@ -57,14 +64,31 @@ class FunctionalLearner:
         estimate holds the activations of S, whatever the module's own steps recompute.
 
         Raises:
-            UserError: the module recomputes activations in a way of its own: that would happen
-                after its own parameters are back, and give another theta's gradients.
+            UserError: theta has other names, shapes or another device than the parameters in S;
+                or the module recomputes activations in a way of its own: that would happen after
+                its own parameters are back, and give another theta's gradients.
         """
+        self._require_own(theta)
         frozen = {name: p.detach() for name, p in self.module.named_parameters()}
         # copies: batch norm in train mode writes its running statistics
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
         with without_checkpointing(self.module), refusing_recomputation():
             return functional_call(self.module, frozen | buffers | theta, args, kwargs)
+
+    def _require_own(self, theta: Params) -> None:
+        """Check that theta stands for the parameters in S: what is missing would be held constant.
+
+        Dtypes are free: a float32 module is asked in float64 too.
+        """
+        own, kind = dict(self.module.named_parameters()), type(self.module).__name__
+        # what is not in S may be given too: a cut learner's lower layers are tried so
+        wanted = {n: own[n] for n in own if n in theta} | {n: own[n] for n in self.names}
+        trees.require_same_structure(f"theta for {kind}", theta, wanted)
+        for name, p in wanted.items():
+            if theta[name].device != p.device:
+                raise UserError(
+                    f"theta[{name!r}] is on {theta[name].device}, the {kind} on {p.device}"
+                )
 
 
 def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:

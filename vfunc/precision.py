@@ -1,11 +1,12 @@
-"""Sets mixed precision around a forward pass."""
+"""Sets mixed precision around a forward pass, and measures the round-off of a loss."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
+from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -21,3 +22,23 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
         return
     with torch.autocast(device.type, dtype=dtype, cache_enabled=False):
         yield
+
+
+def round_off(dtype: torch.dtype) -> float:
+    """The distance from 1 to the next number of a dtype."""
+    return torch.finfo(dtype).eps
+
+
+def coarser(dtype: torch.dtype, other: torch.dtype | None) -> torch.dtype:
+    """The one of two dtypes with the larger round-off; None is no dtype."""
+    return dtype if other is None else max(dtype, other, key=round_off)
+
+
+def coarsest_round_off(theta: Mapping[str, Tensor], compute_dtype: torch.dtype | None) -> float:
+    """The largest round-off of the dtypes that a loss goes through.
+
+    Args:
+        theta: the learner's parameters.
+        compute_dtype: what the loss is computed in, where that is coarser than theta's own.
+    """
+    return max(round_off(coarser(x.dtype, compute_dtype)) for x in theta.values())

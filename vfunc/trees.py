@@ -165,3 +165,15 @@ def reached_gradient(output: Scalar, inputs: Params) -> Params:
 def filled(a: Params, like: Params) -> Params:
     """`a` with the names of `like`: zeros where it has no entry."""
     return {name: a[name] if name in a else torch.zeros_like(x) for name, x in like.items()}
+
+
+def described(a: Mapping[str, Tensor], most: int = 4) -> str:
+    """Names and shapes in a line, for messages and reprs: `{w (3, 4), b (3), ... 6 in all}`.
+
+    Args:
+        a: tensors by name.
+        most: how many to tell.
+    """
+    told = [f"{name} ({', '.join(map(str, x.shape))})" for name, x in list(a.items())[:most]]
+    more = [f"... {len(a)} in all"] if len(a) > most else []
+    return "{" + ", ".join([*told, *more]) + "}"

@@ -29,18 +29,20 @@ class Changed:
     name: str = "changed"
     differentiates_attention: bool = True
 
-    def refusal(self, linear, designed, *, hessian):
+    def refusal(self, request):
         return None
 
-    def __call__(self, problem, theta, task, designed, w, *, hessian):
+    def __call__(self, request):
         if self.kind == "one module":  # as a tangent left out of a collective
-            w = {n: torch.zeros_like(x) if "blocks.0.norm" in n else x for n, x in w.items()}
-        product = EXACT(problem, theta, task, designed, w, hessian=hessian)
+            w = request.w.items()
+            w = {n: torch.zeros_like(x) if "blocks.0.norm" in n else x for n, x in w}
+            request = replace(request, w=w)
+        product = EXACT(request)
         if self.kind in ("inner", "all"):
             product = replace(product, inner=-product.inner)
         if self.kind in ("task", "all"):
             product = replace(product, task={n: -x for n, x in product.task.items()})
-        if self.kind == "hessian" and hessian:
+        if self.kind == "hessian" and request.hessian:
             product = replace(product, hessian={n: 2 * x for n, x in product.hessian.items()})
         if self.kind == "nan":
             product = replace(product, task={n: x / 0 for n, x in product.task.items()})
@@ -179,8 +181,8 @@ def test_an_engine_that_is_not_at_hand():
     [
         vfunc.Unrolled(3),
         vfunc.Unrolled(3, checkpoint_every=2),
-        vfunc.Implicit(damping=10.0, solver="nystrom", nystrom_rank=3),
-        vfunc.Implicit(damping=10.0, precondition="optimizer"),
+        vfunc.Implicit(damping=10.0, solver=vfunc.Nystrom(rank=3)),
+        vfunc.Implicit(damping=10.0, solver=vfunc.ConjugateGradient(precondition="optimizer")),
     ],
     ids=["unrolled", "checkpointed", "nystrom", "preconditioned"],
 )

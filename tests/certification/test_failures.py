@@ -31,16 +31,16 @@ class ReverseOverForward:
     name: str = "reverse_over_forward"
     differentiates_attention: bool = True
 
-    def refusal(self, linear, designed, *, hessian):
-        return "no Hessian products" if hessian else None
+    def refusal(self, request):
+        return "no Hessian products" if request.hessian else None
 
-    def __call__(self, problem, theta, task, designed, w, *, hessian):
+    def __call__(self, request):
         def inner(made):
-            loss = lambda theta: problem.pretrain_loss(theta, task | made)  # noqa: E731
-            return torch.func.jvp(loss, (theta,), (w,))[1]
+            pretrain_loss, task = request.problem.pretrain_loss, request.task
+            loss = lambda theta: pretrain_loss(theta, task | made)  # noqa: E731
+            return torch.func.jvp(loss, (request.theta,), (request.w,))[1]
 
-        made = {n: task[n] for n in designed}
-        products, value = torch.func.grad_and_value(inner)(made)
+        products, value = torch.func.grad_and_value(inner)(request.made)
         return MixedProduct(value.detach(), products, None, Passes(backwards=1, tangents=1))
 
 
@@ -51,11 +51,11 @@ class HalfLinear:
     name: str = "half_linear"
     differentiates_attention: bool = True
 
-    def refusal(self, linear, designed, *, hessian):
-        return "no linear form" if linear is None else None
+    def refusal(self, request):
+        return "no linear form" if request.problem.linear is None else None
 
-    def __call__(self, problem, theta, task, designed, w, *, hessian):
-        product = vfunc.ENGINES["linear"](problem, theta, task, designed, w, hessian=hessian)
+    def __call__(self, request):
+        product = vfunc.ENGINES["linear"](request)
         return replace(product, task={n: x / 2 for n, x in product.task.items()})
 
 

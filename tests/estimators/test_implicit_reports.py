@@ -14,8 +14,14 @@ from vfunc.estimators.curvature import DampedCurvature
 from vfunc.estimators.proximal import solve_proximal
 from vfunc.pullback import Passes
 from vfunc.simulate import SGD, UpdateRule
+from vfunc.solvers import SOLVERS, ConjugateGradient
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+def implicit(**options):
+    """The estimator by its options' names, as the command line gives them."""
+    return vfunc.make_estimator("implicit", options)
 
 
 def saddle(tilt):
@@ -45,7 +51,7 @@ def saddle(tilt):
     )
 
 
-@pytest.mark.parametrize("solver", ["cg", "neumann", "nystrom", "dense"])
+@pytest.mark.parametrize("solver", [kind() for kind in SOLVERS.values()], ids=list(SOLVERS))
 def test_an_adjoint_at_a_saddle_is_refused_and_gauss_newton_advised(solver):
     problem, theta, phi = saddle(0.0)
     with pytest.raises(vfunc.NotConvergedError) as raised:
@@ -96,7 +102,7 @@ def hidden_saddle():
     )
 
 
-@pytest.mark.parametrize("solver", ["cg", "neumann", "nystrom", "dense"])
+@pytest.mark.parametrize("solver", [kind() for kind in SOLVERS.values()], ids=list(SOLVERS))
 def test_a_saddle_that_no_gradient_leaves_is_refused(solver):
     problem, theta, phi = hidden_saddle()
     for seed in range(5):
@@ -110,7 +116,9 @@ def test_a_saddle_that_no_gradient_leaves_is_refused(solver):
 def test_without_a_probe_cg_claims_no_more_than_it_met():
     """The smallest curvature met, 2 along x, is an upper bound of the smallest, -3 along y."""
     problem, theta, phi = hidden_saddle()
-    estimate = vfunc.Implicit(damping=1.0, probe_steps=0)(problem, theta, phi)
+    estimate = vfunc.Implicit(damping=1.0, solver=ConjugateGradient(probe_steps=0))(
+        problem, theta, phi
+    )
     assert estimate.diagnostics["smallest_curvature"] == pytest.approx(2.0)
 
 
@@ -118,14 +126,14 @@ def test_the_probe_costs_its_products_and_none_where_curvature_is_positive_by_co
     made = cases.situation("mlp", 7)
 
     def spent(**options):
-        ask = vfunc.Implicit(damping=10.0, engine="forward", **options)
+        ask = implicit(damping=10.0, engine="forward", **options)
         return ask(made.problem, made.theta, made.phi).diagnostics["tangents"]
 
     plain = spent(probe_steps=0)
     assert [spent(probe_steps=k) - plain for k in (1, 3)] == [1, 3]
     assert spent() == plain + 3
-    for options in ({"curvature": "gauss_newton"}, {"solver": "dense"}):
-        assert spent(**options) == spent(probe_steps=0, **options)
+    positive = {"curvature": "gauss_newton"}
+    assert spent(**positive) == spent(probe_steps=0, **positive)
 
 
 @pytest.mark.parametrize("damping", [1.0, 1e-2, 1e-4, 1e-6])
@@ -239,14 +247,17 @@ def test_where_the_objective_is_lost_in_rounding_the_line_search_goes_by_slopes(
         ({"solver": "lu"}, "unknown solver 'lu'; known: cg, neumann, nystrom, dense"),
         ({"precondition": "diagonal"}, "unknown precondition 'diagonal'; known: none, optimizer"),
         ({"nystrom_rank": 3}, "nystrom_rank is for the solver nystrom, not for cg"),
-        ({"solver": "nystrom", "nystrom_rank": 0}, "nystrom_rank must be at least 1, not 0"),
+        (
+            {"solver": "nystrom", "nystrom_rank": 0},
+            r"rank \(--nystrom-rank\) must be at least 1, not 0",
+        ),
         ({"solver": "dense", "solver_steps": 3}, "solver_steps is for the solvers cg and neumann"),
         ({"solver": "nystrom", "solver_steps": 3}, "not for nystrom"),
-        ({"solver_steps": 0}, "solver_steps must be at least 1, not 0"),
+        ({"solver_steps": 0}, r"steps \(--solver-steps\) must be at least 1, not 0"),
         ({"probe_steps": -1}, "probe_steps must be at least 0, not -1"),
         ({"inner_steps": 0}, "inner_steps must be at least 1, not 0"),
         ({"solver": "dense", "precondition": "optimizer"}, "precondition is for the solver cg"),
-        ({"solver_tolerance": 1.0}, r"solver_tolerance must be in \(0, 1\)"),
+        ({"solver_tolerance": 1.0}, "solver_tolerance must be above 0 and below 1, not 1"),
         (
             {"solver_tolerance": 0.1, "solver_steps": 2, "inner_steps": 2},
             "solver_tolerance does nothing where both step counts are given",
@@ -255,7 +266,7 @@ def test_where_the_objective_is_lost_in_rounding_the_line_search_goes_by_slopes(
 )
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(vfunc.UserError, match=message):
-        vfunc.Implicit(**options)
+        implicit(**options)
 
 
 def test_what_the_problem_lacks_is_refused():
@@ -264,8 +275,12 @@ def test_what_the_problem_lacks_is_refused():
     with pytest.raises(vfunc.UserError, match="declares no `composite` form; take curvature"):
         vfunc.Implicit(curvature="gauss_newton")(bare, made.theta, made.phi)
     with pytest.raises(vfunc.UserError, match="the learner's optimizer is SGD, which has none"):
-        vfunc.Implicit(precondition="optimizer")(made.problem, made.theta, made.phi)
-    vfunc.Implicit(precondition="none")(made.problem, made.theta, made.phi)
+        vfunc.Implicit(solver=ConjugateGradient(precondition="optimizer"))(
+            made.problem, made.theta, made.phi
+        )
+    vfunc.Implicit(solver=ConjugateGradient(precondition="none"))(
+        made.problem, made.theta, made.phi
+    )
 
 
 @pytest.mark.parametrize("curvature", ["hessian", "gauss_newton"])
@@ -312,8 +327,8 @@ def test_passes_are_what_was_spent(options, curvature, monkeypatch):
         forwards.clear()
         backwards.clear()
         loose = {} if "inner_steps" in options else {"solver_tolerance": 1e-6}
-        spent = vfunc.Implicit(
-            damping=10.0, curvature=curvature, engine=engine, **options, **loose
-        )(problem, made.theta, made.phi).diagnostics
+        spent = implicit(damping=10.0, curvature=curvature, engine=engine, **options, **loose)(
+            problem, made.theta, made.phi
+        ).diagnostics
         assert spent["forwards"] + spent["tangents"] == len(forwards), engine
         assert spent["backwards"] == len(backwards), engine

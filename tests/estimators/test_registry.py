@@ -59,9 +59,9 @@ def test_an_option_that_is_not_used_is_refused(name, option):
     [
         ("first_order", {"value": "dots"}, "unknown value 'dots'; known: dot, cosine, precond"),
         ("unrolled", {"lookahead_steps": 0}, "lookahead_steps must be at least 1, not 0"),
-        ("implicit", {"damping": 0.0}, "damping must be positive"),
-        ("implicit", {"damping": -1.0}, "damping must be positive"),
-        ("implicit", {"solver_tolerance": 1.0}, r"solver_tolerance must be in \(0, 1\)"),
+        ("implicit", {"damping": 0.0}, "damping must be above 0"),
+        ("implicit", {"damping": -1.0}, "damping must be above 0"),
+        ("implicit", {"solver_tolerance": 1.0}, "solver_tolerance must be above 0 and below 1"),
         ("implicit", {"max_iterations": 0}, "max_iterations must be at least 1"),
     ],
 )

@@ -34,7 +34,8 @@ EXACT = [
 
 def ask(made, **options):
     """The estimate, at tight tolerances unless told otherwise."""
-    return vfunc.Implicit(**(TIGHT | options))(made.problem, made.theta, made.phi)
+    estimator = vfunc.make_estimator("implicit", TIGHT | options)
+    return estimator(made.problem, made.theta, made.phi)
 
 
 def solved(made):

@@ -12,13 +12,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vfunc
-from vfunc.pullback import DIFFERENCES, ENGINES, FiniteDifference, choose_engine
+from vfunc.pullback import DIFFERENCES, ENGINES, FiniteDifference, ProductRequest, choose_engine
 from vfunc.pullback.finite_difference import step_length
 from vfunc.pullback.gauss_newton import GaussNewton
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 LINEAR = vfunc.LinearForm("q", lambda theta, task: task["q"])
+
+
+def asked(engine, linear, designed, *, hessian=False, no_second_order=None):
+    """The choice for a problem of that form, of which nothing is computed."""
+    made = cases.situation("mlp", 0)
+    problem = replace(made.problem, linear=linear, no_second_order=no_second_order)
+    request = ProductRequest(problem, made.theta, {}, designed, made.theta, hessian)
+    return choose_engine(engine, request)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +39,7 @@ LINEAR = vfunc.LinearForm("q", lambda theta, task: task["q"])
     ],
 )
 def test_auto_says_why(linear, designed, hessian, name, why):
-    chosen = choose_engine("auto", linear, designed, hessian=hessian)
+    chosen = asked("auto", linear, designed, hessian=hessian)
     assert chosen.engine.name == name
     assert chosen.why.startswith("auto: ")
     assert re.search(why, chosen.why)
@@ -47,24 +55,24 @@ def test_auto_says_why(linear, designed, hessian, name, why):
 )
 def test_linear_refuses_what_it_cannot_do(linear, designed, hessian, why):
     with pytest.raises(vfunc.UserError, match="the engine 'linear' does not apply here: .*" + why):
-        choose_engine("linear", linear, designed, hessian=hessian)
+        asked("linear", linear, designed, hessian=hessian)
 
 
 @pytest.mark.parametrize("hessian", [False, True])
 def test_kernels_without_second_order_leave_finite_differences_alone(hessian):
     reason = "flash attention has neither a forward mode nor a double backward"
-    chosen = choose_engine("auto", LINEAR, ("q",), hessian=hessian, no_second_order=reason)
+    chosen = asked("auto", LINEAR, ("q",), hessian=hessian, no_second_order=reason)
     assert (chosen.engine.name, chosen.why) == ("finite_difference", f"auto: {reason}")
     for name in ("forward", "reverse") if hessian else ("linear", "forward", "reverse"):
         with pytest.raises(vfunc.UserError, match=f"{name}.*{reason}; finite_difference does"):
-            choose_engine(name, LINEAR, ("q",), hessian=hessian, no_second_order=reason)
-    asked = choose_engine("finite_difference", LINEAR, ("q",), no_second_order=reason)
-    assert asked.why == "asked for"
+            asked(name, LINEAR, ("q",), hessian=hessian, no_second_order=reason)
+    chosen = asked("finite_difference", LINEAR, ("q",), no_second_order=reason)
+    assert chosen.why == "asked for"
 
 
 def test_an_unknown_engine_lists_the_known():
     with pytest.raises(vfunc.UserError, match="unknown engine 'revers'; known: auto, linear") as r:
-        choose_engine("revers", None, ())
+        asked("revers", None, ())
     assert all(name in str(r.value) for name in ENGINES)
 
 
@@ -103,7 +111,7 @@ def test_finite_difference_says_how_far_two_steps_are_apart(hessian):
     _, w = vfunc.feedback_gradient(made.problem, made.theta)
 
     def by(engine):
-        product, _ = vfunc.pullback.mixed_product(
+        product = vfunc.pullback.mixed_product(
             made.problem, made.theta, construction, w, engine, hessian=hessian
         )
         return product
@@ -117,7 +125,7 @@ def test_finite_difference_says_how_far_two_steps_are_apart(hessian):
     assert checked.diagnostics["fd_error"] == pytest.approx(3 * max(truncation), rel=0.05)
     assert "fd_error" not in plain.diagnostics
     assert checked.passes == plain.passes + plain.passes
-    repeated, _ = vfunc.pullback.mixed_product(
+    repeated = vfunc.pullback.mixed_product(
         made.problem, made.theta, construction, w, FiniteDifference(step=step), repeated=True
     )
     assert "fd_error" not in repeated.diagnostics
@@ -191,7 +199,7 @@ def test_finite_difference_refuses_a_step_that_rounds_away(dtype, step, said, he
     def product():
         return vfunc.pullback.mixed_product(
             problem, theta, construction, w, engine, hessian=hessian
-        )[0]
+        )
 
     if said is None:
         assert product().diagnostics["fd_error"] < 0.01
@@ -244,7 +252,7 @@ def test_a_loss_that_does_not_depend_on_theta_gives_zero(engine, hessian, of_tas
     problem = replace(made.problem, pretrain_loss=loss, linear=linear)
     construction = vfunc.construct_task(problem, made.phi, problem.batches[0])
     _, w = vfunc.feedback_gradient(problem, made.theta)
-    product, _ = vfunc.pullback.mixed_product(
+    product = vfunc.pullback.mixed_product(
         problem, made.theta, construction, w, engine, hessian=hessian
     )
     assert float(product.inner) == 0
@@ -298,7 +306,7 @@ def test_zero_direction_gives_zero(engine, hessian):
     made = cases.situation("mlp", 0)
     construction = vfunc.construct_task(made.problem, made.phi, made.problem.batches[0])
     w = {n: torch.zeros_like(x) for n, x in made.theta.items()}
-    product, _ = vfunc.pullback.mixed_product(
+    product = vfunc.pullback.mixed_product(
         made.problem, made.theta, construction, w, engine, hessian=hessian
     )
     assert float(product.inner) == 0

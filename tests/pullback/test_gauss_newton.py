@@ -65,7 +65,7 @@ def test_equals_the_hessian_where_the_outputs_are_linear_in_theta(seed):
     made = cases._supervised(logits, draw, theta, view=True)
     x = measures.direction(theta, seed)
     construction = vfunc.construct_task(made.problem, made.phi, made.problem.batches[0])
-    product, _ = mixed_product(made.problem, theta, construction, x, "reverse", hessian=True)
+    product = mixed_product(made.problem, theta, construction, x, "reverse", hessian=True)
     assert measures.apart(matrix_at(made)(x), product.hessian) <= 1e-10
 
 
@@ -75,9 +75,9 @@ def test_a_transformer_through_the_estimator_s_own_attention_kernel(seed):
     """sdpa, whose fast kernels have no forward mode, against differences of plain gradients."""
     made = cases.situation("qwen2", 2 * seed)
     task = vfunc.construct_task(made.problem, made.phi, made.problem.batches[0]).task
-    notes = vfunc.Implicit(
-        damping=20.0, curvature="gauss_newton", solver_tolerance=1e-7, solver="cg"
-    )(made.problem, made.theta, made.phi)
+    notes = vfunc.Implicit(damping=20.0, curvature="gauss_newton", solver_tolerance=1e-7)(
+        made.problem, made.theta, made.phi
+    )
     assert notes.diagnostics["smallest_curvature"] >= 20.0
     x = measures.direction(made.theta, seed)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):

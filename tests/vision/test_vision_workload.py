@@ -373,7 +373,7 @@ def mapped(objective, kind):
     problem, functional, designer, phi, (observed,) = situation(made)
     construction = construct_task(problem, phi, problem.batches[0])
     _, g_down = feedback_gradient(problem, functional.theta)
-    product, _ = mixed_product(problem, functional.theta, construction, g_down, "reverse")
+    product = mixed_product(problem, functional.theta, construction, g_down, "reverse")
     fields = made.value_map(functional, designer, observed, construction.task, product.task)
     views = observed.batch.views
     learner = VisionLearner(functional, made.objective)

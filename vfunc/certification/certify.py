@@ -26,12 +26,13 @@ from vfunc.certification.subjects import (
 )
 from vfunc.errors import CertificationError, NotConvergedError, UserError
 from vfunc.estimators import Estimator, make_estimator
-from vfunc.problem import ValueProblem, construct_task
+from vfunc.problem import ValueProblem, entry
 from vfunc.pullback import ENGINES
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
 
+@entry
 @typed
 def certify(
     problem: ValueProblem,
@@ -97,8 +98,9 @@ def certify(
             given = make_estimator(estimator) if isinstance(estimator, str) else estimator
             with _as_row(label_of(given), rows):
                 answer = answer_of(given, question)
+                request = question.request(hessian=True)
                 for engine in engines_of(given, answer):
-                    hessian = takes_hessians(given, answer, engine)
+                    hessian = takes_hessians(given, answer, engine, request)
                     row = engine_is_right(question, engine, generator, hessian=hessian)
                     rows.append(replace(row, premise=True))
                     if row.verdict == "FAILED":
@@ -135,16 +137,15 @@ def _concluded(
 
 def _engines(question: Question, generator: torch.Generator) -> Iterator[Row]:
     """Checks every engine that applies, apart from any estimator."""
-    problem = question.problem
-    designed = construct_task(problem, question.phi, problem.batches[0]).designed
+    request, with_hessians = question.request(hessian=False), question.request(hessian=True)
     for name, engine in ENGINES.items():
-        if engine.refusal(problem.linear, designed, hessian=False) is not None:
+        if engine.refusal(request) is not None:
             continue  # the estimators' rows say so
-        if problem.no_second_order is not None and engine.differentiates_attention:
+        if question.problem.no_second_order is not None and engine.differentiates_attention:
             continue
         rows: list[Row] = []
         with _as_row("the engine is right", rows, name, skip=True):
-            hessian = engine.refusal(problem.linear, designed, hessian=True) is None
+            hessian = engine.refusal(with_hessians) is None
             rows.append(engine_is_right(question, engine, generator, hessian=hessian))
         yield from (replace(row, premise=True) for row in rows)
 

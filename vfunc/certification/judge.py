@@ -22,7 +22,7 @@ from vfunc.certification.subjects import engines_named, engines_of, exact_siblin
 from vfunc.errors import NotConvergedError, UserError
 from vfunc.estimators import Estimator
 from vfunc.problem import ValueEstimate, construct_task
-from vfunc.pullback import Engine, mixed_product
+from vfunc.pullback import ENGINES, Engine, mixed_product
 
 NORMS = ("g_down_norm", "g_pre_norm")
 
@@ -204,7 +204,7 @@ def _usual_engine(question: Question) -> Engine:
     """The engine that `auto` takes, for an estimator that does not name its own."""
     construction = construct_task(question.problem, question.phi, question.problem.batches[0])
     w = trees.zeros_like(question.theta)
-    return mixed_product(question.problem, question.theta, construction, w)[1].engine
+    return ENGINES[mixed_product(question.problem, question.theta, construction, w).engine]
 
 
 def _near(a: float, b: float, tolerance: float) -> bool:

@@ -38,7 +38,7 @@ def operation_to_blame(
     """
     problem, theta = question.problem, question.theta
     construction = construct_task(problem, question.phi, problem.batches[0])
-    linear = problem.linear is not None and not _needs_no_form(engine)
+    linear = problem.linear is not None and not _needs_no_form(engine, question)
     made = trees.leaves({n: construction.task[n] for n in construction.designed})
     task = construction.task | made
 
@@ -62,8 +62,9 @@ def operation_to_blame(
     return first
 
 
-def _needs_no_form(engine: Engine) -> bool:
-    return engine.refusal(None, (), hessian=False) is None
+def _needs_no_form(engine: Engine, question: Question) -> bool:
+    without = replace(question, problem=replace(question.problem, linear=None))
+    return engine.refusal(without.request(hessian=False)) is None
 
 
 def _error_alone(

@@ -67,7 +67,7 @@ def check_product(
         enough: relative error of the differences at which they stop.
     """
     problem, task, designed = question.problem, construction.task, construction.designed
-    product, _ = mixed_product(problem, theta, construction, w, engine, hessian=hessian)
+    product = mixed_product(problem, theta, construction, w, engine, hessian=hessian)
     g_pre = pretrain_gradient(problem, theta, task)
     length = float(trees.norm(w)) or 1.0
     size = length * float(trees.norm(g_pre))

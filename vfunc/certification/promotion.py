@@ -14,6 +14,8 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.float64 import promote_float64
 from vfunc.problem import ValueProblem, construct_task
+from vfunc.problem.arguments import blaming, scalar
+from vfunc.pullback import ProductRequest
 from vfunc.trees import Params
 
 
@@ -55,6 +57,17 @@ class Question:
         """Largest step of finite differences: larger where rounding is coarse."""
         return 0.0005 if self.double else 0.1
 
+    def request(self, *, hessian: bool) -> ProductRequest:
+        """A request for an engine on the first batch's task, by which it says whether it applies.
+
+        Args:
+            hessian: whether for its Hessian products too.
+        """
+        construction = construct_task(self.problem, self.phi, self.problem.batches[0])
+        task, designed = construction.task, construction.designed
+        direction = self.theta  # any one will do
+        return ProductRequest(self.problem, self.theta, task, designed, direction, hessian)
+
 
 def most_exact(problem: ValueProblem, theta: Params, phi: Params) -> Question:
     """The question in float64 if its functions can be computed so, else in its own precision."""
@@ -62,7 +75,9 @@ def most_exact(problem: ValueProblem, theta: Params, phi: Params) -> Question:
         question = in_float64(problem, theta, phi)
         losses = _losses(question)
     except Exception as error:  # whatever stands against float64: its own precision shows if real
-        return _as_it_is(problem, theta, phi, str(error).strip().partition("\n")[0])
+        own = _as_it_is(problem, theta, phi, str(error).strip().partition("\n")[0])
+        _losses(own)
+        return own
     coarse = [f"{name} returns {x.dtype}" for name, x in losses.items() if x.itemsize < 8]
     return _as_it_is(problem, theta, phi, ", ".join(coarse)) if coarse else question
 
@@ -93,9 +108,13 @@ def _as_it_is(problem: ValueProblem, theta: Params, phi: Params, why: str) -> Qu
 def _losses(question: Question) -> dict[str, Tensor]:
     with torch.no_grad():
         task = construct_task(question.problem, question.phi, question.problem.batches[0]).task
+        with blaming("pretrain_loss", theta=question.theta, task=task):
+            pretrain = question.problem.pretrain_loss(question.theta, task)
+        with blaming("feedback_loss", theta=question.theta):
+            feedback = question.problem.feedback_loss(question.theta)
         return {
-            "pretrain_loss": question.problem.pretrain_loss(question.theta, task),
-            "feedback_loss": question.problem.feedback_loss(question.theta),
+            "pretrain_loss": scalar("pretrain_loss", pretrain),
+            "feedback_loss": scalar("feedback_loss", feedback),
         }
 
 

@@ -39,7 +39,7 @@ class Row:
     premise: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certification:
     """The verdicts on one problem at one point; `str` of it is a table.
 
@@ -92,6 +92,9 @@ class Certification:
         """The lines below the table."""
         numbered = [f"({i}) {note}" for i, note in enumerate(self._row_notes(), 1)]
         return (f"computed in {self.precision}", *self.notes, *numbered)
+
+    def __repr__(self) -> str:
+        return f"Certification({len(self.rows)} rows, {len(self.failed)} failed: {self.line()})"
 
     def __str__(self) -> str:
         text = io.StringIO()

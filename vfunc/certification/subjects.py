@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from vfunc.config.flat import changed, options_set
 from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, make_estimator, option_names
 from vfunc.problem import ValueEstimate
-from vfunc.pullback import ENGINES, Engine
+from vfunc.pullback import ENGINES, Engine, ProductRequest
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "first_order": ({"value": "dot"}, {"value": "cosine"}, {"value": "preconditioned"}),
@@ -35,13 +37,12 @@ EXACT: dict[str, Any] = {
     "solver_tolerance": None,
     "solver_steps": None,
     "inner_steps": None,
-    "nystrom_rank": None,
 }
 """Options of an estimator without truncation or any other approximation."""
 
 SHORT: dict[str, dict[str, Any]] = {
     "unrolled": {"truncate": 1, "checkpoint_every": 1},
-    "implicit": {"solver": "cg", "solver_steps": 1, "nystrom_rank": None},
+    "implicit": {"solver": "cg", "solver_steps": 1},
 }
 """Options that shorten the adjoint, and leave the objective bit for bit as it is."""
 
@@ -76,9 +77,8 @@ def all_subjects() -> Iterator[Subject | tuple[str, str]]:
                 yield label, f"it cannot be made without options of its own: {error}"
                 continue
             # by one engine what differs from another variant in its arithmetic alone
-            every = "engine" in option_names(factory) and dataclasses.is_dataclass(
-                cast("object", factory)
-            )
+            fields = inspect.isclass(factory) and dataclasses.is_dataclass(factory)
+            every = fields and "engine" in option_names(factory)
             every = every and exact_sibling(estimator) is None
             yield Subject(label, estimator, tuple(ENGINES) if every else ())
 
@@ -90,9 +90,7 @@ def label_of(estimator: object) -> str:
     own = getattr(estimator, "__name__", kind.__name__)
     words = [names.get(kind, own)]
     if dataclasses.is_dataclass(estimator):
-        options = {f.name: getattr(estimator, f.name) for f in dataclasses.fields(estimator)}
-        defaults = {f.name: f.default for f in dataclasses.fields(estimator)}
-        given = [x for n, x in options.items() if n != "engine" and x != defaults[n]]
+        given = [x for name, x in options_set(estimator).items() if name != "engine"]
         # an estimator may wrap another one
         words += [label_of(x) if dataclasses.is_dataclass(x) else str(x) for x in given]
     return " ".join(words)
@@ -117,11 +115,20 @@ def engines_of(estimator: Estimator, estimate: ValueEstimate) -> list[Engine]:
     return [known[n] for n in dict.fromkeys(", ".join(names).split(", ")) if n in known]
 
 
-def takes_hessians(estimator: Estimator, estimate: ValueEstimate, engine: Engine) -> bool:
-    """Whether the estimate used the engine's Hessian products, by its own account."""
+def takes_hessians(
+    estimator: Estimator, estimate: ValueEstimate, engine: Engine, request: ProductRequest
+) -> bool:
+    """Whether the estimate used the engine's Hessian products, by its own account.
+
+    Args:
+        estimator: the estimator.
+        estimate: the estimate, whose diagnostics name engines.
+        engine: one of these engines.
+        request: a request for Hessian products of the same problem.
+    """
     inner = getattr(estimator, "estimator", estimator)  # one that wraps another
     if getattr(inner, "lookahead_steps", 1) > 1:
-        return engine.refusal(None, (), hessian=True) is None
+        return engine.refusal(request) is None
     if getattr(inner, "curvature", "hessian") != "hessian":
         return False
     return engine.name in engines_named(estimate, "hessian_engine").split(", ")
@@ -145,12 +152,12 @@ def _other(estimator: Estimator, options: Mapping[str, Any]) -> Estimator | None
     """The estimator with those of the options that it has, or None if nothing changes."""
     if not dataclasses.is_dataclass(estimator) or isinstance(estimator, type):
         return None
-    own = {f.name for f in dataclasses.fields(estimator) if f.init}
+    own = option_names(type(estimator))
     if "estimator" in own:  # one that wraps another
         inner = _other(getattr(estimator, "estimator"), options)  # noqa: B009
         return None if inner is None else replace(estimator, estimator=inner)
-    changed = {n: x for n, x in options.items() if n in own and getattr(estimator, n) != x}
     try:
-        return replace(estimator, **changed) if changed else None
+        other = changed(estimator, {n: x for n, x in options.items() if n in own})
     except UserError:  # options that exclude each other
         return None
+    return None if other == estimator else other

@@ -120,10 +120,10 @@ class Option:
     name: str | None = None
     needs: tuple[Need, ...] = ()
     metavar: str | None = None
-    above: float | None = None
-    least: float | None = None
-    below: float | None = None
-    most: float | None = None
+    above: float | int | None = None
+    least: float | int | None = None
+    below: float | int | None = None
+    most: float | int | None = None
     check: Callable[[Any, str], None] | None = None
     parse: Callable[[str], Any] | None = None
     variants: Mapping[str, type] | None = None

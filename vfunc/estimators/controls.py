@@ -9,8 +9,8 @@ import torch
 from vfunc import trees
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.first_order import first_order_value
-from vfunc.problem import ValueEstimate, ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import GRADIENT, Engine, differenced, pull_back
+from vfunc.problem import ValueEstimate, ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.pullback import GRADIENT, Engine, EngineName, pull_back
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
@@ -24,11 +24,12 @@ class RandomDirection:
     held, so that it is an honest function of phi within a call.
 
     Attributes:
-        engine: `auto`, an engine's name, or an engine.
+        engine: how the value is differentiated in the designer.
     """
 
-    engine: str | Engine = "auto"
+    engine: EngineName | Engine = "auto"
 
+    @entry
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
         """See `Estimator.__call__`; the first of the problem's batches is used."""
@@ -37,21 +38,9 @@ class RandomDirection:
         value, spent = first_order_value(problem, theta, construction, g_down)
         drawn = trees.normal_like(g_down, torch.Generator().manual_seed(problem.seed))
         w = trees.scale(drawn, trees.norm(g_down) / trees.norm(drawn))
-        grad, product, chosen = pull_back(problem, theta, construction, w, self.engine)
-        return ValueEstimate(
-            value,
-            product.inner,
-            grad,
-            1.0,
-            {
-                "g_down_norm": float(trees.norm(g_down)),
-                **(GRADIENT + spent + product.passes).as_diagnostics(),
-                **product.diagnostics,
-                "engine": chosen.engine.name,
-                "engine_why": chosen.why,
-            },
-            differenced(chosen.engine.name, product.diagnostics),
-        )
+        pulled = pull_back(problem, theta, construction, w, self.engine)
+        notes = {"g_down_norm": float(trees.norm(g_down))}
+        return pulled.estimate(value, 1.0, notes, objective=pulled.inner, spent=GRADIENT + spent)
 
 
 @register_estimator("zero")
@@ -59,6 +48,7 @@ class RandomDirection:
 class Zero:
     """No gradient: the designer stays as it was drawn. The value is first order's."""
 
+    @entry
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
         """See `Estimator.__call__`; the first of the problem's batches is used."""

@@ -15,8 +15,6 @@ from vfunc.pullback.gauss_newton import GaussNewton
 from vfunc.simulate import Adam, TensorState
 from vfunc.trees import Params
 
-CURVATURES = ("hessian", "gauss_newton")
-
 Product = Callable[[Params], tuple[Params, Passes, str]]
 """x -> (C x, the learner passes spent, what computed it)."""
 
@@ -80,11 +78,11 @@ def curvature_at(
         by = "auto" if name == "linear" else engine
 
         def hessian(x: Params) -> tuple[Params, Passes, str]:
-            product, chosen = mixed_product(
+            product = mixed_product(
                 problem, theta, construction, x, by, hessian=True, repeated=True
             )
             assert product.hessian is not None
-            return product.hessian, product.passes, chosen.engine.name
+            return product.hessian, product.passes, product.engine
 
         return DampedCurvature(hessian, damping, Passes())
     if problem.composite is None:

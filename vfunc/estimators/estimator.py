@@ -11,8 +11,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
+from vfunc.config.flat import built
+from vfunc.config.flat import option_names as declared_names
 from vfunc.errors import UserError
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.trees import Params
@@ -84,7 +86,7 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
             f"the estimator {name!r} does not use {', '.join(map(_flag, refused))}; "
             f"it takes {', '.join(map(_flag, accepted)) or 'no options'}"
         )
-    estimator = factory(**options)
+    estimator: Any = built(factory, options) if _declares(factory) else factory(**options)
     if not callable(estimator):
         raise UserError(f"{name!r} makes a {type(estimator).__name__}, which cannot be called")
     return estimator
@@ -99,9 +101,14 @@ def _makes_estimators(factory: object) -> bool:
 
 def option_names(factory: Callable[..., Estimator]) -> tuple[str, ...]:
     """Names of the options that an estimator takes."""
-    if dataclasses.is_dataclass(factory):
-        return tuple(field.name for field in dataclasses.fields(factory) if field.init)
+    if _declares(factory):
+        return declared_names(factory)
     return tuple(inspect.signature(factory).parameters)
+
+
+def _declares(factory: object) -> TypeGuard[type]:
+    """Whether the options are a dataclass's fields."""
+    return inspect.isclass(factory) and dataclasses.is_dataclass(factory)
 
 
 def _flag(option: str) -> str:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from vfunc import trees
+from vfunc.config.allowed import check_fields
+from vfunc.config.declared import option
 from vfunc.errors import UserError
-from vfunc.estimators.adjoint import (
-    NYSTROM_RANK,
-    AdjointSolver,
-    approximation,
-    check_solver,
-)
-from vfunc.estimators.curvature import (
-    CURVATURES,
-    DampedCurvature,
-    curvature_at,
-    optimizer_preconditioner,
-)
+from vfunc.estimators.curvature import DampedCurvature, curvature_at, optimizer_preconditioner
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.proximal import ProximalSolution, solve_proximal
-from vfunc.problem import ValueEstimate, ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import Engine, Passes, differenced, pull_back
-from vfunc.solvers import Solution
+from vfunc.problem import ValueEstimate, ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.pullback import Engine, EngineName, Passes, pull_back
+from vfunc.solvers import SOLVERS, ConjugateGradient, Neumann, Outcome, Solution, Solver
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
@@ -45,80 +37,69 @@ class Implicit:
     diagnostics is the smallest <p, (C + damping I) p> / <p, p> over the directions p that were
     met, by Newton's conjugate gradient on the way to theta* and by the solver there: an upper
     bound of the smallest eigenvalue at those points, not its value. `negative_curvature` says
-    that it is not positive; at theta* itself that is refused. cg meets only what the gradients
-    reach, and therefore looks in random directions too (`probe_steps`); neumann and nystrom draw
-    some of their own; dense alone sees everything.
+    that it is not positive; at theta* itself that is refused. `ConjugateGradient` meets only what
+    the gradients reach, and therefore looks in random directions too; `Neumann` and `Nystrom` draw
+    some of their own; `Dense` alone sees everything.
+
+    Gauss-Newton's steps converge linearly, and it is for problems with a `composite` form. Hessian
+    products use the pullback's engine too, but for `linear`, which has none: then `auto` (see
+    `curvature_at`, and `hessian_engine` in the diagnostics).
 
     Attributes:
-        damping: the proximal lambda, an inverse step size; None takes 1 / eta.
-        curvature: `hessian`, or `gauss_newton` in the Newton steps and the adjoint: never
-            negative, but its steps converge linearly; for problems with a `composite` form.
-        solver: of the adjoint's system: `cg`; `neumann`, linear in the feedback gradient, with
-            more products; `nystrom`, approximate, a fixed number of products; `dense`, for few
-            parameters.
-        solver_tolerance: relative, on the proximal problem's gradient and on the adjoint's
-            residual; None takes 1e-4, or 1e-9 where theta is in float64.
-        solver_steps: of cg or neumann on the adjoint, whatever the residual; None goes on until
-            the tolerance is met.
-        inner_steps: Newton steps, whatever the gap; None goes on until the tolerance is met.
-        nystrom_rank: of the solver nystrom; None takes 20.
-        precondition: `optimizer` preconditions conjugate gradient by the second moments of Adam
-            or AdamW (see `optimizer_preconditioner`); None is `none`.
-        max_iterations: of cg and neumann, each time, and of Newton steps.
-        probe_steps: Lanczos steps from a random start at theta*, that look for the negative
-            curvature which the solver cg cannot meet; a product each, 0 for none. Three find what
-            is of the largest curvature's size; a network's saddle can have a hundredth of that,
-            and take thirty (see `smallest_ritz_value`).
-        engine: `auto`, an engine's name, or an engine; of the pullback. The Hessian products use
-            it too, but for `linear`, which has none: then `auto` (see `curvature_at`, and
-            `hessian_engine` in the diagnostics).
+        damping: weight of the proximal term, an inverse step size.
+        curvature: the curvature in the linear systems; gauss_newton is approximate, and never
+            negative.
+        solver: how the adjoint's linear system is solved.
+        solver_tolerance: relative residual at which the solvers stop, in the proximal problem and
+            in the adjoint.
+        inner_steps: Newton steps of the proximal problem, whatever the gap that remains;
+            approximate.
+        max_iterations: Newton steps, and products of their conjugate gradient in each, at most.
+        engine: how the value is differentiated in the designer.
     """
 
-    damping: float | None = None
-    curvature: str = "hessian"
-    solver: str = "cg"
-    solver_tolerance: float | None = None
-    solver_steps: int | None = None
-    inner_steps: int | None = None
-    nystrom_rank: int | None = None
-    precondition: str | None = None
-    max_iterations: int = 50
-    probe_steps: int = 3
-    engine: str | Engine = "auto"
+    damping: float | None = option(default=None, shown="1 / learning rate", above=0)
+    curvature: Literal["hessian", "gauss_newton"] = "hessian"
+    solver: Solver = option(default=ConjugateGradient(), variants=SOLVERS)  # noqa: RUF009 (a field)
+    solver_tolerance: float | None = option(
+        default=None, shown="1e-4, or 1e-9 in float64", above=0, below=1
+    )
+    inner_steps: int | None = option(default=None, shown="until --solver-tolerance", least=1)
+    max_iterations: int = option(default=50, least=1, hidden=True)
+    engine: EngineName | Engine = "auto"
 
     def __post_init__(self) -> None:
-        if self.damping is not None and not self.damping > 0:
-            raise UserError(f"damping must be positive, not {self.damping}")
-        if self.curvature not in CURVATURES:
-            raise UserError(f"unknown curvature {self.curvature!r}; known: {', '.join(CURVATURES)}")
-        check_solver(self.solver, self.solver_steps, self.nystrom_rank, self.precondition)
-        if self.solver_tolerance is not None and not 0 < self.solver_tolerance < 1:
-            raise UserError(f"solver_tolerance must be in (0, 1), not {self.solver_tolerance}")
-        if self.solver_tolerance is not None and self.solver_steps and self.inner_steps:
+        check_fields(self)
+        if isinstance(self.solver, str | type) or not isinstance(self.solver, Solver):
+            known = ", ".join(f"{kind.__name__}()" for kind in SOLVERS.values())
+            raise UserError(f"solver must be one of {known}, or your own; not {self.solver!r}")
+        if self.solver_tolerance is not None and self._adjoint_steps and self.inner_steps:
             raise UserError("solver_tolerance does nothing where both step counts are given")
-        if self.inner_steps is not None and self.inner_steps < 1:
-            raise UserError(f"inner_steps must be at least 1, not {self.inner_steps}")
-        if self.max_iterations < 1:
-            raise UserError(f"max_iterations must be at least 1, not {self.max_iterations}")
-        if self.probe_steps < 0:
-            raise UserError(f"probe_steps must be at least 0, not {self.probe_steps}")
 
+    @property
+    def _adjoint_steps(self) -> int | None:
+        return self.solver.steps if isinstance(self.solver, ConjugateGradient | Neumann) else None
+
+    @property
+    def _preconditions(self) -> bool:
+        solver = self.solver
+        return isinstance(solver, ConjugateGradient) and solver.precondition == "optimizer"
+
+    @entry
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
         """See `Estimator.__call__`; the first of the problem's batches is used.
 
         Raises:
             NotConvergedError: the proximal problem or the adjoint was not solved.
-            UserError: the problem lacks what `curvature` or `precondition` needs, or a positive
-                eta where no damping is given.
+            UserError: the problem lacks what `curvature` or the preconditioner needs, or a
+                positive eta where no damping is given.
         """
         damping = _one_over_eta(problem) if self.damping is None else self.damping
         tolerance = self.solver_tolerance or _tolerance(theta)
         construction = construct_task(problem, phi, problem.batches[0])
         diagonal = (
-            optimizer_preconditioner(problem, theta, damping)
-            if self.precondition == "optimizer"
-            else None
+            optimizer_preconditioner(problem, theta, damping) if self._preconditions else None
         )
 
         def matrix_at(point: Params) -> DampedCurvature:
@@ -138,79 +119,75 @@ class Implicit:
         before, g_down = feedback_gradient(problem, theta)
         after, star_down = feedback_gradient(problem, inner.theta)
         matrix = matrix_at(inner.theta)
-        rank = self.nystrom_rank or NYSTROM_RANK
-        solve = AdjointSolver(
-            self.solver,
-            tolerance,
-            self.max_iterations,
-            self.solver_steps,
-            rank,
-            problem.seed,
-            self.probe_steps,
+        adjoint = self.solver(
+            matrix, star_down, tolerance=tolerance, seed=problem.seed, preconditioner=diagonal
+        ).require(f"implicit, adjoint at damping {damping:g}", self._advice(problem))
+        pulled = pull_back(problem, inner.theta, construction, adjoint.x, self.engine)
+        pulled = replace(
+            pulled,
+            passes=inner.passes + matrix.spent + pulled.passes,
+            hessian_engine=matrix.by,
         )
-        advice = (
-            ", or take --curvature gauss_newton"
-            if self.curvature == "hessian" and problem.composite is not None
-            else ""
-        )
-        adjoint = solve(matrix, star_down, diagonal).require(
-            f"implicit, adjoint at damping {damping:g}", advice
-        )
-        grad, product, chosen = pull_back(
-            problem, inner.theta, construction, adjoint.x, self.engine
-        )
-        value = before - after
-        spent = Passes(forwards=2, backwards=2) + inner.passes + matrix.spent + product.passes
         smallest = min(inner.curvature, adjoint.curvature)
-        engines = f"{chosen.engine.name}, {matrix.by}"
-        return ValueEstimate(
-            value,
-            value,
-            grad,
+        return pulled.estimate(
+            before - after,
             1 / damping,
             {
                 "g_down_norm": float(trees.norm(g_down)),
                 "step_norm": float(trees.norm(trees.axpy(-1.0, theta, inner.theta))),
                 "damping": damping,
                 "curvature": self.curvature,
-                "solver": self.solver,
+                "solver": self.solver.name,
                 "inner_gap": inner.gap,
                 "inner_iterations": inner.iterations,
                 "adjoint_residual": adjoint.residual,
                 "adjoint_iterations": adjoint.iterations,
                 "smallest_curvature": smallest,
                 "negative_curvature": smallest <= 0,
-                **spent.as_diagnostics(),
-                **product.diagnostics,
-                "engine": chosen.engine.name,
-                "hessian_engine": matrix.by,
-                "engine_why": chosen.why,
             },
-            (
-                *self._approximations(inner, adjoint, tolerance),
-                *differenced(engines, product.diagnostics),
-            ),
+            spent=Passes(forwards=2, backwards=2),
+            approximations=self._approximations(inner, adjoint, tolerance),
         )
+
+    def _advice(self, problem: ValueProblem) -> str:
+        """What else would help where a curvature is negative."""
+        replaceable = self.curvature == "hessian" and problem.composite is not None
+        return ", or take --curvature gauss_newton" if replaceable else ""
 
     def _approximations(
         self, inner: ProximalSolution, adjoint: Solution, tolerance: float
     ) -> tuple[str, ...]:
-        found = []
         usual = _tolerance(inner.theta)
+        remains = f"a relative gradient of {inner.gap:.1e} remains"
+        found = []
         if inner.gap > tolerance:
-            found.append(
-                f"proximal problem cut short after {inner.iterations} Newton steps: a relative "
-                f"gradient of {inner.gap:.1e} remains"
-            )
+            steps = f"{inner.iterations} Newton steps"
+            found.append(f"proximal problem cut short after {steps}: {remains}")
         elif inner.gap > usual:
-            found.append(
-                f"proximal problem solved loosely: a relative gradient of {inner.gap:.1e} remains"
-            )
+            found.append(f"proximal problem solved loosely: {remains}")
         if self.curvature == "gauss_newton":
             found.append("adjoint by the Gauss-Newton matrix in place of the Hessian")
-        unknowns = sum(x.numel() for x in inner.theta.values())
-        short = approximation(adjoint, self.solver, unknowns, usual)
-        return (*found, *([short] if short else []))
+        return (*found, *_shortfall(adjoint, self.solver.name, usual))
+
+
+def _shortfall(adjoint: Solution, solver: str, usual: float) -> tuple[str, ...]:
+    """How the adjoint falls short, as it was asked to, in a phrase; none where it does not.
+
+    Args:
+        adjoint: the solution.
+        solver: the solver's name.
+        usual: the residual that passes for exact.
+    """
+    remains = f"a relative residual of {adjoint.residual:.1e} remains"
+    if adjoint.outcome is Outcome.steps:
+        return (f"adjoint cut short after {adjoint.iterations} steps of {solver}: {remains}",)
+    if adjoint.outcome is Outcome.low_rank:
+        unknowns = sum(x.numel() for x in adjoint.x.values())
+        rank = f"rank {adjoint.iterations} of {unknowns}"
+        return (f"adjoint by a curvature of {rank}: {remains}",)
+    if adjoint.residual > usual:
+        return (f"adjoint solved loosely by {solver}: {remains}",)
+    return ()
 
 
 def _one_over_eta(problem: ValueProblem) -> float:

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.estimators.first_order import stepped
-from vfunc.problem import ValueProblem, construct_task, feedback_gradient
+from vfunc.problem import ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.problem.arguments import blaming
 from vfunc.pullback import ENGINES, attention_for
 from vfunc.pullback.tangent import tangent_along
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
 
+@entry
 @typed
 def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[Tensor, "..."]:
     """Each term's contribution to eta V: by how much its share of the step lowers L_down.
@@ -46,6 +48,6 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
     parts = problem.parts
     task = construct_task(problem, phi, problem.batches[0]).task
     _, g_down = feedback_gradient(problem, theta)
-    with attention_for(ENGINES["forward"]):
+    with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
         _, tangents = tangent_along(lambda t: parts(t, task), theta, stepped(problem, g_down))
     return tangents.detach()

@@ -15,7 +15,8 @@ import torch
 from vfunc import trees
 from vfunc.errors import NotConvergedError
 from vfunc.estimators.curvature import DampedCurvature
-from vfunc.problem import Construction, ValueProblem, pretrain_gradient
+from vfunc.estimators.line_search import search
+from vfunc.problem import Construction, Task, ValueProblem, pretrain_gradient
 from vfunc.pullback import GRADIENT, Passes
 from vfunc.solvers import Outcome, conjugate_gradient
 from vfunc.solvers.solution import rounding
@@ -25,12 +26,8 @@ STALLED = 3
 """Steps in a row, lost in the objective's rounding, that end the solver unless the gradient falls
 by a tenth in one of them."""
 
-SUFFICIENT = 0.25
-"""Of the slope's promise. A Newton step near the optimum keeps a half; one that overshoots the
-lowest point on its line by more than half its way, as Gauss-Newton's can again and again, less."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProximalSolution:
     """theta*, and how it was reached.
 
@@ -48,6 +45,12 @@ class ProximalSolution:
     curvature: float
     passes: Passes
 
+    def __repr__(self) -> str:
+        return (
+            f"ProximalSolution(theta={trees.described(self.theta)}, gap={self.gap:.1e}, "
+            f"iterations={self.iterations}, curvature={self.curvature:.1e}, {self.passes})"
+        )
+
 
 def solve_proximal(
     problem: ValueProblem,
@@ -61,10 +64,7 @@ def solve_proximal(
     steps: int | None = None,
     preconditioner: Params | None = None,
 ) -> ProximalSolution:
-    """Newton's method with conjugate gradient and a backtracking line search (Armijo).
-
-    Where the objective's differences are lost in rounding, at a gradient near the root of the
-    round-off, the line search goes by the slope instead (Hager and Zhang, 2005, section 3).
+    """Newton's method with conjugate gradient and a backtracking line search (see `search`).
 
     Each Newton system is solved no more exactly than the step deserves (Eisenstat and Walker,
     1996), and a direction of negative curvature ends its conjugate gradient with the iterate so
@@ -97,111 +97,181 @@ def solve_proximal(
     Raises:
         NotConvergedError: the tolerance is not met, or a number is not finite.
     """
-    passes = Passes()
-    curvature = math.inf
-    shift, g, measurable = trees.zeros_like(center), None, True
-    start, gap = 0.0, math.nan
-    best, stalled = math.inf, 0
-    limit = max_iterations if steps is None else steps
-    met: ProximalSolution | None = None
-    enough = tolerance if steps is None else min(tolerance, rounding(center))
-
-    def objective(shift: Params) -> float:
-        with torch.no_grad():
-            loss = problem.pretrain_loss(trees.axpy(1.0, shift, center), construction.task)
-            return float(loss) + 0.5 * damping * float(trees.dot(shift, shift))
-
-    def gradient(shift: Params) -> Params:
-        theta = trees.axpy(1.0, shift, center)
-        return trees.axpy(damping, shift, pretrain_gradient(problem, theta, construction.task))
-
-    for iteration in range(limit + 1):
-        theta = trees.axpy(1.0, shift, center)
-        if g is None:
-            g, passes = gradient(shift), passes + GRADIENT
-        size = float(trees.norm(g))
-        start = start or size
-        gap = size / start if start else 0.0
-        stalled = 0 if measurable or gap < 0.9 * best else stalled + 1
-        best = min(best, gap)
-        ended = iteration == limit or stalled == STALLED
-        found = ProximalSolution(theta, gap, iteration, curvature, passes)
-        if met is not None and not gap < 0.5 * met.gap:
-            best_met = found if gap < met.gap else met
-            return replace(best_met, curvature=curvature, passes=passes)
-        aim = enough
-        if gap <= enough:
-            distance = damping * float(trees.norm(shift)) / start if start else 1.0
-            aim = max(enough * min(1.0, distance), rounding(center))
-            if steps is not None or ended or gap <= aim:
-                return found
-            met = found
-        if steps is not None and ended and math.isfinite(gap):
-            return found
-        if ended or not math.isfinite(size):
-            break
-        matrix = curvature_at(theta)
-        newton = conjugate_gradient(
-            matrix,
-            trees.scale(g, -1.0),
-            tolerance=min(0.1, max(gap, 0.5 * aim / gap)),
-            max_iterations=max_iterations,
-            preconditioner=preconditioner,
-        )
-        passes = passes + matrix.spent
-        curvature = min(curvature, newton.curvature)
-        direction = newton.x
-        if newton.outcome is Outcome.negative_curvature and trees.is_zero(direction):
-            direction = trees.scale(g, -1.0 / damping)
-        slope = float(trees.dot(g, direction))
-        here, passes = objective(shift), passes + Passes(forwards=1)
-        rounding_error = 8 * max(torch.finfo(x.dtype).eps for x in shift.values()) * abs(here)
-        measurable = -slope > rounding_error
-        if measurable:
-            shift, tried = _by_values(objective, shift, direction, slope, here, rounding_error)
-            g, passes = None, passes + Passes(forwards=tried)
-        else:
-            shift, g = _by_slopes(gradient, shift, direction, slope)
-            passes = passes + GRADIENT
-    raise NotConvergedError(
-        f"implicit, proximal problem at damping {damping:g}: relative gradient {gap:.1e} after "
-        f"{iteration} Newton steps, tolerance {tolerance:.1e}; raise --damping or "
-        "--solver-tolerance"
+    proximal = _Proximal(problem, center, construction.task, damping)
+    floor = rounding(center)
+    rule = _StoppingRule(
+        enough=tolerance if steps is None else min(tolerance, floor),
+        floor=floor,
+        limit=max_iterations if steps is None else steps,
+        loose=steps is not None,
+        damping=damping,
     )
+    at = _start(proximal)
+    while (answer := rule.answer(at)) is None:
+        if rule.ended(at) or not math.isfinite(at.size):
+            raise NotConvergedError(
+                f"implicit, proximal problem at damping {damping:g}: relative gradient "
+                f"{at.gap:.1e} after {at.iteration} Newton steps, tolerance {tolerance:.1e}; raise "
+                "--damping or --solver-tolerance"
+            )
+        at = replace(at, met=rule.met(at))
+        matrix = curvature_at(proximal.theta(at.shift))
+        at = _newton_step(proximal, at, matrix, rule.aim(at), max_iterations, preconditioner)
+    return answer
 
 
-def _by_values(
-    objective: Callable[[Params], float],
-    shift: Params,
-    direction: Params,
-    slope: float,
-    here: float,
-    rounding_error: float,
-) -> tuple[Params, int]:
-    """Halve the step until the objective falls by `SUFFICIENT` of what its slope promises.
+@dataclass(frozen=True)
+class _Proximal:
+    """The objective as a function of d = theta - theta_t."""
 
-    Returns the shift and the evaluations spent.
+    problem: ValueProblem
+    center: Params
+    task: Task
+    damping: float
+
+    def theta(self, shift: Params) -> Params:
+        return trees.axpy(1.0, shift, self.center)
+
+    def value(self, shift: Params) -> float:
+        with torch.no_grad():
+            loss = self.problem.pretrain_loss(self.theta(shift), self.task)
+            return float(loss) + 0.5 * self.damping * float(trees.dot(shift, shift))
+
+    def gradient(self, shift: Params) -> Params:
+        g_pre = pretrain_gradient(self.problem, self.theta(shift), self.task)
+        return trees.axpy(self.damping, shift, g_pre)
+
+
+@dataclass(frozen=True)
+class _Iterate:
+    """Where Newton's method is.
+
+    Attributes:
+        theta: the point.
+        shift: d = theta - theta_t.
+        g: the objective's gradient.
+        size: |g|.
+        start: |g| at theta_t.
+        gap: |g| relative to that.
+        iteration: Newton steps taken.
+        curvature: the smallest that was met.
+        passes: learner passes spent.
+        best: the smallest gap so far.
+        stalled: steps in a row without measurable progress.
+        met: the first iterate that met the tolerance, if the steps go on from there.
     """
-    length = 1.0
-    for tried in range(1, 31):
-        there = trees.axpy(length, direction, shift)
-        if objective(there) <= here + SUFFICIENT * length * slope + rounding_error:
-            return there, tried
-        length /= 2
-    return shift, 30
+
+    theta: Params
+    shift: Params
+    g: Params
+    size: float
+    start: float
+    gap: float
+    iteration: int
+    curvature: float
+    passes: Passes
+    best: float
+    stalled: int
+    met: ProximalSolution | None = None
+
+    @property
+    def solution(self) -> ProximalSolution:
+        return ProximalSolution(self.theta, self.gap, self.iteration, self.curvature, self.passes)
 
 
-def _by_slopes(
-    gradient: Callable[[Params], Params], shift: Params, direction: Params, slope: float
-) -> tuple[Params, Params | None]:
-    """The full step if it halves the slope along it, else the zero of the slope by its secant.
+@dataclass(frozen=True)
+class _StoppingRule:
+    """When Newton's method ends, and with what.
 
-    Returns the shift, and the gradient there if it is known.
+    Attributes:
+        enough: the gap that will do.
+        floor: the gap below which a step only moves rounding errors.
+        limit: Newton steps, at most.
+        loose: whether their number is asked for, whatever the gap that remains.
+        damping: the proximal lambda.
     """
-    there = trees.axpy(1.0, direction, shift)
-    g = gradient(there)
-    after = float(trees.dot(g, direction))
-    if abs(after) <= 0.5 * abs(slope):
-        return there, g
-    length = slope / (slope - after) if after > slope else 2.0
-    return trees.axpy(min(max(length, 0.1), 2.0), direction, shift), None
+
+    enough: float
+    floor: float
+    limit: int
+    loose: bool
+    damping: float
+
+    def ended(self, at: _Iterate) -> bool:
+        """Whether no step is left, or none helps."""
+        return at.iteration == self.limit or at.stalled == STALLED
+
+    def aim(self, at: _Iterate) -> float:
+        """The gap to go for: one that says as much of the distance from theta_t, once met."""
+        if not at.gap <= self.enough:
+            return self.enough
+        shift = self.damping * float(trees.norm(at.shift))
+        distance = shift / at.start if at.start else 1.0
+        return max(self.enough * min(1.0, distance), self.floor)
+
+    def met(self, at: _Iterate) -> ProximalSolution | None:
+        """The latest iterate that met the tolerance."""
+        return at.solution if at.gap <= self.enough else at.met
+
+    def answer(self, at: _Iterate) -> ProximalSolution | None:
+        """The solution, if this iterate settles it."""
+        if at.met is not None and not at.gap < 0.5 * at.met.gap:
+            best = at.solution if at.gap < at.met.gap else at.met
+            return replace(best, curvature=at.curvature, passes=at.passes)
+        if at.gap <= self.enough and (self.loose or self.ended(at) or at.gap <= self.aim(at)):
+            return at.solution
+        if self.loose and self.ended(at) and math.isfinite(at.gap):
+            return at.solution
+        return None
+
+
+def _start(proximal: _Proximal) -> _Iterate:
+    """theta_t itself."""
+    shift = trees.zeros_like(proximal.center)
+    g = proximal.gradient(shift)
+    size = float(trees.norm(g))
+    gap = size / size if size else 0.0
+    best = min(math.inf, gap)
+    theta = proximal.theta(shift)
+    return _Iterate(theta, shift, g, size, size, gap, 0, math.inf, GRADIENT, best, 0)
+
+
+def _newton_step(
+    proximal: _Proximal,
+    at: _Iterate,
+    matrix: DampedCurvature,
+    aim: float,
+    max_iterations: int,
+    preconditioner: Params | None,
+) -> _Iterate:
+    """One step: Newton's direction by conjugate gradient, and a line search along it."""
+    newton = conjugate_gradient(
+        matrix,
+        trees.scale(at.g, -1.0),
+        tolerance=min(0.1, max(at.gap, 0.5 * aim / at.gap)),
+        max_iterations=max_iterations,
+        preconditioner=preconditioner,
+    )
+    direction = newton.x
+    if newton.outcome is Outcome.negative_curvature and trees.is_zero(direction):
+        direction = trees.scale(at.g, -1.0 / proximal.damping)
+    found = search(proximal.value, proximal.gradient, at.shift, at.g, direction)
+    passes = at.passes + matrix.spent + found.passes
+    g = found.gradient
+    if g is None:
+        g, passes = proximal.gradient(found.x), passes + GRADIENT
+    size = float(trees.norm(g))
+    gap = size / at.start if at.start else 0.0
+    return replace(
+        at,
+        theta=proximal.theta(found.x),
+        shift=found.x,
+        g=g,
+        size=size,
+        gap=gap,
+        iteration=at.iteration + 1,
+        curvature=min(at.curvature, newton.curvature),
+        passes=passes,
+        best=min(at.best, gap),
+        stalled=0 if found.measurable or gap < 0.9 * at.best else at.stalled + 1,
+    )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vfunc.errors import UserError
-from vfunc.problem import LinearForm
-from vfunc.pullback.engine import Engine
+from vfunc.pullback.engine import Engine, ProductRequest
 from vfunc.pullback.finite_difference import FiniteDifference
 from vfunc.pullback.forward import Forward
 from vfunc.pullback.linear import Linear
@@ -34,15 +33,7 @@ class Chosen:
     why: str
 
 
-def choose_engine(
-    engine: str | Engine,
-    linear: LinearForm | None,
-    designed: tuple[str, ...],
-    *,
-    hessian: bool = False,
-    no_second_order: str | None = None,
-    round_off: float = 0.0,
-) -> Chosen:
+def choose_engine(engine: str | Engine, request: ProductRequest) -> Chosen:
     """The engine that an option names, or the one that `auto` takes.
 
     `auto` takes, in this order:
@@ -61,11 +52,7 @@ def choose_engine(
 
     Args:
         engine: `auto`, an engine's name, or an engine.
-        linear: the problem's linear form, if it has one.
-        designed: the entries of the task that depend on phi.
-        hessian: whether the Hessian-vector product is wanted too.
-        no_second_order: the problem's reason, if it has one.
-        round_off: the coarsest of the dtypes that the loss goes through.
+        request: what it is for.
 
     Returns:
         The engine and the reason.
@@ -75,28 +62,41 @@ def choose_engine(
             well enough to be taken unasked.
     """
     if engine == "auto":
-        if no_second_order is not None:
-            if round_off > COARSE:
-                raise UserError(
-                    f"engine auto: {no_second_order}, and finite differences at a round-off of "
-                    f"{round_off:.0e} are up to a tenth off; take attention eager or sdpa, or "
-                    "float32, or ask for the engine finite_difference"
-                )
-            return Chosen(ENGINES["finite_difference"], f"auto: {no_second_order}")
-        refusal = ENGINES["linear"].refusal(linear, designed, hessian=hessian)
-        if refusal is None:
-            return Chosen(ENGINES["linear"], "auto: the objective is linear in the targets")
-        return Chosen(Reverse(watch_memory=True), f"auto: linear does not apply ({refusal})")
-    if isinstance(engine, str):
-        if engine not in ENGINES:
-            raise UserError(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
-        engine = ENGINES[engine]
-    refusal = engine.refusal(linear, designed, hessian=hessian)
-    if refusal is None and engine.differentiates_attention and no_second_order is not None:
-        refusal = f"{no_second_order}; finite_difference does"
+        return _automatic(request)
+    asked = _known(engine) if isinstance(engine, str) else engine
+    if not isinstance(asked, Engine):
+        raise UserError(
+            f"the engine is a {type(asked).__name__}; give auto, one of {', '.join(ENGINES)}, or "
+            "an object with a name, differentiates_attention, refusal and __call__"
+        )
+    refusal, kernels = asked.refusal(request), request.problem.no_second_order
+    if refusal is None and asked.differentiates_attention and kernels is not None:
+        refusal = f"{kernels}; finite_difference does"
     if refusal is not None:
-        raise UserError(f"the engine {engine.name!r} does not apply here: {refusal}")
-    return Chosen(engine, "asked for")
+        raise UserError(f"the engine {asked.name!r} does not apply here: {refusal}")
+    return Chosen(asked, "asked for")
+
+
+def _automatic(request: ProductRequest) -> Chosen:
+    kernels = request.problem.no_second_order
+    if kernels is not None:
+        if request.round_off > COARSE:
+            raise UserError(
+                f"engine auto: {kernels}, and finite differences at a round-off of "
+                f"{request.round_off:.0e} are up to a tenth off; take attention eager or sdpa, or "
+                "float32, or ask for the engine finite_difference"
+            )
+        return Chosen(ENGINES["finite_difference"], f"auto: {kernels}")
+    refusal = ENGINES["linear"].refusal(request)
+    if refusal is None:
+        return Chosen(ENGINES["linear"], "auto: the objective is linear in the targets")
+    return Chosen(Reverse(watch_memory=True), f"auto: linear does not apply ({refusal})")
+
+
+def _known(name: str) -> Engine:
+    if name not in ENGINES:
+        raise UserError(f"unknown engine {name!r}; known: auto, {', '.join(ENGINES)}")
+    return ENGINES[name]
 
 
 def after_short_memory(chosen: Chosen, short: str, round_off: float) -> Chosen:

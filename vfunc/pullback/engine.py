@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from vfunc.problem import LinearForm, Task, ValueProblem
+from vfunc import trees
+from vfunc.precision import coarsest_round_off
+from vfunc.problem import Task, ValueProblem
 from vfunc.trees import Params, Scalar
+
+EngineName: TypeAlias = Literal["auto", "linear", "forward", "reverse", "finite_difference"]
+"""How an `engine` option spells the engines that come with the package, and the choice of one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,48 @@ GRADIENT = Passes(forwards=1, backwards=1)
 """One plain gradient."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
+class ProductRequest:
+    """What an engine is asked: the derivative of <w, grad_theta L_pre(theta; c)>, w held constant.
+
+    Attributes:
+        problem: gives L_pre, and says how it is linear.
+        theta: the point, shaped like w.
+        task: c at that point, detached.
+        designed: names of the entries of the task that the designer made.
+        w: the direction in learner space.
+        hessian: whether H w is wanted too.
+        repeated: whether this is one of many products of a solver, which goes by its own
+            residual: finite differences then do without their error estimate.
+    """
+
+    problem: ValueProblem
+    theta: Params
+    task: Task
+    designed: tuple[str, ...]
+    w: Params
+    hessian: bool = False
+    repeated: bool = False
+
+    @property
+    def made(self) -> Task:
+        """The entries of the task that the designer made."""
+        return {name: self.task[name] for name in self.designed}
+
+    @property
+    def round_off(self) -> float:
+        """The coarsest round-off of the dtypes that the loss goes through."""
+        return coarsest_round_off(self.theta, self.problem.compute_dtype)
+
+    def __repr__(self) -> str:
+        wanted = "its task and theta" if self.hessian else "its task"
+        return (
+            f"ProductRequest(in {wanted}, theta={trees.described(self.theta)}, "
+            f"designed={self.designed})"
+        )
+
+
+@dataclass(frozen=True, repr=False)
 class MixedProduct:
     """What an engine returns.
 
@@ -60,6 +106,8 @@ class MixedProduct:
         hessian: H w = grad_theta <w, g_pre>, where it was asked for.
         passes: learner passes spent.
         diagnostics: what the engine has to say (a finite-difference step).
+        engine: the engine's name; `mixed_product` fills it in.
+        why: why it is that one; `mixed_product` fills it in.
     """
 
     inner: Scalar
@@ -67,36 +115,41 @@ class MixedProduct:
     hessian: Params | None
     passes: Passes
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    engine: str = ""
+    why: str = ""
+
+    def __repr__(self) -> str:
+        hessian = "" if self.hessian is None else f", hessian={trees.described(self.hessian)}"
+        return (
+            f"MixedProduct(inner={float(self.inner):.6g}, task={trees.described(self.task)}"
+            f"{hessian}, engine={self.engine!r}, {self.passes})"
+        )
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """A way to compute a `MixedProduct`.
+    """A way to compute a `MixedProduct`."""
 
-    Attributes:
-        name: as the `engine` option spells it.
-        differentiates_attention: whether the learner's attention has to support forward mode or a
-            double backward (flash and memory-efficient kernels support neither).
-    """
-
-    name: str
-    differentiates_attention: bool
-
-    def refusal(
-        self, linear: LinearForm | None, designed: tuple[str, ...], *, hessian: bool
-    ) -> str | None:
-        """Why the engine does not apply to a problem of this form, or None if it does."""
+    @property
+    def name(self) -> str:
+        """The engine's name, as the `engine` option spells it."""
         ...
 
-    def __call__(
-        self,
-        problem: ValueProblem,
-        theta: Params,
-        task: Task,
-        designed: tuple[str, ...],
-        w: Params,
-        *,
-        hessian: bool,
-    ) -> MixedProduct:
-        """The mixed product at (theta, task) along w."""
+    @property
+    def differentiates_attention(self) -> bool:
+        """Whether the learner's attention has to support forward mode or a double backward.
+
+        Flash and memory-efficient kernels support neither.
+        """
+        ...
+
+    def refusal(self, request: ProductRequest) -> str | None:
+        """Why the engine does not apply to such a request, or None if it does.
+
+        It goes by the problem's forms, `designed` and `hessian`, and computes nothing.
+        """
+        ...
+
+    def __call__(self, request: ProductRequest) -> MixedProduct:
+        """The mixed product."""
         ...

@@ -10,8 +10,8 @@ import torch
 
 from vfunc import trees
 from vfunc.errors import NotConvergedError, UserError
-from vfunc.problem import LinearForm, Task, ValueProblem
-from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.precision import coarser, coarsest_round_off, round_off
+from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
 from vfunc.trees import Params
 
 GROSS = 0.1
@@ -41,8 +41,9 @@ class FiniteDifference:
 
     Attributes:
         step: h |w|, the length of the (shorter) perturbation in learner space; None chooses it.
-        error_estimate: whether to take the second difference. Without it, D(h) alone: for the
-            many products of a solver, which has a residual of its own to go by.
+        error_estimate: whether to take the second difference. Without it, D(h) alone, as for the
+            many products of a solver (`ProductRequest.repeated`), which has a residual of its own
+            to go by.
     """
 
     step: float | None = None
@@ -54,50 +55,37 @@ class FiniteDifference:
         if self.step is not None and not self.step > 0:
             raise UserError(f"the finite-difference step must be positive, not {self.step}")
 
-    def refusal(
-        self, linear: LinearForm | None, designed: tuple[str, ...], *, hessian: bool
-    ) -> str | None:
+    def refusal(self, request: ProductRequest) -> str | None:
         """See `Engine.refusal`; it always applies."""
         return None
 
-    def __call__(
-        self,
-        problem: ValueProblem,
-        theta: Params,
-        task: Task,
-        designed: tuple[str, ...],
-        w: Params,
-        *,
-        hessian: bool,
-    ) -> MixedProduct:
+    def __call__(self, request: ProductRequest) -> MixedProduct:
         """See `Engine.__call__`.
 
         Raises:
             NotConvergedError: the two step sizes disagree by more than a tenth, or rounding
                 changes the shorter one by that much.
         """
+        theta, w, designed = request.theta, request.w, request.designed
         length = float(trees.norm(w))
         if length == 0.0:
-            inner = torch.zeros((), device=next(iter(theta.values())).device)
-            zeros = {name: torch.zeros_like(task[name]) for name in designed}
-            return MixedProduct(
-                inner, zeros, trees.zeros_like(theta) if hessian else None, Passes()
-            )
-        step = self.step if self.step is not None else step_length(theta, problem.compute_dtype)
-        require_kept(theta, w, step, length, problem.compute_dtype)
-        linear = problem.linear
-        use_linear = linear is not None and not hessian and set(designed) <= {linear.target}
+            return _no_direction(request)
+        compute_dtype, linear = request.problem.compute_dtype, request.problem.linear
+        step = self.step if self.step is not None else step_length(theta, compute_dtype)
+        require_kept(theta, w, step, length, compute_dtype)
+        in_the_target = linear is not None and set(designed) <= {linear.target}
+        use_linear = in_the_target and not request.hessian
         sample = _coefficients if use_linear else _gradients
 
         def central(h: float) -> Params:
-            plus = sample(problem, trees.axpy(h, w, theta), task, designed, hessian)
-            minus = sample(problem, trees.axpy(-h, w, theta), task, designed, hessian)
+            plus = sample(request, trees.axpy(h, w, theta))
+            minus = sample(request, trees.axpy(-h, w, theta))
             return {name: (plus[name] - minus[name]) / (2 * h) for name in plus}
 
         product = central(step / length)
         passes = Passes(forwards=2, backwards=0 if use_linear else 2)
         notes = {"fd_step": step}
-        if self.error_estimate:
+        if self.error_estimate and not request.repeated:
             wider = central(2 * step / length)
             notes["fd_error"] = _disagreement(product, wider, step)
             product = {name: (4 * x - wider[name]) / 3 for name, x in product.items()}
@@ -106,10 +94,17 @@ class FiniteDifference:
         return MixedProduct(
             inner,
             {name: product[f"task {name}"] for name in designed},
-            {name: product[f"theta {name}"] for name in theta} if hessian else None,
+            {name: product[f"theta {name}"] for name in theta} if request.hessian else None,
             passes,
             notes,
         )
+
+
+def _no_direction(request: ProductRequest) -> MixedProduct:
+    """The product along w = 0."""
+    inner = torch.zeros((), device=next(iter(request.theta.values())).device)
+    hessian = trees.zeros_like(request.theta) if request.hessian else None
+    return MixedProduct(inner, trees.zeros_like(request.made), hessian, Passes())
 
 
 def differenced(
@@ -156,13 +151,13 @@ def require_kept(
     h = step / length
     kept = 0.0
     for name, x in theta.items():
-        seen = _coarser(x.dtype, compute_dtype)
+        seen = coarser(x.dtype, compute_dtype)
         wide = torch.promote_types(x.dtype, torch.float32)
         plus, minus = ((x + way * w[name]).to(seen).to(wide) for way in (h, -h))
         kept += ((plus - minus) * (w[name].to(wide) / length)).sum()
     lost = math.sqrt(abs(1 - float(kept) / (2 * step)))
     if lost > GROSS:
-        coarsest = max((_coarser(x.dtype, compute_dtype) for x in theta.values()), key=_round_off)
+        coarsest = max((coarser(x.dtype, compute_dtype) for x in theta.values()), key=round_off)
         raise NotConvergedError(
             f"engine finite_difference: {str(coarsest).removeprefix('torch.')} rounds {lost:.0%} "
             f"of a step of {step:.1e} away; use the engine reverse or linear, which have no step, "
@@ -173,19 +168,6 @@ def require_kept(
 def step_length(theta: Params, compute_dtype: torch.dtype | None = None) -> float:
     """h |w| = u^(1/3) / 2, u the round-off of the coarsest dtype that the loss goes through."""
     return 0.5 * coarsest_round_off(theta, compute_dtype) ** (1 / 3)
-
-
-def coarsest_round_off(theta: Params, compute_dtype: torch.dtype | None) -> float:
-    """The largest round-off of the dtypes that the loss goes through."""
-    return max(_round_off(_coarser(x.dtype, compute_dtype)) for x in theta.values())
-
-
-def _coarser(dtype: torch.dtype, other: torch.dtype | None) -> torch.dtype:
-    return dtype if other is None else max(dtype, other, key=_round_off)
-
-
-def _round_off(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps
 
 
 def _disagreement(product: Params, wider: Params, step: float) -> float:
@@ -204,27 +186,23 @@ def _disagreement(product: Params, wider: Params, step: float) -> float:
     return found
 
 
-def _coefficients(
-    problem: ValueProblem, theta: Params, task: Task, designed: tuple[str, ...], hessian: bool
-) -> Params:
+def _coefficients(request: ProductRequest, theta: Params) -> Params:
     """The task-gradient of a linear objective, with the loss as <q, b>."""
-    linear = problem.linear
+    linear = request.problem.linear
     assert linear is not None
     with torch.no_grad():
-        b = linear.coefficients(theta, task)
-        q = task[linear.target]
-        return {"inner": trees.dot({"q": q}, {"q": b})} | {f"task {n}": b for n in designed}
+        b = linear.coefficients(theta, request.task)
+        inner = trees.dot({"q": request.task[linear.target]}, {"q": b})
+        return {"inner": inner} | {f"task {n}": b for n in request.designed}
 
 
-def _gradients(
-    problem: ValueProblem, theta: Params, task: Task, designed: tuple[str, ...], hessian: bool
-) -> Params:
+def _gradients(request: ProductRequest, theta: Params) -> Params:
     """Plain gradients of the loss in the designed entries (and theta), with the loss itself."""
-    theta = trees.leaves(theta) if hessian else theta
-    made = trees.leaves({name: task[name] for name in designed})
+    theta = trees.leaves(theta) if request.hessian else theta
+    made = trees.leaves(request.made)
     wrt = {f"task {n}": x for n, x in made.items()}
-    if hessian:
+    if request.hessian:
         wrt |= {f"theta {n}": x for n, x in theta.items()}
     with torch.enable_grad():
-        loss = problem.pretrain_loss(theta, task | made)
+        loss = request.problem.pretrain_loss(theta, request.task | made)
         return {"inner": loss.detach(), **trees.gradient(loss, wrt)}

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.problem import LinearForm, Task, ValueProblem
-from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
 from vfunc.pullback.tangent import tangent_along
 from vfunc.trees import Params
 
@@ -25,48 +24,40 @@ class Forward:
     name: str = "forward"
     differentiates_attention: bool = True
 
-    def refusal(
-        self, linear: LinearForm | None, designed: tuple[str, ...], *, hessian: bool
-    ) -> str | None:
+    def refusal(self, request: ProductRequest) -> str | None:
         """See `Engine.refusal`; it always applies."""
         return None
 
-    def __call__(
-        self,
-        problem: ValueProblem,
-        theta: Params,
-        task: Task,
-        designed: tuple[str, ...],
-        w: Params,
-        *,
-        hessian: bool,
-    ) -> MixedProduct:
+    def __call__(self, request: ProductRequest) -> MixedProduct:
         """See `Engine.__call__`."""
-        made = {name: task[name] for name in designed}
+        made, hessian = request.made, request.hessian
         if not made and not hessian:
-            return _inner_alone(problem, theta, task, w)
+            return _inner_alone(request)
 
         def loss(made: Params, theta: Params) -> Tensor:
-            return problem.pretrain_loss(theta, task | made)
+            return request.problem.pretrain_loss(theta, request.task | made)
 
         def gradients(theta: Params) -> tuple[object, Tensor]:
             wrt = ((0, 1) if made else 1) if hessian else 0
             return torch.func.grad_and_value(loss, argnums=wrt)(made, theta)
 
-        _, (products, inner) = tangent_along(gradients, theta, w)
+        _, (products, inner) = tangent_along(gradients, request.theta, request.w)
         by_task, by_theta = (
             products if hessian and made else (({}, products) if hessian else (products, None))
         )
-        passes = Passes(backwards=1, tangents=1)
         return MixedProduct(
             inner.detach(),
             trees.detach(by_task),
             None if by_theta is None else trees.detach(by_theta),
-            passes,
+            Passes(backwards=1, tangents=1),
         )
 
 
-def _inner_alone(problem: ValueProblem, theta: Params, task: Task, w: Params) -> MixedProduct:
+def _inner_alone(request: ProductRequest) -> MixedProduct:
     """<w, g_pre> is the tangent of the loss: nothing of the task depends on phi."""
-    _, inner = tangent_along(lambda t: problem.pretrain_loss(t, task), theta, w)
+
+    def loss(theta: Params) -> Tensor:
+        return request.problem.pretrain_loss(theta, request.task)
+
+    _, inner = tangent_along(loss, request.theta, request.w)
     return MixedProduct(inner.detach(), {}, None, Passes(tangents=1))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfunc import trees
-from vfunc.problem import LinearForm, Task, ValueProblem
-from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
 from vfunc.pullback.tangent import tangent_along
-from vfunc.trees import Params
 
 
 @dataclass(frozen=True)
@@ -23,37 +21,28 @@ class Linear:
     name: str = "linear"
     differentiates_attention: bool = True
 
-    def refusal(
-        self, linear: LinearForm | None, designed: tuple[str, ...], *, hessian: bool
-    ) -> str | None:
+    def refusal(self, request: ProductRequest) -> str | None:
         """See `Engine.refusal`: the problem must say how it is linear, in all that phi makes."""
-        if hessian:
+        linear = request.problem.linear
+        if request.hessian:
             return "it gives no Hessian-vector product, which an adjoint over several steps needs"
         if linear is None:
             return "the problem declares no `linear` form of its objective"
-        others = [name for name in designed if name != linear.target]
+        others = [name for name in request.designed if name != linear.target]
         if others:
             return f"the designer also makes {others}, in which the objective is not linear"
         return None
 
-    def __call__(
-        self,
-        problem: ValueProblem,
-        theta: Params,
-        task: Task,
-        designed: tuple[str, ...],
-        w: Params,
-        *,
-        hessian: bool,
-    ) -> MixedProduct:
+    def __call__(self, request: ProductRequest) -> MixedProduct:
         """See `Engine.__call__`."""
-        linear = problem.linear
+        linear, task = request.problem.linear, request.task
         assert linear is not None  # refusal() comes first
-        _, tangent = tangent_along(lambda t: linear.coefficients(t, task), theta, w)
+        _, tangent = tangent_along(lambda t: linear.coefficients(t, task), request.theta, request.w)
         tangent = tangent.detach()
+        target = task[linear.target]
         return MixedProduct(
-            trees.dot({"q": task[linear.target]}, {"q": tangent}),
-            {linear.target: tangent.to(task[linear.target].dtype)} if designed else {},
+            trees.dot({"q": target}, {"q": tangent}),
+            {linear.target: tangent.to(target.dtype)} if request.designed else {},
             None,
             Passes(tangents=1),
         )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vfunc import trees
-from vfunc.problem import LinearForm, Task, ValueProblem
-from vfunc.pullback.engine import MixedProduct, Passes
+from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
 from vfunc.pullback.memory import require_room
 from vfunc.trees import Params
 
@@ -28,31 +27,19 @@ class Reverse:
     name: str = "reverse"
     differentiates_attention: bool = True
 
-    def refusal(
-        self, linear: LinearForm | None, designed: tuple[str, ...], *, hessian: bool
-    ) -> str | None:
+    def refusal(self, request: ProductRequest) -> str | None:
         """See `Engine.refusal`; it always applies."""
         return None
 
-    def __call__(
-        self,
-        problem: ValueProblem,
-        theta: Params,
-        task: Task,
-        designed: tuple[str, ...],
-        w: Params,
-        *,
-        hessian: bool,
-    ) -> MixedProduct:
+    def __call__(self, request: ProductRequest) -> MixedProduct:
         """See `Engine.__call__`.
 
         Raises:
             MemoryShortError: with `watch_memory`; one forward has been spent.
         """
-        theta = trees.leaves(theta)
-        made = trees.leaves({name: task[name] for name in designed})
+        theta, made = trees.leaves(request.theta), trees.leaves(request.made)
         with torch.enable_grad():
-            loss = problem.pretrain_loss(theta, task | made)
+            loss = request.problem.pretrain_loss(theta, request.task | made)
             if self.watch_memory:
                 require_room(loss)
             g_pre = trees.zeros_like(theta)
@@ -61,12 +48,12 @@ class Reverse:
                     loss, list(theta.values()), create_graph=True, materialize_grads=True
                 )
                 g_pre = dict(zip(theta, grads, strict=True))
-            inner = trees.dot(w, g_pre)
-            products = trees.gradient(inner, _joined(made, theta if hessian else {}))
+            inner = trees.dot(request.w, g_pre)
+            products = trees.gradient(inner, _joined(made, theta if request.hessian else {}))
         return MixedProduct(
             inner.detach(),
             {name: products[f"task {name}"] for name in made},
-            {name: products[f"theta {name}"] for name in theta} if hessian else None,
+            {name: products[f"theta {name}"] for name in theta} if request.hessian else None,
             Passes(forwards=1, backwards=2),
         )
 

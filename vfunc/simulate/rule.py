@@ -8,13 +8,18 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
+from vfunc import trees
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TensorState:
     """One parameter's optimizer state: steps taken, and its buffers (momentum, moments)."""
 
     step: int = 0
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"TensorState(step={self.step}, buffers={trees.described(self.buffers)})"
 
 
 OptimizerState: TypeAlias = dict[str, TensorState]

@@ -12,7 +12,7 @@ from vfunc.simulate.sgd import SGD
 from vfunc.trees import Params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UpdateRule:
     """U for a whole parameter dict: accumulate, clip, then each tensor's own rule.
 
@@ -31,6 +31,16 @@ class UpdateRule:
     accumulated: Params | None = None
     weight: float = 1.0
     closes_window: bool = True
+
+    def __repr__(self) -> str:
+        rules, count = self.rules, ""
+        if isinstance(rules, Mapping):
+            different = list(dict.fromkeys(map(repr, rules.values())))
+            more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+            rules, count = f"{different[0]}{more}", f" for {len(self.rules)} parameters"  # type: ignore[arg-type]
+        clip = f", {self.clip}" if self.clip else ""
+        window = f", weight={self.weight:g}" if self.weight != 1.0 else ""
+        return f"UpdateRule({rules}{count}{clip}{window})"
 
     def rule(self, name: str) -> Rule:
         """The rule of one parameter."""

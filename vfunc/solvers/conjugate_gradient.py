@@ -4,12 +4,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from vfunc import trees
+from vfunc.config.allowed import check_fields
+from vfunc.config.declared import option
 from vfunc.errors import UserError
+from vfunc.solvers.lanczos import smallest_ritz_value
 from vfunc.solvers.solution import MatVec, Outcome, Solution, rounding
+from vfunc.solvers.system import System
 from vfunc.trees import Params
 from vfunc.typecheck import typed
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """The implicit estimator's solver `cg`: conjugate gradient, and a look for negative curvature.
+
+    Conjugate gradient meets only the directions that the right-hand side reaches. So Lanczos
+    steps from a random start look for curvature that it cannot meet, `probe_steps` products of
+    them. Three find what is of the largest curvature's size; a network's saddle can have a
+    hundredth of that, and take thirty (see `smallest_ritz_value`).
+
+    Attributes:
+        steps: products that cg spends on the adjoint, whatever the residual; approximate.
+        precondition: `optimizer` preconditions by the second moments of Adam or AdamW.
+        max_iterations: products with the system, at most.
+        probe_steps: products with random directions that look for negative curvature; 0 for none.
+    """
+
+    steps: int | None = option(
+        default=None, shown="until --solver-tolerance", name="solver_steps", least=1
+    )
+    precondition: Literal["none", "optimizer"] = "none"
+    max_iterations: int = option(default=50, least=1, hidden=True)
+    probe_steps: int = option(default=3, least=0, hidden=True)
+
+    name: ClassVar[str] = "cg"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(
+        self,
+        system: System,
+        b: Params,
+        *,
+        tolerance: float,
+        seed: int,
+        preconditioner: Params | None = None,
+    ) -> Solution:
+        """See `Solver.__call__`."""
+        solution = conjugate_gradient(
+            system,
+            b,
+            tolerance=tolerance,
+            max_iterations=self.max_iterations,
+            steps=self.steps,
+            preconditioner=preconditioner,
+        )
+        return probed(solution, system, b, self.probe_steps, seed)
 
 
 @typed
@@ -104,3 +159,31 @@ def _applied(
         return z, rz
 
     return apply
+
+
+def probed(solution: Solution, system: System, b: Params, steps: int, seed: int) -> Solution:
+    """A solution of conjugate gradient, refused where a random start finds negative curvature.
+
+    Conjugate gradient sees the directions that b reaches by products with the matrix, and where
+    units of a network are the same, or dead, those that tell them apart are not among them: a
+    saddle passes for a minimum. See `smallest_ritz_value` for what so many steps find. No product
+    is spent on a curvature that is positive by construction.
+
+    Args:
+        solution: conjugate gradient's.
+        system: what was solved.
+        b: right-hand side.
+        steps: products to spend, at most.
+        seed: of the start.
+    """
+    if solution.outcome not in (Outcome.converged, Outcome.steps):
+        return solution
+    if system.semidefinite or steps == 0:
+        return solution
+    smallest, spent = smallest_ritz_value(system, b, steps=steps, seed=seed)
+    return replace(
+        solution,
+        outcome=Outcome.negative_curvature if smallest <= 0 else solution.outcome,
+        products=solution.products + spent,
+        curvature=min(solution.curvature, smallest),
+    )

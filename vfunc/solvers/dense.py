@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.solvers.solution import MatVec, Outcome, Solution
+from vfunc.solvers.system import System
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
@@ -18,6 +21,25 @@ LIMIT = 2048
 
 ASYMMETRY = 0.01
 """|A - A^T| / |A| that finite differences in float32 may leave; a wrong product leaves more."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The implicit estimator's solver `dense`: by the matrix itself, for few parameters."""
+
+    name: ClassVar[str] = "dense"
+
+    def __call__(
+        self,
+        system: System,
+        b: Params,
+        *,
+        tolerance: float,
+        seed: int,
+        preconditioner: Params | None = None,
+    ) -> Solution:
+        """See `Solver.__call__`; nothing is drawn, and a preconditioner is not used."""
+        return dense(system, b, tolerance=tolerance)
 
 
 @typed

@@ -61,5 +61,5 @@ def smallest_ritz_value(
     off = torch.tensor(beside, dtype=torch.float64)
     ritz = ritz + torch.diag(off, 1) + torch.diag(off, -1)
     if not bool(torch.isfinite(ritz).all()):
-        return float("nan"), step
-    return float(torch.linalg.eigvalsh(ritz)[0]), step
+        return float("nan"), len(diagonal)
+    return float(torch.linalg.eigvalsh(ritz)[0]), len(diagonal)

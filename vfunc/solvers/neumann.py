@@ -3,16 +3,60 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from vfunc import trees
+from vfunc.config.allowed import check_fields
+from vfunc.config.declared import option
 from vfunc.errors import UserError
 from vfunc.solvers.solution import MatVec, Outcome, Solution, rounding
+from vfunc.solvers.system import System
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
 POWER_ITERATIONS = 8
+
+
+@dataclass(frozen=True)
+class Neumann:
+    """The implicit estimator's solver `neumann`: linear in the right-hand side, with more products.
+
+    Attributes:
+        steps: terms that neumann spends on the adjoint, whatever the residual; approximate.
+        max_iterations: terms, at most.
+    """
+
+    steps: int | None = option(
+        default=None, shown="until --solver-tolerance", name="solver_steps", least=1
+    )
+    max_iterations: int = option(default=50, least=1, hidden=True)
+
+    name: ClassVar[str] = "neumann"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(
+        self,
+        system: System,
+        b: Params,
+        *,
+        tolerance: float,
+        seed: int,
+        preconditioner: Params | None = None,
+    ) -> Solution:
+        """See `Solver.__call__`; a preconditioner is not used."""
+        return neumann(
+            system,
+            b,
+            tolerance=tolerance,
+            max_iterations=self.max_iterations,
+            terms=self.steps,
+            seed=seed,
+        )
 
 
 @typed

@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.config.allowed import check_fields
+from vfunc.config.declared import option
 from vfunc.errors import UserError
 from vfunc.solvers.solution import MatVec, Outcome, Solution, rounding
+from vfunc.solvers.system import System
 from vfunc.trees import Params
 from vfunc.typecheck import typed
+
+
+@dataclass(frozen=True)
+class Nystrom:
+    """The implicit estimator's solver `nystrom`: approximate, a fixed number of products.
+
+    Attributes:
+        rank: rank of the approximate curvature, and products that nystrom spends.
+    """
+
+    rank: int = option(default=20, name="nystrom_rank", least=1)
+
+    name: ClassVar[str] = "nystrom"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __call__(
+        self,
+        system: System,
+        b: Params,
+        *,
+        tolerance: float,
+        seed: int,
+        preconditioner: Params | None = None,
+    ) -> Solution:
+        """See `Solver.__call__`; a preconditioner is not used."""
+        return nystrom(
+            system.undamped,
+            b,
+            damping=system.damping,
+            rank=self.rank,
+            tolerance=tolerance,
+            seed=seed,
+        )
 
 
 @typed

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 
+from vfunc import trees
 from vfunc.errors import NotConvergedError
 from vfunc.trees import Params
 
@@ -32,7 +33,7 @@ class Outcome(enum.Enum):
     not_finite = "met a number that is not finite"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """An answer to A x = b.
 
@@ -54,6 +55,13 @@ class Solution:
     iterations: int
     products: int
     curvature: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Solution({trees.described(self.x)}, {self.outcome.name}, "
+            f"residual={self.residual:.1e}, iterations={self.iterations}, "
+            f"products={self.products}, curvature={self.curvature:.1e})"
+        )
 
     @property
     def converged(self) -> bool:

@@ -75,7 +75,7 @@ def _map_values(
     theta = state.functional.theta
     construction = construct_task(problem, phi, observed)
     _, g_down = feedback_gradient(problem, theta)
-    product, _ = mixed_product(problem, theta, construction, g_down, engine)
+    product = mixed_product(problem, theta, construction, g_down, engine)
     fields = workload.value_map(
         state.functional, state.designer, observed, construction.task, product.task
     )

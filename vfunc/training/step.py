@@ -216,14 +216,15 @@ def _update_designer(
     trees.require_same_structure("the estimate's grad", estimate.grad, phi)
     _require_finite("the value", estimate.value, where)
     _require_finite("the designer's objective", estimate.objective, where)
-    descent = trees.scale(estimate.grad, -1 / estimate.scale)
+    parameters = dict(designer.named_parameters())
+    estimate.descend(parameters)
     if any(options.penalties.values()):
         penalty = _penalty_gradient(workload, state, phi, forward, options.penalties)
-        descent = trees.axpy(1.0, penalty, descent)
-    if not trees.is_finite(descent):
+        for name, parameter in parameters.items():
+            parameter.grad = parameter.grad + penalty[name]
+    if not trees.is_finite({name: p.grad for name, p in parameters.items()}):
+        optimizer.zero_grad(set_to_none=True)
         raise NonFiniteError(f"the designer's gradient is not finite ({where})")
-    for name, parameter in designer.named_parameters():
-        parameter.grad = descent[name].to(parameter.dtype)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.counters = at.advanced(updates=at.updates + 1)

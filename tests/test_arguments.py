@@ -1,0 +1,308 @@
+"""A wrong argument is one line of ours, at every entry point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import pytest
+import torch
+from torch import nn
+
+import vfunc
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture
+def made():
+    return cases.situation("mlp", 0, "adamw")
+
+
+def by(name):
+    return lambda problem, theta, phi: vfunc.make_estimator(name)(problem, theta, phi)
+
+
+def matched(problem, theta, phi):
+    return vfunc.DomainMatched(vfunc.FirstOrder())(
+        replace(problem, domains={"one": problem}), theta, phi
+    )
+
+
+def product(function):
+    """What takes a construction and a direction, asked with a good construction."""
+
+    def call(problem, theta, phi):
+        good = cases.situation("mlp", 0, "adamw")
+        construction = vfunc.construct_task(problem, phi, good.problem.batches[0])
+        return function(problem, theta, construction, good.theta)
+
+    return call
+
+
+BOTH = {
+    **{name: by(name) for name in ("first_order", "unrolled", "implicit", "random", "zero")},
+    "DomainMatched": matched,
+    "certify": lambda p, theta, phi: vfunc.certify(p, theta, phi, "first_order", quiet=True),
+    "value_of_parts": lambda p, theta, phi: vfunc.value_of_parts(
+        replace(p, parts=parts), theta, phi
+    ),
+    "mixed_product": product(vfunc.mixed_product),
+    "pull_back": product(vfunc.pull_back),
+}
+OF_PHI = BOTH | {"construct_task": lambda p, theta, phi: vfunc.construct_task(p, phi, p.batches[0])}
+OF_THETA = BOTH | {"feedback_gradient": lambda p, theta, phi: vfunc.feedback_gradient(p, theta)}
+
+
+def parts(theta, task):
+    made = cases.situation("mlp", 0, "adamw")
+    return made.problem.pretrain_loss(theta, task).reshape(1)
+
+
+def one_line(call, *arguments):
+    """What is said: a UserError of a single line of no more than a few."""
+    with pytest.raises(vfunc.UserError) as raised:
+        call(*arguments)
+    said = str(raised.value)
+    assert "\n" not in said and len(said) < 400, said
+    return said
+
+
+def changed(params, **entries):
+    return params | entries
+
+
+# what is wrong -> (the params made wrong, what is said of it)
+WRONG = {
+    "a list": (lambda p: list(p.values()), "{name} must be a dict of tensors by name, not a list"),
+    "a tensor": (lambda p: torch.ones(2), "{name} must be a dict of tensors by name"),
+    "none": (lambda p: None, "{name} must be a dict of tensors by name, not a NoneType"),
+    "a module": (lambda p: nn.Linear(2, 2), "vfunc.functional(module).theta"),
+    "a learner": (lambda p: vfunc.functional(nn.Linear(2, 2)), "give its .theta"),
+    "empty": (lambda p: {}, "{name} is empty"),
+    "nested": (lambda p: {"block": dict(p)}, "{name}['block'] is a dict: {name} is flat"),
+    "numbers": (lambda p: p | {"a": 1.0}, "{name}['a'] must be a tensor, not a float"),
+    "nothing": (lambda p: p | {"a": None}, "{name}['a'] must be a tensor, not a NoneType"),
+    "integers": (lambda p: {n: x.long() for n, x in p.items()}, "is of int64"),
+    "booleans": (lambda p: {n: x > 0 for n, x in p.items()}, "is of bool"),
+    "complex": (lambda p: {n: x.to(torch.complex128) for n, x in p.items()}, "is of complex128"),
+    "keys": (lambda p: dict(enumerate(p.values())), "{name} has the key 0"),
+}
+
+
+@pytest.mark.parametrize("wrong", list(WRONG))
+@pytest.mark.parametrize("entry", list(OF_PHI))
+def test_a_phi_that_is_none(entry, wrong, made):
+    make, said = WRONG[wrong]
+    assert said.format(name="phi") in one_line(
+        OF_PHI[entry], made.problem, made.theta, make(made.phi)
+    )
+
+
+@pytest.mark.parametrize("wrong", list(WRONG))
+@pytest.mark.parametrize("entry", list(OF_THETA))
+def test_a_theta_that_is_none(entry, wrong, made):
+    make, said = WRONG[wrong]
+    assert said.format(name="theta") in one_line(
+        OF_THETA[entry], made.problem, make(made.theta), made.phi
+    )
+
+
+@pytest.mark.parametrize("entry", list(OF_PHI))
+def test_a_phi_of_other_names_or_shapes(entry, made):
+    ask = OF_PHI[entry]
+    lacking = {n: x for n, x in made.phi.items() if n != "r"}
+    assert "construct asks for 'r', and has phi {" in one_line(
+        ask, made.problem, made.theta, lacking
+    )
+    wide = made.phi | {"r": torch.ones(5, 7)}
+    assert "construct cannot use phi {" in one_line(ask, made.problem, made.theta, wide)
+    elsewhere = {n: x.to("meta") for n, x in made.phi.items()}
+    if entry not in ("zero", "construct_task", "value_of_parts", "mixed_product"):
+        assert "phi {" in one_line(ask, made.problem, made.theta, elsewhere)
+
+
+@pytest.mark.parametrize("entry", list(OF_THETA))
+def test_a_theta_of_other_names_or_shapes(entry, made):
+    ask = OF_THETA[entry]
+    name = next(iter(made.theta))
+    turned = made.theta | {name: torch.ones(5, 7)}
+    assert f"theta[{name!r}] is of shape (5, 7), the optimizer's" in one_line(
+        ask, made.problem, turned, made.phi
+    )
+    unstarted = replace(made.problem, state={})
+    wrong = {n: torch.ones(5, 7) for n in made.theta}
+    said = one_line(ask, unstarted, wrong, made.phi)
+    assert "cannot use theta {" in said or "w (shaped like theta) does not match" in said
+
+
+@pytest.mark.parametrize("entry", list(BOTH))
+def test_arguments_in_another_order(entry, made):
+    ask = BOTH[entry]
+    assert "the order is (problem, theta, phi)" in one_line(ask, made.problem, made.phi, made.theta)
+    if entry in ("DomainMatched", "value_of_parts", "mixed_product", "pull_back"):
+        return  # their wrappers here take a problem apart first
+    assert "problem must be a ValueProblem, not a dict" in one_line(
+        ask, made.theta, made.problem, made.phi
+    )
+
+
+def learner_problem(rules):
+    """A problem of a functional learner and designer, as most are."""
+    learner, designer = vfunc.functional(nn.Linear(3, 2)), vfunc.functional(nn.Linear(3, 3))
+    x = torch.ones(4, 3)
+    rule = vfunc.UpdateRule({n: vfunc.SGD(0.1) for n in learner.names} if rules else vfunc.SGD(0.1))
+    problem = vfunc.ValueProblem(
+        lambda phi, batch: {"x": designer(phi, batch)},
+        lambda theta, task: learner(theta, task["x"]).square().mean(),
+        lambda theta: (learner(theta, x) - 1).square().mean(),
+        (x,),
+        rule,
+    )
+    return problem, learner.theta, designer.theta
+
+
+@pytest.mark.parametrize("rules", [False, True])
+@pytest.mark.parametrize("entry", ["first_order", "unrolled", "implicit", "zero", "certify"])
+def test_parameters_of_another_learner(entry, rules):
+    problem, theta, phi = learner_problem(rules)
+    ask = BOTH[entry]
+    ask(problem, theta, phi)
+    other = vfunc.functional(nn.Sequential(nn.Linear(3, 2))).theta
+    said = one_line(ask, problem, other, phi)
+    assert "'0.weight'" in said
+    lacking = {"weight": theta["weight"]}
+    assert "theta for Linear does not match: missing ['bias']" in one_line(
+        ask, problem, lacking, phi
+    )
+    assert "other shapes [('weight'" in one_line(
+        ask, problem, {n: torch.ones(3, 7) for n in theta}, phi
+    )
+    elsewhere = {n: x.to("meta") for n, x in theta.items()}
+    assert "theta['weight'] is on meta, the Linear on cpu" in one_line(ask, problem, elsewhere, phi)
+    for wrong in (phi | {"extra": torch.ones(1)}, {"weight": phi["weight"]}):
+        assert "theta for Linear does not match" in one_line(ask, problem, theta, wrong)
+
+
+@pytest.mark.parametrize("entry", ["mixed_product", "pull_back"])
+def test_directions_and_constructions(entry, made):
+    function = getattr(vfunc, entry)
+    construction = vfunc.construct_task(made.problem, made.phi, made.problem.batches[0])
+    name = next(iter(made.theta))
+    for w, said in (
+        ([], "w must be a dict"),
+        ({}, "w is empty"),
+        (made.phi, "w (shaped like theta) does not match: missing"),
+        (made.theta | {name: torch.ones(9)}, f"other shapes [('{name}', (9,)"),
+        (made.theta | {name: made.theta[name].long()}, "is of int64"),
+    ):
+        assert said in one_line(function, made.problem, made.theta, construction, w)
+    for wrong in (made.phi, construction.task, None):
+        assert "construction must be what construct_task" in one_line(
+            function, made.problem, made.theta, wrong, made.theta
+        )
+    assert "unknown engine 'revers'" in one_line(
+        function, made.problem, made.theta, construction, made.theta, "revers"
+    )
+
+
+ALL = [*BOTH, "feedback_gradient"]
+
+
+@pytest.mark.parametrize("entry", ALL)
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda loss: float(loss.detach()), "feedback_loss returned a float"),
+        (lambda loss: loss.detach(), "without a graph to theta"),
+        (lambda loss: loss.expand(3), "feedback_loss returned a tensor of shape (3,)"),
+        (lambda loss: loss.to(torch.complex128), "feedback_loss returned a scalar of complex128"),
+        (lambda loss: None, "feedback_loss returned a NoneType"),
+    ],
+    ids=["a float", "no graph", "a vector", "complex", "nothing"],
+)
+def test_a_feedback_loss_that_is_none(entry, returned, said, made):
+    if entry in ("mixed_product", "pull_back"):
+        return  # they ask for no feedback
+    real = made.problem.feedback_loss
+    problem = replace(made.problem, feedback_loss=lambda theta: returned(real(theta)))
+    assert said in one_line(OF_THETA[entry], problem, made.theta, made.phi)
+
+
+@pytest.mark.parametrize("entry", list(OF_PHI))
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda task: task["q"], "construct returned a Tensor; it has to return a dict"),
+        (lambda task: None, "construct returned a NoneType"),
+        (lambda task: tuple(task.values()), "construct returned a tuple"),
+        (lambda task: task | {"n": 3}, "construct returned a int as 'n'"),
+        (lambda task: task | {"y": [task["q"]]}, "construct returned a list as 'y'"),
+        (lambda task: {1: task["q"]}, "construct returned the key 1"),
+    ],
+    ids=["a tensor", "nothing", "a tuple", "a number", "a list", "a key"],
+)
+def test_a_task_that_is_none(entry, returned, said, made):
+    real = made.problem.construct
+    problem = replace(made.problem, construct=lambda phi, batch: returned(real(phi, batch)))
+    assert said in one_line(OF_PHI[entry], problem, made.theta, made.phi)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "said"),
+    [
+        ("batches", [None], "batches must be a tuple of unlabeled batches, not a list"),
+        ("batches", torch.ones(3), "not a Tensor; write (batch,)"),
+        ("batches", (), "needs at least one unlabeled batch"),
+        ("construct", {"x": 1}, "construct must be a function, not a dict"),
+        ("pretrain_loss", torch.ones(()), "pretrain_loss must be a function, not a Tensor"),
+        ("feedback_loss", 1.0, "feedback_loss must be a function, not a float"),
+        ("rule", torch.optim.SGD([torch.ones(1)], lr=0.1), "take vfunc.from_optimizer"),
+    ],
+)
+def test_a_problem_that_is_none(field, wrong, said, made):
+    assert said in one_line(lambda: replace(made.problem, **{field: wrong}))
+
+
+def test_inference_mode_is_no_place_for_gradients(made):
+    with torch.inference_mode():
+        assert "torch.inference_mode()" in one_line(
+            vfunc.FirstOrder(), made.problem, made.theta, made.phi
+        )
+        inside = {n: x.clone() for n, x in made.theta.items()}
+    assert "was made under torch.inference_mode()" in one_line(
+        vfunc.FirstOrder(), made.problem, inside, made.phi
+    )
+
+
+def test_what_a_function_raises_for_reasons_of_its_own_is_left_as_it_is(made):
+    def table(theta):
+        return {}["r"] + theta["nothing"]
+
+    with pytest.raises(KeyError, match="r"):
+        vfunc.feedback_gradient(
+            replace(made.problem, feedback_loss=table), made.theta | {"r": torch.ones(())}
+        )
+
+    def failing(theta):
+        raise RuntimeError("the file is gone")
+
+    with pytest.raises(RuntimeError, match="the file is gone"):
+        vfunc.feedback_gradient(replace(made.problem, feedback_loss=failing), made.theta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_no_fault(dtype):
+    problem, _, phi = learner_problem(False)
+    half = vfunc.functional(nn.Linear(3, 2).to(dtype))
+    x = torch.ones(4, 3, dtype=dtype)
+    problem = replace(
+        problem,
+        construct=lambda phi, batch: {"x": x * phi["weight"].sum()},
+        pretrain_loss=lambda theta, task: half(theta, task["x"]).square().mean(),
+        feedback_loss=lambda theta: half(theta, x).square().mean(),
+    )
+    estimate = vfunc.FirstOrder(engine="reverse")(
+        problem, half.theta, {n: p.to(dtype) for n, p in phi.items()}
+    )
+    assert estimate.grad["weight"].dtype == dtype

@@ -1,0 +1,167 @@
+"""A direction in learner space, pulled back to the designer: the gradient, and what it took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from vfunc import trees
+from vfunc.problem import Construction, ValueEstimate, ValueProblem, entry
+from vfunc.pullback.engine import Engine, Passes
+from vfunc.pullback.finite_difference import differenced
+from vfunc.pullback.product import mixed_product
+from vfunc.trees import Params, Scalar
+from vfunc.typecheck import typed
+
+
+@dataclass(frozen=True, repr=False)
+class Pullback:
+    """grad_phi <w, grad_theta L_pre(theta; c_phi)>, w held constant: what `pull_back` returns.
+
+    Pullbacks add up, as an adjoint over several steps needs it: gradients and passes are summed,
+    what engines say of their errors is the worst (largest) of them.
+
+    Attributes:
+        grad: shaped like phi.
+        inner: <w, g_pre>.
+        passes: learner passes spent.
+        engines: why it was that engine, by the engine's name; several only in a sum.
+        diagnostics: what the engine has to say (a finite-difference step).
+        hessian: H w, where it was asked for; a sum has none.
+        hessian_engine: what computed the Hessian products behind w; "" where there are none.
+    """
+
+    grad: Params
+    inner: Scalar
+    passes: Passes
+    engines: Mapping[str, str]
+    diagnostics: Mapping[str, float]
+    hessian: Params | None = None
+    hessian_engine: str = ""
+
+    @staticmethod
+    def zero(phi: Params) -> Pullback:
+        """The sum of no pullbacks to phi."""
+        return Pullback(trees.zeros_like(phi), torch.zeros(()), Passes(), {}, {})
+
+    @property
+    def engine(self) -> str:
+        """The engine's name; names of several are separated by ", "."""
+        return ", ".join(self.engines)
+
+    @property
+    def why(self) -> str:
+        """Why it is that engine."""
+        return "; ".join(self.engines.values())
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """Why `grad` is not exact to rounding, in a phrase; empty where it is."""
+        names = ", ".join(name for name in (self.engine, self.hessian_engine) if name)
+        return differenced(names, self.diagnostics)
+
+    def __add__(self, other: Pullback) -> Pullback:
+        worst = dict(self.diagnostics)
+        for name, said in other.diagnostics.items():
+            worst[name] = max(worst.get(name, said), said, key=_nan_last)
+        new = {name: why for name, why in other.engines.items() if name not in self.engines}
+        return Pullback(
+            trees.axpy(1.0, other.grad, self.grad),
+            self.inner + other.inner,
+            self.passes + other.passes,
+            {**self.engines, **new},
+            worst,
+        )
+
+    def estimate(
+        self,
+        value: Scalar,
+        scale: float,
+        notes: Mapping[str, float | int | bool | str],
+        *,
+        spent: Passes,
+        objective: Scalar | None = None,
+        further: Mapping[str, float | int | bool | str] | None = None,
+        approximations: tuple[str, ...] = (),
+    ) -> ValueEstimate:
+        """The estimate whose gradient this is.
+
+        Args:
+            value: the predicted decrease of L_down.
+            scale: the unit of the objective.
+            notes: the estimator's own diagnostics; passes, engine and `further` follow them.
+            spent: learner passes beside those of the pullback.
+            objective: what `grad` differentiates, where that is not the value.
+            further: diagnostics of the simulated step.
+            approximations: the estimator's own; the engine's follow them.
+        """
+        products = {"hessian_engine": self.hessian_engine} if self.hessian_engine else {}
+        return ValueEstimate(
+            value,
+            value if objective is None else objective,
+            self.grad,
+            scale,
+            {
+                **notes,
+                **(spent + self.passes).as_diagnostics(),
+                **self.diagnostics,
+                **(further or {}),
+                "engine": self.engine,
+                **products,
+                "engine_why": self.why,
+            },
+            (*approximations, *self.approximations),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Pullback(grad={trees.described(self.grad)}, inner={float(self.inner):.6g}, "
+            f"engine={self.engine!r}, {self.passes})"
+        )
+
+
+@entry
+@typed
+def pull_back(
+    problem: ValueProblem,
+    theta: Params,
+    construction: Construction,
+    w: Params,
+    engine: str | Engine = "auto",
+    *,
+    hessian: bool = False,
+) -> Pullback:
+    """grad_phi <w, grad_theta L_pre(theta; c_phi)>: the pullback of w to the designer.
+
+    Args:
+        problem: gives L_pre.
+        theta: the estimator's own point, shaped like w.
+        construction: c_phi(B), with its graph to phi.
+        w: the direction in learner space, held constant.
+        engine: `auto`, a name, or an engine.
+        hessian: whether H w is wanted too, from the same pass.
+
+    Returns:
+        The gradient, shaped like phi, with the engine that made it and the reason for it.
+
+    Raises:
+        UserError: the engine is unknown or does not apply.
+        NotConvergedError: finite differences of two step sizes disagree, or a step rounds away.
+    """
+    product = mixed_product(problem, theta, construction, w, engine, hessian=hessian)
+    return Pullback(
+        construction.pull(product.task),
+        product.inner,
+        product.passes,
+        {product.engine: product.why},
+        product.diagnostics,
+        product.hessian,
+    )
+
+
+def _nan_last(number: float) -> tuple[bool, float]:
+    """A key under which the largest is a NaN, if there is one."""
+    return math.isnan(number), number
