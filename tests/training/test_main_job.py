@@ -14,7 +14,7 @@ from small_run import SMALL, same, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vfunc.config.command_line import PRESETS, parse, run_guarded
-from vfunc.language.designer_file import load_designer
+from vfunc.language.designer import load_designer
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.report.events import read_events

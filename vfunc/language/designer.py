@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vfunc.designer_file import read_designer
 from vfunc.errors import UserError
 from vfunc.language.candidates import Observation
 from vfunc.language.data.examples import TokenBatch
@@ -133,3 +136,17 @@ def _positions(length: int, width: int, device: torch.device) -> Tensor:
     rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     angle = torch.arange(length, device=device)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+def load_designer(path: Path | str) -> TopKDesigner:
+    """Read a designer that `vfunc.designer_file.save_designer` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+
+    def make(config: dict[str, Any]) -> TopKDesigner:
+        target = TargetForm(**config.pop("target"))
+        return TopKDesigner(DesignerConfig(target=target, **config))
+
+    return read_designer(path, TopKDesigner, make)

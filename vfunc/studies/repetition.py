@@ -18,12 +18,12 @@ from vfunc.config.resolve import default_name, estimator_options, flag, resolve
 from vfunc.config.run_options import VISION
 from vfunc.config.values import nearest, required
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.report.measures import LOSS
 from vfunc.studies.finished_runs import language_metrics
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import assemble
 from vfunc.training.run_directory import RunDirectory
-from vfunc.workload import Metric
 
 BARRED = {
     "seed": "every run has its own; give --seeds",
@@ -174,7 +174,7 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
         if one.state != "finished" and one.setting not in loaded:
             loaded.add(one.setting)
             with _naming(one.setting):
-                _require_metric(primary, assemble(one.config).workload.metrics)
+                _require_metric(primary, assemble(one.config).reporting.metrics)
 
 
 def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:

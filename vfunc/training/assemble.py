@@ -14,10 +14,10 @@ from vfunc.config.run_options import VISION
 from vfunc.errors import UserError
 from vfunc.estimators import make_estimator
 from vfunc.learner import select
+from vfunc.modality import Modality, Reporting, Saving
+from vfunc.training.arm_run import ArmPlan, StepOptions
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.budget import Schedule
-from vfunc.training.loop import ArmPlan
-from vfunc.training.step import StepOptions
 from vfunc.workload import Workload
 
 
@@ -28,14 +28,29 @@ class Assembled:
     Attributes:
         config: the resolved configuration.
         learner: the start learner, on the CPU; arms train copies of it on the device.
-        workload: the modality.
+        modality: on the run's own data.
         device: where everything runs.
     """
 
     config: RunConfig
     learner: nn.Module
-    workload: Workload
+    modality: Modality
     device: torch.device
+
+    @property
+    def workload(self) -> Workload:
+        """The loop's side of the modality."""
+        return self.modality.workload
+
+    @property
+    def reporting(self) -> Reporting:
+        """The report's side of the modality."""
+        return self.modality.reporting
+
+    @property
+    def saving(self) -> Saving:
+        """How the modality's modules are written."""
+        return self.modality.saving
 
 
 def assemble(config: RunConfig) -> Assembled:
@@ -66,9 +81,9 @@ def assemble(config: RunConfig) -> Assembled:
     if config.run.modality == VISION:
         from vfunc.training.build.vision_assembly import vision_parts
 
-        learner, workload = vision_parts(config, device)
+        learner, modality = vision_parts(config, device)
         check(learner)
-        return Assembled(config, learner, workload, device)
+        return Assembled(config, learner, modality, device)
     from vfunc.training.build.language_assembly import language_parts
 
     return Assembled(config, *language_parts(config, device, check), device)
@@ -122,7 +137,7 @@ def _augmentor(config: RunConfig) -> str | None:
     """The kind of designer; a saved one's is in its file."""
     if config.designer.designer is None:
         return config.views.augmentor
-    from vfunc.vision.designers.designer_file import load_view_designer
+    from vfunc.vision.designers.view_designer import load_view_designer
 
     return load_view_designer(config.designer.designer).config.kind
 

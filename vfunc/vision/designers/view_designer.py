@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import torch
 from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vfunc.designer_file import read_designer
 from vfunc.errors import UserError
 from vfunc.trees import Scalar
 from vfunc.typecheck import typed
@@ -185,3 +187,17 @@ def apply_control(config: ViewDesignerConfig, images: Images, control: Control) 
 
 def _bounded(raw: Tensor) -> Tensor:
     return torch.sigmoid(_BOUND * torch.tanh(raw / _BOUND))
+
+
+def load_view_designer(path: Path | str) -> ViewDesigner:
+    """Read a designer that `vfunc.designer_file.save_designer` wrote.
+
+    Raises:
+        UserError: the file is missing or holds something else, a designer of language for one.
+    """
+
+    def make(config: dict[str, Any]) -> ViewDesigner:
+        with torch.device("meta"):  # draws no random numbers
+            return ViewDesigner(ViewDesignerConfig(**config))
+
+    return read_designer(path, ViewDesigner, make, "designer of views")
