@@ -15,7 +15,8 @@ from rich.console import Console
 
 from vfunc.config.resolve import resolve
 from vfunc.evaluation.pass_at_k import holm, paired_difference
-from vfunc.modality import Metric, Modality, Reporting
+from vfunc.language.workload import LanguageWorkload
+from vfunc.modality import Metric, Modality, Reporting, Saving
 from vfunc.report.events import EventLog
 from vfunc.report.measures import Measures
 from vfunc.training.assemble import Assembled
@@ -75,7 +76,8 @@ def finished(tmp_path: Path) -> SimpleNamespace:
             for n in range(6):
                 log.write(probe | {"predicted": n / 1e3, "realised": (n + n % 2) / 1e3})
     reporting = Reporting("images", VISION.metrics, (), {"stream": 9}, MagicMock())
-    modality = Modality(MagicMock(), reporting, MagicMock())
+    unused = object.__new__(LanguageWorkload)
+    modality = Modality(unused, reporting, Saving(MagicMock(), MagicMock()))
     config = resolve({"arms": ",".join(ARMS)})
     parts = Assembled(config, torch.nn.Identity(), modality, torch.device("cpu"))
     shown = io.StringIO()

@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vfunc.designer_file import save_designer
 from vfunc.language.data.reading import LanguageData
@@ -41,7 +41,7 @@ def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
     def save_learner(learner: nn.Module, path: Path) -> None:
         assert isinstance(learner, PreTrainedModel | PeftModel)
         with quiet():
-            learner.save_pretrained(path)
+            learner.save_pretrained(str(path))
             tokenizer.save_pretrained(path)
 
     return Saving(save_learner, save_designer)

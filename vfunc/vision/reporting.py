@@ -10,6 +10,7 @@ from torch import nn
 from vfunc.designer_file import save_designer
 from vfunc.modality import Reporting, Saving
 from vfunc.vision.data.examples import VisionData
+from vfunc.vision.encoder.encoder import Encoder
 from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.evaluation.metrics import described, metrics_of
 from vfunc.vision.value_map import draw_value_map
@@ -38,6 +39,8 @@ def vision_saving() -> Saving:
     """Learners are written as their student's encoder, which timm loads."""
 
     def save_learner(learner: nn.Module, path: Path) -> None:
-        save_encoder(learner.encoder, path)
+        encoder = learner.encoder
+        assert isinstance(encoder, Encoder)
+        save_encoder(encoder, path)
 
     return Saving(save_learner, save_designer)

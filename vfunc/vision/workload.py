@@ -312,6 +312,7 @@ class VisionWorkload:
             return views, {}
         if designer is not None:
             view, control = designer(views.flatten(0, 1))
+            assert isinstance(designer, ViewDesigner)
             notes = {} if not designer.config.masks else {"kept": float(control.mean())}
             return view.unflatten(0, views.shape[:2]), notes
         assert arm == "uniform_smoothing"
