@@ -64,17 +64,18 @@ class VisionLearner:
 
         phi reaches the layers above in no other way.
         """
-        method, *args = self.objective.calls(batch, batch.views)["views"]
+        call = self.objective.calls(batch, batch.views)["views"]
+        method, *args = call
         with as_estimated(self.functional.module, self.autocast):
             split = split_at_edge(self.functional, method, *args)
             if isinstance(split, Whole):
                 return split
             with torch.no_grad():
                 edge = split.prefix(self.functional, method, *args)
-                images, *rest = args
+                images, rest = _images(call), call[2:]
                 seen, other = (
                     split.suffix(self.functional, self.functional.theta, edge, method, x, *rest)
-                    for x in (images, 1 - images)  # type: ignore[operator]
+                    for x in (images, 1 - images)
                 )
         if not torch.equal(seen, other):
             return Whole("something of the picture passes by the edge")
@@ -130,7 +131,7 @@ class VisionLearner:
     def parts(self, outputs: Tensor, task: Task) -> Float[Tensor, " b"]:
         """The loss of each picture."""
         calls = self._calls(task)
-        sizes = [call[1].shape[0] for call in calls.values()]  # type: ignore[attr-defined]
+        sizes = [len(_images(call)) for call in calls.values()]
         each = dict(zip(calls, outputs.split(sizes), strict=True))
         with autocast(outputs.device, self.autocast):
             return self.objective.parts(each, task["targets"], batch_of(task))
@@ -150,6 +151,13 @@ def batch_of(task: Task) -> UnlabeledBatch:
     """The unlabeled batch that a task holds, with its designed views."""
     blocks = Blocks(task["context"], task["blocks"]) if "context" in task else None
     return UnlabeledBatch(task["views"], task["locals"], blocks)
+
+
+def _images(call: Call) -> Tensor:
+    """What a call of the learner is made on: its first argument after the method's name."""
+    images = call[1]
+    assert isinstance(images, Tensor)
+    return images
 
 
 def _edge(call: str) -> str:

@@ -10,9 +10,9 @@ from torch import nn
 from vfunc.designer_file import save_designer
 from vfunc.modality import Reporting, Saving
 from vfunc.vision.data.examples import VisionData
-from vfunc.vision.encoder.encoder import Encoder
 from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.evaluation.metrics import described, metrics_of
+from vfunc.vision.objectives.objective import encoder_of
 from vfunc.vision.value_map import draw_value_map
 
 
@@ -39,8 +39,6 @@ def vision_saving() -> Saving:
     """Learners are written as their student's encoder, which timm loads."""
 
     def save_learner(learner: nn.Module, path: Path) -> None:
-        encoder = learner.encoder
-        assert isinstance(encoder, Encoder)
-        save_encoder(encoder, path)
+        save_encoder(encoder_of(learner), path)
 
     return Saving(save_learner, save_designer)
