@@ -48,14 +48,14 @@ def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
 
 
 def _lines(data: LanguageData) -> tuple[str, ...]:
-    """Sequences by role, and what became of the others."""
+    """Sequences by split, and what became of the others."""
     lines = []
-    for role, counts in data.summary.items():
+    for split, counts in data.summary.items():
         assert isinstance(counts, Mapping)
         dropped = ", ".join(f"{n} dropped ({why})" for why, n in counts["dropped"].items())
         cut = f"{counts['truncated']:,} truncated" if counts["truncated"] else ""
         count = f"{counts['sequences']:,} sequences"
-        lines.append(f"{role:9} {', '.join(filter(None, (count, dropped, cut)))}")
+        lines.append(f"{split:9} {', '.join(filter(None, (count, dropped, cut)))}")
     return tuple(lines)
 
 

@@ -321,17 +321,17 @@ class VisionWorkload:
         view = masked_view(flat, mu, self.designer.blur * min(flat.shape[-2:]))
         return view.unflatten(0, views.shape[:2]), {"kept": 1 - self.fixed_alpha}
 
-    def _labelled(self, role: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
-        """The batch at that position of each source's pictures of a role."""
+    def _labelled(self, split: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
+        """The batch at that position of a split of each source."""
         found = []
         for source in self.sources:
-            held = getattr(source, role)
+            held = getattr(source, split)
             batch = labelled_batch(held, cyclic(len(held), index, size), source.image_size)
             found.append(batch.to(self.device))
         return tuple(found)
 
-    def _whole(self, number: int, role: str, size: int) -> LabelledBatch:
+    def _whole(self, number: int, split: str, size: int) -> LabelledBatch:
         source = self.sources[number]
-        held = getattr(source, role)
+        held = getattr(source, split)
         at = range(min(size, len(held)))
         return labelled_batch(held, at, source.image_size).to(self.device)
