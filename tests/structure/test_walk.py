@@ -6,7 +6,7 @@ import pytest
 from walk import first_step
 
 # what was reached; a reader's way may get shorter, and should not get longer unnoticed
-MOST_FILES, MOST_MOVES = 28, 101
+MOST_FILES, MOST_MOVES = 32, 100
 
 
 @pytest.fixture(scope="module")

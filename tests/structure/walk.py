@@ -5,8 +5,8 @@
 
 One tiny language run is followed through its first optimizer step with a designer update. A *move*
 is a call from a function of one file of the package into one of another; a call that is repeated at
-once (for each parameter, say) is one move. What runs outside the package, and the run-time checks
-of annotations, are no part of the walk.
+once (for each parameter, say) is one move. What runs outside the package, and the checks of
+annotations and arguments that stand around functions, are no part of the walk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import vfunc
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 ROOT = f"{Path(vfunc.__file__).parent}/"
-CHECKS = f"{ROOT}typecheck.py"
+CHECKS = {f"{ROOT}typecheck.py", f"{ROOT}problem/arguments.py"}
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Walk:
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """Note an event of `sys.setprofile`."""
         name = frame.f_code.co_filename
-        if not name.startswith(ROOT) or name == CHECKS:
+        if not name.startswith(ROOT) or name in CHECKS:
             return
         if event == "call":
             name = name.removeprefix(ROOT)

@@ -59,11 +59,6 @@ class Measured:
     silent: frozenset[str]
     notes: Mapping[str, float]
 
-    @property
-    def constant(self) -> bool:
-        """Whether L_down is constant in theta."""
-        return set(self.losses) <= self.silent
-
 
 def measure(
     tasks: FeedbackTasks,

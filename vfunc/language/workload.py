@@ -194,7 +194,7 @@ class LanguageWorkload:
             rule,
             state,
             seed=seed,
-            silent=measured.constant,
+            silent=set(measured.losses) <= measured.silent,
             notes=measured.notes,
         )
         if tasks.combine != "matched":

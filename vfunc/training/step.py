@@ -49,7 +49,6 @@ def micro_batch(run: ArmRun) -> MicroBatch:
     """
     arm, state, workload, options = run.arm, run.state, run.workload, run.options
     at = state.counters
-    where = f"{run.where}, micro-batch {at.micro_batch}"
     batch = workload.batch(at.micro_batch)
     burning_in = arm.designed and at.micro_batch < options.burn_in
     due = _estimate_is_due(run)
@@ -62,11 +61,11 @@ def micro_batch(run: ArmRun) -> MicroBatch:
         observe=arm.observes and not burning_in,
         estimated=run.estimated if due and dropout is None else None,
     )
-    estimate = _update_designer(run, forward, dropout, where) if due else None
+    estimate = _update_designer(run, forward, dropout) if due else None
     source = "baseline" if burning_in else arm.name
     task = workload.build_task(state.learner, source, forward, state.designer)
     loss = workload.loss(state.learner, forward, task)
-    _require_finite("the learner's loss", loss, where)
+    _require_finite("the learner's loss", loss, run)
     (loss / options.accumulate).backward()
     state.counters = replace(
         state.counters, micro_batch=at.micro_batch + 1, units=at.units + forward.units
@@ -86,7 +85,8 @@ def optimizer_step(run: ArmRun) -> float:
     outside = [g for n, _, g in live if n not in inside]
     outside_norm = float(get_total_norm(outside)) if clip and outside else 0.0
     norm = get_total_norm([g for _, _, g in live])
-    _require_finite("the learner's gradient", norm, run.where)
+    if not math.isfinite(norm):
+        raise NonFiniteError(f"the learner's gradient is {float(norm)} ({run.where})")
     if clip:
         clip_grad_norm_([p for _, p, _ in live], clip)
     state.optimizer.step()
@@ -153,9 +153,7 @@ def _estimate_is_due(run: ArmRun) -> bool:
     return since >= 0 and since % run.options.meta_period == 0
 
 
-def _update_designer(
-    run: ArmRun, forward: Forward, dropout: RandomState | None, where: str
-) -> ValueEstimate:
+def _update_designer(run: ArmRun, forward: Forward, dropout: RandomState | None) -> ValueEstimate:
     """One step of the designer's optimizer; none where the feedback says nothing."""
     state, workload, estimator = run.state, run.workload, run.estimator
     designer, optimizer = state.designer, state.designer_optimizer
@@ -176,23 +174,23 @@ def _update_designer(
             problem, state.functional.theta, phi
         )
     except NotConvergedError as error:
-        raise NotConvergedError(f"{error} ({where})") from error
+        raise NotConvergedError(f"{error} ({_where(run)})") from error
     if not isinstance(estimate, ValueEstimate):
         raise UserError(
             f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
         )
-    trees.require_same_structure("the estimate's grad", estimate.grad, phi)
-    _require_finite("the value", estimate.value, where)
-    _require_finite("the designer's objective", estimate.objective, where)
+    _require_finite("the value", estimate.value, run)
+    _require_finite("the designer's objective", estimate.objective, run)
     parameters = dict(designer.named_parameters())
     estimate.descend(parameters)
     if any(run.options.penalties.values()):
         penalty = _penalty_gradient(run, phi, forward)
         for name, parameter in parameters.items():
+            assert parameter.grad is not None
             parameter.grad = parameter.grad + penalty[name]
-    if not trees.is_finite({name: p.grad for name, p in parameters.items()}):
+    if not trees.is_finite({n: p.grad for n, p in parameters.items() if p.grad is not None}):
         optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"the designer's gradient is not finite ({where})")
+        raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.counters = replace(at, updates=at.updates + 1)
@@ -217,7 +215,11 @@ def _penalty_gradient(run: ArmRun, phi: Params, forward: Forward) -> Params:
     return trees.gradient(total, phi)
 
 
-def _require_finite(what: str, x: Tensor, where: str) -> None:
+def _require_finite(what: str, x: Tensor, run: ArmRun) -> None:
     number = float(x.detach())
     if not math.isfinite(number):
-        raise NonFiniteError(f"{what} is {number} ({where})")
+        raise NonFiniteError(f"{what} is {number} ({_where(run)})")
+
+
+def _where(run: ArmRun) -> str:
+    return f"{run.where}, micro-batch {run.state.counters.micro_batch}"
