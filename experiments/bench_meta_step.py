@@ -22,14 +22,16 @@ from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
 from vfunc.pullback import pull_back
-from vfunc.split import Splits, Whole
+from vfunc.split import Whole
+from vfunc.training.arm_run import ArmRun
 from vfunc.training.arms import ARMS
-from vfunc.training.assemble import Assembled, assemble, step_options
+from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.command_line import parse, run_guarded
-from vfunc.training.state import ArmState, new_arm_state
+from vfunc.training.start import start_arm
 from vfunc.training.step import micro_batch, optimizer_step, value_problem
 from vfunc.vision.workload import VisionWorkload
+from vfunc.workload import Workload
 
 with needs("run", "tyro"):
     import tyro
@@ -106,25 +108,23 @@ def measure(argv: Sequence[str]) -> None:
 
 def rows_of(parts: Assembled, repeats: int) -> list[Row]:
     """The pieces, each over a plain step: with the split at S's lower edge and without."""
-    workload = parts.workload
+    run = start_arm("vpretraining", parts)
+    workload, functional = run.workload, run.state.functional
     assert isinstance(workload, VisionWorkload)
-    state = _state(parts)
     batch, feedback = workload.batch(0), workload.feedback(0)
-    plain = _plain_step(workload, state, parts, batch)
-    functional = state.functional
-    observed = (workload.look_ahead(state.learner, batch),)
-    options = step_options(parts.config)
-    problem = value_problem(state, workload, options, observed, feedback, None)
-    uncut = replace(workload, splits=_never(state))
-    whole = value_problem(state, uncut, options, observed, feedback, None)
+    plain = _plain_step(run, batch)
+    observed = (workload.look_ahead(run.state.learner, batch),)
+    problem = value_problem(run, observed, 0)
+    uncut = replace(run.estimated, split=Whole("not cut, to compare"))
+    whole = value_problem(replace(run, estimated=uncut), observed, 0)
     _, g_down = feedback_gradient(problem, functional.theta)
 
     def refit() -> None:
         workload.downstream(functional, feedback.heads, feedback.meta)
 
     pieces: dict[str, Callable[[], object]] = {
-        "meta step, split": _meta_step(workload, state, problem, g_down, parts),
-        "meta step, whole": _meta_step(uncut, state, whole, g_down, parts),
+        "meta step, split": _meta_step(run, problem, g_down),
+        "meta step, whole": _meta_step(run, whole, g_down),
         "gradient of L_down": lambda: feedback_gradient(problem, functional.theta),
         "refit of the heads": refit,
     }
@@ -157,30 +157,20 @@ def table(rows: Sequence[Row]) -> Table:
     return drawn
 
 
-def _state(parts: Assembled) -> ArmState:
-    config = parts.config
-    torch.manual_seed(config.run.seed)
-    return new_arm_state(
-        parts.learner,
-        config.estimator.align,
-        config.optimizer,
-        parts.workload.new_designer(),
-        config.designer.designer_lr,
-        parts.device,
+def _plain_step(run: ArmRun, batch: object) -> Callable[[], None]:
+    """The baseline's own step, on crops that are there."""
+    baseline = replace(
+        run,
+        arm=ARMS["baseline"],
+        estimator=None,
+        workload=_Ready(run.workload, batch),  # type: ignore[arg-type]
+        options=replace(run.options, accumulate=1),
     )
 
-
-def _plain_step(
-    workload: VisionWorkload, state: ArmState, parts: Assembled, batch: object
-) -> Callable[[], None]:
-    """The baseline's own step, on crops that are there."""
-    options = replace(step_options(parts.config), accumulate=1)
-    ready = _Ready(workload, batch)
-
     def step() -> None:
-        taken = micro_batch(ARMS["baseline"], state, ready, None, options)  # type: ignore[arg-type]
-        optimizer_step(ARMS["baseline"], state, options)
-        workload.stepped(state.learner, [taken.carried], 0.5)
+        taken = micro_batch(baseline)
+        optimizer_step(baseline)
+        run.workload.stepped(run.state.learner, [taken.carried], 0.5)
 
     return step
 
@@ -188,7 +178,7 @@ def _plain_step(
 class _Ready:
     """A workload whose every micro-batch is one that has been cut already."""
 
-    def __init__(self, workload: VisionWorkload, batch: object) -> None:
+    def __init__(self, workload: Workload, batch: object) -> None:
         self._workload, self._batch = workload, batch
 
     def __getattr__(self, name: str) -> object:
@@ -198,26 +188,13 @@ class _Ready:
         return self._batch
 
 
-def _never(state: ArmState) -> Splits:
-    """Splits that cut this learner nowhere."""
-    splits = Splits()
-    splits.of(state.functional, lambda: Whole("not cut, to compare"))
-    return splits
-
-
-def _meta_step(
-    workload: VisionWorkload,
-    state: ArmState,
-    problem: ValueProblem,
-    w: trees.Params,
-    parts: Assembled,
-) -> Callable[[], None]:
+def _meta_step(run: ArmRun, problem: ValueProblem, w: trees.Params) -> Callable[[], None]:
     """Pullback, regularisers, and the designer's optimizer step."""
-    designer, optimizer = state.designer, state.designer_optimizer
+    designer, optimizer = run.state.designer, run.state.designer_optimizer
     assert designer is not None and optimizer is not None
-    engine = parts.config.options["engine"] or "auto"
-    penalties = step_options(parts.config).penalties
-    theta = state.functional.theta
+    engine = getattr(run.estimator, "engine", "auto")
+    workload, penalties = run.workload, run.options.penalties
+    theta = run.state.functional.theta
 
     def step() -> None:
         phi = trees.detach(dict(designer.named_parameters()))
@@ -225,7 +202,8 @@ def _meta_step(
         ascent = pull_back(problem, theta, construction, w, engine).grad
         leaves = trees.leaves(phi)
         terms = workload.regularisers(designer, leaves, problem.batches[0])
-        penalty = sum(penalties[name] * terms[name] for name in penalties)
+        weighted = (penalties[name] * terms[name] for name in penalties)
+        penalty = sum(weighted, torch.zeros(()))
         descent = trees.axpy(-1.0, ascent, trees.gradient(penalty, leaves))
         for name, parameter in designer.named_parameters():
             parameter.grad = descent[name]

@@ -19,14 +19,14 @@ ROOT = Path(vfunc.__file__).parent
 CORE = [
     ["errors"],
     ["extras", "typecheck"],
-    ["hub", "float64", "precision", "recomputation"],
+    ["hub", "float64", "precision", "recomputation", "designer_file"],
     ["trees"],
     ["learner"],
     ["split", "simulate"],
     ["problem"],
     ["workload", "solvers", "pullback"],
     ["estimators"],
-    ["feedback", "certification"],
+    ["modality", "feedback", "certification"],
 ]
 ORDER = [
     *CORE[:2],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 
 import cases
@@ -14,7 +13,7 @@ from torch import nn
 import vfunc
 from vfunc.float64 import keep_float64
 from vfunc.learner import mode
-from vfunc.split import Split, Splits, Whole, split_at_edge
+from vfunc.split import Split, Whole, split_at_edge
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -317,23 +316,6 @@ def test_tied_weights_in_s_are_not_cut():
     learner = vfunc.functional(cases.tiny_qwen2(0), r"re:embed|layers\.1")
     found = split_at_edge(learner, **TEXT)
     assert found == Whole("model.embed_tokens.weight is in S and used below its first block")
-
-
-def test_a_learner_is_tried_once_in_its_life():
-    splits, tried = Splits(), []
-    module = cases.seeded(sequential, 0)
-
-    def answer(learner):
-        return splits.of(learner, lambda: tried.append(learner) or split_at_edge(learner, points()))
-
-    first = answer(vfunc.functional(module, "last:1"))
-    assert answer(vfunc.functional(module, "last:1")) is first
-    assert answer(vfunc.functional(module, "last:2")).below == 1
-    assert len(tried) == 2
-    tried.clear()
-    del module
-    gc.collect()
-    assert len(splits.known) == 0
 
 
 def situation(name, on):

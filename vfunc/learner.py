@@ -18,7 +18,8 @@ from torch.func import functional_call
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.recomputation import refusing_recomputation, without_checkpointing
+from vfunc.precision import autocast
+from vfunc.recomputation import without_recomputation
 from vfunc.trees import Params
 
 Blocks: TypeAlias = nn.ModuleList | nn.Sequential
@@ -60,7 +61,7 @@ class FunctionalLearner:
     def __call__(self, theta: Params, *args: Any, **kwargs: Any) -> Any:
         """The module's output with theta in place of its own parameters in S.
 
-        Gradient checkpointing is off within the call (see `without_checkpointing`), so that an
+        Gradient checkpointing is off within the call (see `without_recomputation`), so that an
         estimate holds the activations of S, whatever the module's own steps recompute.
 
         Raises:
@@ -72,7 +73,7 @@ class FunctionalLearner:
         frozen = {name: p.detach() for name, p in self.module.named_parameters()}
         # copies: batch norm in train mode writes its running statistics
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
-        with without_checkpointing(self.module), refusing_recomputation():
+        with without_recomputation(self.module):
             return functional_call(self.module, frozen | buffers | theta, args, kwargs)
 
     def _require_own(self, theta: Params) -> None:
@@ -220,6 +221,26 @@ def replay_random_state(state: RandomState | None, device: torch.device) -> Iter
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         state.restore(device)
+        yield
+
+
+@contextlib.contextmanager
+def as_estimated(
+    module: nn.Module, dtype: torch.dtype | None, dropout: RandomState | None = None
+) -> Iterator[None]:
+    """Run the module as estimates do: without dropout, or with a step's own masks.
+
+    Args:
+        module: the live learner.
+        dtype: of mixed precision, or None for the parameters' own.
+        dropout: the random state whose dropout masks are repeated, or None.
+    """
+    device = next(module.parameters()).device
+    with (
+        mode(module, training=dropout is not None),
+        replay_random_state(dropout, device),
+        autocast(device, dtype),
+    ):
         yield
 
 

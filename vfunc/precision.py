@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 
-@contextlib.contextmanager
-def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+def autocast(
+    device: torch.device, dtype: torch.dtype | None
+) -> torch.autocast | contextlib.nullcontext:
     """Mixed precision, without the weight cache: a cast of one theta must not serve another.
 
     Args:
@@ -18,10 +19,8 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
         dtype: dtype of matrix products; None keeps the parameters'.
     """
     if dtype is None:
-        yield
-        return
-    with torch.autocast(device.type, dtype=dtype, cache_enabled=False):
-        yield
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 def round_off(dtype: torch.dtype) -> float:

@@ -24,6 +24,13 @@ _INPUT_HOOKS = ("make_inputs_require_grad", "make_inputs_require_grads")
 
 
 @contextlib.contextmanager
+def without_recomputation(module: nn.Module) -> Iterator[None]:
+    """Have the module keep its activations: its flags are off, other checkpoints are refused."""
+    with without_checkpointing(module), refusing_recomputation():
+        yield
+
+
+@contextlib.contextmanager
 def without_checkpointing(module: nn.Module) -> Iterator[None]:
     """Switch transformers' and timm's gradient checkpointing off, and on again afterwards.
 

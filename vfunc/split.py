@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +41,10 @@ class Whole:
     """A learner that is not split, and the reason."""
 
     why: str
+
+
+UNCUT = Whole("")
+"""Of a learner that nobody has tried to cut."""
 
 
 @dataclass(frozen=True)
@@ -150,23 +153,6 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
         return Whole("there is no room to try the two parts on a copy of the parameters")
     finally:
         before.restore(device)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Cache of splits by live module and subset: each is tried once."""
-
-    known: MutableMapping[nn.Module, tuple[tuple[str, ...], Split | Whole]] = field(
-        default_factory=WeakKeyDictionary
-    )
-
-    def of(self, learner: FunctionalLearner, tried: Callable[[], Split | Whole]) -> Split | Whole:
-        """The learner's split, from `tried` where it is not known yet."""
-        names, split = self.known.get(learner.module, ((), None))
-        if split is None or names != learner.names:
-            split = tried()
-            self.known[learner.module] = (learner.names, split)
-        return split
 
 
 class _NotSplit(Exception):

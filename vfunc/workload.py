@@ -1,17 +1,16 @@
-"""What the loop asks of a modality: batches, one forward, tasks, a value problem, evaluation.
+"""What the training loop asks of a modality: batches, a forward, tasks, value problems, evaluation.
 
-The loop knows nothing else about what it trains on. The language modality's answer is
-`vfunc.language.workload.LanguageWorkload`.
+The loop knows nothing else about what it trains on. The modalities' answers are
+`vfunc.language.workload.LanguageWorkload` and `vfunc.vision.workload.VisionWorkload`; what reports
+and files take of a modality is in `vfunc.modality`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, RandomState
@@ -26,12 +25,14 @@ class Forward:
 
     Attributes:
         batch: the unlabeled batch, on the learner's device.
+        units: how many units of a token or image budget the batch holds.
         output: the learner's output, with its graph; None where the task comes first (a view has
             to be designed before the learner sees it).
         observed: the batch with what tasks take from the learner, detached; None if not asked for.
     """
 
     batch: Any
+    units: int
     output: Tensor | None
     observed: Any | None
 
@@ -52,39 +53,16 @@ class BuiltTask:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A figure that arms are compared in.
-
-    Attributes:
-        name: its key in `Evaluation.metrics`.
-        title: the head of its column.
-        unit: what it is shown in: "%", "m", "nat" or nothing.
-        higher_is_better: which way is up.
-        outcomes: the key in `Evaluation.outcomes` of the per-example numbers that a paired
-            comparison takes; None where there are none.
-        scale: from the number to what is shown: 100 for a share in per cent.
-        digits: decimals shown.
-    """
-
-    name: str
-    title: str
-    unit: str = ""
-    higher_is_better: bool = False
-    outcomes: str | None = None
-    scale: float = 1.0
-    digits: int = 4
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Held-out results.
 
     Attributes:
-        metrics: numbers by name; `loss` is always among them.
+        metrics: numbers by name, None where there is too little to tell; `loss` is always among
+            them.
         outcomes: per-example numbers by metric, for paired comparisons between arms.
     """
 
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
     outcomes: Mapping[str, tuple[float, ...]]
 
 
@@ -92,11 +70,10 @@ class Evaluation:
 class Workload(Protocol):
     """A modality's side of the loop. Nothing here changes the learner or global random state."""
 
-    unit: str
-    """What a budget of tokens or images counts here."""
-
-    metrics: tuple[Metric, ...]
-    """What tables show, the primary one last; `loss` comes first."""
+    @property
+    def unit(self) -> str:
+        """What `Forward.units` counts: tokens or images."""
+        ...
 
     def smaller(self, examples: int) -> Workload:
         """The same with batches, of feedback too, of at most so many examples."""
@@ -106,32 +83,24 @@ class Workload(Protocol):
         """The unlabeled micro-batch at that position of the stream, on the learner's device."""
         ...
 
-    def feedback(self, index: int) -> Any:
-        """The feedback batch at that position."""
-        ...
+    def estimated(self, functional: FunctionalLearner) -> Any:
+        """The learner as estimates see it: a function of theta_S, cut below S if it can be.
 
-    def count(self, batch: Any) -> int:
-        """How many units of a token budget the batch holds."""
-        ...
-
-    def forward(
-        self,
-        learner: nn.Module,
-        batch: Any,
-        *,
-        observe: bool,
-        estimated: FunctionalLearner | None = None,
-    ) -> Forward:
-        """One forward in the learner's own mode, with its graph.
-
-        `estimated` says that an estimate over this S follows at the same parameters: what it can
-        use of this forward (activations below S) goes with what is observed.
+        Made once an arm, since the cut is tried; every method that takes `estimated` takes this.
         """
         ...
 
-    def look_ahead(
-        self, learner: nn.Module, batch: Any, *, estimated: FunctionalLearner | None = None
-    ) -> Any:
+    def forward(
+        self, learner: nn.Module, batch: Any, *, observe: bool, estimated: Any | None = None
+    ) -> Forward:
+        """One forward in the learner's own mode, with its graph.
+
+        With `estimated` an estimate follows at the same parameters: what it can use of this forward
+        (activations below S) goes with what is observed.
+        """
+        ...
+
+    def look_ahead(self, learner: nn.Module, batch: Any, *, estimated: Any | None = None) -> Any:
         """Observe a batch that the learner does not step on now, without a graph."""
         ...
 
@@ -158,7 +127,7 @@ class Workload(Protocol):
         ...
 
     def new_designer(self) -> nn.Module:
-        """A designer as drawn from the run's seed."""
+        """A designer as the run's seed initialises it, or as it was saved."""
         ...
 
     def regularisers(self, designer: nn.Module, phi: Params, observed: Any) -> Mapping[str, Scalar]:
@@ -167,61 +136,48 @@ class Workload(Protocol):
 
     def problem(
         self,
-        functional: FunctionalLearner,
+        estimated: Any,
         designer: nn.Module,
         observed: tuple[Any, ...],
-        feedback: Any,
+        feedback: int,
         rule: UpdateRule,
         state: OptimizerState,
         *,
         dropout: RandomState | None,
         seed: int,
     ) -> ValueProblem:
-        """The value problem at this moment."""
+        """The value problem at this moment.
+
+        Args:
+            estimated: the learner as estimates see it.
+            designer: whose parameters are phi.
+            observed: unlabeled batches with what tasks take from the learner, the next one first.
+            feedback: position of the labelled batch that L_down is measured on.
+            rule: the learner's next optimizer step.
+            state: the optimizer's state.
+            dropout: the random state whose dropout masks estimates repeat; None is without dropout.
+            seed: of what an estimator draws.
+        """
         ...
 
-    def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
-        """L_down on labelled data that no feedback batch holds (for the probe alone)."""
+    def held_out(self, estimated: Any, index: int) -> Callable[[Params], Scalar]:
+        """L_down on labelled data that no feedback batch holds (for the one-step probe alone)."""
         ...
 
     def value_map(
         self,
-        functional: FunctionalLearner,
+        estimated: Any,
         designer: nn.Module,
         observed: Any,
         task: Task,
         cotangent: Mapping[str, Tensor],
     ) -> dict[str, Any]:
-        """Where in a task the value lies, as plain data for a picture.
+        """Where in a task the value lies, as plain data for `Reporting.draw_map`.
 
         `cotangent` is grad_c V, V = <g_down, g_pre>, for the entries of the task that phi makes.
         """
         ...
 
-    def draw_map(self, fields: Mapping[str, Any], path: Path) -> None:
-        """Draw what `value_map` gave, as a PNG."""
-        ...
-
-    def describe(self) -> Sequence[str]:
-        """What is read, in lines for the start of a run."""
-        ...
-
-    def summary(self) -> Mapping[str, Any]:
-        """What is read, as plain data for metrics.json."""
-        ...
-
-    def save_learner(self, learner: nn.Module, path: Path) -> None:
-        """Write the trained learner to a directory, as outside tools load it."""
-        ...
-
-    def save_designer(self, designer: nn.Module, path: Path) -> None:
-        """Write the designer to a file that `--designer` takes."""
-        ...
-
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """Held-out metrics; `final` adds those that are too slow to follow during a run."""
-        ...
-
-    def autocast(self) -> torch.dtype | None:
-        """The dtype of mixed precision, or None."""
         ...

@@ -18,7 +18,7 @@ from torch import nn
 
 from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
-from vfunc.language.workload import LanguageWorkload
+from vfunc.modality import Modality
 from vfunc.report.events import EventLog
 from vfunc.report.progress import progress
 from vfunc.training import run
@@ -398,12 +398,12 @@ def test_penalties_are_the_designers(monkeypatch):
     assert photometric.penalties == {"strength": 0.5}
     saved = SimpleNamespace(config=SimpleNamespace(kind="photometric"))
     monkeypatch.setattr(
-        "vfunc.vision.designers.designer_file.load_view_designer", lambda path: saved
+        "vfunc.vision.designers.view_designer.load_view_designer", lambda path: saved
     )
     assert step_options(vision(**DESIGNER)).penalties == {"strength": 0.1}
 
 
-WORKLOAD = object.__new__(LanguageWorkload)  # only handed on
+MODALITY = object.__new__(Modality)  # only handed on
 
 
 class Learner(nn.Module):
@@ -422,7 +422,7 @@ def parts(monkeypatch):
 
     def vision_parts(config, device):
         asked.append((config, device, torch.initial_seed()))
-        return Learner(0.5 if config.run.seed == 7 else 0.0), WORKLOAD
+        return Learner(0.5 if config.run.seed == 7 else 0.0), MODALITY
 
     module = SimpleNamespace(vision_parts=vision_parts)
     monkeypatch.setitem(sys.modules, "vfunc.training.build.vision_assembly", module)
@@ -433,7 +433,7 @@ def test_assemble_asks_the_modality_for_its_parts(parts):
     config = vision(seed=7, estimate_mode="train", device="cpu", align="last:1")
     assembled = assemble(config)
     assert parts == [(config, torch.device("cpu"), 7)]
-    assert assembled.config is config and assembled.workload is WORKLOAD
+    assert assembled.config is config and assembled.modality is MODALITY
     assert isinstance(assembled.learner, Learner)
 
 

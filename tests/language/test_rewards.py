@@ -22,6 +22,7 @@ from vfunc.language.data.tokenise import Encoded, prompt_tokens
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.evaluation.answers import is_correct
 from vfunc.language.evaluation.generation import complete
+from vfunc.language.learner import LanguageLearner
 from vfunc.language.loading import load_learner
 from vfunc.language.rewards import (
     NO_ANSWER,
@@ -37,7 +38,6 @@ from vfunc.language.rewards import (
     draw_samples,
     surrogate,
 )
-from vfunc.language.value_problem import LanguageLearner
 
 END, LETTERS = 0, 4  # the end of text, and a vocabulary of four with it
 

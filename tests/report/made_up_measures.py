@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vfunc.language.workload import METRICS
+from vfunc.language.reporting import METRICS
+from vfunc.modality import Metric
 from vfunc.report.measures import Measures
-from vfunc.workload import Metric
 
 LANGUAGE = Measures("tokens", METRICS)
 VISION = Measures(

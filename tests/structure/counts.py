@@ -15,7 +15,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "vfunc").rglob("*.py"))
-BY_MODALITY = {"__init__.py", "learner.py", "options.py", "value_problem.py", "workload.py"}
+BY_MODALITY = {
+    "__init__.py",
+    "learner.py",
+    "options.py",
+    "reporting.py",
+    "value_problem.py",
+    "workload.py",
+}
 """File names that every package, or every modality, has."""
 
 

@@ -16,12 +16,13 @@ import torch
 from vfunc.config.known import flag
 from vfunc.config.layers import Layer
 from vfunc.language.workload import LanguageWorkload
-from vfunc.training.arms import ARMS, estimator_of
-from vfunc.training.assemble import arm_plan, assemble, step_options
+from vfunc.training.arm_run import ArmRun
+from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.configuration import resolve
 from vfunc.training.loop import run_arm
-from vfunc.training.state import ArmState, new_arm_state
-from vfunc.workload import Evaluation
+from vfunc.training.start import start_arm
+from vfunc.training.state import ArmState
+from vfunc.workload import Evaluation, Workload
 
 SMALL: dict[str, Any] = {
     "stream_size": 64,
@@ -98,21 +99,19 @@ def parts_of(config):
     """Learner, data and workload; without Pass@1, whose generation takes the most time."""
     parts = cached_assemble(config)
     data = dataclasses.replace(parts.workload.data, problems=())
-    return dataclasses.replace(parts, workload=dataclasses.replace(parts.workload, data=data))
+    return with_workload(parts, dataclasses.replace(parts.workload, data=data))
 
 
-def new_state(config, arm="vpretraining"):
-    """The arm at its start, and the parts it is made of."""
-    parts = parts_of(config)
-    torch.manual_seed(config.run.seed)
-    state = new_arm_state(
-        parts.learner,
-        config.estimator.align,
-        config.optimizer,
-        parts.workload.new_designer() if ARMS[arm].designed else None,
-        None if config.designer.freeze_designer else config.designer.designer_lr,
-    )
-    return state, parts
+def with_workload(parts: Assembled, workload: Workload) -> Assembled:
+    """The same parts with another side for the loop."""
+    modality = dataclasses.replace(parts.modality, workload=workload)
+    return dataclasses.replace(parts, modality=modality)
+
+
+def new_run(arm: str = "vpretraining", **options: Any) -> ArmRun:
+    """One arm at its start, with a log that keeps everything."""
+    arms = dict.fromkeys(("baseline", "vpretraining", arm))  # the data do not depend on the arm
+    return start_arm(arm, parts_of(small(**{"arms": tuple(arms)} | options)), Memory())
 
 
 def train(
@@ -122,21 +121,10 @@ def train(
     **options: Any,
 ) -> Trained:
     """Train one arm in memory; `change` may replace its workload."""
-    arms = dict.fromkeys(("baseline", "vpretraining", arm))  # the data do not depend on the arm
-    config = small(**{"arms": tuple(arms)} | options)
-    state, parts = new_state(config, arm)
+    run = new_run(arm, **options)
     log = log or Memory()
-    made = estimator_of(ARMS[arm], config)
-    evaluation = run_arm(
-        ARMS[arm],
-        state,
-        change(parts.workload),
-        made,
-        step_options(config),
-        arm_plan(config),
-        log,
-    )
-    return Trained(state, evaluation, log)
+    run = dataclasses.replace(run, workload=change(run.workload), log=log)
+    return Trained(run.state, run_arm(run), log)
 
 
 def same(a, b):

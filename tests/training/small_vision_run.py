@@ -17,11 +17,11 @@ from small_run import Memory, Trained, cached_assemble
 from torch import Tensor
 
 from vfunc.config.layers import Layer
-from vfunc.training.arms import ARMS, estimator_of
-from vfunc.training.assemble import Assembled, arm_plan, step_options
+from vfunc.training.arm_run import ArmRun
+from vfunc.training.assemble import Assembled
 from vfunc.training.configuration import resolve
 from vfunc.training.loop import run_arm
-from vfunc.training.state import new_arm_state
+from vfunc.training.start import start_arm
 from vfunc.vision.data.examples import Example
 from vfunc.vision.designers.view_designer import ViewDesigner
 from vfunc.vision.encoder.architecture import Architecture
@@ -114,17 +114,12 @@ def parts_of(**options: Any) -> Assembled:
     return cached_assemble(small_vision(**options))
 
 
-def new_state(parts: Assembled, arm: str = "vpretraining", workload: VisionWorkload | None = None):
-    """The arm at its start."""
-    config = parts.config
-    torch.manual_seed(config.run.seed)
-    return new_arm_state(
-        parts.learner,
-        config.estimator.align,
-        config.optimizer,
-        (workload or parts.workload).new_designer() if ARMS[arm].designed else None,
-        None if config.designer.freeze_designer else config.designer.designer_lr,
-    )
+def new_run(
+    arm: str = "vpretraining", workload: VisionWorkload | None = None, **options: Any
+) -> ArmRun:
+    """One arm at its start, with a log that keeps everything."""
+    arms = tuple(dict.fromkeys(("baseline", "vpretraining", arm)))
+    return start_arm(arm, parts_of(**{"arms": arms} | options), Memory(), workload=workload)
 
 
 def train(
@@ -137,14 +132,10 @@ def train(
     """Train one arm in memory; `change` may replace its workload, `prepare` its state."""
     arms = tuple(dict.fromkeys(("baseline", "vpretraining", arm)))
     parts = parts_of(**{"arms": arms} | options)
-    config, workload = parts.config, change(parts.workload)
-    state = new_state(parts, arm, workload)
-    prepare(state)
     log = log or Memory()
-    made = estimator_of(ARMS[arm], config)
-    plan = arm_plan(config)
-    evaluation = run_arm(ARMS[arm], state, workload, made, step_options(config), plan, log)
-    return Trained(state, evaluation, log)
+    run = start_arm(arm, parts, log, workload=change(parts.workload))
+    prepare(run.state)
+    return Trained(run.state, run_arm(run), log)
 
 
 def everything(trained: Trained) -> dict[str, Tensor]:

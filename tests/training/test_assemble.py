@@ -7,16 +7,15 @@ import sys
 
 import pytest
 import torch
-from small_run import new_state, same, small, train
+from small_run import new_run, same, train
 
 from vfunc import trees
+from vfunc.designer_file import save_designer
 from vfunc.errors import UserError
 from vfunc.estimators import FirstOrder, estimator
-from vfunc.language.designer_file import save_designer
 from vfunc.problem import pretrain_gradient
 from vfunc.training import step
-from vfunc.training.arms import ARMS
-from vfunc.training.assemble import pick_device, step_options
+from vfunc.training.assemble import pick_device
 
 ESTIMATORS = [
     {"estimator": "first_order", "value": "dot"},
@@ -52,7 +51,7 @@ def own_estimator(monkeypatch, tmp_path):
 @pytest.mark.parametrize("options", ESTIMATORS, ids=lambda o: "-".join(map(str, o.values())))
 def test_every_estimator_trains_a_designer(options):
     trained = train(**options, gate_penalty=0.0)
-    start, _ = new_state(small())
+    start = new_run().state
     moved = not same(trained.phi, dict(start.designer.named_parameters()))
     assert moved == (options["estimator"] != "zero")
     values = trained.of("value")
@@ -120,7 +119,7 @@ def test_a_designer_of_another_vocabulary_is_refused(tmp_path):
     other = type(designer)(dataclasses.replace(designer.config, vocabulary=77))
     save_designer(other, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="vocabulary of 77 tokens, the learner has"):
-        new_state(small(designer=str(tmp_path / "other.safetensors")))
+        new_run(designer=str(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -149,8 +148,8 @@ def test_bfloat16_agrees_with_float32():
 
 def replayed(monkeypatch, estimate_mode):
     """g_pre as an estimate sees it, and the learner's own gradient for the same task."""
-    config = small(lora_rank=2, lora_dropout=0.5, estimate_mode=estimate_mode, clip=0.0)
-    state, parts = new_state(config)
+    run = new_run(lora_rank=2, lora_dropout=0.5, estimate_mode=estimate_mode, clip=0.0)
+    state = run.state
     with torch.no_grad():  # a new adapter's output is zero, and with it its dropout
         for name, p in state.learner.named_parameters():
             if "lora_B" in name:
@@ -166,7 +165,7 @@ def replayed(monkeypatch, estimate_mode):
         zeros = trees.zeros_like(phi)  # so that the learner steps on this very task
         return dataclasses.replace(estimate, grad=zeros)
 
-    step.micro_batch(ARMS["vpretraining"], state, parts.workload, watching, step_options(config))
+    step.micro_batch(dataclasses.replace(run, estimator=watching))
     own = {n: p.grad for n, p in state.functional.live.items()}
     return float(trees.norm(trees.axpy(-1.0, own, found["g_pre"])) / trees.norm(own))
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_run import new_state, parts_of, same, small
+from small_run import parts_of, same, small
 
 from vfunc.report.events import read_events
 from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
@@ -82,11 +82,11 @@ def test_a_wrong_gradient_stops_the_run_before_it_begins(command, capsys):
     ids=["unrolled", "accumulate"],
 )
 def test_what_a_run_may_be_asked_for(options):
-    config = small(certify=True, **options)
-    state, parts = new_state(config)
+    parts = parts_of(small(certify=True, **options))
+    before = {n: p.clone() for n, p in parts.learner.named_parameters()}
     found = certify_start(certified_arm(parts), parts)
     assert [row.verdict for row in found.estimators] == ["exact"]
-    assert same(dict(parts.learner.named_parameters()), dict(state.learner.named_parameters()))
+    assert same(dict(parts.learner.named_parameters()), before)
 
 
 def test_only_a_designer_that_is_trained_is_certified():

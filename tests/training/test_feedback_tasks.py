@@ -8,7 +8,7 @@ import json
 import measures
 import pytest
 import torch
-from small_run import new_state, same, small, train
+from small_run import new_run, parts_of, same, small, train
 
 from vfunc import trees
 from vfunc.errors import UserError
@@ -19,9 +19,9 @@ from vfunc.language.data.examples import take_rows
 from vfunc.language.data.reading import Source, file_data, source_names, tokenised
 from vfunc.language.data.sequences import InterleavedStream
 from vfunc.language.data.streams import PRESETS, embedded_examples
+from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import draw_samples
-from vfunc.language.value_problem import LanguageLearner, language_problem
-from vfunc.training.assemble import step_options
+from vfunc.language.value_problem import language_problem
 from vfunc.training.configuration import resolve
 from vfunc.training.step import value_problem
 
@@ -32,14 +32,12 @@ FILES = {"stream": "a.jsonl", "feedback": "b.jsonl", "eval": "c.jsonl"}
 
 def first_problem(index=0, **options):
     """The value problem of the first micro-batch, with what it was made from."""
-    config = small(**options)
-    state, parts = new_state(config)
-    workload = parts.workload
+    run = new_run(**options)
+    state, workload = run.state, run.workload
     observed = (workload.look_ahead(state.learner, workload.batch(index)),)
-    feedback = workload.feedback(index)
-    problem = value_problem(state, workload, step_options(config), observed, feedback, None)
+    problem = value_problem(run, observed, index)
     phi = trees.detach(dict(state.designer.named_parameters()))
-    return problem, state.functional.theta, phi, (state, observed, feedback)
+    return problem, state.functional.theta, phi, (state, observed, workload.feedback(index))
 
 
 def of_style(style, **options):
@@ -50,20 +48,11 @@ def of_style(style, **options):
         for name, batch in (("text", observed.batch), ("feedback", feedback))
     }
     assert all(0 < len(r) < 8 for r in rows.values())
-    return language_problem(
-        LanguageLearner(state.functional),
-        state.designer,
-        (take_rows(observed, rows["text"]),),
-        take_rows(feedback, rows["feedback"]),
-        problem.rule,
-        problem.state,
-    ), language_problem(
-        LanguageLearner(state.functional),
-        state.designer,
-        (observed,),
-        take_rows(feedback, rows["feedback"]),
-        problem.rule,
-        problem.state,
+    learner = LanguageLearner(state.functional)
+    loss = learner.worked_loss(take_rows(feedback, rows["feedback"]))
+    return tuple(
+        language_problem(learner, state.designer, (text,), loss, problem.rule, problem.state)
+        for text in (take_rows(observed, rows["text"]), observed)
     )
 
 
@@ -145,7 +134,7 @@ def test_every_estimator_can_be_matched(options):
 
 
 def test_feedback_of_several_tasks_is_shared_equally():
-    _, parts = new_state(small(**STYLED))
+    parts = parts_of(small(**STYLED))
     stream = parts.workload.data.feedback
     assert isinstance(stream, InterleavedStream)
     for index in range(3):
@@ -161,7 +150,7 @@ def test_a_domain_that_a_batch_lacks_is_left_out():
     tasks = language_feedback.FeedbackTasks(STYLES, combine="matched")
     of_one = take_rows(observed, (observed.batch.domains == 1).nonzero().squeeze(-1))
     learner = LanguageLearner(state.functional)
-    _, parts = new_state(small())
+    parts = parts_of(small())
     measured = language_feedback.measure(
         tasks,
         learner,
@@ -171,7 +160,7 @@ def test_a_domain_that_a_batch_lacks_is_left_out():
         0,
     )
     partial = dataclasses.replace(problem, batches=(of_one,))
-    found = language_feedback.matched_domains(tasks, partial, measured, theta)
+    found = language_feedback.matched_domains(tasks, partial, measured, theta).domains
     assert tuple(found) == ("forum",)
     (rows,) = found["forum"].batches
     assert torch.equal(rows.batch.tokens, of_one.batch.tokens)
@@ -245,7 +234,7 @@ def test_completions_are_drawn_anew_for_each_update_and_again_in_a_repeated_run(
 def test_rewards_that_do_not_differ_leave_the_designer_alone(monkeypatch, options):
     monkeypatch.setattr(language_feedback, "draw_samples", _all_right)
     trained = train(**REWARD, **options, budget="2steps")
-    start, _ = new_state(small())
+    start = new_run().state
     assert same(trained.phi, dict(start.designer.named_parameters()))
     assert trained.state.counters.updates == 2
     for estimate in trained.of("estimate"):
@@ -289,7 +278,7 @@ def test_several_streams_are_read_in_turn_and_feedback_files_are_tasks(tmp_path)
     )
     assert raw.sources == 2 and raw.tasks == ("fa", "fb")
     assert len(raw.evaluation) == 6 and raw.dropped["eval"]["also in the feedback"] == 2
-    _, parts = new_state(small())
+    parts = parts_of(small())
     data = tokenised(raw, parts.workload.tokenizer, 128, 0)
     read = data.stream.batch(0, 8)
     assert read.domains.tolist() == [0, 1] * 4
@@ -334,7 +323,7 @@ def test_sources_are_named_by_their_last_part():
 @pytest.mark.parametrize("term", ["gate", "moved"])
 def test_regularisers_have_their_own_slope(term, targets, float64):
     _, _, _, (state, (observed,), _) = first_problem(targets=targets)
-    _, parts = new_state(small(targets=targets))
+    parts = parts_of(small(targets=targets))
     designer = state.designer.double()
     seen = dataclasses.replace(
         observed,

@@ -11,12 +11,12 @@ import dataclasses
 
 import pytest
 import torch
-from small_run import new_state, same, small, train
+from small_run import new_run, same, train
 
+from vfunc.designer_file import save_designer
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.sequences import TokenStream
 from vfunc.language.designer import TopKDesigner
-from vfunc.language.designer_file import save_designer
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import step
 from vfunc.training.arms import ARMS
@@ -110,10 +110,11 @@ def test_a_designer_update_leaves_the_learners_gradients_alone(monkeypatch, opti
             n: None if p.grad is None else p.grad.clone() for n, p in learner.named_parameters()
         }
 
-    def watched(state, *rest):
+    def watched(run, *rest):
+        state = run.state
         before = gradients(state.learner)
         parameters = {n: p.clone() for n, p in state.learner.named_parameters()}
-        estimate = update(state, *rest)
+        estimate = update(run, *rest)
         after = gradients(state.learner)
         for name, old in before.items():
             new = after[name]
@@ -130,8 +131,8 @@ def test_a_designer_update_leaves_the_learners_gradients_alone(monkeypatch, opti
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_tasks_are_detached(arm):
-    state, parts = new_state(small(arms="baseline,vpretraining"), arm)
-    workload = parts.workload
+    run = new_run(arm, arms=("baseline", "vpretraining"))
+    state, workload = run.state, run.workload
     forward = workload.forward(state.learner, workload.batch(0), observe=ARMS[arm].observes)
     task = workload.build_task(state.learner, arm, forward, state.designer)
     assert forward.output.requires_grad
@@ -145,8 +146,8 @@ def test_tasks_are_detached(arm):
 
 
 def test_a_task_with_a_graph_is_refused():
-    state, parts = new_state(small())
-    workload = parts.workload
+    run = new_run()
+    state, workload = run.state, run.workload
     forward = workload.forward(state.learner, workload.batch(0), observe=True)
     task = workload.build_task(state.learner, "vpretraining", forward, state.designer)
     candidates, q = task.task

@@ -7,13 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_run import Memory, new_state, same, small, train
+from small_run import Memory, new_run, same, train
 
 from vfunc import trees
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import loop, step
-from vfunc.training.arms import ARMS
-from vfunc.training.assemble import step_options
 
 
 def identical(a, b):
@@ -90,9 +88,9 @@ def test_feedback_is_read_in_order(monkeypatch):
 def test_a_lookahead_sees_what_the_learner_steps_on_next(monkeypatch):
     problem, observed = LanguageWorkload.problem, []
 
-    def noted(self, functional, designer, batches, *rest, **more):
+    def noted(self, estimated, designer, batches, *rest, **more):
         observed.append([b.batch.tokens for b in batches])
-        return problem(self, functional, designer, batches, *rest, **more)
+        return problem(self, estimated, designer, batches, *rest, **more)
 
     stepped, forward = [], LanguageWorkload.forward
 
@@ -127,12 +125,12 @@ def equal_counts(workload):
 
 def gradient(accumulate, batch_size):
     """The learner's gradient when its window is full."""
-    config = small(batch_size=batch_size, accumulate=accumulate, feedback_batch_size=4)
-    state, parts = new_state(config, "baseline")
-    workload = equal_counts(parts.workload)
+    sizes = {"batch_size": batch_size, "accumulate": accumulate, "feedback_batch_size": 4}
+    run = new_run("baseline", **sizes)
+    run = dataclasses.replace(run, workload=equal_counts(run.workload))
     for _ in range(accumulate):
-        step.micro_batch(ARMS["baseline"], state, workload, None, step_options(config))
-    return {n: p.grad.clone() for n, p in state.learner.named_parameters()}
+        step.micro_batch(run)
+    return {n: p.grad.clone() for n, p in run.state.learner.named_parameters()}
 
 
 def test_accumulated_micro_batches_are_one_large_batch():
@@ -207,13 +205,11 @@ def test_an_arms_last_state_is_on_disk_before_it_is_judged():
 
 
 def test_a_checkpoint_from_which_nothing_can_go_on_is_not_written():
-    config = small()
-    state, parts = new_state(config)
-    log = Memory()
-    loop._save(ARMS["vpretraining"], state, parts.workload, log)
-    assert log.saved == [0]
+    run = new_run()
+    loop._save(run)
+    assert run.log.saved == [0]
     with torch.no_grad():
-        for parameter in state.learner.parameters():
+        for parameter in run.state.learner.parameters():
             parameter.mul_(1e30)  # finite, as after a step that was too long
-    loop._save(ARMS["vpretraining"], state, parts.workload, log)
-    assert log.saved == [0]
+    loop._save(run)
+    assert run.log.saved == [0]

@@ -13,7 +13,7 @@ import torch
 from small_run import SMALL, same, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vfunc.language.designer_file import load_designer
+from vfunc.language.designer import load_designer
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.report.events import read_events

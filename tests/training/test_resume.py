@@ -73,10 +73,10 @@ def interrupt_at(monkeypatch, arm, step):
     """SIGINT while that step is taken."""
     taken = loop.optimizer_step
 
-    def signalled(where, state, options):
-        if (where.name, state.counters.step) == (arm, step):
+    def signalled(run):
+        if (run.arm.name, run.state.counters.step) == (arm, step):
             os.kill(os.getpid(), signal.SIGINT)
-        return taken(where, state, options)
+        return taken(run)
 
     monkeypatch.setattr(loop, "optimizer_step", signalled)
 
@@ -85,10 +85,10 @@ def fail_at(monkeypatch, arm, step):
     """The process dies in that step, as far as the disk can tell."""
     taken = loop.micro_batch
 
-    def dying(where, state, *rest):
-        if (where.name, state.counters.step) == (arm, step):
+    def dying(run):
+        if (run.arm.name, run.state.counters.step) == (arm, step):
             raise ZeroDivisionError
-        return taken(where, state, *rest)
+        return taken(run)
 
     monkeypatch.setattr(loop, "micro_batch", dying)
 
@@ -176,11 +176,11 @@ def test_arms_keep_one_budget(command, monkeypatch, tmp_path, capsys):
 def test_a_second_ctrl_c_stops_at_once(command, monkeypatch, tmp_path, capsys):
     taken = loop.micro_batch
 
-    def impatient(where, state, *rest):
-        if state.counters.step == 4:
+    def impatient(run):
+        if run.state.counters.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-        return taken(where, state, *rest)
+        return taken(run)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "micro_batch", impatient)

@@ -14,6 +14,8 @@ import torch
 from rich.console import Console
 
 from vfunc.evaluation.pass_at_k import holm, paired_difference
+from vfunc.language.workload import LanguageWorkload
+from vfunc.modality import Metric, Modality, Reporting, Saving
 from vfunc.report.events import EventLog
 from vfunc.report.measures import Measures
 from vfunc.training.assemble import Assembled
@@ -21,7 +23,6 @@ from vfunc.training.checkpoint import write_json
 from vfunc.training.configuration import resolve
 from vfunc.training.run_directory import RunDirectory
 from vfunc.training.summary import compare_with_baseline, finish
-from vfunc.workload import Metric
 
 VISION = Measures(
     "images",
@@ -74,10 +75,11 @@ def finished(tmp_path: Path) -> SimpleNamespace:
             probe = {"kind": "probe", "arm": arm, "step_kind": "small", "feedback": "same"}
             for n in range(6):
                 log.write(probe | {"predicted": n / 1e3, "realised": (n + n % 2) / 1e3})
-    workload = MagicMock(unit="images", metrics=VISION.metrics)
-    workload.summary.return_value = {"stream": 9}
+    reporting = Reporting("images", VISION.metrics, (), {"stream": 9}, MagicMock())
+    unused = object.__new__(LanguageWorkload)
+    modality = Modality(unused, reporting, Saving(MagicMock(), MagicMock()))
     config = resolve({"arms": ",".join(ARMS)})
-    parts = Assembled(config, torch.nn.Identity(), workload, torch.device("cpu"))
+    parts = Assembled(config, torch.nn.Identity(), modality, torch.device("cpu"))
     shown = io.StringIO()
     finish(parts, directory, Console(file=shown, width=80))
     return SimpleNamespace(directory=directory, shown=shown.getvalue())

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vfunc.language import workload as language_workload
+from vfunc import designer_file
+from vfunc.designer_file import save_designer
 from vfunc.language.designer import DesignerConfig, TopKDesigner
-from vfunc.language.designer_file import save_designer
 from vfunc.language.targets import TargetForm
 from vfunc.language.workload import LanguageWorkload
 from vfunc.report.events import EventLog, read_events
@@ -152,7 +152,7 @@ def test_a_full_disk_at_a_checkpoint(command, monkeypatch, tmp_path, line):
         (EventLog, "_append"),
         (checkpoint.os, "replace"),
         (checkpoint.tempfile, "mkstemp"),
-        (language_workload, "save_designer"),
+        (designer_file, "save_file"),
     ],
     ids=["events", "rename", "temporary", "designer"],
 )

@@ -21,8 +21,7 @@ from small_vision_run import (
     both,
     constant_control,
     everything,
-    new_state,
-    parts_of,
+    new_run,
     poisoned,
     train,
     unreadable,
@@ -52,7 +51,7 @@ def test_arms_without_a_designer_never_read_labels(arm):
 def test_a_frozen_designer_reads_no_labels(tmp_path):
     path = tmp_path / "designer.safetensors"
     start = train(budget="1steps")
-    parts_of().workload.save_designer(start.state.designer, path)
+    save_designer(start.state.designer, path)
     frozen = train(change=unreadable, designer=str(path), freeze_designer=True)
     assert frozen.state.counters.updates == 0
     assert same(frozen.phi, start.phi)
@@ -107,14 +106,15 @@ def test_a_designer_update_leaves_the_learner_alone(monkeypatch, options):
         assert same(before, after) and modes == modes_after
         return answer, any(name.startswith("grad ") for name in before)
 
-    def watched(state, *rest):
+    def watched(run, *rest):
+        state = run.state
         monkeypatch.setattr(
             VisionWorkload,
             "problem",
             lambda *args, **named: unchanged(problem, state, *args, **named)[0],
         )
         phi = {n: p.clone() for n, p in state.designer.named_parameters()}
-        estimate, with_gradient = unchanged(update, state, state, *rest)
+        estimate, with_gradient = unchanged(update, state, run, *rest)
         moved = not same(phi, dict(state.designer.named_parameters()))
         assert moved == (options["estimator"] != "zero")
         found.append(with_gradient)
@@ -129,9 +129,8 @@ def test_a_designer_update_leaves_the_learner_alone(monkeypatch, options):
 @pytest.mark.parametrize("objective", DINO_AND_IJEPA)
 @pytest.mark.parametrize("arm", ARMS)
 def test_tasks_are_detached(objective, arm):
-    parts = parts_of(objective=objective, arms=("baseline", "vpretraining"))
-    workload = dataclasses.replace(parts.workload, fixed_alpha=0.5)
-    state = new_state(parts, arm)
+    run = new_run(arm, objective=objective, arms=("baseline", "vpretraining"))
+    workload, state = dataclasses.replace(run.workload, fixed_alpha=0.5), run.state
     forward = workload.forward(state.learner, workload.batch(0), observe=arm != "baseline")
     built = workload.build_task(state.learner, arm, forward, state.designer)
     assert not any(x.requires_grad for x in (*built.task, *built.carried.values()))
@@ -149,8 +148,8 @@ def test_tasks_are_detached(objective, arm):
 
 
 def test_heads_are_constants_fitted_once_a_problem(monkeypatch):
-    parts = parts_of()
-    workload, state = parts.workload, new_state(parts)
+    run = new_run()
+    workload, state = run.workload, run.state
     functional, fed, fitted = state.functional, workload.feedback(0), []
     fit = vision_workload.fit_heads
 
@@ -300,9 +299,8 @@ def test_the_teacher_moves_after_a_step_and_never_else(monkeypatch, options):
 
 
 def test_the_centre_takes_the_mean_of_the_window():
-    parts = parts_of(arms=("baseline",))
-    state = new_state(parts, "baseline")
-    workload, learner = parts.workload, state.learner
+    run = new_run("baseline", arms=("baseline",))
+    workload, learner = run.workload, run.state.learner
     seen = []
     with torch.no_grad():
         for position in (0, 1):

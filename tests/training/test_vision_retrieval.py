@@ -48,8 +48,8 @@ def test_retrieval_is_measured_at_the_end_alone(tmp_path):
     found = {name: x for name, x in final.items() if name.startswith("retrieval")}
     assert set(found) == {"retrieval_easy", "retrieval_medium", "retrieval_hard"}
     assert found["retrieval_medium"] > 0.9  # colours are easy to tell apart, even for random blocks
-    assert "retrieval_medium" in [metric.name for metric in parts.workload.metrics]
-    assert parts.workload.metrics[-1].name == "miou"
+    assert "retrieval_medium" in [metric.name for metric in parts.reporting.metrics]
+    assert parts.reporting.metrics[-1].name == "miou"
 
 
 def test_a_folder_that_is_no_benchmark(tmp_path):

@@ -16,21 +16,20 @@ from small_vision_run import (
     both,
     defaults,
     everything,
-    new_state,
+    new_run,
     parts_of,
     train,
 )
 
 from vfunc.errors import CertificationError, UserError
 from vfunc.report.events import read_events
-from vfunc.training.arms import ARMS, estimator_of
-from vfunc.training.assemble import arm_plan, step_options
 from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
 from vfunc.training.command_line import run_guarded
 from vfunc.training.loop import run_arm
 from vfunc.training.run import run
-from vfunc.vision.value_problem import VisionLearner
+from vfunc.training.start import start_arm
+from vfunc.vision.learner import VisionLearner
 
 
 @both()
@@ -180,8 +179,7 @@ def test_the_student_is_what_is_saved(finished):
 def test_the_designer_loads_frozen(finished):
     path = finished / "designers" / "vpretraining.safetensors"
     assert {p.name for p in path.parent.iterdir()} == {path.name}
-    parts = parts_of(designer=str(path), freeze_designer=True)
-    state = new_state(parts)
+    state = new_run(designer=str(path), freeze_designer=True).state
     assert state.designer_optimizer is None
     fresh = parts_of().workload.new_designer()
     assert not same(dict(state.designer.named_parameters()), dict(fresh.named_parameters()))
@@ -244,8 +242,6 @@ def test_dropout_masks_cannot_be_repeated():
         parts.config, estimator=dataclasses.replace(parts.config.estimator, estimate_mode="train")
     )
     parts = dataclasses.replace(parts, learner=learner, config=config)
-    state = new_state(parts)
-    made = estimator_of(ARMS["vpretraining"], config)
+    run = start_arm("vpretraining", parts)
     with pytest.raises(UserError, match="estimate-mode train"):
-        run_arm(ARMS["vpretraining"], state, parts.workload, made, step_options(config),
-                arm_plan(config), Memory())  # fmt: skip
+        run_arm(run)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
@@ -14,9 +12,10 @@ from vfunc.split import Split
 from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
 from vfunc.vision.encoder.named_encoder import Encoder
+from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.ijepa import IJepa
-from vfunc.vision.value_problem import ObservedViews, VisionLearner, vision_problem
+from vfunc.vision.value_problem import vision_problem
 
 DINO = Dino(image_size=16, local_size=8, local_crops=2, output_dim=8, head_width=12, bottleneck=6)
 IJEPA = IJepa(patch=4, image_size=16, predictor_width=8, predictor_depth=1)
@@ -96,9 +95,8 @@ def small_problem(objective, *, subset="last:2", cut=True, kind="unet", batches=
     learner = VisionLearner(functional, objective)
     observed = tuple(ObservedViews(crops(objective, seed=s)) for s in range(batches))
     if cut:
-        split = learner.split_for(observed[0].batch)
-        assert isinstance(split, Split), split
-        learner = replace(learner, split=split)
+        learner = learner.cut(observed[0].batch)
+        assert isinstance(learner.split, Split), learner.split
     designer = small_designer(kind)
     problem = vision_problem(
         learner, designer, observed, feedback_of(functional), rule or UpdateRule(SGD(lr=0.1)), {}

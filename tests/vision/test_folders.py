@@ -20,7 +20,7 @@ from vfunc.vision.data.file_sources import Cache, image_folder
 from vfunc.vision.data.folders import folder_data
 from vfunc.vision.data.layouts import Entry, find_pairs
 from vfunc.vision.data.listing import natural
-from vfunc.vision.data.splits import split_roles
+from vfunc.vision.data.splits import split_pool
 
 SHARED = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")
 ROLES = ("heads", "feedback", "held_out", "fit", "test")
@@ -296,7 +296,7 @@ def test_no_picture_has_two_roles_and_blocks_are_contiguous(tmp_path):
 
 def test_all_frames_but_the_gaps_are_used(tmp_path):
     entries = [Entry(Path(f"v/{k}.png")) for k in range(100)]
-    roles = split_roles(entries, {})
+    roles = split_pool(entries, {})
     assert sum(map(len, roles.values())) == 95
     sizes = {role: len(part) for role, part in roles.items()}
     assert sizes == {
@@ -306,7 +306,7 @@ def test_all_frames_but_the_gaps_are_used(tmp_path):
 
 def test_every_video_is_split(tmp_path):
     entries = [Entry(Path(f"v/{v}_{k:03}.png")) for v in ("a", "b") for k in range(40)]
-    for part in split_roles(entries, {}).values():
+    for part in split_pool(entries, {}).values():
         videos = [entry.image.name[0] for entry in part]
         assert {"a", "b"} == set(videos)
         frames = [int(entry.image.stem[2:]) for entry in part]
@@ -318,14 +318,14 @@ def test_every_video_is_split(tmp_path):
 def test_short_videos_are_joined(tmp_path):
     entries = [Entry(Path(f"v{v}/{k}.png")) for v in range(10) for k in range(4)]
     order = {entry: n for n, entry in enumerate(entries)}
-    for part in split_roles(entries, {}).values():
+    for part in split_pool(entries, {}).values():
         at = [order[entry] for entry in part]
         assert at == list(range(at[0], at[-1] + 1))
 
 
 def test_a_shuffled_split_is_disjoint_and_not_contiguous():
     entries = [Entry(Path(f"{k}.png")) for k in range(100)]
-    roles = split_roles(entries, {}, shuffle=True, seed=1)
+    roles = split_pool(entries, {}, shuffle=True, seed=1)
     at = {role: {int(e.image.stem) for e in part} for role, part in roles.items()}
     assert sum(map(len, at.values())) == len(set().union(*at.values())) == 100
     assert max(at["heads"]) - min(at["heads"]) > 2 * len(at["heads"])
@@ -420,7 +420,7 @@ def test_counts_thin_evenly_and_the_seed_orders(tmp_path):
     assert names(whole.test) == names(other.test) and names(whole.fit) == names(other.fit)
     # a batch is read in order: it must not be of neighbours
     assert names(whole.feedback) != [f"{k}.png" for k in numbers(whole.feedback)]
-    with pytest.raises(UserError, match="banana: no role"):
+    with pytest.raises(UserError, match="banana: no split"):
         folder_data(tmp_path, image_size=8, counts={"banana": 4})
 
 

@@ -16,14 +16,8 @@ from vfunc.errors import UserError
 from vfunc.vision.data import hub_pictures
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.examples import labelled_batch
-from vfunc.vision.data.public import (
-    ade20k_labels,
-    nyuv2_depth,
-    open_public,
-    parse_public,
-    public_pictures,
-)
-from vfunc.vision.data.public_data import public_data
+from vfunc.vision.data.public import open_public, parse_public, public_data, public_pictures
+from vfunc.vision.data.public_sets import ade20k_labels, nyuv2_depth
 
 ROLES = ("heads", "feedback", "held_out", "fit", "test")
 FEW = {"heads": 6, "feedback": 4, "held_out": 2, "fit": 5, "validation": 3}
@@ -215,7 +209,7 @@ def test_the_papers_numbers_are_asked_for(tmp_path):
     nyuv2(tmp_path / "n")
     with pytest.raises(UserError, match=r"60 training pictures are too few for 512 .* 128 for"):
         public_data("nyuv2", tmp_path / "n", image_size=8)
-    with pytest.raises(UserError, match="banana: no role"):
+    with pytest.raises(UserError, match="banana: no split"):
         public_data("ade20k", tmp_path, image_size=8, counts={"banana": 3})
 
 

@@ -295,7 +295,7 @@ def test_a_stream_hands_out_the_pictures_of_its_scenes():
     [
         (
             lambda: Scenes("train", 0, 1),
-            "role 'train' of the embedded scenes; the roles are stream,",
+            "split 'train' of the embedded scenes; the splits are stream,",
         ),
         (lambda: Scenes("test", -1, 1), "seed -1: a seed cannot be negative"),
         (lambda: Scenes("test", 0, 0), "0 test scenes were asked for; ask for at least 1"),

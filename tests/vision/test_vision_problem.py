@@ -13,7 +13,7 @@ from vfunc import trees
 from vfunc.problem import construct_task
 from vfunc.simulate import SGD, AdamW, UpdateRule
 from vfunc.split import Split, Whole
-from vfunc.vision.value_problem import ObservedViews, VisionLearner
+from vfunc.vision.learner import ObservedViews, VisionLearner
 
 EXACT = ("reverse", "forward")
 # I-JEPA's smooth L1 has kinks in its derivative, and so the value has corners: few lie within so
@@ -170,9 +170,9 @@ class _Bypass(type(small_learner(DINO))):
 def test_a_picture_that_passes_by_the_edge_is_not_cut():
     module = small_learner(DINO)
     functional = vfunc.functional(module, "last:2")
-    assert isinstance(VisionLearner(functional, DINO).split_for(crops(DINO)), Split)
+    assert isinstance(VisionLearner(functional, DINO).cut(crops(DINO)).split, Split)
     module.__class__ = _Bypass
-    split = VisionLearner(functional, DINO).split_for(crops(DINO))
+    split = VisionLearner(functional, DINO).cut(crops(DINO)).split
     assert isinstance(split, Whole) and "picture" in split.why
 
 

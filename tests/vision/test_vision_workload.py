@@ -19,18 +19,19 @@ from vfunc.errors import UserError
 from vfunc.problem import construct_task, feedback_gradient, pretrain_gradient
 from vfunc.pullback import mixed_product
 from vfunc.simulate import SGD, AdamW, UpdateRule
-from vfunc.split import Splits, Whole
+from vfunc.split import Whole
 from vfunc.vision.data.examples import Example
 from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig, apply_control
 from vfunc.vision.encoder.named_encoder import Encoder
 from vfunc.vision.evaluation.frozen_evaluation import ProbeOptions
 from vfunc.vision.feedback.dense_feedback import feedback_loss
 from vfunc.vision.feedback.heads import HeadOptions, fit_heads
+from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.ijepa import IJepa
+from vfunc.vision.reporting import vision_reporting
 from vfunc.vision.scenes.scenes import embedded_scenes
 from vfunc.vision.value_map import _unpacked
-from vfunc.vision.value_problem import ObservedViews, VisionLearner
 from vfunc.vision.workload import VisionFeedback, VisionWorkload
 from vfunc.workload import Workload
 
@@ -107,25 +108,33 @@ def double(batch):
     return dataclasses.replace(batch, **floats)
 
 
-def fed(made, index=0):
-    found = made.feedback(index)
-    return VisionFeedback(tuple(map(double, found.heads)), tuple(map(double, found.meta)))
+class Double(VisionWorkload):
+    """All pictures in float64."""
+
+    def batch(self, position):
+        return double(super().batch(position))
+
+    def feedback(self, index):
+        found = super().feedback(index)
+        return VisionFeedback(tuple(map(double, found.heads)), tuple(map(double, found.meta)))
+
+
+def doubled(made):
+    return Double(**{f.name: getattr(made, f.name) for f in dataclasses.fields(made)})
 
 
 def situation(made, *, subset="last:1", cut=True, batches=1, rule=None):
-    """(problem, functional, designer, phi, observed) in float64."""
+    """(problem, learner as estimates see it, designer, phi, observed) in float64."""
+    made = doubled(made)
     functional = vfunc.functional(learner_of(made), subset if cut else NAMED[subset])
-    designer = designer_of(made)
-    observed = tuple(
-        made.look_ahead(functional.module, double(made.batch(k))) for k in range(batches)
-    )
+    designer, estimated = designer_of(made), made.estimated(functional)
+    observed = tuple(made.look_ahead(functional.module, made.batch(k)) for k in range(batches))
     problem = made.problem(
-        functional, designer, observed, fed(made), rule or UpdateRule(SGD(lr=0.1)), {},
-        dropout=None, seed=0,
-    )  # fmt: skip
+        estimated, designer, observed, 0, rule or UpdateRule(SGD(lr=0.1)), {}, dropout=None, seed=0
+    )
     assert ("blocks are computed once" in problem.split) == cut, problem.split
     phi = {name: p.detach().clone() for name, p in designer.named_parameters()}
-    return problem, functional, designer, phi, observed
+    return problem, estimated, designer, phi, observed
 
 
 # with the patch embedding in S there is nothing to cut off
@@ -155,7 +164,7 @@ def test_batches_depend_on_seed_and_position_alone(objective):
     assert same_batches(first, again) and same_batches(later, other.batch(5))
     assert not same_batches(first, made.batch(3))
     assert not same_batches(first, workload(objective, seed=1).batch(2))
-    assert made.count(first) == len(first) == 3
+    assert len(first) == made.forward(torch.nn.Identity(), first, observe=False).units == 3
     assert same_batches(made.feedback(1).meta[0], other.feedback(1).meta[0])
     assert not same_batches(made.feedback(1).meta[0], made.feedback(0).meta[0])
 
@@ -201,7 +210,7 @@ def test_held_out_is_of_its_own_pictures(monkeypatch):
         return labelled(self, role, index, size)
 
     monkeypatch.setattr(VisionWorkload, "_labelled", watched)
-    loss = made.held_out(functional, 1)
+    loss = made.held_out(made.estimated(functional), 1)
     assert read == [("heads", 1, 3), ("held_out", 1, 2)]
     (heads,), (batch,) = made._labelled("heads", 1, 3), made._labelled("held_out", 1, 2)
     fitted = fit_heads(functional.module, heads, tuple(WEIGHTS), SOURCE.classes, made.heads)
@@ -236,38 +245,41 @@ def assert_is_the_slope(estimator, problem, theta, phi, objective, engines, tole
 @pytest.mark.parametrize("cut", [True, False], ids=["split", "whole"])
 @pytest.mark.parametrize("value", ["dot", "cosine"])
 def test_engines_give_the_slope_of_the_value(objective, cut, value):
-    problem, functional, _, phi, _ = situation(workload(objective), cut=cut)
+    problem, estimated, _, phi, _ = situation(workload(objective), cut=cut)
 
     def estimator(engine):
         return vfunc.FirstOrder(value, engine=engine)
 
     engines = ("reverse", "forward", "finite_difference")
-    assert_is_the_slope(estimator, problem, functional.theta, phi, objective, engines)
+    assert_is_the_slope(estimator, problem, estimated.functional.theta, phi, objective, engines)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_lookahead_and_photometric_designers(objective):
     rule = UpdateRule(AdamW(lr=1e-2, eps=1e-3, weight_decay=0.04))
     made = workload(objective, "photometric", normalise=True)
-    problem, functional, _, phi, _ = situation(made, batches=2, rule=rule)
+    problem, estimated, _, phi, _ = situation(made, batches=2, rule=rule)
     engines = ("reverse", "forward")
 
     def estimator(engine):
         return vfunc.Unrolled(2, engine=engine)
 
-    assert_is_the_slope(estimator, problem, functional.theta, phi, objective, engines, 1e-5)
+    assert_is_the_slope(
+        estimator, problem, estimated.functional.theta, phi, objective, engines, 1e-5
+    )
 
 
 def test_split_and_whole_say_the_same_of_the_run():
     answers = []
-    for splits in (Splits(), Never()):
-        made = workload(splits=splits)
+    for cut in (True, False):
+        made = doubled(workload())
         functional = vfunc.functional(learner_of(made), "last:2")
-        designer, observed = designer_of(made), ObservedViews(double(made.batch(0)).first(2))
+        estimated = made.estimated(functional)
+        if not cut:
+            estimated = dataclasses.replace(estimated, split=Whole("not asked for"))
+        designer, observed = designer_of(made), ObservedViews(made.batch(0).first(2))
         rule = UpdateRule(SGD(lr=0.1))
-        problem = made.problem(
-            functional, designer, (observed,), fed(made), rule, {}, dropout=None, seed=0
-        )
+        problem = made.problem(estimated, designer, (observed,), 0, rule, {}, dropout=None, seed=0)
         phi = {name: p.detach().clone() for name, p in designer.named_parameters()}
         answers.append((problem.split, vfunc.FirstOrder()(problem, functional.theta, phi)))
     (split, one), (whole, other) = answers
@@ -276,24 +288,18 @@ def test_split_and_whole_say_the_same_of_the_run():
     assert float(apart) <= 1e-11 * float(trees.norm(one.grad))
 
 
-class Never(Splits):
-    """Cuts no learner."""
-
-    def of(self, learner, tried):
-        return Whole("not asked for")
-
-
 def test_feedback_is_normalised_at_theta():
     made = workload(normalise=True)
-    problem, functional, *_ = situation(made)
+    problem, estimated, *_ = situation(made)
     plain, *_ = situation(workload())
-    _, g = feedback_gradient(problem, functional.theta)
-    _, other = feedback_gradient(plain, functional.theta)
+    theta = estimated.functional.theta
+    _, g = feedback_gradient(problem, theta)
+    _, other = feedback_gradient(plain, theta)
     one, two = (
         workload(normalise=True, weights=({"segmentation": s, "depth": d},))
         for s, d in ((1.0, 0.0), (0.0, 0.5))
     )
-    apart = [feedback_gradient(situation(w)[0], functional.theta)[1] for w in (one, two)]
+    apart = [feedback_gradient(situation(w)[0], theta)[1] for w in (one, two)]
     norms = [float(trees.norm(x)) for x in apart]
     assert norms == pytest.approx([1.0, 0.5])
     assert trees.norm(trees.axpy(-1.0, trees.axpy(1.0, *apart), g)) < 1e-12
@@ -346,9 +352,11 @@ def test_two_sources_add_up():
     assert evaluation.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
     for name in ("miou", "rmse"):
         assert evaluation.metrics[name] == pytest.approx(alone.metrics[name], rel=1e-5)
-    assert [m.name for m in both.metrics] == ["loss", "rmse", "miou"]
-    problem, functional, _, phi, _ = situation(both)
-    assert float(trees.norm(vfunc.FirstOrder()(problem, functional.theta, phi).grad)) > 0
+    names = [m.name for m in vision_reporting(both.sources, retrieval=False).metrics]
+    assert names == ["loss", "rmse", "miou"]
+    problem, estimated, _, phi, _ = situation(both)
+    theta = estimated.functional.theta
+    assert float(trees.norm(vfunc.FirstOrder()(problem, theta, phi).grad)) > 0
 
 
 @pytest.mark.parametrize("weights", [({"segmentation": 1.0}, {"depth": 0.0}),
@@ -370,11 +378,12 @@ def test_a_source_without_a_weight_is_evaluated_alone(weights):
 def mapped(objective, kind):
     """The value map, its arrays, and V as a function of the control of all views."""
     made = workload(objective, kind)
-    problem, functional, designer, phi, (observed,) = situation(made)
+    problem, estimated, designer, phi, (observed,) = situation(made)
+    functional = estimated.functional
     construction = construct_task(problem, phi, problem.batches[0])
     _, g_down = feedback_gradient(problem, functional.theta)
     product = mixed_product(problem, functional.theta, construction, g_down, "reverse")
-    fields = made.value_map(functional, designer, observed, construction.task, product.task)
+    fields = made.value_map(estimated, designer, observed, construction.task, product.task)
     views = observed.batch.views
     learner = VisionLearner(functional, made.objective)
 
@@ -392,7 +401,7 @@ def mapped(objective, kind):
     ("objective", "kind"), [("dino", "unet"), ("ijepa", "unet"), ("dino", "photometric")]
 )
 def test_the_value_map_is_the_derivative_in_the_control(tmp_path, objective, kind):
-    made, fields, arrays, control, value = mapped(objective, kind)
+    _, fields, arrays, control, value = mapped(objective, kind)
     shape = (2, 1, 16, 16) if kind == "unet" else (2, 4)
     assert arrays["value"].shape == arrays["control"].shape == shape
     assert arrays["picture"].dtype == np.uint8 and arrays["view"].shape == (2, 3, 16, 16)
@@ -413,7 +422,7 @@ def test_the_value_map_is_the_derivative_in_the_control(tmp_path, objective, kin
         total = arrays["value"][picture].sum()
         assert found == pytest.approx(total, abs=1e-4 * np.abs(arrays["value"][picture]).sum())
     path = tmp_path / "map.png"
-    made.draw_map(fields, path)
+    vision_reporting((SOURCE,), retrieval=False).draw_map(fields, path)
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
@@ -436,7 +445,7 @@ def test_nothing_changes_the_learner_or_the_random_state():
     before = copy.deepcopy(learner.state_dict())
     random, modes = torch.get_rng_state(), [m.training for m in learner.modules()]
     made.evaluate(learner, final=True)
-    made.held_out(functional, 0)(functional.theta)
+    made.held_out(made.estimated(functional), 0)(functional.theta)
     designer = made.new_designer()
     assert isinstance(designer, ViewDesigner)
     for arm, given in (("baseline", None), ("vpretraining", designer), ("uniform_smoothing", None)):
@@ -470,8 +479,8 @@ def test_train_mode_estimates_are_refused():
     drawn = vfunc.learner.RandomState.now(torch.device("cpu"))
     with pytest.raises(UserError, match="estimate-mode"):
         made.problem(
-            functional, designer_of(made), observed, fed(made), UpdateRule(SGD(lr=0.1)), {},
-            dropout=drawn, seed=0,
+            VisionLearner(functional, made.objective), designer_of(made), observed, 0,
+            UpdateRule(SGD(lr=0.1)), {}, dropout=drawn, seed=0,
         )  # fmt: skip
 
 

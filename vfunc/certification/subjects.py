@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, cast
 
 from vfunc.config.flat import changed, options_set
@@ -77,10 +75,14 @@ def all_subjects() -> Iterator[Subject | tuple[str, str]]:
                 yield label, f"it cannot be made without options of its own: {error}"
                 continue
             # by one engine what differs from another variant in its arithmetic alone
-            fields = inspect.isclass(factory) and dataclasses.is_dataclass(factory)
-            every = fields and "engine" in option_names(factory)
-            every = every and exact_sibling(estimator) is None
+            every = _declares_engine(factory) and exact_sibling(estimator) is None
             yield Subject(label, estimator, tuple(ENGINES) if every else ())
+
+
+def _declares_engine(factory: Callable[..., Estimator]) -> bool:
+    """Whether a factory is a dataclass with an option `engine`."""
+    kind = cast("object", factory)
+    return isinstance(kind, type) and is_dataclass(kind) and "engine" in option_names(factory)
 
 
 def label_of(estimator: object) -> str:
@@ -89,10 +91,10 @@ def label_of(estimator: object) -> str:
     kind = type(estimator)
     own = getattr(estimator, "__name__", kind.__name__)
     words = [names.get(kind, own)]
-    if dataclasses.is_dataclass(estimator):
+    if is_dataclass(estimator):
         given = [x for name, x in options_set(estimator).items() if name != "engine"]
         # an estimator may wrap another one
-        words += [label_of(x) if dataclasses.is_dataclass(x) else str(x) for x in given]
+        words += [label_of(x) if is_dataclass(x) else str(x) for x in given]
     return " ".join(words)
 
 
@@ -150,7 +152,7 @@ def same_objective(estimator: Estimator) -> Estimator:
 
 def _other(estimator: Estimator, options: Mapping[str, Any]) -> Estimator | None:
     """The estimator with those of the options that it has, or None if nothing changes."""
-    if not dataclasses.is_dataclass(estimator) or isinstance(estimator, type):
+    if not is_dataclass(estimator) or isinstance(estimator, type):
         return None
     own = option_names(type(estimator))
     if "estimator" in own:  # one that wraps another

@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 from vfunc.config.flat import built
 from vfunc.config.flat import option_names as declared_names
@@ -97,7 +97,7 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
     estimator: Any = built(factory, options) if _declares(factory) else factory(**options)
     if not callable(estimator):
         raise UserError(f"{name!r} makes a {type(estimator).__name__}, which cannot be called")
-    return estimator
+    return cast("Estimator", estimator)
 
 
 def _makes_estimators(factory: object) -> bool:

@@ -100,15 +100,6 @@ def require_top_k(top_k: int, vocabulary: int) -> None:
         )
 
 
-def one_hot(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """(candidates, q) of ordinary next-token prediction: the true token alone, with all the mass.
-
-    Shapes (B, T, 1) both.
-    """
-    candidates = batch.next_tokens.unsqueeze(-1)
-    return candidates, torch.ones(candidates.shape, device=candidates.device)
-
-
 def _true_token_first(best: Tensor, truth: Tensor) -> Tensor:
     """Put the true token in front; without it among the best, the last of them gives way."""
     is_true = best == truth[:, None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from einops import einsum
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from vfunc.conditions import EMBEDDED_LEARNER
 from vfunc.config.declared import HIDDEN, Cases, option
+from vfunc.designer_file import read_designer
 from vfunc.errors import UserError
 from vfunc.language.candidates import Observation
 from vfunc.language.data.examples import TokenBatch
@@ -151,3 +154,17 @@ def _positions(length: int, width: int, device: torch.device) -> Tensor:
     rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     angle = torch.arange(length, device=device)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+def load_designer(path: Path | str) -> TopKDesigner:
+    """Read a designer that `vfunc.designer_file.save_designer` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+
+    def make(config: dict[str, Any]) -> TopKDesigner:
+        target = TargetForm(**config.pop("target"))
+        return TopKDesigner(DesignerConfig(target=target, **config))
+
+    return read_designer(path, TopKDesigner, make)

@@ -13,8 +13,8 @@ from vfunc.feedback import weighted_feedback
 from vfunc.language.candidates import ObservedBatch
 from vfunc.language.data.examples import TokenBatch, take_rows
 from vfunc.language.feedback_options import FeedbackTasks
+from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptBatch, draw_samples, surrogate
-from vfunc.language.value_problem import LanguageLearner, worked_loss
 from vfunc.precision import autocast
 from vfunc.problem import ValueProblem
 from vfunc.trees import Params, Scalar
@@ -24,14 +24,17 @@ FeedbackBatch = TokenBatch | PromptBatch
 
 @dataclass(frozen=True)
 class Measured:
-    """The tasks' losses on one feedback batch.
+    """L_down on one feedback batch, and the tasks' losses that make it.
 
     Attributes:
+        loss: theta_S -> L_down: the only task's loss, or the weighted sum of them (paper, equation
+            18); where tasks are matched, their mean.
         losses: theta_S -> L_j by task; those of which the batch holds something.
         silent: the tasks among them whose loss is constant.
         notes: for the log.
     """
 
+    loss: Callable[[Params], Scalar]
     losses: Mapping[str, Callable[[Params], Scalar]]
     silent: frozenset[str]
     notes: Mapping[str, float]
@@ -45,10 +48,10 @@ def measure(
     feedback: FeedbackBatch,
     seed: int,
 ) -> Measured:
-    """The losses of each task; rewards are drawn here, at the live learner's theta_t.
+    """L_down on a labelled batch; rewards are drawn here, at the live learner's theta_t.
 
     Args:
-        tasks: which, and how.
+        tasks: which, and how they make one loss.
         learner: theta_S -> logits.
         model: the live learner that generates.
         tokenizer: its tokenizer.
@@ -60,11 +63,11 @@ def measure(
     """
     rows = _rows_by_task(tasks.names, feedback)
     if isinstance(feedback, TokenBatch):
-        return Measured(
-            {name: worked_loss(learner, take_rows(feedback, at)) for name, at in rows.items()},
-            frozenset(),
-            {},
-        )
+        losses = {
+            name: learner.worked_loss(feedback if at is None else take_rows(feedback, at))
+            for name, at in rows.items()
+        }
+        return Measured(_combined(tasks, losses, learner), losses, frozenset(), {})
     assert tasks.rewards is not None
     with autocast(model.device, learner.autocast):
         samples = draw_samples(model, tokenizer, feedback, tasks.rewards, seed)
@@ -72,50 +75,33 @@ def measure(
         name: surrogate(learner, samples, tasks.rewards.temperature, at)
         for name, at in rows.items()
     }
-    silent = frozenset(name for name, at in rows.items() if not samples.advantages[at].any())
+    silent = frozenset(
+        name for name, at in rows.items() if not samples.advantages[... if at is None else at].any()
+    )
     lengths = samples.batch.predict.sum(-1).double()
     notes = {
         "reward": float(samples.rewards.mean()),
         "informative_groups": float(samples.informative),
         "completion_tokens": float(lengths.mean()),
     }
-    return Measured(losses, silent, notes)
-
-
-def total_loss(
-    tasks: FeedbackTasks, measured: Measured, theta: Params
-) -> Callable[[Params], Scalar]:
-    """L_down as one loss: the weighted sum (paper, equation 18); the mean where tasks are matched.
-
-    Args:
-        tasks: their weights and normalisation (which matching does domain by domain instead).
-        measured: the losses; the weights of those that the batch lacks are left out.
-        theta: theta_t.
-    """
-    if len(tasks.names) == 1:
-        (only,) = measured.losses.values()
-        return only
-    count = len(tasks.names)
-    given = tasks.weights or (1 / count,) * count
-    weights = {n: w for n, w in zip(tasks.names, given, strict=True) if n in measured.losses}
-    normalise = tasks.normalise and tasks.combine == "sum"
-    return weighted_feedback(measured.losses, weights, normalise_at=theta if normalise else None)
+    return Measured(_combined(tasks, losses, learner), losses, silent, notes)
 
 
 def matched_domains(
     tasks: FeedbackTasks, problem: ValueProblem, measured: Measured, theta: Params
-) -> dict[str, ValueProblem]:
-    """The problem of each domain that both the feedback and every unlabeled batch hold.
+) -> ValueProblem:
+    """The problem with one of its own for each domain that feedback and every batch hold.
 
     Args:
         tasks: the domains' names.
         problem: of all domains at once; its batches are `ObservedBatch`es.
         measured: each domain's L_down.
         theta: theta_t, where they are normalised if they are to be.
+
+    Returns:
+        The problem with its `domains`; silent where all of them are, or there is none.
     """
-    if tasks.combine != "matched":
-        return {}
-    found = {}
+    found: dict[str, ValueProblem] = {}
     for domain, name in enumerate(tasks.names):
         batches = tuple(_of_domain(batch, domain) for batch in problem.batches)
         if name in measured.losses and all(len(batch.batch.tokens) for batch in batches):
@@ -129,18 +115,37 @@ def matched_domains(
                 silent=name in measured.silent,
                 notes={},
             )
-    return found
+    # a domain that either the text or the feedback lacks says nothing here
+    return replace(problem, domains=found, silent=set(found) <= measured.silent)
+
+
+def _combined(
+    tasks: FeedbackTasks,
+    losses: Mapping[str, Callable[[Params], Scalar]],
+    learner: LanguageLearner,
+) -> Callable[[Params], Scalar]:
+    """One loss of the tasks'; the weights of those that the batch lacks are left out."""
+    if len(tasks.names) == 1:
+        (only,) = losses.values()
+        return only
+    count = len(tasks.names)
+    given = tasks.weights or (1 / count,) * count
+    weights = {n: w for n, w in zip(tasks.names, given, strict=True) if n in losses}
+    # matched tasks are normalised domain by domain
+    normalise = tasks.normalise and tasks.combine == "sum"
+    at = learner.functional.theta if normalise else None
+    return weighted_feedback(losses, weights, normalise_at=at)
 
 
 def _of_domain(observed: ObservedBatch, domain: int) -> ObservedBatch:
     return take_rows(observed, (_domains(observed.batch) == domain).nonzero().squeeze(-1))
 
 
-def _rows_by_task(names: tuple[str, ...], feedback: FeedbackBatch) -> dict[str, Tensor]:
-    """The rows (or groups) of each task; of a single one all, whatever their domain."""
-    domains = _domains(feedback)
+def _rows_by_task(names: tuple[str, ...], feedback: FeedbackBatch) -> dict[str, Tensor | None]:
+    """The rows (or groups) of each task; None where there is one task, of all of them."""
     if len(names) == 1:
-        return {names[0]: torch.arange(len(domains), device=domains.device)}
+        return {names[0]: None}
+    domains = _domains(feedback)
     rows = ((name, (domains == d).nonzero().squeeze(-1)) for d, name in enumerate(names))
     return {name: at for name, at in rows if len(at)}
 

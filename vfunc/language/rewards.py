@@ -33,8 +33,8 @@ from vfunc.language.data.tokenise import Encoded, prompt_tokens
 from vfunc.language.evaluation.answers import is_correct
 from vfunc.language.evaluation.generation import complete
 from vfunc.language.feedback_options import RewardOptions
+from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_loss import soft_cross_entropy
-from vfunc.language.value_problem import LanguageLearner
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vfunc.language.data.examples import TokenBatch
 from vfunc.typecheck import typed
 
 CHUNK_ELEMENTS = 2**24
@@ -81,6 +82,21 @@ def soft_cross_entropy(
     return _SoftCrossEntropy.apply(
         logits.flatten(0, 1), candidates.flatten(0, 1), q.flatten(0, 1), weight.flatten()
     )
+
+
+def next_token_loss(logits: Tensor, batch: TokenBatch) -> Tensor:
+    """Ordinary cross-entropy of the true next tokens, a mean over the predicted positions."""
+    candidates, q = one_hot(batch)
+    return soft_cross_entropy(logits, candidates, q, position_weights(batch.predict))
+
+
+def one_hot(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """(candidates, q) of ordinary next-token prediction: the true token alone, with all the mass.
+
+    Shapes (B, T, 1) both.
+    """
+    candidates = batch.next_tokens.unsqueeze(-1)
+    return candidates, torch.ones(candidates.shape, device=candidates.device)
 
 
 def position_weights(predict: Tensor) -> Tensor:

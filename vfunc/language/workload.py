@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,52 +12,25 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
-from vfunc.language.candidates import ObservedBatch, observe, one_hot
+from vfunc.language.candidates import ObservedBatch, observe
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import tokens_in
-from vfunc.language.designer import DesignerConfig, TopKDesigner
-from vfunc.language.designer_file import load_designer, save_designer
+from vfunc.language.designer import DesignerConfig, TopKDesigner, load_designer
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
-from vfunc.language.feedback_tasks import (
-    FeedbackBatch,
-    FeedbackTasks,
-    matched_domains,
-    measure,
-    total_loss,
-)
+from vfunc.language.feedback_tasks import FeedbackBatch, FeedbackTasks, matched_domains, measure
 from vfunc.language.hand_made import hand_made_targets
-from vfunc.language.loading import quiet
-from vfunc.language.soft_loss import position_weights, soft_cross_entropy
+from vfunc.language.learner import LanguageLearner
+from vfunc.language.soft_loss import one_hot, position_weights, soft_cross_entropy
 from vfunc.language.targets import mix
-from vfunc.language.value_problem import (
-    LanguageLearner,
-    designed_targets,
-    language_problem,
-    worked_loss,
-)
+from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
-from vfunc.report.token_map import token_map
 from vfunc.simulate import OptimizerState, UpdateRule
-from vfunc.split import Split, Splits, Whole
 from vfunc.trees import Params, Scalar
-from vfunc.workload import BuiltTask, Evaluation, Forward, Metric
-
-METRICS = (
-    Metric("loss", "held-out\nloss", "nat", outcomes="loss"),
-    Metric(
-        "pass_at_1",
-        "Pass@1\n%",
-        "%",
-        higher_is_better=True,
-        outcomes="pass_at_1",
-        scale=100.0,
-        digits=1,
-    ),
-)
+from vfunc.workload import BuiltTask, Evaluation, Forward
 
 MAPPED_TEXTS = 3
 """Texts in a token value map; those with known mistakes first."""
@@ -82,8 +53,7 @@ class LanguageWorkload:
         dtype: of mixed precision, or None.
         seed: of the designer's first parameters.
         tasks: what the feedback measures.
-        metrics: see `Workload.metrics`.
-        splits: where each arm's learner is cut at the lower edge of S.
+        unit: what a budget counts.
     """
 
     data: LanguageData
@@ -99,8 +69,6 @@ class LanguageWorkload:
     seed: int
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
     unit: str = "tokens"
-    metrics: tuple[Metric, ...] = METRICS
-    splits: Splits = field(default_factory=Splits, repr=False, compare=False)
 
     def smaller(self, examples: int) -> LanguageWorkload:
         """See `Workload.smaller`."""
@@ -120,9 +88,10 @@ class LanguageWorkload:
         batch = self.data.feedback.batch(index * size, size)
         return batch.to(self.device) if isinstance(batch, TokenBatch) else batch
 
-    def count(self, batch: TokenBatch) -> int:
-        """See `Workload.count`: input tokens, without padding."""
-        return tokens_in(batch)
+    def estimated(self, functional: FunctionalLearner) -> LanguageLearner:
+        """See `Workload.estimated`: the cut is tried on one sequence."""
+        first = self.smaller(1).batch(0)
+        return LanguageLearner(functional, self.dtype).cut(first)
 
     def forward(
         self,
@@ -130,19 +99,20 @@ class LanguageWorkload:
         batch: TokenBatch,
         *,
         observe: bool,
-        estimated: FunctionalLearner | None = None,
+        estimated: LanguageLearner | None = None,
     ) -> Forward:
-        """See `Workload.forward`."""
+        """See `Workload.forward`; units are input tokens, without padding."""
         logits, edge = self._logits(learner, batch, estimated)
-        return Forward(batch, logits, self._observe(logits, batch, edge) if observe else None)
+        observed = self._observed(logits, batch, edge) if observe else None
+        return Forward(batch, tokens_in(batch), logits, observed)
 
     def look_ahead(
-        self, learner: nn.Module, batch: TokenBatch, *, estimated: FunctionalLearner | None = None
+        self, learner: nn.Module, batch: TokenBatch, *, estimated: LanguageLearner | None = None
     ) -> ObservedBatch:
         """See `Workload.look_ahead`."""
         with torch.no_grad(), mode(learner, training=False):
             logits, edge = self._logits(learner, batch, estimated)
-        return self._observe(logits, batch, edge)
+        return self._observed(logits, batch, edge)
 
     def build_task(
         self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
@@ -155,7 +125,9 @@ class LanguageWorkload:
         if designer is None:
             q, alpha = hand_made_targets(arm, observed, self.fixed_alpha)
         else:
-            q, alpha = designed_targets(designer, observed)
+            with torch.no_grad():
+                r, alpha = designer(observed.batch, observed.observation)
+                q = mix(alpha, r)
         return BuiltTask((observed.observation.candidates, q), _gate_notes(alpha, q, forward.batch))
 
     def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:
@@ -193,10 +165,10 @@ class LanguageWorkload:
 
     def problem(
         self,
-        functional: FunctionalLearner,
+        estimated: LanguageLearner,
         designer: nn.Module,
         observed: tuple[ObservedBatch, ...],
-        feedback: FeedbackBatch,
+        feedback: int,
         rule: UpdateRule,
         state: OptimizerState,
         *,
@@ -204,33 +176,40 @@ class LanguageWorkload:
         seed: int,
     ) -> ValueProblem:
         """See `Workload.problem`."""
-        learner = LanguageLearner(functional, self.dtype, dropout)
-        split = self._split(learner, observed[0].batch)
-        learner = replace(learner, split=split if isinstance(split, Split) else None)
-        tasks = self.tasks
+        learner = estimated if dropout is None else estimated.repeating(dropout)
+        functional, tasks = learner.functional, self.tasks
         measured = measure(
-            tasks, learner, _generating(functional.module), self.tokenizer, feedback, seed
+            tasks,
+            learner,
+            _generating(functional.module),
+            self.tokenizer,
+            self.feedback(feedback),
+            seed,
         )
-        theta = functional.theta
-        loss = total_loss(tasks, measured, theta)
-        problem = language_problem(learner, designer, observed, loss, rule, state, seed=seed)
-        domains = matched_domains(tasks, problem, measured, theta)
-        # a domain that either the text or the feedback lacks says nothing here
-        heard = set(domains if tasks.combine == "matched" else measured.losses)
-        silent = heard <= measured.silent
-        return replace(
-            problem, domains=domains, silent=silent, notes=measured.notes, split=split.why
+        problem = language_problem(
+            learner,
+            designer,
+            observed,
+            measured.loss,
+            rule,
+            state,
+            seed=seed,
+            silent=set(measured.losses) <= measured.silent,
+            notes=measured.notes,
         )
+        if tasks.combine != "matched":
+            return problem
+        return matched_domains(tasks, problem, measured, functional.theta)
 
-    def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
+    def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
         size = self.feedback_batch_size
         batch = self.data.held_out.batch(index * size, size).to(self.device)
-        return worked_loss(LanguageLearner(functional, self.dtype), batch)
+        return estimated.worked_loss(batch)
 
     def value_map(
         self,
-        functional: FunctionalLearner,
+        estimated: LanguageLearner,
         designer: nn.Module,
         observed: ObservedBatch,
         task: Task,
@@ -259,42 +238,13 @@ class LanguageWorkload:
             fields["wrong"].append(batch.wrong[row, :length].tolist())
         return fields
 
-    def draw_map(self, fields: Mapping[str, Any], path: Path) -> None:
-        """See `Workload.draw_map`."""
-        token_map(fields["tokens"], fields["values"], fields["gates"], fields["wrong"], path)
-
-    def describe(self) -> Sequence[str]:
-        """See `Workload.describe`: sequences by role, and what became of the others."""
-        lines = []
-        for role, counts in self.data.summary.items():
-            assert isinstance(counts, Mapping)
-            dropped = ", ".join(f"{n} dropped ({why})" for why, n in counts["dropped"].items())
-            cut = f"{counts['truncated']:,} truncated" if counts["truncated"] else ""
-            notes = ", ".join(note for note in (dropped, cut) if note)
-            lines.append(
-                f"{role:9} {counts['sequences']:,} sequences" + (f", {notes}" if notes else "")
-            )
-        return lines
-
-    def summary(self) -> Mapping[str, Any]:
-        """See `Workload.summary`."""
-        return dict(self.data.summary)
-
-    def save_learner(self, learner: nn.Module, path: Path) -> None:
-        """See `Workload.save_learner`: `save_pretrained`, the tokenizer beside it."""
-        with quiet():
-            learner.save_pretrained(path)  # type: ignore[operator]
-            self.tokenizer.save_pretrained(path)
-
-    def save_designer(self, designer: nn.Module, path: Path) -> None:
-        """See `Workload.save_designer`."""
-        assert isinstance(designer, TopKDesigner)
-        save_designer(designer, path)
-
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: the held-out loss, and at the end greedy Pass@1."""
         held_out = held_out_loss(learner, self.data.evaluation, self.device, self.dtype)
-        metrics: dict[str, float] = {"loss": held_out.loss, "loss_examples": len(held_out.tokens)}
+        metrics: dict[str, float | None] = {
+            "loss": held_out.loss,
+            "loss_examples": len(held_out.tokens),
+        }
         outcomes = {"loss": held_out.per_example}
         if final and self.data.problems:
             with autocast(self.device, self.dtype):
@@ -312,29 +262,16 @@ class LanguageWorkload:
             outcomes["pass_at_1"] = tuple(float(x) for x in solved.outcomes)
         return Evaluation(metrics, outcomes)
 
-    def autocast(self) -> torch.dtype | None:
-        """See `Workload.autocast`."""
-        return self.dtype
-
     def _logits(
-        self, learner: nn.Module, batch: TokenBatch, estimated: FunctionalLearner | None
+        self, learner: nn.Module, batch: TokenBatch, estimated: LanguageLearner | None
     ) -> tuple[Tensor, Tensor | None]:
         """The learner's logits; and the edge that an estimate would compute, if it is the same."""
-        split = estimated and self._split(LanguageLearner(estimated, self.dtype), batch)
-        capture = split.capture(learner) if isinstance(split, Split) else nullcontext([])
-        before = RandomState.now(self.device)
-        with capture as edges, autocast(self.device, self.dtype):
-            logits = learner(input_ids=batch.inputs, use_cache=False).logits
-        # estimates run without dropout, and so may not take what came out of it
-        same = before.same_as(RandomState.now(self.device))
-        return logits, edges[0] if edges and same else None
+        if estimated is not None:
+            return estimated.live_logits(batch.inputs)
+        with autocast(self.device, self.dtype):
+            return learner(input_ids=batch.inputs, use_cache=False).logits, None
 
-    def _split(self, learner: LanguageLearner, batch: TokenBatch) -> Split | Whole:
-        if learner.dropout is not None:
-            return learner.split_for(batch.inputs)
-        return self.splits.of(learner.functional, lambda: learner.split_for(batch.inputs[:1]))
-
-    def _observe(self, logits: Tensor, batch: TokenBatch, edge: Tensor | None) -> ObservedBatch:
+    def _observed(self, logits: Tensor, batch: TokenBatch, edge: Tensor | None) -> ObservedBatch:
         return ObservedBatch(batch, observe(logits, batch, self.top_k), edge)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,4 +21,5 @@ def tangent_along(function: Callable[[Params], Any], theta: Params, w: Params) -
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=Warning)
-        return torch.func.jvp(function, (theta,), ({n: w[n].detach() for n in theta},))
+        along = {n: w[n].detach() for n in theta}
+        return cast("tuple[Any, Any]", torch.func.jvp(function, (theta,), (along,)))

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.report.arms_table import ArmRow, measured, with_error
 from vfunc.report.measures import DOWN, UP, Measures, arrow, name_of, written
 from vfunc.report.table import BASELINE, LEVEL, NONE, captioned, empty_table, p_text
 from vfunc.typecheck import typed
-from vfunc.workload import Metric
 
 
 @typed

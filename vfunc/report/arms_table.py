@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.report.measures import LOSS, Measures, name_of, written
 from vfunc.report.table import (
     BASELINE,
@@ -22,7 +23,6 @@ from vfunc.report.table import (
     width_of,
 )
 from vfunc.typecheck import typed
-from vfunc.workload import Metric
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.typecheck import typed
-from vfunc.workload import Metric
 
 LOSS = "loss"
 UP, DOWN = "↑", "↓"

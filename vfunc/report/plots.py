@@ -20,11 +20,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.report.drawing import INK, arm_style, legend, log_if_wide, new_figure, save, tidy
 from vfunc.report.measures import LOSS, Measures, name_of
 from vfunc.report.table import si
 from vfunc.typecheck import typed
-from vfunc.workload import Metric
 
 Number = float | int
 Event = Mapping[str, Any]

@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.report.drawing import arm_style
 from vfunc.report.measures import LOSS, Measures, name_of, written
 from vfunc.report.seed_statistics import ArmOverSeeds, Difference, Interval
 from vfunc.report.table import BASELINE, KNOWN_WRONG, LEVEL, NONE, p_text
 from vfunc.typecheck import typed
-from vfunc.workload import Metric
 
 
 @typed

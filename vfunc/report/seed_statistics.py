@@ -17,10 +17,10 @@ from scipy import stats
 
 from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import holm, seed_interval
+from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.table import BASELINE, KNOWN_WRONG
 from vfunc.typecheck import typed
-from vfunc.workload import Metric
 
 UNITS_PER_SECOND = "units_per_second"
 Interval = tuple[float, float]

@@ -37,7 +37,7 @@ class UpdateRule:
         if isinstance(rules, Mapping):
             different = list(dict.fromkeys(map(repr, rules.values())))
             more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-            rules, count = f"{different[0]}{more}", f" for {len(self.rules)} parameters"  # type: ignore[arg-type]
+            rules, count = f"{different[0]}{more}", f" for {len(rules)} parameters"
         clip = f", {self.clip}" if self.clip else ""
         window = f", weight={self.weight:g}" if self.weight != 1.0 else ""
         return f"UpdateRule({rules}{count}{clip}{window})"

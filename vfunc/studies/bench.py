@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from vfunc.errors import NotConvergedError, UserError
 from vfunc.estimators import Unrolled, make_estimator
 from vfunc.evaluation.peak_bytes import counting_peak
 from vfunc.problem import ValueEstimate, ValueProblem
+from vfunc.training.arm_run import ArmRun
 from vfunc.training.arms import ARMS
-from vfunc.training.assemble import Assembled, step_options
-from vfunc.training.state import ArmState, new_arm_state
+from vfunc.training.assemble import Assembled
+from vfunc.training.start import start_arm
 from vfunc.training.step import micro_batch, optimizer_step, value_problem
 from vfunc.trees import Params
 
@@ -94,12 +95,12 @@ def bench(parts: Assembled, candidates: Sequence[Candidate], steps: int, repeats
     Returns:
         A row each, in order; one that does not apply here says why.
     """
-    state = _warm_state(parts, steps)
+    run = _warm(start_arm("vpretraining", parts), steps)
     ahead = max(int(c.options.get("lookahead_steps", 1)) for c in candidates)
-    problem, step = _question(parts, state, ahead)
-    theta = state.functional.theta
-    assert state.designer is not None
-    phi = trees.detach(dict(state.designer.named_parameters()))
+    problem, step = _question(run, ahead)
+    designer, theta = run.state.designer, run.state.functional.theta
+    assert designer is not None
+    phi = trees.detach(dict(designer.named_parameters()))
     with counting_peak(parts.device) as own:
         step()
     exact = Unrolled(1, engine="reverse")(problem, theta, phi)
@@ -127,13 +128,13 @@ def _row(
     for _ in range(repeats):
         plain = _seconds(step, parts.device)
         ratios.append(_seconds(lambda: estimator(problem, theta, phi), parts.device) / plain)
-    said, ahead = estimate.diagnostics, candidate.options.get("lookahead_steps", 1)
+    notes, ahead = estimate.diagnostics, candidate.options.get("lookahead_steps", 1)
     size = float(trees.norm(estimate.grad) * trees.norm(exact.grad))
     return Row(
         candidate.label,
-        str(said.get("engine", "")),
+        str(notes.get("engine", "")),
         "{}F {}B {}T".format(
-            *(said.get(kind, "?") for kind in ("forwards", "backwards", "tangents"))
+            *(notes.get(kind, "?") for kind in ("forwards", "backwards", "tangents"))
         ),
         (statistics.median(ratios), min(ratios), max(ratios)),
         peak.peak / own_peak,
@@ -142,41 +143,28 @@ def _row(
     )
 
 
-def _warm_state(parts: Assembled, steps: int) -> ArmState:
-    """A learner that has taken ordinary steps, beside a designer as it is drawn."""
-    config, arm = parts.config, ARMS["baseline"]
-    torch.manual_seed(config.run.seed)
-    state = new_arm_state(
-        parts.learner,
-        config.estimator.align,
-        config.optimizer,
-        parts.workload.new_designer(),
-        None,
-        parts.device,
-    )
-    options = step_options(config)
+def _warm(run: ArmRun, steps: int) -> ArmRun:
+    """The arm after ordinary steps of its learner, beside a designer at its initialisation."""
+    baseline = replace(run, arm=ARMS["baseline"], estimator=None)
     for _ in range(steps):
-        for _ in range(options.accumulate):
-            micro_batch(arm, state, parts.workload, None, options)
-        optimizer_step(arm, state, options)
-    return state
+        for _ in range(run.options.accumulate):
+            micro_batch(baseline)
+        optimizer_step(baseline)
+    return run
 
 
-def _question(
-    parts: Assembled, state: ArmState, ahead: int
-) -> tuple[ValueProblem, Callable[[], None]]:
+def _question(run: ArmRun, ahead: int) -> tuple[ValueProblem, Callable[[], None]]:
     """The value problem of the next step, and the learner's own forward and backward on it."""
-    workload, at = parts.workload, state.counters
+    workload, learner, at = run.workload, run.state.learner, run.state.counters
     batches = [workload.batch(at.micro_batch + k) for k in range(ahead)]
-    observed = tuple(workload.look_ahead(state.learner, batch) for batch in batches)
-    options = step_options(parts.config)
-    problem = value_problem(state, workload, options, observed, workload.feedback(0), None)
+    observed = tuple(workload.look_ahead(learner, batch) for batch in batches)
+    problem = value_problem(run, observed, 0)
 
     def step() -> None:
-        forward = workload.forward(state.learner, batches[0], observe=False)
-        task = workload.build_task(state.learner, "baseline", forward, None)
-        workload.loss(state.learner, forward, task).backward()
-        state.optimizer.zero_grad(set_to_none=True)
+        forward = workload.forward(learner, batches[0], observe=False)
+        task = workload.build_task(learner, "baseline", forward, None)
+        workload.loss(learner, forward, task).backward()
+        run.state.optimizer.zero_grad(set_to_none=True)
 
     return problem, step
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import UNITS_PER_SECOND, SeedRun
 from vfunc.training.configuration import COMMAND
 from vfunc.training.run_directory import RunDirectory
-from vfunc.workload import Metric
 
 # What does not make a setting of its own: a seed is not one, arms are compared within runs.
 _NO_SETTING = (*COMMAND, "seed", "arms", "device", "threads")
@@ -68,7 +68,7 @@ class FoundRun:
 def language_metrics() -> tuple[Metric, ...]:
     """What every language run is measured in."""
     # imported here: runs of vision are compared without language's libraries
-    from vfunc.language.workload import METRICS
+    from vfunc.language.reporting import METRICS
 
     return METRICS
 

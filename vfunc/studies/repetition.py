@@ -15,6 +15,7 @@ from vfunc.config.known import Catalogue, Known, flag
 from vfunc.config.toml import read_toml
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
+from vfunc.modality import Metric
 from vfunc.report.measures import LOSS
 from vfunc.studies.finished_runs import language_metrics
 from vfunc.training.assemble import assemble
@@ -22,7 +23,6 @@ from vfunc.training.command_line import PRESETS, given_on_command_line, options_
 from vfunc.training.configuration import COMMAND, default_name, resolve
 from vfunc.training.options import VISION, RunConfig
 from vfunc.training.run_directory import RunDirectory
-from vfunc.workload import Metric
 
 BARRED = {
     "seed": "every run has its own; give --seeds",
@@ -178,7 +178,7 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
         if one.state != "finished" and one.setting not in loaded:
             loaded.add(one.setting)
             with _naming(one.setting):
-                _require_metric(primary, assemble(one.config).workload.metrics)
+                _require_metric(primary, assemble(one.config).reporting.metrics)
 
 
 def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:

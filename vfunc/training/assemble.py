@@ -9,11 +9,11 @@ from torch import nn
 
 from vfunc.errors import UserError
 from vfunc.learner import select
+from vfunc.modality import Modality, Reporting, Saving
+from vfunc.training.arm_run import ArmPlan, StepOptions
 from vfunc.training.arms import ARMS
 from vfunc.training.budget import Schedule
-from vfunc.training.loop import ArmPlan
 from vfunc.training.options import RunConfig
-from vfunc.training.step import StepOptions
 from vfunc.workload import Workload
 
 
@@ -24,14 +24,29 @@ class Assembled:
     Attributes:
         config: the resolved configuration.
         learner: the start learner, on the CPU; arms train copies of it on the device.
-        workload: the modality.
+        modality: on the run's own data.
         device: where everything runs.
     """
 
     config: RunConfig
     learner: nn.Module
-    workload: Workload
+    modality: Modality
     device: torch.device
+
+    @property
+    def workload(self) -> Workload:
+        """The loop's side of the modality."""
+        return self.modality.workload
+
+    @property
+    def reporting(self) -> Reporting:
+        """The report's side of the modality."""
+        return self.modality.reporting
+
+    @property
+    def saving(self) -> Saving:
+        """How the modality's modules are written."""
+        return self.modality.saving
 
 
 def assemble(config: RunConfig) -> Assembled:

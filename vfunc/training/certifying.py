@@ -11,9 +11,9 @@ from vfunc.estimators import Estimator
 from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
 from vfunc.problem import ValueProblem
-from vfunc.training.arms import ARMS, Arm, estimator_of
-from vfunc.training.assemble import Assembled, step_options
-from vfunc.training.state import new_arm_state
+from vfunc.training.arms import ARMS, Arm
+from vfunc.training.assemble import Assembled
+from vfunc.training.start import start_arm
 from vfunc.training.step import value_problem
 from vfunc.trees import Params
 
@@ -54,46 +54,36 @@ def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
         CertificationError: the gradient is wrong; the message says how to go on without.
         Costly: the check would take longer than a start should.
     """
-    config, options = parts.config, step_options(parts.config)
-    workload = parts.workload.smaller(EXAMPLES)
-    estimator = estimator_of(arm, config)
-    assert estimator is not None
     with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
-        torch.manual_seed(config.run.seed)
-        state = new_arm_state(
-            parts.learner,
-            config.estimator.align,
-            config.optimizer,
-            workload.new_designer(),
-            config.designer.designer_lr,
-            parts.device,
-        )
-        drawn = RandomState.now(parts.device) if options.train_mode else None
+        run = start_arm(arm, parts, workload=parts.workload.smaller(EXAMPLES))
+        state, workload, options = run.state, run.workload, run.options
+        dropout = RandomState.now(parts.device) if options.train_mode else None
         observed = tuple(
             workload.look_ahead(state.learner, workload.batch(k)) for k in range(options.look_ahead)
         )
-        problem = value_problem(state, workload, options, observed, workload.feedback(0), drawn)
-        assert state.designer is not None
+        problem = value_problem(run, observed, 0, dropout)
+        assert state.designer is not None and run.estimator is not None
         phi = trees.detach(dict(state.designer.named_parameters()))
         if problem.silent:
             return None
-        asked = DomainMatched(estimator) if problem.domains else estimator
-        if getattr(estimator, "max_iterations", None):  # it goes on until it has converged
-            _require_cheap(asked, problem, state.functional.theta, phi)
+        estimator = DomainMatched(run.estimator) if problem.domains else run.estimator
+        if getattr(run.estimator, "max_iterations", None):  # it goes on until it has converged
+            _require_cheap(estimator, problem, state.functional.theta, phi)
+        theta = state.functional.theta
         try:
-            return certify(problem, state.functional.theta, phi, asked, directions=1, quiet=True)
+            return certify(problem, theta, phi, estimator, directions=1, quiet=True)
         except CertificationError as error:
-            said = f"{error} (at the run's start; --no-certify goes on without this check)"
-            raise CertificationError(said, error.certification) from error
+            message = f"{error} (at the run's start; --no-certify goes on without this check)"
+            raise CertificationError(message, error.certification) from error
 
 
 def _require_cheap(estimator: Estimator, problem: ValueProblem, theta: Params, phi: Params) -> None:
     """Ask once, in the learner's own precision, and count: a check asks a dozen times."""
     try:
-        said = estimator(problem, theta, phi).diagnostics
+        diagnostics = estimator(problem, theta, phi).diagnostics
     except VfuncError:
         return  # the check itself tells what is wrong, or the run's first estimate does
     kinds = ("forwards", "backwards", "tangents")
-    spent = sum(count for kind in kinds if isinstance(count := said.get(kind), int))
+    spent = sum(count for kind in kinds if isinstance(count := diagnostics.get(kind), int))
     if spent > PASSES:
         raise Costly(f"one estimate takes {spent} learner passes, over {PASSES}")

@@ -25,10 +25,10 @@ from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, find_estimator, option_names
 from vfunc.estimators.estimator import require_options
 from vfunc.extras import MissingExtraError
-from vfunc.training.options import LANGUAGE, VISION, CommandOptions, Modality, RunConfig
+from vfunc.training.options import LANGUAGE, VISION, CommandOptions, ModalityName, RunConfig
 
 _Named = tuple[tuple[str, Callable[..., Estimator]], ...]
-MODALITIES: tuple[str, ...] = get_args(Modality)
+MODALITIES: tuple[str, ...] = get_args(ModalityName)
 COMMAND = tuple(known_options({"command": CommandOptions}))
 """Options of the command, which are no part of a run's configuration."""
 

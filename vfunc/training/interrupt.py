@@ -13,7 +13,7 @@ class StopRequest:
     """Whether the user has asked to stop."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextlib.contextmanager
@@ -28,9 +28,9 @@ def noting_interrupts() -> Iterator[StopRequest]:
         return
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if request.asked:
+        if request.requested:
             raise KeyboardInterrupt
-        request.asked = True
+        request.requested = True
 
     before = signal.signal(signal.SIGINT, note)
     try:

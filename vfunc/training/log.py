@@ -1,4 +1,4 @@
-"""Where the loop's news go."""
+"""The log of an arm: its events, its progress, its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vfunc.training.state import ArmState
 
 @runtime_checkable
 class Log(Protocol):
-    """Where an arm's news go."""
+    """Takes what an arm has to tell."""
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
         """One line of the event log."""
@@ -23,3 +23,16 @@ class Log(Protocol):
     def checkpoint(self, state: ArmState) -> None:
         """Write the arm's state to disk."""
         ...
+
+
+class Silent:
+    """A log that keeps nothing."""
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """See `Log.event`."""
+
+    def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
+        """See `Log.progress`."""
+
+    def checkpoint(self, state: ArmState) -> None:
+        """See `Log.checkpoint`."""

@@ -17,11 +17,11 @@ from vfunc.config.declared import By, Cases, Condition, Need, Options, option
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, RandomDirection, find_estimator, option_names
+from vfunc.modality import Modality
 from vfunc.training.budget import Budget, parse_budget
-from vfunc.workload import Workload
 
 LANGUAGE, VISION = "language", "vision"
-Modality = Literal["language", "vision"]
+ModalityName = Literal["language", "vision"]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
@@ -107,7 +107,7 @@ class CommandOptions:
 class RunOptions:
     """What to compare, for how long."""
 
-    modality: Modality = option(
+    modality: ModalityName = option(
         "What is learned on: text, or pictures. Each has options of its own; --help shows those "
         "of the one that is given with it.",
         default=LANGUAGE,
@@ -364,7 +364,7 @@ class RunConfig:
 
     def assembled(
         self, device: torch.device, check: Callable[[nn.Module], None]
-    ) -> tuple[nn.Module, Workload]:
+    ) -> tuple[nn.Module, Modality]:
         """The start learner, on the CPU, and the modality.
 
         Args:

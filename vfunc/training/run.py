@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from rich.console import Console
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.report.events import EventLog, read_events
 from vfunc.report.progress import Progress, Status, progress
-from vfunc.training.arms import ARMS, estimator_of
-from vfunc.training.assemble import Assembled, arm_plan, assemble, step_options
-from vfunc.training.budget import spent_fraction
+from vfunc.training.arm_run import ArmRun
+from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.certifying import Costly, certified_arm, certify_start
 from vfunc.training.checkpoint import (
     load_checkpoint,
@@ -30,7 +30,8 @@ from vfunc.training.configuration import default_name, to_toml
 from vfunc.training.loop import run_arm
 from vfunc.training.options import RunConfig
 from vfunc.training.run_directory import RunDirectory, free_name, new_run
-from vfunc.training.state import ArmState, Counters, new_arm_state
+from vfunc.training.start import start_arm
+from vfunc.training.state import ArmState, Counters
 from vfunc.training.summary import describe_run, finish
 from vfunc.workload import Evaluation
 
@@ -38,9 +39,7 @@ from vfunc.workload import Evaluation
 class RunLog:
     """An arm's news: to the event log, the display, and the checkpoint file."""
 
-    def __init__(
-        self, events: EventLog, display: Progress, checkpoint: Path, unit: str = "tokens"
-    ) -> None:
+    def __init__(self, events: EventLog, display: Progress, checkpoint: Path, unit: str) -> None:
         self._events, self._display, self._checkpoint = events, display, checkpoint
         self._rate = f"{unit}_per_second"
         self._latest: dict[str, float] = {}
@@ -51,9 +50,9 @@ class RunLog:
             self._events.write({"kind": kind, **fields})
         if kind == "engine":
             products = fields.get("hessian_engine")
-            said = [fields["engine_why"], products and f"Hessian products by {products}"]
-            said = "; ".join(filter(None, [*said, fields["split"]]))
-            self._display.message(f"engine    {fields['engine']} ({said})")
+            hessian = products and f"Hessian products by {products}"
+            why = "; ".join(filter(None, [fields["engine_why"], hessian, fields["split"]]))
+            self._display.message(f"engine    {fields['engine']} ({why})")
         if kind == "evaluation":
             self._latest["heldout_loss"] = fields["heldout_loss"]
 
@@ -115,8 +114,8 @@ def run(config: RunConfig) -> None:
                 _run_one(arm, parts, directory)
         finish(parts, directory, console)
     except KeyboardInterrupt as stop:
-        said = str(stop) or "stopped"
-        raise KeyboardInterrupt(f"{said}; go on with {_resuming(config, directory)}") from stop
+        stopped = str(stop) or "stopped"
+        raise KeyboardInterrupt(f"{stopped}; go on with {_resuming(config, directory)}") from stop
     except (NonFiniteError, NotConvergedError) as error:
         raise type(error)(
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
@@ -132,14 +131,14 @@ def _certify(parts: Assembled, console: Console) -> dict[str, Any] | None:
     began, found = time.perf_counter(), None
     try:
         found = certify_start(arm, parts)
-        said = "nothing: the first feedback says nothing" if found is None else found.line()
+        verdict = "nothing: the first feedback says nothing" if found is None else found.line()
     except Costly as cost:
-        said = f"nothing: {cost}; vfunc.certify takes the time"
-    console.print(f"certified {said}", highlight=False, markup=False, soft_wrap=True)
+        verdict = f"nothing: {cost}; vfunc.certify takes the time"
+    console.print(f"certified {verdict}", highlight=False, markup=False, soft_wrap=True)
     return {
         "kind": "certification",
         "arm": arm.name,
-        "verdict": said,
+        "verdict": verdict,
         "notes": [] if found is None else list(found.notes),
         "rows": [] if found is None else [vars(row) for row in found.rows],
         "seconds": time.perf_counter() - began,
@@ -179,62 +178,42 @@ def _evaluate_start(parts: Assembled, directory: RunDirectory) -> None:
 
 def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:
     """Train one arm to its end, and write what it leaves."""
-    config, arm = parts.config, ARMS[name]
-    estimator = estimator_of(arm, config)
-    torch.manual_seed(config.run.seed)
-    state = new_arm_state(
-        parts.learner,
-        config.estimator.align,
-        config.optimizer,
-        parts.workload.new_designer() if arm.designed else None,
-        None if config.designer.freeze_designer else config.designer.designer_lr,
-        parts.device,
-    )
     if parts.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(parts.device)
+    run = start_arm(name, parts)
     checkpoint = directory.checkpoint(name)
     if checkpoint.exists():
-        load_checkpoint(state, checkpoint)
-    _forget_events_after(directory, name, state.counters)
-    with (
-        EventLog(directory.events) as events,
-        progress(name, start=_spent(config, state.counters)) as display,
-    ):
-        log = RunLog(events, display, checkpoint, parts.workload.unit)
+        load_checkpoint(run.state, checkpoint)
+    _forget_events_after(directory, name, run.state.counters)
+    with EventLog(directory.events) as events, progress(name, start=run.fraction) as display:
+        log = RunLog(events, display, checkpoint, parts.reporting.unit)
         began = time.perf_counter()
-        evaluation = run_arm(
-            arm, state, parts.workload, estimator, step_options(config), arm_plan(config), log
-        )
+        evaluation = run_arm(replace(run, log=log))
         wall = time.perf_counter() - began
     # the last checkpoint stays until the results are whole
-    _write_results(name, parts, directory, state, evaluation, wall)
+    _write_results(run, parts, directory, evaluation, wall)
     checkpoint.unlink(missing_ok=True)
 
 
 def _write_results(
-    name: str,
-    parts: Assembled,
-    directory: RunDirectory,
-    state: ArmState,
-    evaluation: Evaluation,
-    wall: float,
+    run: ArmRun, parts: Assembled, directory: RunDirectory, evaluation: Evaluation, wall: float
 ) -> None:
+    name, state = run.arm.name, run.state
     learner = directory.learner(name)
     learner.parent.mkdir(parents=True, exist_ok=True)
     with naming_file(learner):
-        parts.workload.save_learner(state.learner, learner)
+        parts.saving.learner(state.learner, learner)
     if state.designer is not None:
         designer = state.designer
         write_atomically(
-            directory.designer(name),
-            lambda path: parts.workload.save_designer(designer, Path(path)),
+            directory.designer(name), lambda path: parts.saving.designer(designer, Path(path))
         )
     at = state.counters
     content = {
         "arm": name,
-        "budget": str(parts.config.run.budget),
+        "budget": str(run.plan.budget),
         "steps": at.step,
-        parts.workload.unit: at.units,
+        parts.reporting.unit: at.units,
         "seconds": at.seconds,
         "wall_seconds": wall,
         "designer_updates": at.updates,
@@ -263,7 +242,3 @@ def _happened(event: Mapping[str, Any], at: Counters) -> bool:
         return False
     until = at.step if event["kind"] == "step" else at.followed[0]
     return event.get("step", event.get("at_step")) <= until
-
-
-def _spent(config: RunConfig, at: Counters) -> float:
-    return spent_fraction(config.run.budget, at.step, at.units, at.seconds)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -36,10 +35,6 @@ class Counters:
     outside_norm: float = 0.0
     followed: tuple[int, int, float] = (0, 0, 0.0)
     probed: bool = False
-
-    def advanced(self, **changes: Any) -> Counters:
-        """The same counters with changes."""
-        return replace(self, **changes)
 
 
 @dataclass
@@ -101,11 +96,13 @@ def new_arm_state(
         The state, with counters at zero.
     """
     learner = copy.deepcopy(start).to(device).train()
-    trained = designer is not None and designer_lr is not None
+    designer_optimizer = None
+    if designer is not None and designer_lr is not None:
+        designer_optimizer = torch.optim.Adam(designer.parameters(), designer_lr)
     return ArmState(
         learner,
         functional(learner, align),
         build_optimizer(optimizer, learner),
         designer,
-        torch.optim.Adam(designer.parameters(), designer_lr) if trained else None,
+        designer_optimizer,
     )

@@ -16,40 +16,13 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from vfunc import trees
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
-from vfunc.estimators import Estimator
 from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.simulate import Clip, from_optimizer
-from vfunc.training.arms import Arm
-from vfunc.training.state import ArmState
+from vfunc.training.arm_run import ArmRun
 from vfunc.trees import Params
-from vfunc.workload import Forward, Workload
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """How an arm is trained.
-
-    Attributes:
-        accumulate: micro-batches an optimizer step.
-        clip: full-model gradient-norm clipping; 0 is off.
-        meta_period: r, micro-batches between designer updates.
-        burn_in: micro-batches before the first; until then a designer's arm is the baseline.
-        look_ahead: unlabeled batches that the estimator wants.
-        penalties: lambda of each term of the designer's regulariser R(phi), by its name.
-        train_mode: whether estimates repeat the learner's dropout masks.
-        seed: of what estimators draw.
-    """
-
-    accumulate: int
-    clip: float
-    meta_period: int
-    burn_in: int
-    look_ahead: int
-    penalties: Mapping[str, float]
-    train_mode: bool
-    seed: int
+from vfunc.workload import Forward
 
 
 @dataclass(frozen=True)
@@ -62,21 +35,11 @@ class MicroBatch:
     estimate: ValueEstimate | None
 
 
-def micro_batch(
-    arm: Arm,
-    state: ArmState,
-    workload: Workload,
-    estimator: Estimator | None,
-    options: StepOptions,
-) -> MicroBatch:
+def micro_batch(run: ArmRun) -> MicroBatch:
     """Take one micro-batch: update the designer if it is due, then add to the learner's gradient.
 
     Args:
-        arm: which tasks.
-        state: changed in place.
-        workload: the modality.
-        estimator: of the designer's value; None for arms without one.
-        options: see `StepOptions`.
+        run: the arm; its state is changed in place.
 
     Returns:
         What happened.
@@ -84,81 +47,83 @@ def micro_batch(
     Raises:
         NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped.
     """
+    arm, state, workload, options = run.arm, run.state, run.workload, run.options
     at = state.counters
-    where = f"arm {arm.name}, step {at.step}, micro-batch {at.micro_batch}"
     batch = workload.batch(at.micro_batch)
-    drawn = RandomState.now(next(state.learner.parameters()).device)
     burning_in = arm.designed and at.micro_batch < options.burn_in
-    due = (at.micro_batch - options.burn_in) % options.meta_period == 0 and not burning_in
-    due = due and estimator is not None and state.designer_optimizer is not None
+    due = _estimate_is_due(run)
+    dropout = None
+    if due and options.train_mode:  # the masks of the forward that comes next
+        dropout = RandomState.now(next(state.learner.parameters()).device)
     forward = workload.forward(
         state.learner,
         batch,
         observe=arm.observes and not burning_in,
-        estimated=state.functional if due and not options.train_mode else None,
+        estimated=run.estimated if due and dropout is None else None,
     )
-    estimate = None
-    if estimator is not None and due:
-        dropout = drawn if options.train_mode else None
-        estimate = _update_designer(state, workload, estimator, options, forward, dropout, where)
+    estimate = _update_designer(run, forward, dropout) if due else None
     source = "baseline" if burning_in else arm.name
     task = workload.build_task(state.learner, source, forward, state.designer)
     loss = workload.loss(state.learner, forward, task)
-    _require_finite("the learner's loss", loss, where)
+    _require_finite("the learner's loss", loss, run)
     (loss / options.accumulate).backward()
-    state.counters = state.counters.advanced(
-        micro_batch=at.micro_batch + 1, units=at.units + workload.count(batch)
+    state.counters = replace(
+        state.counters, micro_batch=at.micro_batch + 1, units=at.units + forward.units
     )
     return MicroBatch(float(loss.detach()), task.notes, task.carried, estimate)
 
 
-def optimizer_step(arm: Arm, state: ArmState, options: StepOptions) -> float:
+def optimizer_step(run: ArmRun) -> float:
     """Clip and step the learner; returns the gradient's norm before clipping.
 
     Raises:
         NonFiniteError: the gradient is not finite; the learner has not moved.
     """
+    state, clip = run.state, run.options.clip
     inside = set(state.functional.names)
-    live = [(n, p) for n, p in state.learner.named_parameters() if p.grad is not None]
-    outside = [p.grad for n, p in live if n not in inside]
-    outside_norm = float(get_total_norm(outside)) if options.clip and outside else 0.0
-    gradients = [p.grad for _, p in live]
-    norm = get_total_norm(gradients)
-    _require_finite("the learner's gradient", norm, f"arm {arm.name}, step {state.counters.step}")
-    if options.clip:
-        clip_grad_norm_([p for _, p in live], options.clip)
+    live = [(n, p, p.grad) for n, p in state.learner.named_parameters() if p.grad is not None]
+    outside = [g for n, _, g in live if n not in inside]
+    outside_norm = float(get_total_norm(outside)) if clip and outside else 0.0
+    norm = get_total_norm([g for _, _, g in live])
+    if not math.isfinite(norm):
+        raise NonFiniteError(f"the learner's gradient is {float(norm)} ({run.where})")
+    if clip:
+        clip_grad_norm_([p for _, p, _ in live], clip)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    state.counters = state.counters.advanced(
-        step=state.counters.step + 1, outside_norm=outside_norm
+    state.counters = replace(
+        state.counters, step=state.counters.step + 1, outside_norm=outside_norm
     )
     return float(norm)
 
 
 def value_problem(
-    state: ArmState,
-    workload: Workload,
-    options: StepOptions,
-    observed: tuple[object, ...],
-    feedback: object,
-    dropout: RandomState | None,
+    run: ArmRun, observed: tuple[object, ...], feedback: int, dropout: RandomState | None = None
 ) -> ValueProblem:
-    """The value problem of the learner's next step, read off the live optimizer."""
+    """The value problem of the learner's next step, read off the live optimizer.
+
+    Args:
+        run: an arm with a designer.
+        observed: unlabeled batches with what tasks take from the learner, the next one first.
+        feedback: position of the labelled batch.
+        dropout: the random state whose dropout masks estimates repeat, or None.
+    """
+    state, options = run.state, run.options
     assert state.designer is not None
     live = state.functional.live
     in_window = state.counters.micro_batch % options.accumulate
     rule, optimizer_state = from_optimizer(
         state.optimizer,
         live,
-        clip=_simulated_clip(state, options),
+        clip=_simulated_clip(run),
         accumulated={n: p.grad.detach() for n, p in live.items() if p.grad is not None}
         if in_window
         else None,
         weight=1 / options.accumulate,
         closes_window=in_window == options.accumulate - 1,
     )
-    return workload.problem(
-        state.functional,
+    return run.workload.problem(
+        run.estimated,
         state.designer,
         observed,
         feedback,
@@ -170,64 +135,65 @@ def value_problem(
     )
 
 
-def _simulated_clip(state: ArmState, options: StepOptions) -> Clip | None:
+def _simulated_clip(run: ArmRun) -> Clip | None:
     """The live clipping. Outside S the norm is the last step's: this one's is not known yet."""
-    if not options.clip:
+    state, clip = run.state, run.options.clip
+    if not clip:
         return None
     trainable = {name for name, p in state.learner.named_parameters() if p.requires_grad}
     whole = trainable == set(state.functional.names)
-    return Clip(options.clip, None if whole else state.counters.outside_norm)
+    return Clip(clip, None if whole else state.counters.outside_norm)
 
 
-def _update_designer(
-    state: ArmState,
-    workload: Workload,
-    estimator: Estimator,
-    options: StepOptions,
-    forward: Forward,
-    dropout: RandomState | None,
-    where: str,
-) -> ValueEstimate:
+def _estimate_is_due(run: ArmRun) -> bool:
+    """Whether the designer is updated before this micro-batch."""
+    if run.estimator is None or run.state.designer_optimizer is None:
+        return False
+    since = run.state.counters.micro_batch - run.options.burn_in
+    return since >= 0 and since % run.options.meta_period == 0
+
+
+def _update_designer(run: ArmRun, forward: Forward, dropout: RandomState | None) -> ValueEstimate:
     """One step of the designer's optimizer; none where the feedback says nothing."""
+    state, workload, estimator = run.state, run.workload, run.estimator
     designer, optimizer = state.designer, state.designer_optimizer
-    assert designer is not None and optimizer is not None
+    assert estimator is not None and designer is not None and optimizer is not None
     at = state.counters
-    estimated = state.functional if dropout is None else None
+    estimated = run.estimated if dropout is None else None
     ahead = tuple(
         workload.look_ahead(state.learner, workload.batch(at.micro_batch + k), estimated=estimated)
-        for k in range(1, options.look_ahead)
+        for k in range(1, run.options.look_ahead)
     )
-    observed = (forward.observed, *ahead)
-    feedback = workload.feedback(at.updates)
-    problem = value_problem(state, workload, options, observed, feedback, dropout)
+    problem = value_problem(run, (forward.observed, *ahead), at.updates, dropout)
     phi = trees.detach(dict(designer.named_parameters()))
     if problem.silent:
-        state.counters = at.advanced(updates=at.updates + 1)
+        state.counters = replace(at, updates=at.updates + 1)
         return _nothing_to_estimate(problem, phi)
     try:
-        asked = DomainMatched(estimator) if problem.domains else estimator
-        estimate = asked(problem, state.functional.theta, phi)
+        estimate = (DomainMatched(estimator) if problem.domains else estimator)(
+            problem, state.functional.theta, phi
+        )
     except NotConvergedError as error:
-        raise NotConvergedError(f"{error} ({where})") from error
+        raise NotConvergedError(f"{error} ({_where(run)})") from error
     if not isinstance(estimate, ValueEstimate):
         raise UserError(
             f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
         )
-    trees.require_same_structure("the estimate's grad", estimate.grad, phi)
-    _require_finite("the value", estimate.value, where)
-    _require_finite("the designer's objective", estimate.objective, where)
+    _require_finite("the value", estimate.value, run)
+    _require_finite("the designer's objective", estimate.objective, run)
     parameters = dict(designer.named_parameters())
     estimate.descend(parameters)
-    if any(options.penalties.values()):
-        penalty = _penalty_gradient(workload, state, phi, forward, options.penalties)
+    if any(run.options.penalties.values()):
+        penalty = _penalty_gradient(run, phi, forward)
         for name, parameter in parameters.items():
+            assert parameter.grad is not None
             parameter.grad = parameter.grad + penalty[name]
-    if not trees.is_finite({name: p.grad for name, p in parameters.items()}):
+    if not trees.is_finite({n: p.grad for n, p in parameters.items() if p.grad is not None}):
         optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"the designer's gradient is not finite ({where})")
+        raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    state.counters = at.advanced(updates=at.updates + 1)
+    state.counters = replace(at, updates=at.updates + 1)
     split = {"split": problem.split} if problem.split else {}
     return replace(estimate, diagnostics={**estimate.diagnostics, **split, **problem.notes})
 
@@ -239,22 +205,21 @@ def _nothing_to_estimate(problem: ValueProblem, phi: Params) -> ValueEstimate:
     return ValueEstimate(zero, zero, trees.zeros_like(phi), 1.0, notes)
 
 
-def _penalty_gradient(
-    workload: Workload,
-    state: ArmState,
-    phi: Params,
-    forward: Forward,
-    penalties: Mapping[str, float],
-) -> Params:
+def _penalty_gradient(run: ArmRun, phi: Params, forward: Forward) -> Params:
     """grad_phi of sum_i lambda_i R_i."""
-    assert state.designer is not None
+    designer, penalties = run.state.designer, run.options.penalties
+    assert designer is not None
     phi = trees.leaves(phi)
-    terms = workload.regularisers(state.designer, phi, forward.observed)
+    terms = run.workload.regularisers(designer, phi, forward.observed)
     total = sum((penalties[name] * terms[name] for name in penalties), torch.zeros(()))
     return trees.gradient(total, phi)
 
 
-def _require_finite(what: str, x: Tensor, where: str) -> None:
+def _require_finite(what: str, x: Tensor, run: ArmRun) -> None:
     number = float(x.detach())
     if not math.isfinite(number):
-        raise NonFiniteError(f"{what} is {number} ({where})")
+        raise NonFiniteError(f"{what} is {number} ({_where(run)})")
+
+
+def _where(run: ArmRun) -> str:
+    return f"{run.where}, micro-batch {run.state.counters.micro_batch}"

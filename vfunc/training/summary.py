@@ -12,6 +12,7 @@ from rich.console import Console
 
 from vfunc.evaluation.pass_at_k import PairedDifference, holm, paired_difference
 from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
+from vfunc.modality import Metric, Reporting
 from vfunc.report.against_baseline import baseline_table
 from vfunc.report.arms_table import Against, ArmRow, arms_table, judged
 from vfunc.report.events import read_events
@@ -23,7 +24,6 @@ from vfunc.training.checkpoint import write_json
 from vfunc.training.configuration import COMMAND
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
-from vfunc.workload import Metric, Workload
 
 _ERROR = "_standard_error"
 
@@ -38,7 +38,7 @@ def describe_run(parts: Assembled) -> str:
         f"designer {phi:,}",
         f"estimator {parts.config.options['estimator']}, value over {parts.config.estimator.align}",
     ]
-    lines += parts.workload.describe()
+    lines += parts.reporting.lines
     return "\n".join(lines)
 
 
@@ -52,8 +52,8 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     """
     results = {name: directory.finished(name) for name in parts.config.run.arms}
     arms: dict[str, dict[str, Any]] = {k: r for k, r in results.items() if r is not None}
-    workload = parts.workload
-    measures = Measures(workload.unit, workload.metrics)
+    reporting = parts.reporting
+    measures = Measures(reporting.unit, reporting.metrics)
     comparisons = compare_with_baseline(arms, measures.metrics)
     start = json.loads(directory.start.read_text(encoding="utf-8"))
     events = read_events(directory.events)
@@ -63,7 +63,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
         {
             "config": {k: _plain(v) for k, v in parts.config.options.items() if k not in COMMAND},
             **provenance(parts.device),
-            "data": dict(workload.summary()),
+            "data": dict(reporting.data),
             "unit": measures.unit,
             "metrics": [asdict(metric) for metric in measures.metrics],
             "arms": {
@@ -87,7 +87,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     text = "\n".join((f"### {t.title}\n\n" if t.title else "") + markdown(t) for t in tables)
     (directory.path / "table.md").write_text(text, encoding="utf-8")
     directory.plots.mkdir(exist_ok=True)
-    written = _plots(workload, measures, events, directory.plots)
+    written = _plots(reporting, measures, events, directory.plots)
     for t in tables:
         console.print()
         console.print(t)
@@ -188,7 +188,7 @@ def _probe_row(summary: ProbeSummary) -> ProbeRow:
 
 
 def _plots(
-    workload: Workload, measures: Measures, events: list[dict[str, Any]], folder: Path
+    reporting: Reporting, measures: Measures, events: list[dict[str, Any]], folder: Path
 ) -> list[Path]:
     """Draw what there is to draw: curves, the probe, the value map."""
     unit = measures.loss_unit
@@ -205,7 +205,7 @@ def _plots(
     for e in events:
         if e["kind"] == "value_map":
             written.append(folder / f"value_map_{e['arm']}.png")
-            workload.draw_map(e, written[-1])
+            reporting.draw_map(e, written[-1])
     return written
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vfunc.report.pixel_map import pixel_map
 from vfunc.vision.designers.view_designer import ViewDesigner, apply_control
-from vfunc.vision.value_problem import ObservedViews, VisionLearner
+from vfunc.vision.learner import ObservedViews, VisionLearner
 
 MAPPED_VIEWS = 4
 """Number of views in a pixel value map, each the first of its picture."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,27 +14,29 @@ from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
-from vfunc.split import Split, Splits, Whole
 from vfunc.trees import Params, Scalar
 from vfunc.vision.data.batches import LabelledBatch, UnlabeledBatch
 from vfunc.vision.data.examples import Pictures, VisionData, cyclic, labelled_batch, stream_pictures
-from vfunc.vision.designers.designer_file import load_view_designer, save_view_designer
-from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
+from vfunc.vision.designers.view_designer import (
+    ViewDesigner,
+    ViewDesignerConfig,
+    load_view_designer,
+)
 from vfunc.vision.designers.views import masked_view
-from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.evaluation.frozen_evaluation import (
     ProbeOptions,
     evaluate_frozen,
     evaluate_quickly,
 )
-from vfunc.vision.evaluation.metrics import described, metrics_of, retrieved
+from vfunc.vision.evaluation.metrics import retrieved
 from vfunc.vision.evaluation.revisited import Revisited
 from vfunc.vision.feedback.dense_feedback import feedback_loss
 from vfunc.vision.feedback.heads import HeadOptions, fit_heads
+from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.objectives.objective import Objective
-from vfunc.vision.value_map import draw_value_map, map_values
-from vfunc.vision.value_problem import ObservedViews, VisionLearner, vision_problem
-from vfunc.workload import BuiltTask, Evaluation, Forward, Metric
+from vfunc.vision.value_map import map_values
+from vfunc.vision.value_problem import vision_problem
+from vfunc.workload import BuiltTask, Evaluation, Forward
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ class VisionWorkload:
         fit_size: pictures that the probes of the evaluation are trained on.
         eval_size: pictures that they are measured on.
         retrieval: a benchmark of instance retrieval to measure on at the end, or None.
-        lowered: what was asked for and is more than there is, in words.
         unit: what a budget counts.
-        splits: where each arm's learner is cut at the lower edge of S.
     """
 
     stream: Pictures
@@ -97,14 +96,7 @@ class VisionWorkload:
     fit_size: int
     eval_size: int
     retrieval: Revisited | None = None
-    lowered: tuple[str, ...] = ()
     unit: str = "images"
-    splits: Splits = field(default_factory=Splits, repr=False, compare=False)
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """See `Workload.metrics`."""
-        return metrics_of(self.sources, retrieval=self.retrieval is not None)
 
     def smaller(self, examples: int) -> VisionWorkload:
         """See `Workload.smaller`."""
@@ -129,9 +121,10 @@ class VisionWorkload:
             self._labelled("feedback", index, self.feedback_batch_size),
         )
 
-    def count(self, batch: UnlabeledBatch) -> int:
-        """See `Workload.count`: pictures."""
-        return len(batch)
+    def estimated(self, functional: FunctionalLearner) -> VisionLearner:
+        """See `Workload.estimated`: the cut is tried on one picture."""
+        first = self.smaller(1).batch(0)
+        return VisionLearner(functional, self.objective, self.dtype).cut(first)
 
     def forward(
         self,
@@ -139,20 +132,20 @@ class VisionWorkload:
         batch: UnlabeledBatch,
         *,
         observe: bool,
-        estimated: FunctionalLearner | None = None,
+        estimated: VisionLearner | None = None,
     ) -> Forward:
-        """See `Workload.forward`: the view comes first, so the learner has nothing to see yet."""
-        return Forward(batch, None, self._observe(batch) if observe else None)
+        """See `Workload.forward`: the view comes first, so the learner has nothing to see yet.
+
+        Units are pictures; an estimate takes the first of them.
+        """
+        observed = self.look_ahead(learner, batch) if observe else None
+        return Forward(batch, len(batch), None, observed)
 
     def look_ahead(
-        self,
-        learner: nn.Module,
-        batch: UnlabeledBatch,
-        *,
-        estimated: FunctionalLearner | None = None,
+        self, learner: nn.Module, batch: UnlabeledBatch, *, estimated: VisionLearner | None = None
     ) -> ObservedViews:
         """See `Workload.look_ahead`."""
-        return self._observe(batch)
+        return ObservedViews(batch.first(self.meta_batch_size))
 
     def build_task(
         self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
@@ -206,10 +199,10 @@ class VisionWorkload:
 
     def problem(
         self,
-        functional: FunctionalLearner,
+        estimated: VisionLearner,
         designer: nn.Module,
         observed: tuple[ObservedViews, ...],
-        feedback: VisionFeedback,
+        feedback: int,
         rule: UpdateRule,
         state: OptimizerState,
         *,
@@ -226,12 +219,9 @@ class VisionWorkload:
                 "--estimate-mode train cannot repeat the learner's dropout on views: an estimate "
                 "takes --meta-batch-size pictures alone; give --estimate-mode eval"
             )
-        learner = VisionLearner(functional, self.objective, self.dtype)
-        split = self._split(learner, observed[0].batch)
-        learner = replace(learner, split=split if isinstance(split, Split) else None)
-        loss = self.downstream(functional, feedback.heads, feedback.meta)
-        problem = vision_problem(learner, designer, observed, loss, rule, state, seed=seed)
-        return replace(problem, split=split.why)
+        labelled = self.feedback(feedback)
+        loss = self.downstream(estimated.functional, labelled.heads, labelled.meta)
+        return vision_problem(estimated, designer, observed, loss, rule, state, seed=seed)
 
     def downstream(
         self,
@@ -263,17 +253,17 @@ class VisionWorkload:
 
         return loss
 
-    def held_out(self, functional: FunctionalLearner, index: int) -> Callable[[Params], Scalar]:
+    def held_out(self, estimated: VisionLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
         return self.downstream(
-            functional,
+            estimated.functional,
             self._labelled("heads", index, self.head_size),
             self._labelled("held_out", index, self.feedback_batch_size),
         )
 
     def value_map(
         self,
-        functional: FunctionalLearner,
+        estimated: VisionLearner,
         designer: nn.Module,
         observed: ObservedViews,
         task: Task,
@@ -281,31 +271,7 @@ class VisionWorkload:
     ) -> dict[str, Any]:
         """See `Workload.value_map`: dV / d mu, pixel by pixel, for a few views."""
         assert isinstance(designer, ViewDesigner)
-        learner = VisionLearner(functional, self.objective, self.dtype)
-        split = self._split(learner, observed.batch)
-        learner = replace(learner, split=split if isinstance(split, Split) else None)
-        return map_values(learner, designer, learner.observe(observed), cotangent)
-
-    def draw_map(self, fields: Mapping[str, Any], path: Path) -> None:
-        """See `Workload.draw_map`."""
-        draw_value_map(fields, path)
-
-    def describe(self) -> Sequence[str]:
-        """See `Workload.describe`."""
-        return [*described(self.sources), *(f"{'':9} {said}" for said in self.lowered)]
-
-    def summary(self) -> Mapping[str, Any]:
-        """See `Workload.summary`."""
-        return {"sources": [dict(source.summary) for source in self.sources]}
-
-    def save_learner(self, learner: nn.Module, path: Path) -> None:
-        """See `Workload.save_learner`: the student's encoder, as timm loads it."""
-        save_encoder(learner.encoder, path)  # type: ignore[arg-type]
-
-    def save_designer(self, designer: nn.Module, path: Path) -> None:
-        """See `Workload.save_designer`."""
-        assert isinstance(designer, ViewDesigner)
-        save_view_designer(designer, path)
+        return map_values(estimated, designer, estimated.observe(observed), cotangent)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: the held-out loss of fitted heads; at the end frozen probes.
@@ -338,10 +304,6 @@ class VisionWorkload:
                 metrics |= retrieved(learner, self.retrieval, side, self.device)
         return Evaluation(metrics, outcomes)
 
-    def autocast(self) -> torch.dtype | None:
-        """See `Workload.autocast`."""
-        return self.dtype
-
     def _views(
         self, arm: str, views: Tensor, designer: nn.Module | None
     ) -> tuple[Tensor, dict[str, float]]:
@@ -350,6 +312,7 @@ class VisionWorkload:
             return views, {}
         if designer is not None:
             view, control = designer(views.flatten(0, 1))
+            assert isinstance(designer, ViewDesigner)
             notes = {} if not designer.config.masks else {"kept": float(control.mean())}
             return view.unflatten(0, views.shape[:2]), notes
         assert arm == "uniform_smoothing"
@@ -358,24 +321,17 @@ class VisionWorkload:
         view = masked_view(flat, mu, self.designer.blur * min(flat.shape[-2:]))
         return view.unflatten(0, views.shape[:2]), {"kept": 1 - self.fixed_alpha}
 
-    def _observe(self, batch: UnlabeledBatch) -> ObservedViews:
-        """What an estimate takes of a micro-batch: its first pictures."""
-        return ObservedViews(batch.first(self.meta_batch_size))
-
-    def _split(self, learner: VisionLearner, batch: UnlabeledBatch) -> Split | Whole:
-        return self.splits.of(learner.functional, lambda: learner.split_for(batch.first(1)))
-
-    def _labelled(self, role: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
-        """The batch at that position of each source's pictures of a role."""
+    def _labelled(self, split: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
+        """The batch at that position of a split of each source."""
         found = []
         for source in self.sources:
-            held = getattr(source, role)
+            held = getattr(source, split)
             batch = labelled_batch(held, cyclic(len(held), index, size), source.image_size)
             found.append(batch.to(self.device))
         return tuple(found)
 
-    def _whole(self, number: int, role: str, size: int) -> LabelledBatch:
+    def _whole(self, number: int, split: str, size: int) -> LabelledBatch:
         source = self.sources[number]
-        held = getattr(source, role)
+        held = getattr(source, split)
         at = range(min(size, len(held)))
         return labelled_batch(held, at, source.image_size).to(self.device)

@@ -12,19 +12,20 @@ from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
 from vfunc.language.candidates import require_top_k
 from vfunc.language.data.reading import RawData, Source, embedded_data, file_data, tokenised
-from vfunc.language.designer import DesignerConfig
-from vfunc.language.designer_file import load_designer
+from vfunc.language.designer import DesignerConfig, load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.loading import load_learner, with_lora
 from vfunc.language.options import DataOptions
+from vfunc.language.reporting import language_reporting, language_saving
 from vfunc.language.workload import LanguageWorkload
+from vfunc.modality import Modality
 from vfunc.training.build.language_config import LanguageConfig
 
 
 def language_parts(
     config: LanguageConfig, device: torch.device, check: Callable[[nn.Module], None]
-) -> tuple[nn.Module, LanguageWorkload]:
+) -> tuple[nn.Module, Modality]:
     """The start learner, on the CPU, and the modality.
 
     Args:
@@ -71,7 +72,7 @@ def language_parts(
         seed=config.run.seed,
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
     )
-    return module, workload
+    return module, Modality(workload, language_reporting(data), language_saving(tokenizer))
 
 
 def _read(data: DataOptions, seed: int) -> RawData:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from vfunc.language.options import AdapterOptions, DataOptions, TargetOptions, check_language
+from vfunc.modality import Modality
 from vfunc.training.options import RunConfig, stem
-from vfunc.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class LanguageConfig(RunConfig):
 
     def assembled(
         self, device: torch.device, check: Callable[[nn.Module], None]
-    ) -> tuple[nn.Module, Workload]:
+    ) -> tuple[nn.Module, Modality]:
         """See `RunConfig.assembled`."""
         # imported here: options alone do without transformers
         from vfunc.training.build.language_assembly import language_parts

@@ -9,21 +9,22 @@ import torch
 from torch import nn
 
 from vfunc.errors import UserError
+from vfunc.modality import Modality, Reporting
 from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.examples import VisionData
 from vfunc.vision.data.public import parse_public
-from vfunc.vision.designers.designer_file import load_view_designer
-from vfunc.vision.designers.view_designer import ViewDesignerConfig
+from vfunc.vision.designers.view_designer import ViewDesignerConfig, load_view_designer
 from vfunc.vision.encoder.named_encoder import Encoder, make_encoder
 from vfunc.vision.evaluation.revisited import load_revisited
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.ijepa import IJepa
 from vfunc.vision.objectives.objective import Objective
+from vfunc.vision.reporting import vision_reporting, vision_saving
 from vfunc.vision.workload import VisionWorkload
 
 
-def vision_parts(config: VisionConfig, device: torch.device) -> tuple[nn.Module, VisionWorkload]:
+def vision_parts(config: VisionConfig, device: torch.device) -> tuple[nn.Module, Modality]:
     """The start learner, on the CPU, and the modality.
 
     Args:
@@ -35,7 +36,9 @@ def vision_parts(config: VisionConfig, device: torch.device) -> tuple[nn.Module,
     """
     encoder = encoder_of(config, pretrained=config.views.pretrained)
     learner = objective_of(config, encoder).learner(encoder, config.run.seed)
-    return learner, workload_of(config, encoder, read_data(config, encoder.patch), device)
+    sources = read_data(config, encoder.patch)
+    workload = workload_of(config, encoder, sources, device)
+    return learner, Modality(workload, _reporting(config, sources), vision_saving())
 
 
 def encoder_of(
@@ -68,23 +71,9 @@ def objective_of(config: VisionConfig, encoder: Encoder) -> Objective:
 def workload_of(
     config: VisionConfig, encoder: Encoder, sources: Sequence[VisionData], device: torch.device
 ) -> VisionWorkload:
-    """The modality on these data."""
+    """The loop's side of the modality on these data."""
     views, dense = config.views, config.dense
-    weights = _weights(config, sources)
-    smallest = {
-        role: min(len(getattr(source, role)) for source in sources)
-        for role in ("heads", "feedback", "held_out")
-    }
-    measured = min(smallest["feedback"], smallest["held_out"])
-    fitting = (
-        ("--feedback-batch-size", config.data.feedback_batch_size, measured),
-        ("--head-size", dense.head_size, smallest["heads"]),
-    )
-    lowered = tuple(
-        f"{flag} is {most} and not {asked}: that is all there is"
-        for flag, asked, most in fitting
-        if asked > most
-    )
+    there = _labelled(sources)
     return VisionWorkload(
         stream=sources[0].stream,
         sources=tuple(sources),
@@ -93,10 +82,9 @@ def workload_of(
         start_designer=config.designer.designer,
         batch_size=config.data.batch_size,
         meta_batch_size=views.meta_batch_size,
-        feedback_batch_size=min(config.data.feedback_batch_size, measured),
-        head_size=min(dense.head_size, smallest["heads"]),
-        lowered=lowered,
-        weights=weights,
+        feedback_batch_size=min(config.data.feedback_batch_size, there["feedback"]),
+        head_size=min(dense.head_size, there["heads"]),
+        weights=_weights(config, sources),
         normalise=config.data.normalise_feedback,
         heads=dense.heads(),
         probes=dense.probes(eigen_crop=_eigen_crop(config)),
@@ -108,6 +96,31 @@ def workload_of(
         dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
         seed=config.run.seed,
     )
+
+
+def _reporting(config: VisionConfig, sources: Sequence[VisionData]) -> Reporting:
+    """The report's side; it says where a batch is smaller than configured."""
+    there = _labelled(sources)
+    wanted = (
+        ("--feedback-batch-size", config.data.feedback_batch_size, there["feedback"]),
+        ("--head-size", config.dense.head_size, there["heads"]),
+    )
+    lowered = [
+        f"{flag} is {most} and not {size}: that is all there is"
+        for flag, size, most in wanted
+        if size > most
+    ]
+    retrieval = config.dense.retrieval is not None
+    return vision_reporting(sources, retrieval=retrieval, lowered=lowered)
+
+
+def _labelled(sources: Sequence[VisionData]) -> dict[str, int]:
+    """How many pictures every source has for heads; and for feedback, held-out feedback too."""
+    heads, *measured = (
+        min(len(getattr(source, split)) for source in sources)
+        for split in ("heads", "feedback", "held_out")
+    )
+    return {"heads": heads, "feedback": min(measured)}
 
 
 def _weights(

@@ -12,10 +12,10 @@ from rich.console import Console
 from torch import nn
 
 from vfunc.config.declared import Options
+from vfunc.modality import Modality
 from vfunc.training.options import RunConfig, stem
 from vfunc.vision.conditions import PUBLIC
 from vfunc.vision.options import DataOptions, DenseOptions, ViewOptions, check_vision
-from vfunc.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +37,26 @@ class VisionConfig(RunConfig):
     @property
     def penalties(self) -> Mapping[str, float]:
         """See `RunConfig.penalties`; the kind of a saved designer is in its file."""
-        from vfunc.vision.designers import designer_file
+        from vfunc.vision.designers.view_designer import load_view_designer
 
         saved = self.designer.designer
         kind = self.views.design["kind"]
         if saved is not None:
-            kind = designer_file.load_view_designer(Path(saved)).config.kind
+            kind = load_view_designer(Path(saved)).config.kind
         if kind == "photometric":
             return {"strength": self.views.strength_penalty}
         return {"sparsity": self.views.sparsity_penalty, "tv": self.views.tv_penalty}
 
     def assembled(
         self, device: torch.device, check: Callable[[nn.Module], None]
-    ) -> tuple[nn.Module, Workload]:
+    ) -> tuple[nn.Module, Modality]:
         """See `RunConfig.assembled`."""
         # imported here: options alone do without timm
         from vfunc.training.build.vision_assembly import vision_parts
 
-        learner, workload = vision_parts(self, device)
+        learner, modality = vision_parts(self, device)
         check(learner)
-        return learner, workload
+        return learner, modality
 
     def described(self, console: Console) -> bool:
         """See `RunConfig.described`: the whole architecture, and one tiny step."""

@@ -14,15 +14,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from vfunc.errors import UserError
+from vfunc.modality import Modality
 from vfunc.pullback.memory import free_bytes
-from vfunc.training.arms import ARMS, estimator_of
-from vfunc.training.assemble import pick_device, step_options
+from vfunc.training.arms import ARMS
+from vfunc.training.assemble import Assembled, pick_device
 from vfunc.training.build.vision_assembly import encoder_of, objective_of, workload_of
 from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_memory import GIB, estimated
 from vfunc.training.build.vision_noise import noise, noise_data
 from vfunc.training.build.vision_sources import label_size, read_data
-from vfunc.training.state import new_arm_state
+from vfunc.training.start import start_arm
 from vfunc.training.step import micro_batch, optimizer_step
 from vfunc.vision.data.batches import Blocks, UnlabeledBatch
 from vfunc.vision.data.examples import VisionData
@@ -30,6 +31,7 @@ from vfunc.vision.data.public import parse_public
 from vfunc.vision.encoder.named_encoder import count_parameters
 from vfunc.vision.evaluation.metrics import described
 from vfunc.vision.objectives.objective import Objective
+from vfunc.vision.reporting import vision_reporting, vision_saving
 from vfunc.vision.workload import VisionWorkload
 
 LABELLED = 8
@@ -114,21 +116,14 @@ def _tiny_step(config: VisionConfig, workload: VisionWorkload, device: torch.dev
     began = time.perf_counter()
     encoder = encoder_of(config, pretrained=False)
     learner = objective_of(config, encoder).learner(encoder, config.run.seed)
-    designed = [ARMS[name] for name in config.run.arms if ARMS[name].designed]
-    arm = designed[0] if designed else ARMS["baseline"]
-    state = new_arm_state(
-        learner,
-        config.estimator.align,
-        config.optimizer,
-        workload.new_designer() if arm.designed else None,
-        config.designer.designer_lr,
-        device,
-    )
-    options = replace(step_options(config), accumulate=1, burn_in=0)
-    estimator = estimator_of(arm, config)
-    done = micro_batch(arm, state, workload, estimator, options)
-    optimizer_step(arm, state, options)
-    workload.stepped(state.learner, [done.carried], 0.0)
+    modality = Modality(workload, vision_reporting((), retrieval=False), vision_saving())
+    designed = [name for name in config.run.arms if ARMS[name].designed]
+    arm = designed[0] if designed else "baseline"
+    run = start_arm(arm, Assembled(config, learner, modality, device))
+    run = replace(run, options=replace(run.options, accumulate=1, burn_in=0))
+    done = micro_batch(run)
+    optimizer_step(run)
+    workload.stepped(run.state.learner, [done.carried], 0.0)
     value = "" if done.estimate is None else f", value {float(done.estimate.value):.3g}"
     return (
         f"step      one of one picture: loss {done.loss:.4f}{value}, "

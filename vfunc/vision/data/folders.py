@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
+from vfunc.vision.data.duplicates import without_duplicates
 from vfunc.vision.data.examples import Pictures, VisionData
 from vfunc.vision.data.file_sources import (
     CACHE_BYTES,
@@ -23,9 +24,8 @@ from vfunc.vision.data.pictures import picture_size, read_depth
 from vfunc.vision.data.splits import (
     TRAINING,
     categories,
-    distinct,
     labelled_sources,
-    split_roles,
+    split_pool,
 )
 
 Split = Literal["validation", "test"]
@@ -53,7 +53,7 @@ def folder_data(
     """Labelled pictures of a folder, split by use, and a stream.
 
     Parts that the folder names train, val and test keep their meaning; what is missing of val and
-    test is a block of the rest (see `vfunc.vision.data.splits.split_roles`). No picture, byte for
+    test is a block of the rest (see `vfunc.vision.data.splits.split_pool`). No picture, byte for
     byte, is in two splits, and none that is measured on is in the stream.
 
     Label maps of the values 0 and 255 alone, all of them taken together, are classes 0 and 1. There
@@ -96,7 +96,7 @@ def folder_data(
         for pairs in found_pairs:
             if pairs.split != "train":
                 given[pairs.split] = [*(given.get(pairs.split) or ()), *_complete([pairs], wanted)]
-    splits, twice = distinct(split_roles(pool, given, shuffle=shuffle, seed=seed))
+    splits, twice = without_duplicates(split_pool(pool, given, shuffle=shuffle, seed=seed))
 
     cache = Cache(cache_bytes)
     rules, classes, found = _rules(splits, wanted, void, depth_scale)

@@ -1,187 +1,71 @@
-"""Public data sets with their published label maps: ADE20K, NYUv2, ImageNet.
-
-Each from a local copy, or streamed from the Hugging Face Hub. The paper takes 2000 pictures of
-ADE20K to fit heads on and 512 for feedback, and 512 and 128 of NYUv2 (section on vision).
-"""
+"""Reads a public data set (ADE20K, NYUv2, ImageNet) from a local copy, or from the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from typing import Any, cast
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
-from vfunc.vision.data.batches import IGNORE
-from vfunc.vision.data.decoding import File
+from vfunc.vision.data.duplicates import without_duplicates
+from vfunc.vision.data.examples import Pictures, VisionData
 from vfunc.vision.data.file_sources import CACHE_BYTES, Cache, LabelledFiles, PictureFiles
-from vfunc.vision.data.hub_pictures import HubSet, hub_entries
+from vfunc.vision.data.folder_stream import unlabeled_pictures
+from vfunc.vision.data.folders import Split
+from vfunc.vision.data.hub_pictures import hub_entries
 from vfunc.vision.data.layouts import Entry
-from vfunc.vision.data.pictures import read_depth, read_labels
-from vfunc.vision.data.public_copies import (
-    ade20k_copy,
+from vfunc.vision.data.public_sets import (
+    HUB_CATEGORIES,
+    SETS,
+    Name,
+    Published,
     imagenet_categories,
-    imagenet_copy,
-    nyuv2_copy,
 )
-from vfunc.vision.data.splits import thinned
+from vfunc.vision.data.splits import (
+    TRAINING,
+    labelled_sources,
+    split_contiguous,
+    split_shuffled,
+    thinned,
+)
 
-Name = Literal["ade20k", "nyuv2", "imagenet"]
-Part = Literal["train", "test"]
-ADE20K_CLASSES = 150
-NYUV2_DEPTH = (1e-3, 10.0)
-"""Metres between which depth counts."""
-IMAGENET_CLASSES = 1000
-HUB_CATEGORIES = tuple(f"{index:04d}" for index in range(IMAGENET_CLASSES))
-"""What `vfunc.vision.data.hub_pictures` names the Hub's class indices."""
-
-
-@typed
-def ade20k_labels(file: File) -> Int[Tensor, "h w"]:
-    """A label map of ADE20K's scene parsing: 1 to 150 become classes 0 to 149, 0 is ignored.
-
-    Source: the MIT Scene Parsing Benchmark, whose class 0 is "other"; paper, section on vision.
-
-    Raises:
-        UserError: unreadable, or a value above 150: not the benchmark's `annotations/`.
-    """
-    labels = read_labels(file, void=0, binary=False)
-    if int(labels.max()) > ADE20K_CLASSES:
-        raise UserError(
-            f"{file}: value {int(labels.max())} is none of ADE20K's labels 0 to "
-            f"{ADE20K_CLASSES}; take annotations/ of ADEChallengeData2016"
-        )
-    return torch.where(labels == IGNORE, IGNORE, labels - 1)
+OTHERS = {"held_out": 128, "fit": 2000, "validation": 512}
+"""Pictures of the splits that the paper gives no number of."""
+GAP = 5
+"""Frames of a video that are left out between two splits."""
 
 
 @typed
-def nyuv2_depth(file: File) -> Float[Tensor, "h w"]:
-    """A depth map of NYUv2 in metres: 16-bit millimetres, or floats; beyond 1e-3 to 10 m unknown.
-
-    Source: paper, section on vision.
-    """
-    depth = read_depth(file, 0.001)
-    low, high = NYUV2_DEPTH
-    return torch.where((depth >= low) & (depth <= high), depth, 0.0)
-
-
-@dataclass(frozen=True)
-class PublicSet:
-    """One of the data sets.
-
-    Attributes:
-        task: what its labels are for.
-        classes: how many there are; None for depth.
-        heads: labelled pictures that heads are fitted on, in the paper.
-        feedback: and those that g_down is taken on.
-        video: whether neighbours show almost the same.
-        copy: the entries of a part of a local copy.
-        hub: where the Hub has it.
-        instead: what to download to where, for messages.
-        reading: how a label is read.
-    """
-
-    task: str
-    classes: int | None
-    heads: int
-    feedback: int
-    video: bool
-    copy: Callable[[Path, str], list[Entry]]
-    hub: HubSet
-    instead: str
-    reading: Mapping[str, Any]
-
-
-SETS: Mapping[str, PublicSet] = {
-    "ade20k": PublicSet(
-        "segmentation",
-        ADE20K_CLASSES,
-        2000,
-        512,
-        False,
-        ade20k_copy,
-        HubSet(
-            "zhoubolei/scene_parse_150",
-            "scene_parsing",
-            {"train": "*train", "test": "*validation"},
-            {"image": "image", "segmentation": "annotation"},
-        ),
-        "download ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark "
-        "(data.csail.mit.edu/places/ADEchallenge), unpack it in DIR and say ade20k:DIR",
-        {"labels": ade20k_labels},
-    ),
-    "nyuv2": PublicSet(
-        "depth",
-        None,
-        512,
-        128,
-        True,
-        nyuv2_copy,
-        HubSet(
-            "sayakpaul/nyu_depth_v2",
-            "default",
-            {"train": "*train", "test": "*validation"},
-            {"image": "image", "depth": "depth_map"},
-        ),
-        "put its frames into DIR/train and DIR/test, as images/ with depth/ or as SCENE/rgb_N.jpg "
-        "with SCENE/sync_depth_N.png (16-bit, millimetres), and say nyuv2:DIR",
-        {"depth": nyuv2_depth},
-    ),
-    "imagenet": PublicSet(
-        "classification",
-        IMAGENET_CLASSES,
-        2000,
-        512,
-        False,
-        imagenet_copy,
-        HubSet(
-            "ILSVRC/imagenet-1k",
-            "default",
-            {"train": "*train", "test": "*validation"},
-            {"image": "image", "category": "label"},
-            mixed=True,
-        ),
-        "put class folders into DIR/train and DIR/val, as torchvision has them, and say "
-        "imagenet:DIR",
-        {},
-    ),
-}
-
-
-@typed
-def parse_public(text: str) -> tuple[str, Path | None] | None:
+def parse_public(text: str) -> tuple[Name, Path | None] | None:
     """Read `ade20k`, `nyuv2` or `imagenet`, with `:ROOT` for a local copy; None for other text."""
     name, colon, root = text.partition(":")
     if name not in SETS:
         return None
     if colon and not root:
         raise UserError(f"{text}: names no folder; say {name}:DIR, or {name} to stream it")
-    return name, Path(root).expanduser() if colon else None
+    # it is one of them; a check of membership does not tell the type so
+    return cast("Name", name), Path(root).expanduser() if colon else None
 
 
 @typed
 def open_public(
     name: Name,
     root: Path | None,
-    part: Part,
+    split: Published,
     *,
     limit: int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> LabelledFiles:
-    """The labelled pictures of one part of a public data set, as it publishes them.
+    """The labelled pictures of one split of a public data set, as it publishes them.
 
-    The test part is the one with published labels: ADE20K's and ImageNet's validation, NYUv2's
+    The test split is the one with published labels: ADE20K's and ImageNet's validation, NYUv2's
     654 test frames.
 
     Args:
         name: the data set.
         root: of a local copy; None streams it from the Hub.
-        part: train or test.
+        split: train or test.
         limit: at most so many; needed with the Hub, where they are kept in memory. Of a local
             copy they are evenly spaced, of the Hub's the first.
         cache_bytes: decoded pictures that are kept in memory.
@@ -191,12 +75,12 @@ def open_public(
     """
     spec = SETS[name]
     if root is not None:
-        entries = spec.copy(root, part)
+        entries = spec.copy(root, split)
         entries = thinned(entries, limit)
     elif limit is None:
         raise UserError(f"{name}: say how many pictures to stream from the Hub")
     else:
-        entries = hub_entries(name, spec.hub, part, limit, spec.instead)
+        entries = hub_entries(name, spec.hub, split, limit, spec.instead)
     names: Sequence[str] = ()
     if spec.task == "classification":
         names = HUB_CATEGORIES if root is None else imagenet_categories(root)
@@ -210,3 +94,106 @@ def public_pictures(
     """The training pictures without their labels; see `open_public`."""
     entries = open_public(name, root, "train", limit=limit).entries
     return PictureFiles([entry.image for entry in entries], Cache(cache_bytes))
+
+
+@typed
+def public_data(
+    name: Name,
+    root: Path | None,
+    *,
+    image_size: int | tuple[int, int],
+    stream: Path | Pictures | None = None,
+    split: Split = "validation",
+    seed: int = 0,
+    counts: Mapping[str, int] | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> VisionData:
+    """Labelled pictures of ADE20K, NYUv2 or ImageNet, split by use, and a stream.
+
+    Heads and feedback get the paper's numbers of training pictures, 2000 + 512 of ADE20K and
+    512 + 128 of NYUv2; fit, held_out and validation are other training pictures; test pictures
+    are those of the published split. NYUv2's frames are split in contiguous blocks, the pictures of
+    the others at random, the same for all seeds. Where there is less than is wanted,
+    heads and feedback come first.
+
+    Args:
+        name: the data set.
+        root: of a local copy; None streams it from the Hub.
+        image_size: height and width of a labelled batch; one number for a square.
+        stream: unlabeled pictures; None takes the training pictures of heads, feedback and fit.
+        split: whether to measure on validation or test pictures.
+        seed: of the order in which heads, feedback and held-out pictures are read.
+        counts: pictures of a split, in place of these; "test" is what is measured on.
+        cache_bytes: decoded pictures that are kept in memory.
+
+    Raises:
+        UserError: no copy, no network, or too few pictures.
+    """
+    spec = SETS[name]
+    wanted = {"heads": spec.heads, "feedback": spec.feedback} | OTHERS | dict(counts or {})
+    measured = wanted.pop("test", None)
+    if split == "validation" and measured is not None:
+        wanted["validation"] = measured
+    strange = set(wanted) - {*TRAINING, "validation"}
+    if strange:
+        raise UserError(f"{', '.join(sorted(strange))}: no split; there are {', '.join(TRAINING)}")
+    most = sum(wanted.values()) + GAP * len(wanted) if root is None else None
+    train = open_public(name, root, "train", limit=most)
+    blocks = _blocks(name, train.entries, wanted, spec.video)
+    splits = {key: thinned(entries, wanted[key]) for key, entries in blocks.items()}
+    if root is not None or split == "test":
+        test = open_public(name, root, "test", limit=measured or (2000 if root is None else None))
+        splits["test"] = list(test.entries)
+    splits, twice = without_duplicates(splits)
+
+    cache = Cache(cache_bytes)
+    sources = labelled_sources(
+        {key: splits[key] for key in TRAINING} | {"test": splits[split]},
+        lambda entries: LabelledFiles(entries, train.categories, cache=cache, **spec.reading),
+        {},
+        seed,
+    )
+    streamed = blocks | {key: splits[key] for key in ("validation", "test") if key in splits}
+    unlabeled, about = unlabeled_pictures(stream, [], streamed, cache)
+    summary: dict[str, Any] = {
+        "source": name if root is None else f"{name}:{root}",
+        "split": split,
+        "pictures": {"stream": len(unlabeled)} | {r: len(s) for r, s in sources.items()},
+        "stream": about,
+        "left out": {f"{key}, in another role too": {"count": n} for key, n in twice.items()},
+    }
+    return VisionData(
+        unlabeled,
+        **sources,
+        tasks=(spec.task,),
+        classes={} if spec.classes is None else {spec.task: len(train.categories) or spec.classes},
+        image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+        summary=summary,
+        names={spec.task: tuple(train.categories)} if train.categories else {},
+    )
+
+
+def _blocks(
+    name: str, pool: Sequence[Entry], wanted: Mapping[str, int], video: bool
+) -> dict[str, list[Entry]]:
+    """The pool, split; each split at least as large as wanted where there is enough."""
+    usable = len(pool) - (GAP * (len(wanted) - 1) if video else 0)
+    first = wanted["heads"] + wanted["feedback"]
+    others = {key: count for key, count in wanted.items() if key not in ("heads", "feedback")}
+    if usable < first + len(others):
+        raise UserError(
+            f"{name}: {len(pool)} training pictures are too few for {wanted['heads']} to fit heads "
+            f"on, {wanted['feedback']} for feedback, and some to evaluate on; ask for fewer"
+        )
+    if usable < sum(wanted.values()):
+        scale = (usable - first - len(others)) / sum(others.values())
+        sizes = dict(wanted) | {key: 1 + int(scale * count) for key, count in others.items()}
+    else:
+        scale = usable / sum(wanted.values())
+        sizes = {key: int(scale * count) for key, count in wanted.items()}
+    blocks: Sequence[Sequence[int]] = (
+        split_contiguous(len(pool), list(sizes.values()), gap=GAP)
+        if video
+        else split_shuffled(len(pool), list(sizes.values()), seed=0)
+    )
+    return {key: [pool[i] for i in block] for key, block in zip(sizes, blocks, strict=True)}

@@ -1,32 +1,29 @@
-"""Which labelled pictures serve for what: parts that share no picture, contiguous for video.
+"""Splits labelled pictures into heads, feedback, held-out, fit, validation and test sets.
 
 Training pictures serve as heads, feedback, held_out and fit (see
-`vfunc.vision.data.examples.VisionData`); validation and test are
-measured on. Without parts of their own, the latter are blocks of the training pictures, the same
-ones in every run, whichever of the two is asked for.
+`vfunc.vision.data.examples.VisionData`); validation and test are measured on. Without a split of
+their own, the latter are blocks of the training pictures, the same ones in every run, whichever of
+the two is asked for. Splits share no picture, and are contiguous for video.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
-from vfunc.vision.data.decoding import File
 from vfunc.vision.data.examples import Labelled
 from vfunc.vision.data.layouts import Entry
-from vfunc.vision.data.parts import split_contiguous, split_shuffled
 
 TRAINING = {"heads": 0.25, "feedback": 0.3, "held_out": 0.2, "fit": 0.25}
 """Shares of the training pictures."""
 EVALUATION = {"validation": 0.15, "test": 0.2}
-"""Shares of all pictures, where there is no such part."""
+"""Shares of all pictures, where there is no such split."""
 
 MINIMUM = 30
 """Frames in a video, below which it is joined with the next."""
@@ -35,17 +32,17 @@ VIDEOS = 8
 
 
 @typed
-def split_roles(
+def split_pool(
     pool: Sequence[Entry],
     given: Mapping[str, Sequence[Entry] | None],
     *,
     shuffle: bool = False,
     seed: int = 0,
 ) -> dict[str, list[Entry]]:
-    """Split labelled pictures by role.
+    """Split the labelled pictures that there are.
 
     A video is a run of neighbours whose names differ in their last number alone. Every video is
-    split into one block a role, so that each role sees every place; between blocks up to 5 frames
+    split into one block a split, so that each split has every place; between blocks up to 5 frames
     (a 60th of the video) are left out. Pictures with a class are split class by class, without
     gaps.
 
@@ -54,7 +51,7 @@ def split_roles(
         given: validation or test pictures of their own; what is not there is taken of the pool,
             and what is None is not wanted.
         shuffle: split at random instead: for pictures that have nothing to do with one another.
-        seed: of that draw.
+        seed: of that permutation.
 
     Returns:
         heads, feedback, held_out, fit, and what is wanted of validation and test.
@@ -62,10 +59,10 @@ def split_roles(
     Raises:
         UserError: too few pictures, saying how many are needed.
     """
-    carved = {role: share for role, share in EVALUATION.items() if role not in given}
+    carved = {name: share for name, share in EVALUATION.items() if name not in given}
     rest = 1 - sum(carved.values())
-    shares = {role: share * rest for role, share in TRAINING.items()} | carved
-    roles: dict[str, list[Entry]] = {role: [] for role in shares}
+    shares = {name: share * rest for name, share in TRAINING.items()} | carved
+    splits: dict[str, list[Entry]] = {name: [] for name in shares}
     if any(entry.category is not None for entry in pool):
         runs = [[e for e in pool if e.category == name] for name in categories(pool)]
         gap = 0
@@ -74,14 +71,58 @@ def split_roles(
     for run in runs:
         gaps = 0 if shuffle else gap * min(5, max(1, len(run) // 60))
         sizes = _sizes(len(run) - gaps * (len(shares) - 1), list(shares.values()))
-        parts: Sequence[Sequence[int]] = (
+        blocks: Sequence[Sequence[int]] = (
             split_shuffled(len(run), sizes, seed)
             if shuffle
             else split_contiguous(len(run), sizes, gap=gaps)
         )
-        for role, part in zip(shares, parts, strict=True):
-            roles[role] += [run[index] for index in part]
-    return roles | {role: list(entries) for role, entries in given.items() if entries is not None}
+        for name, block in zip(shares, blocks, strict=True):
+            splits[name] += [run[index] for index in block]
+    return splits | {name: list(entries) for name, entries in given.items() if entries is not None}
+
+
+@typed
+def split_contiguous(count: int, sizes: Sequence[int], *, gap: int = 0) -> tuple[range, ...]:
+    """Blocks of neighbours, in order, with a gap between them: how frames of a video are split.
+
+    Neighbouring frames show almost the same picture, so that splits at random would share what
+    they show.
+
+    Args:
+        count: how many frames there are.
+        sizes: frames of each block.
+        gap: frames left out between two blocks.
+
+    Raises:
+        UserError: too few frames for the sizes and gaps, saying how many are needed; a size that
+            is not positive; a negative gap.
+    """
+    if gap < 0:
+        raise UserError(f"gap={gap}: the gap between splits cannot be negative")
+    _require_enough(count, sizes, gap * (len(sizes) - 1))
+    ends = accumulate(size + gap for size in sizes)
+    return tuple(range(end - gap - size, end - gap) for end, size in zip(ends, sizes, strict=True))
+
+
+@typed
+def split_shuffled(count: int, sizes: Sequence[int], seed: int) -> tuple[tuple[int, ...], ...]:
+    """Splits at random: for pictures that have nothing to do with one another.
+
+    Args:
+        count: how many pictures there are.
+        sizes: of the splits.
+        seed: of the permutation, not negative; a split does not depend on the sizes of those
+            after it.
+
+    Raises:
+        UserError: too few pictures, saying how many are needed; a size that is not positive.
+    """
+    if seed < 0:
+        raise UserError(f"seed {seed}: a seed cannot be negative")
+    _require_enough(count, sizes, 0)
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    ends = accumulate(sizes)
+    return tuple(tuple(order[end - size : end]) for end, size in zip(ends, sizes, strict=True))
 
 
 def categories(entries: Sequence[Entry]) -> list[str]:
@@ -90,62 +131,26 @@ def categories(entries: Sequence[Entry]) -> list[str]:
 
 
 @typed
-def distinct(roles: Mapping[str, Sequence[Entry]]) -> tuple[dict[str, list[Entry]], dict[str, int]]:
-    """Leave out of each role the pictures that are, byte for byte, another role's too.
-
-    Test pictures stay test pictures, then those of validation, held_out, fit, feedback, heads.
-
-    Returns:
-        The roles, and how many pictures each lost.
-
-    Raises:
-        UserError: nothing is left of a role.
-    """
-    keys = content_keys([entry.image for entries in roles.values() for entry in entries])
-    kept: dict[str, list[Entry]] = {}
-    seen: set[object] = set()
-    order = ("test", "validation", "held_out", "fit", "feedback", "heads")
-    for role in (role for role in order if role in roles):
-        kept[role] = [entry for entry in roles[role] if keys[entry.image] not in seen]
-        seen |= {keys[entry.image] for entry in kept[role]}
-        if not kept[role]:
-            raise UserError(
-                f"every picture for {role} is one of another role too, as {roles[role][0].image}"
-                if roles[role]
-                else f"there are no pictures for {role}; give more"
-            )
-    lost = {role: len(roles[role]) - len(entries) for role, entries in kept.items()}
-    return {role: kept[role] for role in roles}, {role: n for role, n in lost.items() if n}
-
-
-@typed
-def content_keys(files: Sequence[File]) -> dict[File, tuple[int, str]]:
-    """A key a file: equal keys are equal contents. Read are only those of equal length."""
-    sizes = {file: _length(file) for file in files}
-    shared = Counter(sizes.values())
-    return {file: (size, _digest(file) if shared[size] > 1 else "") for file, size in sizes.items()}
-
-
-@typed
 def labelled_sources(
-    roles: Mapping[str, Sequence[Entry]],
+    splits: Mapping[str, Sequence[Entry]],
     source: Callable[[Sequence[Entry]], Labelled],
     counts: Mapping[str, int],
     seed: int,
 ) -> dict[str, Labelled]:
-    """The labelled parts of `VisionData`, each of at most `counts` pictures, evenly spaced.
+    """The labelled splits of `VisionData`, each of at most `counts` pictures, evenly spaced.
 
-    Each is put into an order drawn from the seed, since batches are read in order and neighbours
+    Each is put into an order that the seed decides, since batches are read in order and neighbours
     look alike. That of fit and test is the same for all seeds: runs are judged on the same.
     """
-    strange = set(counts) - set(roles)
+    strange = set(counts) - set(splits)
     if strange:
-        raise UserError(f"{', '.join(sorted(strange))}: no role; there are {', '.join(roles)}")
+        raise UserError(f"{', '.join(sorted(strange))}: no split; there are {', '.join(splits)}")
     made = {}
-    for number, (role, entries) in enumerate(sorted(roles.items())):
-        draw = np.random.default_rng([number, 0 if role in ("fit", "test") else seed])
-        chosen = thinned(entries, counts.get(role))
-        made[role] = source([chosen[index] for index in draw.permutation(len(chosen)).tolist()])
+    for number, (name, entries) in enumerate(sorted(splits.items())):
+        generator = np.random.default_rng([number, 0 if name in ("fit", "test") else seed])
+        chosen = thinned(entries, counts.get(name))
+        order = generator.permutation(len(chosen)).tolist()
+        made[name] = source([chosen[index] for index in order])
     return made
 
 
@@ -156,6 +161,17 @@ def thinned(entries: Sequence[Entry], count: int | None) -> list[Entry]:
     return [entries[index * len(entries) // count] for index in range(count)]
 
 
+def _require_enough(count: int, sizes: Sequence[int], gaps: int) -> None:
+    if not sizes or any(size <= 0 for size in sizes):
+        raise UserError(f"splits of sizes {list(sizes)}: every split needs a positive size")
+    if sum(sizes) + gaps > count:
+        between = f" and {gaps} between them" if gaps else ""
+        raise UserError(
+            f"{count} pictures are too few: splits of {', '.join(map(str, sizes))}{between} need "
+            f"{sum(sizes) + gaps}; give more pictures, or ask for smaller splits"
+        )
+
+
 def _sizes(count: int, shares: Sequence[float]) -> list[int]:
     """Whole numbers in the proportion of the shares, each at least 1, that use every picture."""
     ends = np.rint(np.cumsum(shares) * max(count, 0)).astype(int).tolist()
@@ -163,6 +179,7 @@ def _sizes(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def _videos(pool: Sequence[Entry]) -> list[list[Entry]]:
+    """Runs of frames that are split one by one."""
     least = max(MINIMUM, len(pool) // VIDEOS)
     videos: list[list[Entry]] = []
     last = None
@@ -181,12 +198,3 @@ def _videos(pool: Sequence[Entry]) -> list[list[Entry]]:
         last_video = videos.pop()
         videos[-1] += last_video
     return videos
-
-
-def _length(file: File) -> int:
-    return file.stat().st_size if isinstance(file, Path) else len(file.data)
-
-
-def _digest(file: File) -> str:
-    data = file.read_bytes() if isinstance(file, Path) else file.data
-    return hashlib.sha256(data).hexdigest()

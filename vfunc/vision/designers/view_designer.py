@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import torch
 from einops import reduce, repeat
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vfunc.conditions import EMBEDDED_LEARNER
 from vfunc.config.declared import By, Cases, Need, option
+from vfunc.designer_file import read_designer
 from vfunc.errors import UserError
 from vfunc.trees import Scalar
 from vfunc.typecheck import typed
@@ -240,3 +242,17 @@ def apply_control(config: ViewDesignerConfig, images: Images, control: Control) 
 
 def _bounded(raw: Tensor) -> Tensor:
     return torch.sigmoid(_BOUND * torch.tanh(raw / _BOUND))
+
+
+def load_view_designer(path: Path | str) -> ViewDesigner:
+    """Read a designer that `vfunc.designer_file.save_designer` wrote.
+
+    Raises:
+        UserError: the file is missing or holds something else, a designer of language for one.
+    """
+
+    def make(config: dict[str, Any]) -> ViewDesigner:
+        with torch.device("meta"):  # draws no random numbers
+            return ViewDesigner(ViewDesignerConfig(**config))
+
+    return read_designer(path, ViewDesigner, make, "designer of views")

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from vfunc.learner import mode
+from vfunc.modality import Metric
 from vfunc.vision.data.examples import VisionData
 from vfunc.vision.evaluation.revisited import Revisited, evaluate_revisited
 from vfunc.vision.objectives.objective import encoder_of
-from vfunc.workload import Metric
 
 LOSS = Metric("loss", "held-out\nloss", outcomes="loss")
 METRICS = {

@@ -61,7 +61,9 @@ def material(split: str) -> Material:
         UserError: there is no such split; the message lists those there are.
     """
     if split not in SHARES:
-        raise UserError(f"role {split!r} of the embedded scenes; the roles are {', '.join(SHARES)}")
+        raise UserError(
+            f"split {split!r} of the embedded scenes; the splits are {', '.join(SHARES)}"
+        )
     digits: Any = load_digits()  # a Bunch: sklearn annotates it as a pair too
     photographs: Any = load_sample_images()
     mine = np.concatenate(

@@ -1,0 +1,98 @@
+"""The walk of a reader through one training step: which files it enters, and how often it changes.
+
+    python tests/structure/walk.py            # counts
+    python tests/structure/walk.py --path     # and every move, in order
+
+One tiny language run is followed through its first optimizer step with a designer update. A *move*
+is a call from a function of one file of the package into one of another; a call that is repeated at
+once (for each parameter, say) is one move. What runs outside the package, and the checks of
+annotations and arguments that stand around functions, are no part of the walk.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import vfunc
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+
+ROOT = f"{Path(vfunc.__file__).parent}/"
+CHECKS = {f"{ROOT}typecheck.py", f"{ROOT}problem/arguments.py"}
+
+
+@dataclass
+class Walk:
+    """The calls from file to file within the package, in order.
+
+    Attributes:
+        calls: of each move the file it leaves, the file it enters and the function there.
+    """
+
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    _stack: list[str] = field(default_factory=list)
+
+    @property
+    def moves(self) -> list[tuple[str, str, str]]:
+        """The calls without those that repeat the one before."""
+        pairs = zip(self.calls, [None, *self.calls], strict=False)
+        return [call for call, before in pairs if call != before]
+
+    @property
+    def entered(self) -> Counter[str]:
+        """How many moves end in each file; the file where the walk begins is one of them."""
+        first = Counter({source: 0 for source, _, _ in self.calls[:1]})
+        first.update(file for _, file, _ in self.moves)
+        return first
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """Note an event of `sys.setprofile`."""
+        name = frame.f_code.co_filename
+        if not name.startswith(ROOT) or name in CHECKS:
+            return
+        if event == "call":
+            name = name.removeprefix(ROOT)
+            if self._stack and self._stack[-1] != name:
+                self.calls.append((self._stack[-1], name, frame.f_code.co_name))
+            self._stack.append(name)
+        elif event == "return" and self._stack:
+            self._stack.pop()
+
+
+def walked(function: Callable[[], object]) -> Walk:
+    """The walk of one call."""
+    walk, before = Walk(), sys.getprofile()
+    sys.setprofile(walk)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return walk
+
+
+def first_step() -> Walk:
+    """The walk of a small language run's first step, with a designer update in it."""
+    from small_run import new_run
+
+    from vfunc.training.loop import one_step
+
+    run = new_run()
+    walk = walked(lambda: one_step(run))
+    assert run.state.counters.updates == 1
+    return walk
+
+
+if __name__ == "__main__":
+    found = first_step()
+    print(f"{len(found.entered)} files, {len(found.moves)} moves from file to file")
+    for file, count in found.entered.most_common():
+        print(f"{count:5} {file}")
+    if "--path" in sys.argv:
+        for source, file, function in found.moves:
+            print(f"{source:32} {file:32} {function}")

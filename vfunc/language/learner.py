@@ -1,0 +1,113 @@
+"""A causal language model as estimates see it: a pure function of theta_S, cut below S."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vfunc.errors import UserError
+from vfunc.language.candidates import ObservedBatch
+from vfunc.language.data.examples import TokenBatch
+from vfunc.language.soft_loss import next_token_loss
+from vfunc.learner import FunctionalLearner, RandomState, as_estimated
+from vfunc.precision import autocast
+from vfunc.split import UNCUT, Split, Whole, split_at_edge
+from vfunc.trees import Params, Scalar
+
+
+@dataclass(frozen=True)
+class LanguageLearner:
+    """A causal language model as a pure function theta_S -> logits.
+
+    Attributes:
+        functional: the model and the subset S.
+        autocast: the dtype that matrix products run in, or None for the parameters' own.
+        dropout: the random state whose dropout masks are repeated; None evaluates without
+            dropout.
+        split: where it is cut at the lower edge of S, so that estimates compute what is below
+            once; or `Whole` and why it is not. Not together with `dropout`: masks would not be
+            the same.
+    """
+
+    functional: FunctionalLearner
+    autocast: torch.dtype | None = None
+    dropout: RandomState | None = None
+    split: Split | Whole = UNCUT
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and isinstance(self.split, Split):
+            raise UserError("a learner whose dropout is repeated cannot be split: give one of both")
+
+    def repeating(self, dropout: RandomState) -> LanguageLearner:
+        """The learner with the dropout of its own step, which runs through every block."""
+        why = "estimates repeat the dropout of the learner's step in every block"
+        return replace(self, dropout=dropout, split=Whole(why))
+
+    def cut(self, batch: TokenBatch) -> LanguageLearner:
+        """The learner cut where S allows it, tried on these sequences; see `split_at_edge`."""
+        with as_estimated(self.functional.module, self.autocast):
+            split = split_at_edge(self.functional, input_ids=batch.inputs, use_cache=False)
+        return replace(self, split=split)
+
+    def logits(
+        self, theta: Params, inputs: Tensor, *, dropout: bool, edge: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, T, V); with `dropout`, the learner's own step's masks if it has any.
+
+        With an `edge` (B, T, D), the blocks below S are not run: it is what they give.
+        """
+        arguments: dict[str, Any] = {"input_ids": inputs, "use_cache": False}
+        masks = self.dropout if dropout else None
+        with as_estimated(self.functional.module, self.autocast, masks):
+            if edge is None:
+                return self.functional(theta, **arguments).logits
+            assert isinstance(self.split, Split)
+            return self.split.suffix(self.functional, theta, edge, **arguments).logits
+
+    def live_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The live module's logits, in its own mode, and the edge that estimates would compute.
+
+        The edge is None where there is none, or where it is another: estimates run without
+        dropout, and so may not take what came out of it.
+        """
+        module, device = self.functional.module, inputs.device
+        split = self.split if isinstance(self.split, Split) else None
+        before = None if split is None else RandomState.now(device)
+        capture = contextlib.nullcontext([]) if split is None else split.capture(module)
+        with capture as edges, autocast(device, self.autocast):
+            logits = module(input_ids=inputs, use_cache=False).logits
+        same = before is not None and before.same_as(RandomState.now(device))
+        return logits, edges[0] if same else None
+
+    def at_edge(self, observed: ObservedBatch) -> ObservedBatch:
+        """The batch with its edge, computed now unless it is known; without one if not split."""
+        if not isinstance(self.split, Split):
+            return replace(observed, edge=None)
+        if observed.edge is not None:
+            return observed
+        with torch.no_grad(), as_estimated(self.functional.module, self.autocast):
+            inputs = observed.batch.inputs
+            edge = self.split.prefix(self.functional, input_ids=inputs, use_cache=False)
+        return replace(observed, edge=edge)
+
+    def worked_loss(self, batch: TokenBatch) -> Callable[[Params], Scalar]:
+        """L_down on worked solutions: theta_S -> `next_token_loss`, without dropout."""
+
+        def loss(theta: Params) -> Scalar:
+            return next_token_loss(self.logits(theta, batch.inputs, dropout=False), batch)
+
+        return loss
+
+    @property
+    def no_second_order(self) -> str | None:
+        """Why its attention can be differentiated once alone, or None: see `ValueProblem`."""
+        config = getattr(self.functional.module, "config", None)
+        attention = getattr(config, "_attn_implementation", None)
+        if attention in (None, "eager", "sdpa"):
+            return None
+        return f"{attention} attention has neither a forward mode nor a double backward"

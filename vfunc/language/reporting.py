@@ -1,0 +1,63 @@
+"""What reports show of a language run, and how its learner and designer are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vfunc.designer_file import save_designer
+from vfunc.language.data.reading import LanguageData
+from vfunc.language.loading import quiet
+from vfunc.modality import Metric, Reporting, Saving
+from vfunc.report.token_map import token_map
+
+METRICS = (
+    Metric("loss", "held-out\nloss", "nat", outcomes="loss"),
+    Metric(
+        "pass_at_1",
+        "Pass@1\n%",
+        "%",
+        higher_is_better=True,
+        outcomes="pass_at_1",
+        scale=100.0,
+        digits=1,
+    ),
+)
+
+
+def language_reporting(data: LanguageData) -> Reporting:
+    """The report's side of a language run on these data."""
+    return Reporting("tokens", METRICS, _lines(data), dict(data.summary), _draw_map)
+
+
+def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
+    """Learners go to `save_pretrained` directories, with the tokenizer beside them."""
+
+    def save_learner(learner: nn.Module, path: Path) -> None:
+        assert isinstance(learner, PreTrainedModel | PeftModel)
+        with quiet():
+            learner.save_pretrained(str(path))
+            tokenizer.save_pretrained(path)
+
+    return Saving(save_learner, save_designer)
+
+
+def _lines(data: LanguageData) -> tuple[str, ...]:
+    """Sequences by split, and what became of the others."""
+    lines = []
+    for split, counts in data.summary.items():
+        assert isinstance(counts, Mapping)
+        dropped = ", ".join(f"{n} dropped ({why})" for why, n in counts["dropped"].items())
+        cut = f"{counts['truncated']:,} truncated" if counts["truncated"] else ""
+        count = f"{counts['sequences']:,} sequences"
+        lines.append(f"{split:9} {', '.join(filter(None, (count, dropped, cut)))}")
+    return tuple(lines)
+
+
+def _draw_map(fields: Mapping[str, Any], path: Path) -> None:
+    token_map(fields["tokens"], fields["values"], fields["gates"], fields["wrong"], path)

@@ -1,0 +1,77 @@
+"""What a run's report and its files take of a modality; the loop's own side is `vfunc.workload`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vfunc.workload import Workload
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that arms are compared in.
+
+    Attributes:
+        name: its key in `Evaluation.metrics`.
+        title: the head of its column.
+        unit: what it is shown in: "%", "m", "nat" or nothing.
+        higher_is_better: which way is up.
+        outcomes: the key in `Evaluation.outcomes` of the per-example numbers that a paired
+            comparison takes; None where there are none.
+        scale: from the number to what is shown: 100 for a share in per cent.
+        digits: decimals shown.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    higher_is_better: bool = False
+    outcomes: str | None = None
+    scale: float = 1.0
+    digits: int = 4
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What a run's first lines, its tables and its plots take of a modality.
+
+    Attributes:
+        unit: what a budget of tokens or images counts.
+        metrics: what tables show, the primary one last; `loss` comes first.
+        lines: what is read, for the start of a run.
+        data: the same as plain data, for metrics.json.
+        draw_map: draws what `Workload.value_map` gave to a PNG file.
+    """
+
+    unit: str
+    metrics: tuple[Metric, ...]
+    lines: tuple[str, ...]
+    data: Mapping[str, Any]
+    draw_map: Callable[[Mapping[str, Any], Path], None]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How a modality's modules are written.
+
+    Attributes:
+        learner: writes the trained learner to a directory, as outside tools load it.
+        designer: writes the designer to a file that `--designer` takes.
+    """
+
+    learner: Callable[[nn.Module, Path], None]
+    designer: Callable[[nn.Module, Path], None]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A modality on a run's own data: a side for the loop, one for reports, one for files."""
+
+    workload: Workload
+    reporting: Reporting
+    saving: Saving

@@ -1,0 +1,103 @@
+"""All that an arm's training carries, in one object, and the options that say how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vfunc.estimators import Estimator
+from vfunc.training.arms import Arm
+from vfunc.training.budget import Budget, Schedule, spent_fraction
+from vfunc.training.log import Log
+from vfunc.training.state import ArmState
+from vfunc.workload import Workload
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How an arm is trained.
+
+    Attributes:
+        accumulate: micro-batches an optimizer step.
+        clip: full-model gradient-norm clipping; 0 is off.
+        meta_period: r, micro-batches between designer updates.
+        burn_in: micro-batches before the first; until then a designer's arm is the baseline.
+        look_ahead: unlabeled batches that the estimator wants.
+        penalties: lambda of each term of the designer's regulariser R(phi), by its name.
+        train_mode: whether estimates repeat the learner's dropout masks.
+        seed: of what estimators draw.
+    """
+
+    accumulate: int
+    clip: float
+    meta_period: int
+    burn_in: int
+    look_ahead: int
+    penalties: Mapping[str, float]
+    train_mode: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What an arm's training is bounded and followed by.
+
+    Attributes:
+        budget: how long it trains.
+        lr: peak step size.
+        schedule: step size as a function of the budget's spent fraction.
+        eval_every: fraction of the budget between held-out evaluations.
+        save_every: fraction of the budget between checkpoints.
+        probe_batches: batches of the one-step probe, made halfway; 0 makes none.
+    """
+
+    budget: Budget
+    lr: float
+    schedule: Schedule
+    eval_every: float
+    save_every: float
+    probe_batches: int
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm in training. `vfunc.training.start.start_arm` makes it.
+
+    Attributes:
+        arm: which tasks.
+        state: the live modules and optimizers, changed in place, and counters.
+        workload: the modality's side of the loop.
+        estimated: the learner as estimates see it (`Workload.estimated`); None for an arm without
+            a designer.
+        estimator: of the designer's value, or None.
+        options: of a step.
+        plan: of the whole.
+        log: where events, progress and checkpoints go.
+    """
+
+    arm: Arm
+    state: ArmState
+    workload: Workload
+    estimated: Any
+    estimator: Estimator | None
+    options: StepOptions
+    plan: ArmPlan
+    log: Log
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the budget that is spent."""
+        at = self.state.counters
+        return spent_fraction(self.plan.budget, at.step, at.units, at.seconds)
+
+    @property
+    def where(self) -> str:
+        """Where the arm stands, for messages."""
+        return f"arm {self.arm.name}, step {self.state.counters.step}"
+
+    @property
+    def counted(self) -> dict[str, Any]:
+        """Where the arm stands, as every event has it."""
+        at, unit = self.state.counters, self.workload.unit
+        return {"arm": self.arm.name, "step": at.step, unit: at.units, "seconds": at.seconds}

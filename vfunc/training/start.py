@@ -1,0 +1,51 @@
+"""An arm at its start: the learner copied, the designer new, the estimator made."""
+
+from __future__ import annotations
+
+import torch
+
+from vfunc.training.arm_run import ArmRun
+from vfunc.training.arms import ARMS, Arm, estimator_of
+from vfunc.training.assemble import Assembled, arm_plan, step_options
+from vfunc.training.log import Log, Silent
+from vfunc.training.state import new_arm_state
+from vfunc.workload import Workload
+
+
+def start_arm(
+    arm: Arm | str, parts: Assembled, log: Log | None = None, *, workload: Workload | None = None
+) -> ArmRun:
+    """One arm of a run, at the start checkpoint. Seeds torch's global random state.
+
+    Args:
+        arm: the arm or its name.
+        parts: what every arm of the run shares; none of it changes.
+        log: where its events, progress and checkpoints go; None drops them.
+        workload: in place of the run's own.
+
+    Returns:
+        The arm, with counters at zero.
+    """
+    config = parts.config
+    arm = ARMS[arm] if isinstance(arm, str) else arm
+    workload = workload or parts.workload
+    estimator = estimator_of(arm, config)
+    torch.manual_seed(config.run.seed)
+    state = new_arm_state(
+        parts.learner,
+        config.estimator.align,
+        config.optimizer,
+        workload.new_designer() if arm.designed else None,
+        None if config.designer.freeze_designer else config.designer.designer_lr,
+        parts.device,
+    )
+    return ArmRun(
+        arm,
+        state,
+        workload,
+        workload.estimated(state.functional) if arm.designed else None,
+        estimator,
+        step_options(config),
+        arm_plan(config),
+        log or Silent(),
+    )
