@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vfunc import trees
-from vfunc.config.command_line import parse, run_guarded
 from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
@@ -26,6 +25,8 @@ from vfunc.pullback import pull_back
 from vfunc.split import Splits, Whole
 from vfunc.training.arms import ARMS
 from vfunc.training.assemble import Assembled, assemble, step_options
+from vfunc.training.build.vision_config import VisionConfig
+from vfunc.training.command_line import parse, run_guarded
 from vfunc.training.state import ArmState, new_arm_state
 from vfunc.training.step import micro_batch, optimizer_step, value_problem
 from vfunc.vision.workload import VisionWorkload
@@ -90,11 +91,12 @@ def measure(argv: Sequence[str]) -> None:
     if options.repeats < 1:
         raise UserError("--repeats must be at least 1")
     config = parse(["--modality", "vision", *rest])
+    assert isinstance(config, VisionConfig)
     parts = assemble(config)
     rows = rows_of(parts, options.repeats)
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(
-        f"{config.views.objective}, S = {config.estimator.align}, {config.data.batch_size} "
+        f"{config.options['objective']}, S = {config.estimator.align}, {config.data.batch_size} "
         f"pictures a step, {config.views.meta_batch_size} of them in an estimate, on "
         f"{parts.device} with {torch.get_num_threads()} threads",
         highlight=False,
@@ -213,7 +215,7 @@ def _meta_step(
     """Pullback, regularisers, and the designer's optimizer step."""
     designer, optimizer = state.designer, state.designer_optimizer
     assert designer is not None and optimizer is not None
-    engine = parts.config.estimator.engine or "auto"
+    engine = parts.config.options["engine"] or "auto"
     penalties = step_options(parts.config).penalties
     theta = state.functional.theta
 

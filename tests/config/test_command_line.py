@@ -7,12 +7,10 @@ import sys
 import pytest
 import torch
 
-from vfunc.config.command_line import given_on_command_line, parse, run_guarded
-from vfunc.config.config import FIELDS
-from vfunc.config.config_file import to_toml
-from vfunc.config.language_rules import LANGUAGE_ONLY
-from vfunc.config.resolve import flag, resolve
+from vfunc.config.known import flag
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
+from vfunc.training.command_line import given_on_command_line, parse, run_guarded
+from vfunc.training.configuration import MODALITIES, catalogue_of, resolve, to_toml
 
 
 def test_only_what_was_given_is_given():
@@ -174,21 +172,91 @@ def test_what_the_parser_refuses_exits_2_with_a_hint(capsys, argv, said):
     assert said in captured.err + captured.out and "Traceback" not in captured.err
 
 
+@pytest.fixture
+def help_of(capsys, monkeypatch):
+    """What `--help` shows with further arguments, on so many columns."""
+
+    def shown(*argv, columns=80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as stop:
+            parse([*argv, "--help"], prog="run.py")
+        assert stop.value.code == 0
+        return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+    return shown
+
+
 @pytest.mark.parametrize("columns", [80, 120])
-def test_help_shows_every_option_within_the_terminal(capsys, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert run_guarded(lambda config: pytest.fail("ran"), ["--help"]) == 0
-    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    for name in FIELDS:
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_help_shows_every_option_of_the_modality_within_the_terminal(help_of, modality, columns):
+    text = help_of("--modality", modality, columns=columns)
+    for name in catalogue_of(modality):
         assert re.search(rf"{flag(name)}\b", text), name
-    assert text.count("language only") >= len(LANGUAGE_ONLY) / 2  # some are broken over two lines
+    (other,) = set(MODALITIES) - {modality}
+    for name in set(catalogue_of(other)) - set(catalogue_of(modality)):
+        assert not re.search(rf"^. {flag(name)}\b", text, re.M), name
     assert max(map(len, text.splitlines())) <= columns
     assert "unset" not in text and "None)" not in text and "%(prog)s" not in text
 
 
+def test_help_names_the_program():
+    assert run_guarded(lambda config: pytest.fail("ran"), ["--help"]) == 0
+
+
+def test_help_tells_the_defaults_of_the_modality_and_whose_an_option_is(help_of):
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", "", help_of()).split())
+    assert "0.3 for bounded, else 0" in text and "With --estimator unrolled." in text
+    assert "1e-3 for the embedded learner, 2e-4 with LoRA, else 1.5e-5" not in text
+    assert "0.001 for the embedded learner, 0.0002 with LoRA, else 1.5e-5" in text
+    assert "first_order, random, implicit, unrolled; default: auto" in text
+    vision = " ".join(re.sub(r"[│╭╮╰╯─]", "", help_of("--modality=vision")).split())
+    assert "0.0005 for the embedded learner, else 4.15e-6" in vision
+    assert "unet: 8 for the embedded learner, else 32; dit: 48" in vision
+    assert "(--objective dino; default: 6)" in vision
+
+
+def test_a_preset_or_a_file_tells_help_the_modality(help_of, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('modality = "vision"\n')
+    assert "--augmentor" in help_of("--config", str(file))
+    assert "--augmentor" not in help_of("--config", str(file), "--modality", "language")
+    assert "--augmentor" not in help_of("--config", str(tmp_path / "absent.toml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--image-size 64", "--image-size does nothing here: it is for --modality vision"),
+        ("--no-pretrained", "--pretrained does nothing here: it is for --modality vision"),
+        ("--keep=0.5", "--keep does nothing here: it is for --modality vision"),
+        ("--modality vision --top_k 4", "--top-k does nothing here: it is for --modality language"),
+    ],
+)
+def test_an_option_of_the_other_modality_is_refused_with_its_reason(capsys, line, said):
+    assert run_guarded(lambda config: pytest.fail("ran"), line.split()) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("modality", "foreign"),
+    [("language", ("timm", "kornia")), ("vision", ("transformers", "peft", "datasets"))],
+)
+def test_parsing_brings_no_library_of_the_other_modality_nor_any_that_only_runs_need(
+    modality, foreign
+):
+    code = (
+        "import sys; from vfunc.training.command_line import parse;"
+        f"parse(['--modality', {modality!r}]);"
+        f"print([n for n in (*{foreign!r}, 'torchvision', 'transformers', 'timm', 'matplotlib')"
+        " if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done
+
+
 def test_a_process_ends_with_the_code_and_without_a_traceback():
     code = (
-        "import sys; from vfunc.config.command_line import run_guarded; "
+        "import sys; from vfunc.training.command_line import run_guarded; "
         "sys.exit(run_guarded(lambda config: None))"
     )
     done = subprocess.run(

@@ -5,29 +5,31 @@ import tomllib
 
 import pytest
 
-from vfunc.config.command_line import PRESETS
-from vfunc.config.config import COMMAND, FIELDS, GROUPS, TYPES
-from vfunc.config.config_file import load_preset, load_toml, to_toml
-from vfunc.config.option import option_of
-from vfunc.config.resolve import Layer, resolve
+from vfunc.config.declared import Depending, default_words
+from vfunc.config.layers import Layer
+from vfunc.config.toml import read_preset, read_toml
 from vfunc.config.values import check_bounds
 from vfunc.errors import UserError
 from vfunc.training.arms import ARMS
+from vfunc.training.command_line import PRESETS
+from vfunc.training.configuration import COMMAND, MODALITIES, catalogue_of, resolve, to_toml
 
 
 def test_every_option_is_explained_and_named_once():
-    names = [field.name for group in GROUPS.values() for field in dataclasses.fields(group)]
-    assert len(names) == len(set(names)) == len(FIELDS) == len(TYPES)
-    for name, field in FIELDS.items():
-        said = option_of(field)
-        assert len(said.help) > 5 and said.help.endswith("."), name
-        assert field.default is not dataclasses.MISSING or said.default, f"{name}: which default?"
+    for modality in MODALITIES:
+        for name, known in catalogue_of(modality).items():
+            assert known.name == name and known.kind is not None
+            assert len(known.help) > 5 and known.help.endswith("."), name
+            assert known.default is not dataclasses.MISSING, f"{name}: which default?"
+            told = known.said.shown or default_words(known.default, {"modality": modality})
+            assert told or known.default is None, name
 
 
 def test_fixed_defaults_are_within_their_own_bounds():
-    for name, field in FIELDS.items():
-        if field.default not in (dataclasses.MISSING, None):
-            check_bounds(name, field.default, name)
+    for modality in MODALITIES:
+        for name, known in catalogue_of(modality).items():
+            if known.default is not None and not isinstance(known.default, Depending):
+                check_bounds(known, known.default, name)
 
 
 def test_groups_are_frozen():
@@ -37,7 +39,7 @@ def test_groups_are_frozen():
 
 
 def test_help_names_every_arm():
-    said = option_of(FIELDS["arms"]).help
+    said = catalogue_of("language")["arms"].help
     assert all(arm in said for arm in ARMS)
 
 
@@ -47,9 +49,9 @@ NAMES = sorted(p.relative_to(PRESETS).with_suffix("").as_posix() for p in PRESET
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_resolves_and_is_kept_by_its_own_toml(name, tmp_path):
     path = PRESETS / f"{name}.toml"
-    config = resolve(load_preset(name, PRESETS))
+    config = resolve(read_preset(name, PRESETS))
     given = {
-        name: str(value) if name == "budget" else value for name, value in config.flat().items()
+        name: str(value) if name == "budget" else value for name, value in config.options.items()
     }
     for name, value in tomllib.loads(path.read_text()).items():
         several = isinstance(value, list) or name in ("stream", "feedback")
@@ -57,7 +59,7 @@ def test_every_preset_resolves_and_is_kept_by_its_own_toml(name, tmp_path):
         assert given[name] == (tuple(wanted) if several else value), name
     written = tmp_path / "config.toml"
     written.write_text(to_toml(config))
-    assert resolve(load_toml(written)) == config
+    assert resolve(read_toml(written)) == config
 
 
 def test_the_presets_asked_for_are_there():
@@ -69,7 +71,7 @@ def test_the_presets_asked_for_are_there():
 
 def test_the_embedded_presets_are_the_embedded_problems():
     for name in ("careless_everywhere", "careless_source", "random_slips", "style_shift"):
-        assert resolve(load_preset(name, PRESETS)) == resolve({"problem": name})
+        assert resolve(read_preset(name, PRESETS)) == resolve({"problem": name})
 
 
 def test_toml_leaves_out_the_command_and_what_does_nothing():
@@ -109,27 +111,27 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, text, said):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(UserError, match=said) as caught:
-        resolve(load_toml(path))
+        resolve(read_toml(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such configuration file"):
-        load_toml(tmp_path / "absent.toml")
+        read_toml(tmp_path / "absent.toml")
     with pytest.raises(UserError, match="cannot be read"):
-        load_toml(tmp_path)
+        read_toml(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(UserError, match="cannot be read"):
-        load_toml(tmp_path / "latin.toml")
+        read_toml(tmp_path / "latin.toml")
 
 
 def test_an_unknown_preset_lists_those_there_are():
     with pytest.raises(UserError, match=r"did you mean paper_lora\?.*quick"):
-        load_preset("paper_lore", PRESETS)
+        read_preset("paper_lore", PRESETS)
     with pytest.raises(UserError, match=r"did you mean paper/nyuv2_vit_b\?"):
-        load_preset("nyuv2_vit_b", PRESETS)
+        read_preset("nyuv2_vit_b", PRESETS)
     with pytest.raises(UserError, match="unknown preset"):
-        load_preset("../presets/quick", PRESETS)
+        read_preset("../presets/quick", PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_an_unknown_preset_lists_those_there_are():
 )
 def test_the_paths_of_a_checkout_lead_to_the_presets(path, name):
     file = PRESETS.parents[1] / "experiments" / f"{path}.toml"
-    assert resolve(load_toml(file)) == resolve(load_preset(name, PRESETS))
+    assert resolve(read_toml(file)) == resolve(read_preset(name, PRESETS))
 
 
 def test_whole_numbers_and_lists_become_what_the_option_wants():

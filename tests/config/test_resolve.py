@@ -6,28 +6,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfunc.config.config import COMMAND, FIELDS, TYPES
-from vfunc.config.config_file import load_toml, to_toml
-from vfunc.config.option import option_of
-from vfunc.config.resolve import (
-    Layer,
-    default_name,
-    estimator_options,
-    given_options,
-    resolve,
-)
-from vfunc.config.values import required
-from vfunc.config.vision_options import LABELS
+from vfunc.config.layers import Layer
+from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
+from vfunc.estimators import ESTIMATORS, make_estimator
 from vfunc.language.data.streams import PRESETS, StreamSpec
 from vfunc.training.arms import ARMS
 from vfunc.training.budget import Budget
+from vfunc.training.configuration import (
+    COMMAND,
+    catalogue_of,
+    default_name,
+    given_options,
+    resolve,
+    to_toml,
+)
+from vfunc.vision.options import LABELS
 
 FILES = {"stream": "a.jsonl", "feedback": "b.jsonl", "eval": "c.jsonl"}
 
 
 def test_the_embedded_defaults():
-    options = resolve({}).flat()
+    options = resolve({}).options
     expected = {
         "problem": "careless_everywhere", "batch_size": 32, "feedback_batch_size": 32,
         "optimizer": "adamw", "lr": 1e-3, "betas": (0.9, 0.99), "clip": 1.0, "warmup": 15 / 300,
@@ -40,7 +40,7 @@ def test_the_embedded_defaults():
 
 
 def test_the_defaults_of_other_data_and_another_learner_are_the_papers():
-    options = resolve(FILES | {"learner": "Qwen/Qwen2.5-0.5B"}).flat()
+    options = resolve(FILES | {"learner": "Qwen/Qwen2.5-0.5B"}).options
     expected = {
         "problem": None, "eval_split": None, "targets": "free", "alpha_max": 0.5, "top_k": 64,
         "designer_width": 256, "designer_layers": 6, "designer_heads": 4, "designer_lr": 1e-4,
@@ -51,42 +51,39 @@ def test_the_defaults_of_other_data_and_another_learner_are_the_papers():
 
 
 def test_what_is_the_learners_follows_the_learner_and_what_is_the_datas_the_data():
-    options = resolve(FILES).flat()
+    options = resolve(FILES).options
     expected = {
         "lr": 1e-3, "designer_width": 48, "designer_lr": 4e-3, "align": "all",
         "targets": "free", "alpha_max": 0.5, "top_k": 64,
     }  # fmt: skip
     assert {name: options[name] for name in expected} == expected
-    options = resolve({"learner": "some/where"}).flat()
+    options = resolve({"learner": "some/where"}).options
     assert (options["targets"], options["top_k"], options["batch_size"]) == ("gate", 16, 32)
     assert (options["lr"], options["align"]) == (1.5e-5, "last:2")
 
 
 def test_adapters_change_the_defaults_of_another_learner():
-    options = resolve({"learner": "some/where", "lora_rank": 8}).flat()
+    options = resolve({"learner": "some/where", "lora_rank": 8}).options
     assert (options["lora_alpha"], options["lr"]) == (16.0, 2e-4)
     assert (options["align"], options["lora_dropout"]) == ("lora:last:2", 0.05)
 
 
 def test_defaults_follow_one_another():
-    assert resolve({"targets": "free"}).designer.alpha_max == 0.5
-    assert resolve({"targets": "bounded"}).designer.gate_penalty == 0.3
+    assert resolve({"targets": "free"}).targets.design["target"].alpha_max == 0.5
+    assert resolve({"targets": "bounded"}).targets.gate_penalty == 0.3
     assert resolve({"batch_size": 6}).data.feedback_batch_size == 6
-    assert resolve(FILES | {"targets": "gate"}).designer.alpha_max == 1.0
+    assert resolve(FILES | {"targets": "gate"}).targets.design["target"].alpha_max == 1.0
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_stream_of_a_problem_is_its_preset_until_its_parts_are_given(name):
-    # imported here: it brings all that a run is made of, which the other tests do without
-    from vfunc.training.build.language_assembly import stream_spec
-
-    assert stream_spec(resolve({"problem": name}).data) == PRESETS[name]
+    assert resolve({"problem": name}).data.spec() == PRESETS[name]
     given = {
         "problem": name, "wrong_share": 0.25, "mistakes": "random_slips",
         "careless_styles": "textbook", "forum_share": 0.75, "eval_forum_share": 0.125,
         "levels": (1.0, 0.0, 0.0),
     }  # fmt: skip
-    assert stream_spec(resolve(given).data) == StreamSpec(
+    assert resolve(given).data.spec() == StreamSpec(
         "random_slips", 0.25, ("textbook",), 0.75, 0.125, (1.0, 0.0, 0.0)
     )
 
@@ -168,7 +165,7 @@ def test_options_that_do_nothing_or_disagree_are_refused(given, said):
     ],
 )
 def test_options_that_do_something_are_kept(given):
-    options = resolve(given).flat()
+    options = resolve(given).options
     for name, value in given.items():
         several = name in ("arms", "stream", "feedback")
         assert options[name] == (tuple(value.split(",")) if several else value)
@@ -192,14 +189,36 @@ def test_what_is_useless_in_its_own_layer_is_refused_with_its_place():
         resolve(Layer({"optimizer": "adamw"}, "f.toml"), {"momentum": 0.5})
 
 
-def test_only_the_estimators_own_options_that_were_given_reach_it():
-    assert estimator_options(resolve({})) == {}
-    given = {
-        "value": "cosine", "lookahead_steps": 2, "truncate": 1, "checkpoint_every": 2,
-        "damping": 3.0, "solver_tolerance": 1e-3, "engine": "reverse", "solver": "neumann",
-        "curvature": "gauss_newton", "solver_steps": 3, "inner_steps": 2,
-    }  # fmt: skip
-    assert estimator_options(resolve(given | {"align": "last:1"})) == given
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"estimator": "first_order", "value": "cosine", "engine": "reverse"},
+        {"estimator": "unrolled", "lookahead_steps": 2, "truncate": 1, "checkpoint_every": 1},
+        {"estimator": "implicit", "damping": 3.0, "solver_tolerance": 1e-3, "solver": "neumann",
+         "curvature": "gauss_newton", "solver_steps": 3},
+        {"estimator": "implicit", "inner_steps": 2, "engine": "forward"},
+        {"estimator": "zero"},
+    ],
+    ids=lambda given: "-".join(given),
+)  # fmt: skip
+def test_only_the_estimators_own_options_that_were_given_reach_it(given):
+    config = resolve(given | {"align": "last:1"})
+    own = {k: v for k, v in given.items() if k != "estimator"}
+    assert config.estimator.estimator == make_estimator(given["estimator"], own)
+    written = given_options(config)
+    for name, known in catalogue_of("language").items():
+        if known.opened:
+            assert config.options[name] == own.get(name) == written.get(name)
+
+
+def test_an_option_of_another_estimator_is_refused_wherever_it_was_given():
+    said = "'first_order' does not use --damping, --truncate; it takes --value, --engine"
+    with pytest.raises(UserError, match=said):
+        resolve({"damping": 1.0, "truncate": 1})
+    with pytest.raises(UserError, match=r"'unrolled' does not use --value; it takes --look"):
+        resolve(Layer({"value": "dot"}, "f.toml"), {"estimator": "unrolled"})
+    with pytest.raises(UserError, match=r"unknown estimator 'unroled'; did you mean 'unrolled'"):
+        resolve({"estimator": "unroled"})
 
 
 @pytest.mark.parametrize(
@@ -218,13 +237,14 @@ def test_options_of_an_estimator_that_nothing_asks_are_refused(given, reason):
 
 def test_runs_without_a_name_get_one_from_what_they_are():
     assert default_name(resolve({"seed": 3})) == "careless_everywhere-first_order-seed3"
-    own = {"stream": "data/docs.jsonl.gz", "estimator": "my.code:Mine"}
-    assert default_name(resolve(FILES | own)) == "docs-Mine-seed0"
+    own = {"stream": "data/docs.jsonl.gz", "estimator": "vfunc.estimators.unrolled:Unrolled"}
+    assert default_name(resolve(FILES | own)) == "docs-Unrolled-seed0"
     assert default_name(resolve(FILES | {"stream": "openai/gsm8k:main"})).startswith("gsm8k-")
 
 
 def _values(name):
-    hint, said = required(TYPES[name]), option_of(FIELDS[name])
+    known = catalogue_of("language").get(name) or catalogue_of("vision")[name]
+    hint, said = known.kind, known.said
     low = max(v for v in (said.above, said.least, 0) if v is not None)
     high = min(v for v in (said.below, said.most, 100) if v is not None)
     numbers = st.floats(low, high, exclude_min=low == said.above, exclude_max=high == said.below)
@@ -236,6 +256,8 @@ def _values(name):
         return st.sampled_from(["all", "last:1", "re:mlp", "lora"])
     if name == "device":
         return st.sampled_from(["cpu", "cuda:1"])
+    if name == "estimator":
+        return st.sampled_from(list(ESTIMATORS))
     if name == "labels":
         return st.lists(st.sampled_from(LABELS), min_size=1, unique=True).map(tuple)
     if get_origin(hint) is Literal:
@@ -251,7 +273,11 @@ def _values(name):
     return st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 
 
-_ANY = {name: _values(name) for name in FIELDS if name not in COMMAND}
+_ANY = {
+    name: _values(name)
+    for name in (*catalogue_of("language"), *catalogue_of("vision"))
+    if name not in COMMAND
+}
 
 
 @settings(max_examples=80, deadline=None)
@@ -267,11 +293,13 @@ def test_a_resolved_configuration_repeats_itself(tmp_path_factory, given_, files
             config = resolve(given_)
             break
         except UserError as error:
-            flags = [n for n in given_ if f"--{n.replace('_', '-')} " in f"{error} "]
+            refused = str(error).split("; it takes")[0].replace(",", " ")
+            flags = [n for n in given_ if f"--{n.replace('_', '-')} " in f"{refused} "]
+            flags += [n for n in given_ if n in str(error)]
             weed = flags or [n for n in ("arms", "optimizer", "designer_heads") if n in given_]
             assert weed, error
             given_ = {k: v for k, v in given_.items() if k not in weed[:1]}
     assert resolve(given_options(config)) == config
     path = tmp_path_factory.mktemp("run") / "config.toml"
     path.write_text(to_toml(config), encoding="utf-8")
-    assert resolve(load_toml(path)) == config
+    assert resolve(read_toml(path)) == config

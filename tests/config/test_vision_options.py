@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import io
 import subprocess
@@ -17,14 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vfunc.config.command_line import given_on_command_line, parse
-from vfunc.config.config import COMMAND, FIELDS, GROUPS
-from vfunc.config.config_file import load_toml, to_toml
-from vfunc.config.language_rules import LANGUAGE_ONLY
-from vfunc.config.resolve import default_name, given_options, resolve
-from vfunc.config.vision_defaults import VISION_ONLY
-from vfunc.config.vision_options import VisionFeedbackOptions, VisionTaskOptions
-from vfunc.config.vision_rules import VISION_ARMS
+from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
 from vfunc.language.workload import LanguageWorkload
 from vfunc.report.events import EventLog
@@ -34,7 +26,17 @@ from vfunc.training.arms import ARMS
 from vfunc.training.assemble import assemble, step_options
 from vfunc.training.budget import Budget
 from vfunc.training.build import language_assembly
+from vfunc.training.command_line import given_on_command_line, parse
+from vfunc.training.configuration import (
+    COMMAND,
+    catalogue_of,
+    default_name,
+    given_options,
+    resolve,
+    to_toml,
+)
 from vfunc.training.run import RunLog
+from vfunc.vision.conditions import VISION_ARMS
 
 VISION = {"modality": "vision"}
 TIMM = {"learner": "vit_base_patch16_dinov3"}
@@ -75,26 +77,34 @@ def vision(**options):
     return resolve(VISION | options)
 
 
+def _only(modality, other):
+    theirs = catalogue_of(other)
+    return tuple(name for name in catalogue_of(modality) if name not in theirs)
+
+
+VISION_ONLY, LANGUAGE_ONLY = _only("vision", "language"), _only("language", "vision")
+
+
 def test_every_vision_option_is_in_the_tables_below():
     assert set(EMBEDDED) == set(VISION_ONLY)
 
 
 @pytest.mark.parametrize("name", [*EMBEDDED, *EMBEDDED_SHARED])
 def test_the_embedded_defaults(name):
-    assert vision().flat()[name] == (EMBEDDED | EMBEDDED_SHARED)[name]
+    assert vision().options[name] == (EMBEDDED | EMBEDDED_SHARED)[name]
 
 
 @pytest.mark.parametrize("name", [*PAPER, *PAPER_SHARED])
 def test_the_papers_defaults(name):
-    assert vision(**TIMM, **OWN).flat()[name] == (PAPER | PAPER_SHARED)[name]
+    assert vision(**TIMM, **OWN).options[name] == (PAPER | PAPER_SHARED)[name]
 
 
 def test_what_is_the_learners_follows_the_learner_and_what_is_the_datas_the_data():
-    small = vision(**OWN).flat()
+    small = vision(**OWN).options
     assert (small["image_size"], small["batch_size"], small["lr"]) == (64, 32, 5e-4)
     assert (small["probe_steps"], small["designer_width"]) == (200, 8)
     assert (small["labels"], small["eval_size"], small["stream_size"]) == (None, 2000, None)
-    large = vision(**TIMM).flat()
+    large = vision(**TIMM).options
     assert (large["image_size"], large["batch_size"], large["lr"]) == (224, 256, 4.15e-6)
     assert (large["labels"], large["eval_size"]) == (("segmentation", "depth"), 256)
 
@@ -104,10 +114,10 @@ def test_defaults_follow_one_another():
     assert vision(batch_size=3).views.meta_batch_size == 1
     assert vision(batch_size=12).data.feedback_batch_size == 64
     sizes = {
-        (kind, learner): (found.designer_width, found.designer_layers)
+        (kind, learner): (found["width"], found["depth"])
         for kind in ("unet", "dit", "photometric")
         for learner in ("embedded", "vit_x")
-        for found in [vision(augmentor=kind, learner=learner).designer]
+        for found in [vision(augmentor=kind, learner=learner).views.design]
     }
     assert sizes == {
         ("unet", "embedded"): (8, 3), ("unet", "vit_x"): (32, 3),
@@ -117,16 +127,15 @@ def test_defaults_follow_one_another():
 
 
 def test_each_modality_has_nothing_of_the_other():
-    language = resolve({}).flat()
+    language = resolve({}).options
     assert language["modality"] == "language"
-    assert {language[name] for name in VISION_ONLY} == {None}
-    free = [n for n in LANGUAGE_ONLY if FIELDS[n].default is dataclasses.MISSING]
-    assert {vision().flat()[name] for name in free} == {None} and len(free) > 10
+    assert not set(language) & set(VISION_ONLY) and not set(vision().options) & set(LANGUAGE_ONLY)
+    assert not hasattr(resolve({}), "views") and not hasattr(vision(), "targets")
 
 
 @pytest.mark.parametrize("name", LANGUAGE_ONLY)
 def test_options_of_language_are_refused_for_pictures(name):
-    defaults = resolve({"stream": "a", "feedback": "b", "eval": "c"}).flat() | resolve({}).flat()
+    defaults = resolve({"stream": "a", "feedback": "b", "eval": "c"}).options | resolve({}).options
     samples = {
         "stream_fields": "text=t", "feedback_fields": "text=t", "eval_fields": "text=t",
         "stream_limit": 5, "feedback_weights": (1.0,),
@@ -305,14 +314,14 @@ KEPT = [
 @pytest.mark.parametrize("options", KEPT, ids=lambda options: "-".join(options))
 def test_options_that_do_something_are_kept_and_repeat_the_run(options, tmp_path):
     config = resolve(VISION | options)
-    found = config.flat()
+    found = config.options
     for name, value in options.items():
         several = {"arms": ",", "stream": "|", "feedback": "|"}.get(name)
         assert found[name] == (tuple(value.split(several)) if several else value), name
     assert resolve(given_options(config)) == config
     path = tmp_path / "config.toml"
     path.write_text(to_toml(config))
-    assert resolve(load_toml(path)) == config
+    assert resolve(read_toml(path)) == config
     assert tomllib.loads(path.read_text())["modality"] == "vision"
 
 
@@ -332,7 +341,7 @@ def test_a_file_from_before_there_were_modalities_is_language(tmp_path):
     lines = to_toml(config).splitlines()
     path.write_text("\n".join(line for line in lines if not line.startswith("modality")))
     assert len(path.read_text().splitlines()) == len(lines) - 1
-    assert resolve(load_toml(path)) == config and config.run.modality == "language"
+    assert resolve(read_toml(path)) == config and config.run.modality == "language"
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
@@ -340,7 +349,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     path.write_text('modality = "vision"\nlabels = ["depth"]\nkeep = 0.5\nbatch_size = 12\n')
     config = parse(["--config", str(path), "--labels", "segmentation", "depth", "--blur", "0.1"])
     assert config.dense.labels == ("segmentation", "depth")
-    assert (config.views.keep, config.views.blur) == (0.5, 0.1)
+    assert (config.views.design["keep"], config.views.design["blur"]) == (0.5, 0.1)
     assert config.views.meta_batch_size == 3
     # what the other modality makes useless gives way to it
     text = parse(["--config", str(path), "--modality", "language"])
@@ -374,7 +383,7 @@ def test_the_command_line_spells_them():
         ({"feedback": "/data/x", "stream": "y"}, "x-dino-first_order-seed0"),
         ({"feedback": "nyuv2:/data/n"}, "nyuv2-dino-first_order-seed0"),
         ({"feedback": "imagenet"}, "imagenet-dino-first_order-seed0"),
-        ({"estimator": "my.code:Mine"}, "scenes-dino-Mine-seed0"),
+        ({"estimator": "vfunc.estimators:Unrolled"}, "scenes-dino-Unrolled-seed0"),
     ],
 )
 def test_runs_without_a_name_get_one(options, name):
@@ -460,11 +469,6 @@ def test_progress_counts_images_and_what_masks_keep(tmp_path, monkeypatch):
     for status in shown:
         assert status.images_per_second == 5.0 and status.tokens_per_second is None
         assert (status.kept, status.value, status.loss) == (0.75, 0.1, 2.0)
-
-
-def test_the_groups_are_vision_alone():
-    assert GROUPS["views"] is VisionTaskOptions and GROUPS["dense"] is VisionFeedbackOptions
-    assert not set(VISION_ONLY) & set(LANGUAGE_ONLY)
 
 
 @settings(max_examples=60, deadline=None)

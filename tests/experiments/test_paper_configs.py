@@ -10,8 +10,8 @@ import timm
 import torch
 
 import vfunc
-from vfunc.config.command_line import run_guarded
 from vfunc.training.build import vision_dry_run
+from vfunc.training.command_line import run_guarded
 from vfunc.training.run import run
 from vfunc.vision.encoder.architecture import Architecture
 from vfunc.vision.encoder.encoder_file import save_encoder

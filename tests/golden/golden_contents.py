@@ -22,8 +22,9 @@ LONGEST = 12  # a list of more numbers or words is hashed
 def contents(folder: Path) -> dict[str, Any]:
     """A record of everything below a folder: names of all files, and what stands in each.
 
-    JSON without what passes (wall clock, provenance), text line by line, a hash of the tensors of
-    each safetensors file and of every other file but pictures.
+    JSON without what passes (wall clock, provenance), TOML as what it says (its comments and the
+    order of its keys are not promised), text line by line, a hash of the tensors of each
+    safetensors file and of every other file but pictures.
     """
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     record: dict[str, Any] = {}
@@ -35,8 +36,10 @@ def contents(folder: Path) -> dict[str, Any]:
             record[name] = [lasting(json.loads(line)) for line in lines]
         elif path.suffix == ".json" and "learners" not in path.parts:
             record[name] = _lasting_results(path)
-        elif path.suffix in (".md", ".toml") and "learners" not in path.parts:
+        elif path.suffix == ".md" and "learners" not in path.parts:
             record[name] = lasting_lines(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".toml" and "learners" not in path.parts:
+            record[name] = dict(sorted(tomllib.loads(path.read_text(encoding="utf-8")).items()))
         elif path.suffix == ".safetensors":
             hashes[name] = hash_of_tensors(path.read_bytes())
         elif path.suffix not in (".png", ".txt"):  # table.txt is table.md with speeds, aligned

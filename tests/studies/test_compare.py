@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from vfunc.config.command_line import PRESETS, parse
-from vfunc.config.config_file import to_toml
-from vfunc.config.resolve import resolve
 from vfunc.errors import UserError
 from vfunc.studies import compare_command, comparison
 from vfunc.studies.comparison_files import primary_of
 from vfunc.studies.finished_runs import find_runs, read_run
 from vfunc.studies.repetition import plan, settings_of
+from vfunc.training.command_line import PRESETS, parse
+from vfunc.training.configuration import resolve, to_toml
 from vfunc.training.run_directory import RunDirectory
 
 
@@ -33,7 +32,7 @@ def write_run(path: Path, config, *, solves: bool = True, **changes) -> None:
         arms[arm] = {"tokens": 1000, "seconds": 1.0 + index, "metrics": metrics}
     options = {
         name: value if value is None or isinstance(value, int | float | str) else str(value)
-        for name, value in config.flat().items()
+        for name, value in config.options.items()
     }
     content = {
         "config": options,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small_run import SMALL, words
 
-from vfunc.config.command_line import run_guarded
+from vfunc.training.command_line import run_guarded
 from vfunc.training.run import run
 
 

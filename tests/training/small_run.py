@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
-from vfunc.config.resolve import Layer, estimator_options, flag, resolve
+from vfunc.config.known import flag
+from vfunc.config.layers import Layer
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import arm_plan, assemble, step_options
+from vfunc.training.configuration import resolve
 from vfunc.training.loop import run_arm
 from vfunc.training.state import ArmState, new_arm_state
 from vfunc.workload import Evaluation
@@ -124,7 +126,7 @@ def train(
     config = small(**{"arms": tuple(arms)} | options)
     state, parts = new_state(config, arm)
     log = log or Memory()
-    made = estimator_of(ARMS[arm], config.estimator.estimator, estimator_options(config))
+    made = estimator_of(ARMS[arm], config)
     evaluation = run_arm(
         ARMS[arm],
         state,

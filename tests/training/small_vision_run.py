@@ -16,9 +16,10 @@ import torch
 from small_run import Memory, Trained, cached_assemble
 from torch import Tensor
 
-from vfunc.config.resolve import Layer, estimator_options, resolve
+from vfunc.config.layers import Layer
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import Assembled, arm_plan, step_options
+from vfunc.training.configuration import resolve
 from vfunc.training.loop import run_arm
 from vfunc.training.state import new_arm_state
 from vfunc.vision.data.examples import Example
@@ -140,7 +141,7 @@ def train(
     state = new_state(parts, arm, workload)
     prepare(state)
     log = log or Memory()
-    made = estimator_of(ARMS[arm], config.estimator.estimator, estimator_options(config))
+    made = estimator_of(ARMS[arm], config)
     plan = arm_plan(config)
     evaluation = run_arm(ARMS[arm], state, workload, made, step_options(config), plan, log)
     return Trained(state, evaluation, log)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 import vfunc
+from vfunc.report.events import read_events
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
 BLOCK = re.compile(r"""^```python(?: title="(?P<file>[^"]+)")?\n(?P<code>.*?)^```""", re.M | re.S)
@@ -53,8 +55,25 @@ def test_the_script_runs_and_its_designer_helps(own_folder, capsys):
     torch.testing.assert_close(all_of_it.value, vfunc.FirstOrder()(problem, theta, phi).value)
 
 
-def test_the_estimator_of_the_document_is_found_on_the_command_line(own_folder, command):
+def test_the_estimator_of_the_document_and_its_option_are_found_on_the_command_line(
+    own_folder, command, capsys
+):
     run(own_folder)
     sys.modules.pop("my_values")
     vfunc.ESTIMATORS.pop("sparse")
-    assert command(arms="vpretraining", estimator="my_values:Sparse", budget="2steps") == 0
+    own = {"arms": "vpretraining", "estimator": "my_values:Sparse", "budget": "2steps"}
+    assert command(**own, share=0.2, name="a") == 0
+    written = tomllib.loads((own_folder / "runs" / "a" / "config.toml").read_text())
+    assert (written["estimator"], written["share"]) == ("my_values:Sparse", 0.2)
+    kept = [
+        e["estimate"]["kept"]
+        for e in read_events(own_folder / "runs/a/events.jsonl")
+        if "estimate" in e
+    ]
+    assert kept and set(kept) == {0.2}
+    capsys.readouterr()
+    assert command(**own, share=2.0) == 2
+    assert capsys.readouterr().err == "error: --share must be above 0 and at most 1, not 2.0\n"
+    command("--help", **own)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Share of the entries of g_down that are kept. (default: 0.1)" in shown

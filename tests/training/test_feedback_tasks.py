@@ -11,7 +11,6 @@ import torch
 from small_run import new_state, same, small, train
 
 from vfunc import trees
-from vfunc.config.resolve import resolve
 from vfunc.errors import UserError
 from vfunc.estimators import FirstOrder
 from vfunc.language import feedback_tasks as language_feedback
@@ -23,6 +22,7 @@ from vfunc.language.data.streams import PRESETS, embedded_examples
 from vfunc.language.rewards import draw_samples
 from vfunc.language.value_problem import LanguageLearner, language_problem
 from vfunc.training.assemble import step_options
+from vfunc.training.configuration import resolve
 from vfunc.training.step import value_problem
 
 STYLED = {"feedback_tasks": "styles", "batch_size": 8, "feedback_batch_size": 8}

@@ -13,12 +13,12 @@ import torch
 from small_run import SMALL, same, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vfunc.config.command_line import PRESETS, parse, run_guarded
 from vfunc.language.designer_file import load_designer
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.report.events import read_events
 from vfunc.training.assemble import assemble
+from vfunc.training.command_line import PRESETS, parse, run_guarded
 from vfunc.training.run import run
 
 ALL = "baseline,vpretraining,random_feedback,uniform_smoothing,self_distillation"

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 
 import pytest
 
+import vfunc
+from vfunc.report.events import read_events
+from vfunc.studies.repetition import plan
+from vfunc.training.command_line import parse
+
 OWN = """
-from dataclasses import dataclass, replace
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import vfunc
+from vfunc.config.declared import option
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,55 @@ class Forgetful:
         return replace(estimate, grad={k: g for k, g in estimate.grad.items() if k != name})
 
 
+@dataclass(frozen=True)
+class Scaled:
+    '''First order, scaled.
+
+    Attributes:
+        strength: How much of it counts.
+        kind: What is raised.
+        notes: Not for the command line.
+    '''
+
+    strength: float = option(default=0.5, above=0, most=1)
+    kind: Literal["dot", "cosine"] = "dot"
+    label: str | None = None
+    steps: tuple[int, ...] = (1, 2)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, problem, theta, phi):
+        estimate = vfunc.FirstOrder(self.kind)(problem, theta, phi)
+        return replace(estimate, value=self.strength * estimate.value)
+
+
+class Ordinary:
+    def __init__(self, strength: float = 0.5, engine="auto"):
+        self.strength = strength
+
+    def __call__(self, problem, theta, phi):
+        return vfunc.FirstOrder()(problem, theta, phi)
+
+
+def made_by_a_function(strength: float = 0.5):
+    return vfunc.FirstOrder("cosine" if strength > 0.5 else "dot")
+
+
+@dataclass(frozen=True)
+class Clashing:
+    seed: int = 0
+
+    def __call__(self, problem, theta, phi):
+        return vfunc.FirstOrder()(problem, theta, phi)
+
+
+@dataclass(frozen=True)
+class Strict:
+    strength: float
+
+    def __call__(self, problem, theta, phi):
+        return vfunc.FirstOrder()(problem, theta, phi)
+
+
 class Number:
     def __call__(self, problem, theta, phi):
         return 3.0
@@ -38,6 +98,7 @@ class Number:
 def own(tmp_path, monkeypatch):
     """A module in the working directory, which is not on Python's path."""
     (tmp_path / "own_estimators.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     monkeypatch.setattr("vfunc.training.summary._plots", lambda *_: [])
     yield
@@ -62,6 +123,95 @@ def test_one_that_breaks_its_contract_is_one_line(command, capsys, name, said):
     code = command(arms="vpretraining", estimator=f"own_estimators:{name}", budget="2steps")
     lines = [s for s in capsys.readouterr().err.splitlines() if "tokens/s" not in s]
     assert code == 2 and len(lines) == 1 and said in lines[0]
+
+
+def options_of(run):
+    return tomllib.loads((run / "config.toml").read_text())
+
+
+def test_its_fields_are_options_that_a_run_keeps(command, tmp_path, capsys):
+    own = {"arms": "vpretraining", "budget": "2steps", "estimator": "own_estimators:Scaled"}
+    assert command(name="half", **own) == 0
+    assert command(name="fifth", strength=0.2, kind="dot", **own) == 0
+    values = [
+        next(
+            e["value"]
+            for e in read_events(tmp_path / "runs" / run / "events.jsonl")
+            if "value" in e
+        )
+        for run in ("half", "fifth")
+    ]
+    assert values[1] == pytest.approx(0.4 * values[0])
+    written = options_of(tmp_path / "runs" / "fifth")
+    assert (written["strength"], written["kind"]) == (0.2, "dot")
+    assert "strength" not in options_of(tmp_path / "runs" / "half")
+    again = parse(["--config", "runs/fifth/config.toml"])
+    assert again.estimator.estimator.strength == 0.2
+    capsys.readouterr()
+    assert command("--resume", "fifth", small_data=False) == 0
+    assert "fifth" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["Scaled", "Ordinary", "made_by_a_function"])
+def test_options_reach_whatever_makes_it(name, tmp_path):
+    (tmp_path / "mine.toml").write_text(f'estimator = "own_estimators:{name}"\nstrength = 0.75\n')
+    for words in (
+        ["--config", "mine.toml"],
+        ["--estimator", f"own_estimators:{name}", "--strength", "0.75"],
+    ):
+        config = parse(words)
+        made = config.estimator.estimator
+        assert config.options["strength"] == 0.75
+        assert getattr(made, "strength", 0.75) == 0.75
+        assert name != "made_by_a_function" or made == vfunc.FirstOrder("cosine")
+
+
+def test_its_options_are_read_by_their_types():
+    line = "--estimator own_estimators:Scaled --kind cosine --label a --steps 3 4 5"
+    made = parse(line.split()).estimator.estimator
+    assert (made.kind, made.label, made.steps) == ("cosine", "a", (3, 4, 5))
+
+
+def test_help_shows_its_options(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--estimator", "own_estimators:Scaled", "--help"], prog="run.py")
+    shown = " ".join(re.sub(r"[│╭╮╰╯─]", "", capsys.readouterr().out).split())
+    assert "With --estimator own_estimators:Scaled." in shown
+    assert "--strength FLOAT How much of it counts. (default: 0.5)" in shown
+    assert "--kind {dot,cosine} What is raised. (default: dot)" in shown
+    assert "--notes" not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--estimator own_estimators:Scaled --strength 2", "--strength must be above 0 and at most 1"),
+        ("--config mine.toml", r"mine\.toml: strength must be a number, not 'much'"),
+        ("--estimator own_estimators:Clashing", "field 'seed', which is an option of the run already; "
+         "rename the field"),
+        ("--estimator own_estimators:Strict", "'own_estimators:Strict' needs --strength"),
+        ("--estimator own_estimators:Scaled --damping 1", "does not use --damping; it takes --strength, "
+         "--kind, --label, --steps"),
+        ("--estimator own_estimators:Missing", "own_estimators has no 'Missing'"),
+        ("--estimator own_nowhere:Scaled --strength 1", "cannot be imported"),
+    ],
+)  # fmt: skip
+def test_a_mistake_about_its_options_is_one_line(command, capsys, tmp_path, line, said):
+    (tmp_path / "mine.toml").write_text('estimator = "own_estimators:Scaled"\nstrength = "much"\n')
+    assert command(*line.split(), small_data=False) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.search(said, lines[0]), lines
+
+
+def test_it_can_be_varied_beside_others(tmp_path):
+    vary = ["estimator=first_order,own_estimators:Scaled"]
+    _, planned = plan([0], vary, ["--name", "c"])
+    assert [one.config.options["estimator"] for one in planned] == vary[0].split("=")[1].split(",")
+    _, planned = plan([0], ["strength=0.2,0.4"], ["--estimator", "own_estimators:Scaled"])
+    assert [one.config.estimator.estimator.strength for one in planned] == [0.2, 0.4]
+    with pytest.raises(SystemExit) as stop:  # first_order has no such option
+        plan([0], vary, ["--strength", "0.2"])
+    assert stop.value.code == 2
 
 
 def test_train_mode_wants_a_learner_with_dropout(command, capsys):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vfunc.config.config import COMMAND
 from vfunc.report.events import read_events
 from vfunc.training import loop, run
+from vfunc.training.configuration import COMMAND
 
 ARMS = "baseline,vpretraining"
 PLAIN = {"arms": ARMS, "budget": "6steps", "eval_every": 1 / 3, "probe_batches": 2, "accumulate": 2,

@@ -13,12 +13,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from vfunc.config.resolve import resolve
 from vfunc.evaluation.pass_at_k import holm, paired_difference
 from vfunc.report.events import EventLog
 from vfunc.report.measures import Measures
 from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
+from vfunc.training.configuration import resolve
 from vfunc.training.run_directory import RunDirectory
 from vfunc.training.summary import compare_with_baseline, finish
 from vfunc.workload import Metric

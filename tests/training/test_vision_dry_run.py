@@ -12,11 +12,11 @@ from small_run import words
 from small_vision_run import defaults, tiny_learner
 from torch.func import functional_call
 
-from vfunc.config.command_line import run_guarded
-from vfunc.config.resolve import resolve
 from vfunc.precision import autocast
 from vfunc.training.build import vision_dry_run
 from vfunc.training.build.vision_memory import estimated, kept_bytes
+from vfunc.training.command_line import run_guarded
+from vfunc.training.configuration import resolve
 from vfunc.training.run import run
 from vfunc.vision import workload
 from vfunc.vision.encoder.named_encoder import make_encoder

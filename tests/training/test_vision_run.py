@@ -21,14 +21,13 @@ from small_vision_run import (
     train,
 )
 
-from vfunc.config.command_line import run_guarded
-from vfunc.config.resolve import estimator_options
 from vfunc.errors import CertificationError, UserError
 from vfunc.report.events import read_events
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import arm_plan, step_options
 from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
+from vfunc.training.command_line import run_guarded
 from vfunc.training.loop import run_arm
 from vfunc.training.run import run
 from vfunc.vision.value_problem import VisionLearner
@@ -246,7 +245,7 @@ def test_dropout_masks_cannot_be_repeated():
     )
     parts = dataclasses.replace(parts, learner=learner, config=config)
     state = new_state(parts)
-    made = estimator_of(ARMS["vpretraining"], "first_order", estimator_options(config))
+    made = estimator_of(ARMS["vpretraining"], config)
     with pytest.raises(UserError, match="estimate-mode train"):
         run_arm(ARMS["vpretraining"], state, parts.workload, made, step_options(config),
                 arm_plan(config), Memory())  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vfunc.config.command_line import run_guarded
+from vfunc.training.command_line import run_guarded
 from vfunc.training.run import run
 from vfunc.vision.data.folders import folder_data
 

@@ -1,1 +1,1 @@
-"""Options of a run: each declared once, read from the command line and TOML files."""
+"""Options: declared as fields of dataclasses, read from the command line and TOML, resolved."""

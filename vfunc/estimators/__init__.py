@@ -4,6 +4,7 @@ from vfunc.estimators.controls import RandomDirection, Zero
 from vfunc.estimators.estimator import (
     ESTIMATORS,
     Estimator,
+    find_estimator,
     make_estimator,
     option_names,
     register_estimator,
@@ -21,6 +22,7 @@ __all__ = [
     "RandomDirection",
     "Unrolled",
     "Zero",
+    "find_estimator",
     "make_estimator",
     "option_names",
     "register_estimator",

@@ -10,11 +10,12 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 from vfunc.config.flat import built
 from vfunc.config.flat import option_names as declared_names
+from vfunc.config.known import flag
 from vfunc.errors import UserError
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.trees import Params
@@ -51,21 +52,16 @@ def register_estimator(name: str) -> Callable[[_Factory], _Factory]:
     return register
 
 
-def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estimator:
-    """The estimator of that name with these options.
+def find_estimator(name: str) -> Callable[..., Estimator]:
+    """What makes the estimator of that name.
 
     Args:
         name: a registered name, or `package.module:Name` for one's own.
-        options: keyword arguments; an option that the estimator does not take is refused.
-
-    Returns:
-        The estimator.
 
     Raises:
         UserError: an unknown name (the known ones are listed), a module that does not import, or
-            an option that the estimator does not take or does not accept.
+            something that makes no estimators.
     """
-    options = dict(options or {})
     factory = _imported(name) if ":" in name else ESTIMATORS.get(name)
     if factory is None:
         near = difflib.get_close_matches(name, ESTIMATORS, n=1)
@@ -79,13 +75,25 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
             f"{name!r} is no estimator: it has to be a class, or a function that makes one, whose "
             "instances are called with (problem, theta, phi)"
         )
-    accepted = option_names(factory)
-    refused = [option for option in options if option not in accepted]
-    if refused:
-        raise UserError(
-            f"the estimator {name!r} does not use {', '.join(map(_flag, refused))}; "
-            f"it takes {', '.join(map(_flag, accepted)) or 'no options'}"
-        )
+    return factory
+
+
+def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estimator:
+    """The estimator of that name with these options.
+
+    Args:
+        name: a registered name, or `package.module:Name` for one's own.
+        options: by their names; one that the estimator does not take is refused.
+
+    Returns:
+        The estimator.
+
+    Raises:
+        UserError: an unknown name (the known ones are listed), a module that does not import, or
+            an option that the estimator does not take or does not accept.
+    """
+    options, factory = dict(options or {}), find_estimator(name)
+    require_options(name, options, option_names(factory))
     estimator: Any = built(factory, options) if _declares(factory) else factory(**options)
     if not callable(estimator):
         raise UserError(f"{name!r} makes a {type(estimator).__name__}, which cannot be called")
@@ -111,8 +119,23 @@ def _declares(factory: object) -> TypeGuard[type]:
     return inspect.isclass(factory) and dataclasses.is_dataclass(factory)
 
 
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
+def require_options(name: str, given: Iterable[str], accepted: Collection[str]) -> None:
+    """Refuse options that an estimator does not take.
+
+    Args:
+        name: the estimator's.
+        given: names of options.
+        accepted: names of those that it takes.
+
+    Raises:
+        UserError: the message says which it takes.
+    """
+    refused = [option for option in given if option not in accepted]
+    if refused:
+        raise UserError(
+            f"the estimator {name!r} does not use {', '.join(map(flag, refused))}; "
+            f"it takes {', '.join(map(flag, accepted)) or 'no options'}"
+        )
 
 
 @contextlib.contextmanager

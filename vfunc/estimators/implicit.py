@@ -60,7 +60,7 @@ class Implicit:
 
     damping: float | None = option(default=None, shown="1 / learning rate", above=0)
     curvature: Literal["hessian", "gauss_newton"] = "hessian"
-    solver: Solver = option(default=ConjugateGradient(), variants=SOLVERS)  # noqa: RUF009 (a field)
+    solver: Solver = option(default=ConjugateGradient(), variants=SOLVERS)
     solver_tolerance: float | None = option(
         default=None, shown="1e-4, or 1e-9 in float64", above=0, below=1
     )

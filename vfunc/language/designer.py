@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vfunc.conditions import EMBEDDED_LEARNER
+from vfunc.config.declared import HIDDEN, Cases, option
 from vfunc.errors import UserError
 from vfunc.language.candidates import Observation
 from vfunc.language.data.examples import TokenBatch
@@ -30,13 +32,29 @@ class DesignerConfig:
         gate_start: the gate's first logit; -2 is a gate of about 0.12 alpha_max.
     """
 
-    vocabulary: int
+    vocabulary: int = field(metadata=HIDDEN)
     target: TargetForm
-    width: int = 256
-    layers: int = 6
-    heads: int = 4
-    features: bool = True
-    gate_start: float = -2.0
+    width: int = option(
+        "Hidden size.",
+        name="designer_width",
+        default=Cases(((EMBEDDED_LEARNER, 48),), 256),
+        least=2,
+    )
+    layers: int = option(
+        "Transformer blocks.",
+        name="designer_layers",
+        default=Cases(((EMBEDDED_LEARNER, 1),), 6),
+        least=1,
+    )
+    heads: int = option(
+        "Attention heads; they divide the width.", name="designer_heads", default=4, least=1
+    )
+    features: bool = option(
+        "Let the designer see the learner's log-probabilities of the candidates.",
+        name="designer_features",
+        default=True,
+    )
+    gate_start: float = option(default=-2.0, hidden=True)
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads, self.vocabulary) < 1:

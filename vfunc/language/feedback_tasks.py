@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,33 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vfunc.feedback import weighted_feedback
 from vfunc.language.candidates import ObservedBatch
 from vfunc.language.data.examples import TokenBatch, take_rows
-from vfunc.language.rewards import PromptBatch, RewardOptions, draw_samples, surrogate
+from vfunc.language.feedback_options import FeedbackTasks
+from vfunc.language.rewards import PromptBatch, draw_samples, surrogate
 from vfunc.language.value_problem import LanguageLearner, worked_loss
 from vfunc.precision import autocast
 from vfunc.problem import ValueProblem
 from vfunc.trees import Params, Scalar
 
-Combine = Literal["sum", "matched"]
 FeedbackBatch = TokenBatch | PromptBatch
-
-
-@dataclass(frozen=True)
-class FeedbackTasks:
-    """Which tasks the feedback is of, and how they make one L_down.
-
-    Attributes:
-        names: the tasks, by the domain of their sequences; with one, domains are not looked at.
-        weights: w_j; None weighs all the same.
-        combine: `sum` of the losses, or `matched`: each task on its own domain's text.
-        normalise: divide each task's loss by its gradient's norm at theta_t.
-        rewards: how completions are drawn; None measures the loss on worked solutions.
-    """
-
-    names: tuple[str, ...] = ("feedback",)
-    weights: tuple[float, ...] | None = None
-    combine: Combine = "sum"
-    normalise: bool = False
-    rewards: RewardOptions | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from vfunc.language.data.sequences import collate, in_turn
 from vfunc.language.data.tokenise import Encoded, prompt_tokens
 from vfunc.language.evaluation.answers import is_correct
 from vfunc.language.evaluation.generation import complete
+from vfunc.language.feedback_options import RewardOptions
 from vfunc.language.soft_loss import soft_cross_entropy
 from vfunc.language.value_problem import LanguageLearner
 from vfunc.trees import Params, Scalar
@@ -43,28 +44,6 @@ Verifier = Callable[[str, str], float]
 NO_ANSWER = "no checkable answer"
 NO_PROMPT = "no prompt"
 TOO_LONG = "a prompt that fills the sequence"
-
-
-@dataclass(frozen=True)
-class RewardOptions:
-    """How completions are drawn.
-
-    Attributes:
-        samples: G, completions a prompt.
-        temperature: what the logits are divided by, when drawing and in log p alike: the policy
-            whose expected reward is raised is the one that is sampled.
-        max_new_tokens: the most tokens a completion has.
-    """
-
-    samples: int = 4
-    temperature: float = 1.0
-    max_new_tokens: int = 128
-
-    def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise UserError(f"{self.samples} reward samples make no group; give at least 2")
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"the reward temperature {self.temperature} must be finite and above 0")
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vfunc.config.declared import Cases, Condition, Need, option
 from vfunc.errors import UserError
+from vfunc.language.conditions import EMBEDDED_PROBLEM
 from vfunc.typecheck import typed
 
 Form = Literal["gate", "bounded", "free"]
+_GATE = Condition("for gate", lambda options: options["targets"] == "gate")
+_BOUNDED = Condition("for bounded", lambda options: options["targets"] == "bounded")
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,25 @@ class TargetForm:
             nor stick at 1.
     """
 
-    form: Form = "gate"
-    alpha_max: float = 1.0
-    shift_bound: float = 1.0
-    gate_bound: float = 4.0
+    form: Form = option(
+        "What is learned of the targets: the gate between text and learner; also a bounded shift "
+        "of the learner's probabilities; or a free distribution over candidates (the paper's).",
+        name="targets",
+        default=Cases(((EMBEDDED_PROBLEM, "gate"),), "free", plain="gate"),
+    )
+    alpha_max: float = option(
+        "Largest share of target mass that may leave the text's own token.",
+        default=Cases(((_GATE, 1.0),), 0.5, plain=1.0),
+        least=0,
+        most=1,
+    )
+    shift_bound: float = option(
+        "Largest shift of a log-probability for --targets bounded, in nats.",
+        default=1.0,
+        above=0,
+        needs=(Need(_BOUNDED.holds, "it is for --targets bounded"),),
+    )
+    gate_bound: float = option(default=4.0, hidden=True)
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):

@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from vfunc.config.command_line import parse, run_guarded
 from vfunc.errors import UserError
+from vfunc.training.command_line import parse, run_guarded
 
 if TYPE_CHECKING:
     from vfunc.studies.bench import Row

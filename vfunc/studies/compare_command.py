@@ -16,8 +16,8 @@ from typing import Annotated
 
 import tyro
 
-from vfunc.config.command_line import PRESETS, run_guarded
 from vfunc.errors import UserError
+from vfunc.training.command_line import PRESETS, run_guarded
 
 DESCRIPTION = """Train every arm once a seed, and compare the arms over the seeds.
 

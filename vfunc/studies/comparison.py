@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from vfunc.config.command_line import PRESETS, given_on_command_line
-from vfunc.config.resolve import flag
+from vfunc.config.known import flag
 from vfunc.errors import UserError
 from vfunc.studies.compare_command import CompareOptions
 from vfunc.studies.comparison_files import primary_of, write_comparison
 from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
 from vfunc.studies.repetition import PlannedRun, check, plan
+from vfunc.training.command_line import PRESETS, given_on_command_line
 from vfunc.training.run import run
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
@@ -67,11 +66,10 @@ def _carried_out(
             console.print("finished already")
         else:
             resume = str(path) if state == "interrupted" else None
-            command = replace(one.config.command, resume=resume)
             try:
-                run(replace(one.config, command=command))
+                run(one.config.changed(resume=resume))
             except KeyboardInterrupt:
-                again = " without --overwrite" if command.overwrite else ""
+                again = " without --overwrite" if one.config.command.overwrite else ""
                 console.print(f"\nthe same command{again} goes on from here")
                 raise
         found.append(read_run(path, one.setting))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vfunc.config.config import COMMAND
 from vfunc.errors import UserError
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import UNITS_PER_SECOND, SeedRun
+from vfunc.training.configuration import COMMAND
 from vfunc.training.run_directory import RunDirectory
 from vfunc.workload import Metric
 
@@ -119,7 +119,7 @@ def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
     _ = measures_of(found)
     options = [_options(one) for one in found]
     names = dict.fromkeys(name for one in options for name in one)
-    varied = [name for name in names if any(o.get(name) != options[0].get(name) for o in options)]
+    varied = [name for name in names if _varies([o[name] for o in options if name in o])]
     named = [
         FoundRun(f.path, ", ".join(f"{n}={_shown(o.get(n))}" for n in varied), f.content)
         for f, o in zip(found, options, strict=True)
@@ -173,6 +173,11 @@ def _options(one: FoundRun) -> dict[str, Any]:
     """The options that make its setting; files from before there were two modalities lack one."""
     config = {"modality": "language"} | one.content["config"]
     return {k: v for k, v in config.items() if k not in _NO_SETTING}
+
+
+def _varies(values: Sequence[Any]) -> bool:
+    """Whether runs differ in an option, of those that have it."""
+    return any(value != values[0] for value in values)
 
 
 def _shown(value: object) -> str:

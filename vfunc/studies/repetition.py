@@ -7,21 +7,20 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_origin
 
-from vfunc.config.command_line import PRESETS, given_on_command_line, parse
-from vfunc.config.config import COMMAND, FIELDS, TYPES, RunConfig
-from vfunc.config.config_file import load_toml
-from vfunc.config.resolve import default_name, estimator_options, flag, resolve
-from vfunc.config.run_options import VISION
-from vfunc.config.values import nearest, required
+from vfunc.config.known import Catalogue, Known, flag
+from vfunc.config.toml import read_toml
+from vfunc.config.values import nearest
 from vfunc.errors import UserError
 from vfunc.report.measures import LOSS
 from vfunc.studies.finished_runs import language_metrics
-from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import assemble
+from vfunc.training.command_line import PRESETS, given_on_command_line, options_there, parse
+from vfunc.training.configuration import COMMAND, default_name, resolve
+from vfunc.training.options import VISION, RunConfig
 from vfunc.training.run_directory import RunDirectory
 from vfunc.workload import Metric
 
@@ -58,12 +57,17 @@ class PlannedRun:
         return "finished" if self.directory.metrics.exists() else "interrupted"
 
 
-def settings_of(vary: Sequence[str]) -> list[Setting]:
+def settings_of(vary: Sequence[str], options: Catalogue | None = None) -> list[Setting]:
     """All combinations of the varied options' values; one that is empty if nothing varies.
+
+    Args:
+        vary: `OPTION=VALUE,VALUE`, each an option of run.py.
+        options: those that there are; None takes a language run's.
 
     Raises:
         UserError: no such option, no values, or one that cannot be varied.
     """
+    options = options_there([], PRESETS) if options is None else options
     axes: dict[str, list[Setting]] = {}
     for text in vary:
         spelled, equals, values = text.partition("=")
@@ -71,9 +75,9 @@ def settings_of(vary: Sequence[str]) -> list[Setting]:
         tried = [value.strip() for value in values.split(",")]
         if not equals or not all(tried):
             raise UserError(f"--vary {text}: write OPTION=VALUE,VALUE, such as value=dot,cosine")
-        if name not in FIELDS:
+        if name not in options:
             raise UserError(
-                f"--vary {text}: no such option{nearest(name, FIELDS)}; see --help of run"
+                f"--vary {text}: no such option{nearest(name, options)}; see --help of run"
             )
         if name in ("seed", "arms") or (name in COMMAND and name not in ("preset", "config")):
             instead = {"seed": "; give --seeds", "arms": "; --arms are compared in every run"}
@@ -81,7 +85,7 @@ def settings_of(vary: Sequence[str]) -> list[Setting]:
         if name in axes or len(set(tried)) < len(tried):
             raise UserError(f"--vary {text}: {name} is there twice, or one of its values")
         axes[name] = [
-            Setting((name,), f"{name}={value}", _arguments(name, value)) for value in tried
+            Setting((name,), f"{name}={value}", _arguments(options[name], value)) for value in tried
         ]
     return [
         Setting(
@@ -107,11 +111,12 @@ def plan(
     Raises:
         UserError: an option that a run refuses, in whichever setting.
     """
-    given = given_on_command_line(rest)
+    estimators = _varied_estimators(vary)
+    given = given_on_command_line(rest, presets=presets, estimators=estimators)
     for name, reason in BARRED.items():
         if name in given:
             raise UserError(f"{flag(name)}: {reason}")
-    settings = settings_of(vary)
+    settings = settings_of(vary, options_there(rest, presets, estimators))
     varied = settings[0].varied
     if both := [name for name in varied if name in given]:
         raise UserError(f"{flag(both[0])} is given and varied as well; leave one out")
@@ -120,15 +125,13 @@ def plan(
     for seed, setting in itertools.product(seeds, settings):
         with _naming(setting.label):
             config = parse([*rest, *setting.arguments, "--seed", str(seed)], presets)
-            for arm in config.run.arms:
-                estimator_of(ARMS[arm], config.estimator.estimator, estimator_options(config))
         if folder is None:
             stem = "-".join(["compare", default_name(config).removesuffix(f"-seed{seed}"), *varied])
             folder = Path(config.command.runs_dir) / (config.command.name or stem)
         place = folder / re.sub(r"[^\w.+=,@-]", "_", setting.label.replace(", ", ","))
         directory = RunDirectory(place / f"seed{seed}")
-        command = replace(config.command, name=directory.path.name, runs_dir=str(place))
-        planned.append(PlannedRun(setting.label, replace(config, command=command), directory))
+        here = config.changed(name=directory.path.name, runs_dir=str(place))
+        planned.append(PlannedRun(setting.label, here, directory))
     if len({one.config.run.modality for one in planned}) > 1:
         raise UserError("--vary: runs of two modalities are not compared; vary within one")
     if len({one.directory.path for one in planned}) < len(planned):
@@ -155,10 +158,11 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
         path = one.directory.path
         if not one.directory.config.exists():
             raise UserError(f"{path} is there and not a run; move it away, or give --name")
-        before, now = resolve(load_toml(one.directory.config)).flat(), one.config.flat()
-        other = [n for n in now if n not in INDIFFERENT and before[n] != now[n]]
+        before, now = resolve(read_toml(one.directory.config)).options, one.config.options
+        names = dict.fromkeys((*now, *before))
+        other = [n for n in names if n not in INDIFFERENT and before.get(n) != now.get(n)]
         if other:
-            told = ", ".join(f"{n} {before[n]} there, {now[n]} here" for n in other)
+            told = ", ".join(f"{n} {before.get(n)} there, {now.get(n)} here" for n in other)
             raise UserError(
                 f"{path} was run with other options ({told}); give --name for another comparison, "
                 "or --overwrite to replace it"
@@ -183,8 +187,17 @@ def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:
         raise UserError(f"--primary {primary}: there is no such metric; give {' or '.join(known)}")
 
 
-def _arguments(name: str, value: str) -> tuple[str, ...]:
-    kind = required(TYPES[name])
+def _varied_estimators(vary: Sequence[str]) -> tuple[str, ...]:
+    """Estimators of one's own among the values to try: they bring options."""
+    tried = [text.partition("=") for text in vary]
+    values = [value for name, _, value in tried if name.strip().lstrip("-") == "estimator"]
+    return tuple(one.strip() for value in values for one in value.split(",") if ":" in one)
+
+
+def _arguments(option: Known, value: str) -> tuple[str, ...]:
+    name, kind = option.name, option.kind
+    if option.said.parse is not None:
+        return (flag(name), value)
     if kind is bool:
         if value not in ("true", "false"):
             raise UserError(f"--vary {name}={value}: write true or false")

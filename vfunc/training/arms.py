@@ -1,48 +1,25 @@
-"""The arms of a comparison: same learner, stream, optimizer and loss; only the targets differ."""
+"""The estimator that trains the designer of each arm."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from vfunc.arms import ARMS, Arm
+from vfunc.config.build import built
+from vfunc.estimators import Estimator, RandomDirection
+from vfunc.training.options import RunConfig
 
-from vfunc.estimators import Estimator, make_estimator
+__all__ = ["ARMS", "Arm", "estimator_of"]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """How one arm gets its tasks.
+def estimator_of(arm: Arm, config: RunConfig) -> Estimator | None:
+    """The estimator that trains the arm's designer, or None without a designer.
 
-    Attributes:
-        name: as `--arms` spells it.
-        designed: whether a designer makes its tasks.
-        observes: whether its tasks need candidates (the baseline does not pay for them).
-        random: whether its designer is trained on a random direction instead of feedback.
+    Args:
+        arm: the arm.
+        config: of the run; of its estimator's options a random direction takes the engine alone.
     """
-
-    name: str
-    designed: bool = False
-    observes: bool = True
-    random: bool = False
-
-
-ARMS: dict[str, Arm] = {
-    arm.name: arm
-    for arm in (
-        Arm("baseline", observes=False),
-        Arm("vpretraining", designed=True),
-        Arm("random_feedback", designed=True, random=True),
-        Arm("uniform_smoothing"),
-        Arm("self_distillation"),
-        Arm("confidence_gate"),
-        Arm("known_wrong"),
-    )
-}
-
-
-def estimator_of(arm: Arm, name: str, options: dict[str, Any]) -> Estimator | None:
-    """The estimator that trains the arm's designer, or None without a designer."""
     if not arm.designed:
         return None
     if arm.random:
-        return make_estimator("random", {k: v for k, v in options.items() if k == "engine"})
-    return make_estimator(name, options)
+        given = {k: v for k, v in config.options.items() if v is not None}
+        return built(RandomDirection, given)
+    return config.estimator.estimator

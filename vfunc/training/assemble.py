@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from vfunc.config.config import RunConfig
-from vfunc.config.resolve import estimator_options
-from vfunc.config.run_options import VISION
 from vfunc.errors import UserError
-from vfunc.estimators import make_estimator
 from vfunc.learner import select
-from vfunc.training.arms import ARMS, estimator_of
+from vfunc.training.arms import ARMS
 from vfunc.training.budget import Schedule
 from vfunc.training.loop import ArmPlan
+from vfunc.training.options import RunConfig
 from vfunc.training.step import StepOptions
 from vfunc.workload import Workload
 
@@ -52,8 +48,6 @@ def assemble(config: RunConfig) -> Assembled:
     """
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    for name in config.run.arms:
-        estimator_of(ARMS[name], config.estimator.estimator, estimator_options(config))
     device = pick_device(config.learner.device)
     torch.manual_seed(config.run.seed)
 
@@ -62,16 +56,7 @@ def assemble(config: RunConfig) -> Assembled:
         if config.estimator.estimate_mode == "train" and not _has_dropout(module):
             raise UserError("--estimate-mode train does nothing here: the learner has no dropout")
 
-    # imported here: neither modality brings the other's libraries
-    if config.run.modality == VISION:
-        from vfunc.training.build.vision_assembly import vision_parts
-
-        learner, workload = vision_parts(config, device)
-        check(learner)
-        return Assembled(config, learner, workload, device)
-    from vfunc.training.build.language_assembly import language_parts
-
-    return Assembled(config, *language_parts(config, device, check), device)
+    return Assembled(config, *config.assembled(device, check), device)
 
 
 def pick_device(name: str) -> torch.device:
@@ -103,28 +88,10 @@ def step_options(config: RunConfig) -> StepOptions:
         meta_period=config.estimator.meta_period,
         burn_in=config.estimator.burn_in,
         look_ahead=_look_ahead(config),
-        penalties=_penalties(config),
+        penalties=config.penalties,
         train_mode=config.estimator.estimate_mode == "train",
         seed=config.run.seed,
     )
-
-
-def _penalties(config: RunConfig) -> Mapping[str, float]:
-    """The weights of the terms of R(phi) that the run's designer has."""
-    if config.run.modality != VISION:
-        return {"gate": config.designer.gate_penalty, "moved": config.designer.moved_penalty}
-    if _augmentor(config) == "photometric":
-        return {"strength": config.views.strength_penalty}
-    return {"sparsity": config.views.sparsity_penalty, "tv": config.views.tv_penalty}
-
-
-def _augmentor(config: RunConfig) -> str | None:
-    """The kind of designer; a saved one's is in its file."""
-    if config.designer.designer is None:
-        return config.views.augmentor
-    from vfunc.vision.designers.designer_file import load_view_designer
-
-    return load_view_designer(config.designer.designer).config.kind
 
 
 def _has_dropout(module: nn.Module) -> bool:
@@ -138,8 +105,7 @@ def _look_ahead(config: RunConfig) -> int:
     """Unlabeled batches that the estimator wants: its `lookahead_steps`, where it has any."""
     if not any(ARMS[name].designed and not ARMS[name].random for name in config.run.arms):
         return 1
-    estimator = make_estimator(config.estimator.estimator, estimator_options(config))
-    return getattr(estimator, "lookahead_steps", 1)
+    return getattr(config.estimator.estimator, "lookahead_steps", 1)
 
 
 def arm_plan(config: RunConfig) -> ArmPlan:

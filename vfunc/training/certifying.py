@@ -6,7 +6,6 @@ import torch
 
 from vfunc import trees
 from vfunc.certification import Certification, certify
-from vfunc.config.resolve import estimator_options
 from vfunc.errors import CertificationError, VfuncError
 from vfunc.estimators import Estimator
 from vfunc.feedback import DomainMatched
@@ -57,7 +56,7 @@ def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
     """
     config, options = parts.config, step_options(parts.config)
     workload = parts.workload.smaller(EXAMPLES)
-    estimator = estimator_of(arm, config.estimator.estimator, estimator_options(config))
+    estimator = estimator_of(arm, config)
     assert estimator is not None
     with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
         torch.manual_seed(config.run.seed)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vfunc.config.command_line import run_guarded
-from vfunc.config.config import RunConfig
+from vfunc.training.command_line import run_guarded
+from vfunc.training.options import RunConfig
 
 
 def main(argv: Sequence[str], program: str = "vfunc run") -> int:

@@ -12,10 +12,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from vfunc.config.config import RunConfig
-from vfunc.config.config_file import to_toml
-from vfunc.config.resolve import default_name, estimator_options
-from vfunc.config.run_options import VISION
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.report.events import EventLog, read_events
 from vfunc.report.progress import Progress, Status, progress
@@ -30,7 +26,9 @@ from vfunc.training.checkpoint import (
     write_atomically,
     write_json,
 )
+from vfunc.training.configuration import default_name, to_toml
 from vfunc.training.loop import run_arm
+from vfunc.training.options import RunConfig
 from vfunc.training.run_directory import RunDirectory, free_name, new_run
 from vfunc.training.state import ArmState, Counters, new_arm_state
 from vfunc.training.summary import describe_run, finish
@@ -90,10 +88,7 @@ def run(config: RunConfig) -> None:
         OSError: a file cannot be written.
     """
     console = Console()
-    if config.command.dry_run and config.run.modality == VISION:
-        from vfunc.training.build.vision_dry_run import vision_dry_run
-
-        vision_dry_run(config, console)
+    if config.command.dry_run and config.described(console):
         console.print(to_toml(config), end="", markup=False, highlight=False)
         return
     parts = assemble(config)
@@ -185,7 +180,7 @@ def _evaluate_start(parts: Assembled, directory: RunDirectory) -> None:
 def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:
     """Train one arm to its end, and write what it leaves."""
     config, arm = parts.config, ARMS[name]
-    estimator = estimator_of(arm, config.estimator.estimator, estimator_options(config))
+    estimator = estimator_of(arm, config)
     torch.manual_seed(config.run.seed)
     state = new_arm_state(
         parts.learner,

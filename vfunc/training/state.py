@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vfunc.config.method_options import OptimizerOptions
 from vfunc.learner import FunctionalLearner, functional
+from vfunc.training.options import OptimizerOptions
 
 
 @dataclass(frozen=True)

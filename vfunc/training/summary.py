@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from vfunc.config.config import COMMAND
 from vfunc.evaluation.pass_at_k import PairedDifference, holm, paired_difference
 from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
 from vfunc.report.against_baseline import baseline_table
@@ -21,6 +20,7 @@ from vfunc.report.plots import learning_curves, probe_scatter, value_curves
 from vfunc.report.table import BASELINE, ProbeRow, markdown, probe_table, write_text
 from vfunc.training.assemble import Assembled
 from vfunc.training.checkpoint import write_json
+from vfunc.training.configuration import COMMAND
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
 from vfunc.workload import Metric, Workload
@@ -36,7 +36,7 @@ def describe_run(parts: Assembled) -> str:
     lines = [
         f"learner   {parameters:,} parameters, {trainable:,} trainable, on {parts.device}; "
         f"designer {phi:,}",
-        f"estimator {parts.config.estimator.estimator}, value over {parts.config.estimator.align}",
+        f"estimator {parts.config.options['estimator']}, value over {parts.config.estimator.align}",
     ]
     lines += parts.workload.describe()
     return "\n".join(lines)
@@ -61,7 +61,7 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     write_json(
         directory.metrics,
         {
-            "config": {k: _plain(v) for k, v in parts.config.flat().items() if k not in COMMAND},
+            "config": {k: _plain(v) for k, v in parts.config.options.items() if k not in COMMAND},
             **provenance(parts.device),
             "data": dict(workload.summary()),
             "unit": measures.unit,

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from vfunc.config.declared import Computed, Need, Options, option
 from vfunc.errors import UserError
 from vfunc.language.data.arithmetic import (
     LEVELS,
@@ -40,6 +42,32 @@ SPLITS: dict[str, range] = {
 PATIENCE = 20_000
 
 
+def _of_problem(field: str, plain: object) -> Computed:
+    """The default of an option of the embedded problem; None without one."""
+
+    def compute(options: Options) -> object:
+        name = options["problem"]
+        return None if name is None else getattr(stream_preset(name), field)
+
+    return Computed("the problem's", compute, plain)
+
+
+def _careless(options: Options) -> str | None:
+    name = options["problem"]
+    styles = () if name is None else stream_preset(name).careless_styles
+    return "both" if set(styles) == set(STYLES) else next(iter(styles), None)
+
+
+def _styles(careless: str) -> tuple[Style, ...]:
+    return tuple(style for style in STYLES if careless in ("both", style))
+
+
+_MISTAKEN = Need(
+    lambda options: options["wrong_share"] != 0,
+    "nothing is wrong in the stream; give --wrong-share above 0",
+)
+
+
 @dataclass(frozen=True)
 class StreamSpec:
     """Specification of the stream, and of the styles of feedback and evaluation.
@@ -55,12 +83,44 @@ class StreamSpec:
         levels: weights of problems with 1, 2 and 3 events, in every split but base.
     """
 
-    mistakes: Mistakes = "systematic"
-    share_wrong: float = 0.5
-    careless_styles: tuple[Style, ...] = STYLES
-    forum_share: float = 0.5
-    evaluation_forum_share: float = 0.5
-    levels: tuple[float, float, float] = (0.0, 1.0, 1.0)
+    mistakes: Mistakes = option(
+        "Embedded: how a wrong solution goes wrong.",
+        default=_of_problem("mistakes", "systematic"),
+        needs=(_MISTAKEN,),
+    )
+    share_wrong: float = option(
+        "Embedded: share of wrong solutions, within the careless styles.",
+        name="wrong_share",
+        default=_of_problem("share_wrong", 0.5),
+        least=0,
+        most=1,
+    )
+    careless_styles: tuple[Style, ...] = option(
+        "Embedded: the styles whose authors err.",
+        default=Computed("the problem's", _careless, STYLES),
+        kind=Literal["both", "textbook", "forum"],
+        make=_styles,
+        needs=(_MISTAKEN,),
+    )
+    forum_share: float = option(
+        "Embedded: share of the stream in forum style, the rest being textbook.",
+        default=_of_problem("forum_share", 0.5),
+        least=0,
+        most=1,
+    )
+    evaluation_forum_share: float = option(
+        "Embedded: the same for feedback, validation and test.",
+        name="eval_forum_share",
+        default=_of_problem("evaluation_forum_share", 0.5),
+        least=0,
+        most=1,
+    )
+    levels: tuple[float, float, float] = option(
+        "Embedded: weights of problems with 1, 2 and 3 events.",
+        default=_of_problem("levels", (0.0, 1.0, 1.0)),
+        metavar="W1 W2 W3",
+        least=0,
+    )
 
     def __post_init__(self) -> None:
         if self.mistakes not in MISTAKES:

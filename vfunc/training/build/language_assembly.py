@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from vfunc.config.config import RunConfig
-from vfunc.config.method_options import EMBEDDED
-from vfunc.config.run_options import DataOptions
+from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
 from vfunc.language.candidates import require_top_k
 from vfunc.language.data.reading import RawData, Source, embedded_data, file_data, tokenised
-from vfunc.language.data.streams import StreamSpec, stream_preset
 from vfunc.language.designer import DesignerConfig
 from vfunc.language.designer_file import load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
-from vfunc.language.feedback_tasks import FeedbackTasks
+from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.loading import load_learner, with_lora
-from vfunc.language.rewards import RewardOptions
-from vfunc.language.targets import TargetForm
+from vfunc.language.options import DataOptions
 from vfunc.language.workload import LanguageWorkload
+from vfunc.training.build.language_config import LanguageConfig
 
 
 def language_parts(
-    config: RunConfig, device: torch.device, check: Callable[[nn.Module], None]
+    config: LanguageConfig, device: torch.device, check: Callable[[nn.Module], None]
 ) -> tuple[nn.Module, LanguageWorkload]:
     """The start learner, on the CPU, and the modality.
 
@@ -40,18 +36,17 @@ def language_parts(
         UserError: something is missing or does not fit together.
     """
     name = config.learner.learner
-    assert config.data.seq_len is not None and config.designer.top_k is not None
     learner, tokenizer = load_learner(str(EMBEDDED_LEARNER) if name == EMBEDDED else name)
     vocabulary = learner.get_input_embeddings().num_embeddings
-    require_top_k(config.designer.top_k, vocabulary)
+    require_top_k(config.targets.top_k, vocabulary)
     context = getattr(learner.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.data.seq_len > context:
         raise UserError(
             f"--seq-len {config.data.seq_len} is longer than the learner's context of {context}"
         )
     module: nn.Module = learner
-    if config.learner.lora_rank:
-        lora = config.learner
+    lora = config.adapters
+    if lora.lora_rank:
         module = with_lora(learner, lora.lora_rank, lora.lora_alpha, lora.lora_dropout)
     check(module)
     raw = _read(config.data, config.run.seed)
@@ -67,10 +62,10 @@ def language_parts(
         tokenizer=tokenizer,
         designer=_designer_config(config, vocabulary),
         start_designer=config.designer.designer,
-        top_k=config.designer.top_k,
+        top_k=config.targets.top_k,
         batch_size=config.data.batch_size,
         feedback_batch_size=config.data.feedback_batch_size,
-        fixed_alpha=config.run.fixed_alpha,
+        fixed_alpha=config.targets.fixed_alpha,
         device=device,
         dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
         seed=config.run.seed,
@@ -79,27 +74,11 @@ def language_parts(
     return module, workload
 
 
-def stream_spec(data: DataOptions) -> StreamSpec:
-    """The embedded problem's stream, with what the options override."""
-    assert data.problem is not None
-    styles = {"both": ("textbook", "forum"), "textbook": ("textbook",), "forum": ("forum",)}
-    given = {
-        "mistakes": data.mistakes,
-        "share_wrong": data.wrong_share,
-        "careless_styles": data.careless_styles and styles[data.careless_styles],
-        "forum_share": data.forum_share,
-        "evaluation_forum_share": data.eval_forum_share,
-        "levels": data.levels,
-    }
-    spec = stream_preset(data.problem)
-    return replace(spec, **{name: value for name, value in given.items() if value is not None})
-
-
 def _read(data: DataOptions, seed: int) -> RawData:
     if data.stream is None:
         assert data.stream_size is not None and data.eval_split is not None
         return embedded_data(
-            stream_spec(data),
+            data.spec(),
             seed,
             stream=data.stream_size,
             feedback=data.feedback_size,
@@ -120,31 +99,19 @@ def _feedback_tasks(
     data: DataOptions, names: tuple[str, ...], max_new_tokens: int
 ) -> FeedbackTasks:
     """What the feedback measures; completions may be as long as evaluation lets them be."""
-    rewards = RewardOptions(data.reward_samples, data.reward_temperature, max_new_tokens)
-    return FeedbackTasks(
-        names,
-        data.feedback_weights,
-        data.feedback_combine,
-        data.normalise_feedback,
-        rewards if data.feedback_kind == "reward" else None,
-    )
+    rewarded = data.feedback_kind == "reward"
+    rewards = data.rewards(max_new_tokens=max_new_tokens) if rewarded else None
+    return data.tasks(names=names, rewards=rewards)
 
 
-def _designer_config(config: RunConfig, vocabulary: int) -> DesignerConfig:
-    options = config.designer
-    if options.designer is not None:
-        saved = load_designer(Path(options.designer)).config
-        if saved.vocabulary != vocabulary:
-            raise UserError(
-                f"--designer {options.designer}: made for a vocabulary of {saved.vocabulary} "
-                f"tokens, the learner has {vocabulary}"
-            )
-        return saved
-    return DesignerConfig(
-        vocabulary,
-        TargetForm(options.targets, options.alpha_max, options.shift_bound),
-        options.designer_width,
-        options.designer_layers,
-        options.designer_heads,
-        options.designer_features,
-    )
+def _designer_config(config: LanguageConfig, vocabulary: int) -> DesignerConfig:
+    path = config.designer.designer
+    if path is None:
+        return config.targets.design(vocabulary=vocabulary)
+    saved = load_designer(Path(path)).config
+    if saved.vocabulary != vocabulary:
+        raise UserError(
+            f"--designer {path}: made for a vocabulary of {saved.vocabulary} tokens, the learner "
+            f"has {vocabulary}"
+        )
+    return saved

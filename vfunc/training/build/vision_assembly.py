@@ -8,24 +8,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vfunc.config.config import RunConfig
 from vfunc.errors import UserError
+from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.examples import VisionData
 from vfunc.vision.data.public import parse_public
 from vfunc.vision.designers.designer_file import load_view_designer
 from vfunc.vision.designers.view_designer import ViewDesignerConfig
 from vfunc.vision.encoder.named_encoder import Encoder, make_encoder
-from vfunc.vision.evaluation.probes import ProbeOptions
 from vfunc.vision.evaluation.revisited import load_revisited
-from vfunc.vision.feedback.heads import HeadOptions
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.ijepa import IJepa
 from vfunc.vision.objectives.objective import Objective
 from vfunc.vision.workload import VisionWorkload
 
 
-def vision_parts(config: RunConfig, device: torch.device) -> tuple[nn.Module, VisionWorkload]:
+def vision_parts(config: VisionConfig, device: torch.device) -> tuple[nn.Module, VisionWorkload]:
     """The start learner, on the CPU, and the modality.
 
     Args:
@@ -35,13 +33,13 @@ def vision_parts(config: RunConfig, device: torch.device) -> tuple[nn.Module, Vi
     Raises:
         UserError: something is missing or does not fit together.
     """
-    encoder = encoder_of(config, pretrained=bool(config.views.pretrained))
+    encoder = encoder_of(config, pretrained=config.views.pretrained)
     learner = objective_of(config, encoder).learner(encoder, config.run.seed)
     return learner, workload_of(config, encoder, read_data(config, encoder.patch), device)
 
 
 def encoder_of(
-    config: RunConfig, *, pretrained: bool, device: torch.device | str = "cpu"
+    config: VisionConfig, *, pretrained: bool, device: torch.device | str = "cpu"
 ) -> Encoder:
     """The encoder, as configured, checked against the features that are asked of it.
 
@@ -55,36 +53,20 @@ def encoder_of(
         seed=config.run.seed,
         device=device,
     )
-    layers = config.dense.feature_layers or 1
+    layers = config.dense.heads["layers"]
     if layers > encoder.depth:
         raise UserError(f"--feature-layers {layers}: the learner has {encoder.depth} blocks")
     return encoder
 
 
-def objective_of(config: RunConfig, encoder: Encoder) -> Objective:
+def objective_of(config: VisionConfig, encoder: Encoder) -> Objective:
     """The self-supervised objective, as configured."""
-    views = config.views
-    if views.objective == "ijepa":
-        return IJepa(
-            patch=encoder.patch,
-            image_size=views.image_size,
-            teacher_momentum=views.teacher_momentum,
-        )
-    return Dino(
-        image_size=views.image_size,
-        local_size=views.local_size,
-        local_crops=views.local_crops,
-        output_dim=views.output_dim,
-        student_temperature=views.student_temperature,
-        teacher_temperature=views.teacher_temperature,
-        teacher_momentum=views.teacher_momentum,
-        centre_momentum=views.centre_momentum,
-        colour=views.colour,
-    )
+    objective = config.views.objective
+    return objective() if objective.make is Dino else objective(patch=encoder.patch)
 
 
 def workload_of(
-    config: RunConfig, encoder: Encoder, sources: Sequence[VisionData], device: torch.device
+    config: VisionConfig, encoder: Encoder, sources: Sequence[VisionData], device: torch.device
 ) -> VisionWorkload:
     """The modality on these data."""
     views, dense = config.views, config.dense
@@ -116,11 +98,9 @@ def workload_of(
         lowered=lowered,
         weights=weights,
         normalise=config.data.normalise_feedback,
-        heads=HeadOptions(dense.feature_layers, dense.head_steps, dense.head_lr),
-        probes=ProbeOptions(
-            layers=dense.feature_layers, steps=dense.probe_steps, eigen_crop=_eigen_crop(config)
-        ),
-        fixed_alpha=config.run.fixed_alpha,
+        heads=dense.heads(),
+        probes=dense.probes(eigen_crop=_eigen_crop(config)),
+        fixed_alpha=views.fixed_alpha,
         fit_size=dense.fit_size,
         eval_size=config.data.eval_size,
         retrieval=None if dense.retrieval is None else load_revisited(dense.retrieval),
@@ -130,21 +110,18 @@ def workload_of(
     )
 
 
-def _weights(config: RunConfig, sources: Sequence[VisionData]) -> tuple[Mapping[str, float], ...]:
+def _weights(
+    config: VisionConfig, sources: Sequence[VisionData]
+) -> tuple[Mapping[str, float], ...]:
     """What is asked of each source, and what it weighs.
 
     Raises:
         UserError: a task that no source holds, or several do; a source that nothing is asked of;
             nothing with a weight.
     """
-    dense = config.dense
-    given = {
-        "segmentation": dense.segmentation_weight,
-        "depth": dense.depth_weight,
-        "classification": dense.classification_weight,
-    }
+    given = config.dense.weights
     held = [task for source in sources for task in source.tasks]
-    asked = dense.labels or tuple(dict.fromkeys(held))
+    asked = config.dense.labels or tuple(dict.fromkeys(held))
     missing = [task for task in asked if task not in held]
     if missing:
         raise UserError(
@@ -167,23 +144,16 @@ def _weights(config: RunConfig, sources: Sequence[VisionData]) -> tuple[Mapping[
     return tuple({task: given[task] for task in s.tasks if task in asked} for s in sources)
 
 
-def _eigen_crop(config: RunConfig) -> bool:
+def _eigen_crop(config: VisionConfig) -> bool:
     """Whether depth is NYUv2's, whose custom it is."""
     public = [parse_public(name) for name in config.data.feedback or ()]
     return any(found is not None and found[0] == "nyuv2" for found in public)
 
 
-def _designer_config(config: RunConfig, patch: int) -> ViewDesignerConfig:
-    options, views = config.designer, config.views
-    if options.designer is not None:
-        return load_view_designer(Path(options.designer)).config
-    return ViewDesignerConfig(
-        kind=views.augmentor,
-        width=options.designer_width,
-        depth=options.designer_layers,
-        heads=options.designer_heads,
-        patch=patch,
-        block=patch if views.objective == "ijepa" and views.augmentor != "photometric" else None,
-        keep=views.keep,
-        blur=views.blur,
-    )
+def _designer_config(config: VisionConfig, patch: int) -> ViewDesignerConfig:
+    """The designer's; I-JEPA's patches see a mask that is constant over each."""
+    path, design = config.designer.designer, config.views.design
+    if path is not None:
+        return load_view_designer(Path(path)).config
+    hides_patches = config.views.objective.make is IJepa and design["kind"] != "photometric"
+    return design(patch=patch, block=patch if hides_patches else None)

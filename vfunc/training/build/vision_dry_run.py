@@ -13,13 +13,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from vfunc.config.config import RunConfig
-from vfunc.config.resolve import estimator_options
 from vfunc.errors import UserError
 from vfunc.pullback.memory import free_bytes
 from vfunc.training.arms import ARMS, estimator_of
 from vfunc.training.assemble import pick_device, step_options
 from vfunc.training.build.vision_assembly import encoder_of, objective_of, workload_of
+from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_memory import GIB, estimated
 from vfunc.training.build.vision_noise import noise, noise_data
 from vfunc.training.build.vision_sources import label_size, read_data
@@ -44,7 +43,7 @@ its peak for a ViT-B/16 and two pictures, where 2.6 are estimated.
 """
 
 
-def vision_dry_run(config: RunConfig, console: Console) -> None:
+def vision_dry_run(config: VisionConfig, console: Console) -> None:
     """Build what a run would, with random weights, and say what it is; train nothing to keep.
 
     Public data sets need not be there: noise takes their place.
@@ -110,7 +109,7 @@ def vision_dry_run(config: RunConfig, console: Console) -> None:
     say(_tiny_step(config, workload, device))
 
 
-def _tiny_step(config: RunConfig, workload: VisionWorkload, device: torch.device) -> str:
+def _tiny_step(config: VisionConfig, workload: VisionWorkload, device: torch.device) -> str:
     """One step of the arm that trains a designer; what to say of it."""
     began = time.perf_counter()
     encoder = encoder_of(config, pretrained=False)
@@ -126,7 +125,7 @@ def _tiny_step(config: RunConfig, workload: VisionWorkload, device: torch.device
         device,
     )
     options = replace(step_options(config), accumulate=1, burn_in=0)
-    estimator = estimator_of(arm, config.estimator.estimator, estimator_options(config))
+    estimator = estimator_of(arm, config)
     done = micro_batch(arm, state, workload, estimator, options)
     optimizer_step(arm, state, options)
     workload.stepped(state.learner, [done.carried], 0.0)
@@ -164,7 +163,7 @@ def _shape(x: Tensor) -> str:
     return " x ".join(map(str, x.shape))
 
 
-def _meta_batch(objective: Objective, pictures: int, config: RunConfig) -> UnlabeledBatch:
+def _meta_batch(objective: Objective, pictures: int, config: VisionConfig) -> UnlabeledBatch:
     """A batch of shapes alone; I-JEPA's blocks are drawn, for their sizes."""
     side = config.views.image_size
     drawn = objective.batch([noise(side, side, 0)] * 2, torch.Generator().manual_seed(0))
@@ -181,7 +180,7 @@ def _meta_batch(objective: Objective, pictures: int, config: RunConfig) -> Unlab
     )
 
 
-def _sources(config: RunConfig, patch: int) -> tuple[list[VisionData], str]:
+def _sources(config: VisionConfig, patch: int) -> tuple[list[VisionData], str]:
     """The run's data; noise, and why, for public sets that are not there."""
     try:
         return read_data(config, patch), ""

@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
-from vfunc.config.method_options import OptimizerOptions
 from vfunc.precision import autocast
+from vfunc.training.options import OptimizerOptions
 from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.objectives.objective import Objective
 

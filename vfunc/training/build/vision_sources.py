@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vfunc.config.config import RunConfig
 from vfunc.errors import UserError
+from vfunc.training.build.vision_config import VisionConfig
 from vfunc.vision.data.examples import Pictures, VisionData
 from vfunc.vision.data.file_sources import image_folder
 from vfunc.vision.data.folders import FIELDS, folder_data
@@ -19,7 +19,7 @@ PUBLISHED_SIZES = {"ade20k": (512, 512), "nyuv2": (480, 640), "imagenet": (224, 
 """Height and width at which the paper evaluates."""
 
 
-def read_data(config: RunConfig, patch: int) -> list[VisionData]:
+def read_data(config: VisionConfig, patch: int) -> list[VisionData]:
     """The data of each --feedback; the stream is the first one's.
 
     Args:
@@ -31,7 +31,7 @@ def read_data(config: RunConfig, patch: int) -> list[VisionData]:
     """
     data, dense = config.data, config.dense
     if data.feedback is None:
-        assert data.stream_size is not None and data.eval_split is not None
+        assert data.stream_size is not None
         scenes = embedded_scenes(
             config.run.seed,
             stream=data.stream_size,
@@ -53,7 +53,7 @@ def read_data(config: RunConfig, patch: int) -> list[VisionData]:
     return [_source(config, name, stream, counts, patch, asked) for name in data.feedback]
 
 
-def _asked_of_folders(config: RunConfig) -> dict[str, tuple[str, ...] | None]:
+def _asked_of_folders(config: VisionConfig) -> dict[str, tuple[str, ...] | None]:
     """Of several folders, what each is asked: of what --labels names, what it holds.
 
     Raises:
@@ -91,7 +91,7 @@ def _stream(names: tuple[str, ...] | None) -> Path | Pictures | None:
     return Path(name)
 
 
-def label_size(config: RunConfig, name: str, patch: int) -> tuple[int, int]:
+def label_size(config: VisionConfig, name: str, patch: int) -> tuple[int, int]:
     """Height and width that a source's labelled pictures are brought to, in whole patches."""
     public = parse_public(name)
     given = config.dense.label_size
@@ -101,7 +101,7 @@ def label_size(config: RunConfig, name: str, patch: int) -> tuple[int, int]:
 
 
 def _source(
-    config: RunConfig,
+    config: VisionConfig,
     name: str,
     stream: Path | Pictures | None,
     counts: Mapping[str, int],
@@ -109,7 +109,7 @@ def _source(
     asked: Mapping[str, tuple[str, ...] | None],
 ) -> VisionData:
     data, dense = config.data, config.dense
-    size, split = label_size(config, name, patch), data.eval_split or "test"
+    size, split = label_size(config, name, patch), data.eval_split
     public = parse_public(name)
     if public is not None:
         return public_data(

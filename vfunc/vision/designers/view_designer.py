@@ -11,9 +11,12 @@ from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vfunc.conditions import EMBEDDED_LEARNER
+from vfunc.config.declared import By, Cases, Need, option
 from vfunc.errors import UserError
 from vfunc.trees import Scalar
 from vfunc.typecheck import typed
+from vfunc.vision.conditions import BLURRED, MASKS
 from vfunc.vision.designers.dit import PatchTransformer
 from vfunc.vision.designers.photometric import PHOTOMETRIC, PhotometricHead, photometric_view
 from vfunc.vision.designers.unet import GROUPS, UNet
@@ -47,15 +50,67 @@ class ViewDesignerConfig:
         start: about the mean of mu at initialisation; for `photometric` 1 less the blur's share.
     """
 
-    kind: Kind = "unet"
-    width: int = 16
-    depth: int = 3
-    heads: int = 4
-    patch: int = 8
-    block: int | None = None
-    keep: float = 0.6
-    blur: float = 0.05
-    start: float = 0.9
+    kind: Kind = option(
+        "What the designer makes: a mask between picture and blurred picture, by a U-Net or a "
+        "patchwise transformer; or brightness, contrast, hue and blur of the whole picture.",
+        name="augmentor",
+        default="unet",
+    )
+    width: int = option(
+        "Channels at half resolution, or the transformer's hidden size.",
+        name="designer_width",
+        default=By(
+            "augmentor",
+            {
+                "unet": Cases(((EMBEDDED_LEARNER, 8),), 32),
+                "dit": Cases(((EMBEDDED_LEARNER, 48),), 192),
+                "photometric": Cases(((EMBEDDED_LEARNER, 16),), 32),
+            },
+            plain=16,
+        ),
+        least=2,
+    )
+    depth: int = option(
+        "Of a U-Net the levels below full resolution, of a transformer its blocks, of a "
+        "photometric head the convolutions.",
+        name="designer_layers",
+        default=By(
+            "augmentor",
+            {"unet": 3, "dit": Cases(((EMBEDDED_LEARNER, 2),), 4), "photometric": 3},
+            plain=3,
+        ),
+        least=1,
+    )
+    heads: int = option(
+        "Attention heads; they divide the width.",
+        name="designer_heads",
+        default=4,
+        least=1,
+        needs=(Need(lambda options: options["augmentor"] == "dit", "it is for --augmentor dit"),),
+    )
+    patch: int = option(default=8, hidden=True)
+    block: int | None = option(default=None, hidden=True)
+    keep: float = option(
+        "Masks: the mean that --sparsity-penalty pulls them to; 1 keeps the whole picture.",
+        default=0.6,
+        above=0,
+        most=1,
+        needs=(
+            MASKS,
+            Need(
+                lambda options: options["sparsity_penalty"] > 0,
+                "nothing pulls masks to it; give --sparsity-penalty above 0",
+            ),
+        ),
+    )
+    blur: float = option(
+        "Standard deviation of the blur, as a share of the picture's side.",
+        default=0.05,
+        above=0,
+        most=1,
+        needs=(BLURRED,),
+    )
+    start: float = option(default=0.9, hidden=True)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -24,20 +24,8 @@ from torch import Tensor, nn
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.encoder.architecture import Architecture
+from vfunc.vision.encoder.dense_features import DenseFeatures
 from vfunc.vision.encoder.positions import resampled, rotary_positions
-
-
-class DenseFeatures(NamedTuple):
-    """Features of pictures: one vector each, and a map over the patches.
-
-    Attributes:
-        pooled: `Encoder.pooled` of the last block.
-        maps: patch tokens of several blocks, one after the other along the channels, the last
-            block last.
-    """
-
-    pooled: Float[Tensor, "n d"]
-    maps: Float[Tensor, "n c gh gw"]
 
 
 class Encoder(nn.Module):

@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vfunc.conditions import EMBEDDED_LEARNER
+from vfunc.config.declared import Cases, option, same
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
+from vfunc.vision.conditions import asked
 from vfunc.vision.data.batches import IGNORE, LabelledBatch
 from vfunc.vision.feedback.head_fits import UNIT, log_frequencies
 from vfunc.vision.feedback.head_losses import known, labels_of, metres, resize
+from vfunc.vision.feedback.heads import HeadOptions
 
 Predictor = Callable[[Tensor, tuple[int, int]], Tensor]
 """Feature maps and a size -> logits (n, k, h, w), or metres (n, h, w)."""
@@ -37,15 +41,27 @@ class ProbeOptions:
         eigen_crop: whether to measure in Eigen's crop alone, as is the custom for NYUv2.
     """
 
-    layers: int = 1
-    steps: int = 200
-    lr: float = 1.0
-    weight_decay: float = 1e-4
-    batch_size: int = 8
-    seed: int = 0
-    nearest: float = 1e-3
-    farthest: float = 10.0
-    eigen_crop: bool = False
+    layers: int = same(HeadOptions, "layers")
+    steps: int = option(
+        "Steps of the evaluation's segmentation and depth probes.",
+        name="probe_steps",
+        default=Cases(((EMBEDDED_LEARNER, 200),), 20_000, plain=200),
+        least=1,
+        needs=(
+            asked(
+                "segmentation",
+                "depth",
+                reason="classification alone trains no probe of that kind",
+            ),
+        ),
+    )
+    lr: float = option(default=1.0, hidden=True)
+    weight_decay: float = option(default=1e-4, hidden=True)
+    batch_size: int = option(default=8, hidden=True)
+    seed: int = option(default=0, hidden=True)
+    nearest: float = option(default=1e-3, hidden=True)
+    farthest: float = option(default=10.0, hidden=True)
+    eigen_crop: bool = option(default=False, hidden=True)
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.steps < 1 or self.batch_size < 1 or self.lr <= 0:

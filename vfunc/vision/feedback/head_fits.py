@@ -13,7 +13,7 @@ from torch import Tensor
 from vfunc.trees import Scalar
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import LabelledBatch
-from vfunc.vision.encoder.encoder import DenseFeatures
+from vfunc.vision.encoder.dense_features import DenseFeatures
 from vfunc.vision.feedback.head_losses import known, labels_of, metres
 
 UNIT = 0.541324854612918

@@ -18,7 +18,7 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import IGNORE, LabelledBatch
-from vfunc.vision.encoder.encoder import DenseFeatures
+from vfunc.vision.encoder.dense_features import DenseFeatures
 
 TASKS = ("segmentation", "depth", "classification")
 

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vfunc.config.declared import option
 from vfunc.errors import UserError
 from vfunc.learner import mode
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import LabelledBatch
-from vfunc.vision.encoder.encoder import DenseFeatures
+from vfunc.vision.encoder.dense_features import DenseFeatures
 from vfunc.vision.feedback.head_fits import FITS, HeadFit
 from vfunc.vision.feedback.head_losses import Head, Heads, require_labels, widened
 
@@ -35,10 +36,20 @@ class HeadOptions:
             times `lr` at a step.
     """
 
-    layers: int = 1
-    steps: int = 50
-    lr: float = 1.0
-    weight_decay: float = 0.05
+    layers: int = option(
+        "Last blocks of the backbone whose features heads and probes read.",
+        name="feature_layers",
+        default=1,
+        least=1,
+    )
+    steps: int = option("Steps of that fit.", name="head_steps", default=50, least=1)
+    lr: float = option(
+        "Step size of that fit: the most that a step changes an output, for features of size 1.",
+        name="head_lr",
+        default=1.0,
+        above=0,
+    )
+    weight_decay: float = option(default=0.05, hidden=True)
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.steps < 1 or self.lr <= 0 or self.weight_decay < 0:

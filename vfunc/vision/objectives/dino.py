@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vfunc.conditions import EMBEDDED_LEARNER
+from vfunc.config.declared import Cases, Need, option
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
+from vfunc.vision.conditions import EMBEDDED_SCENES
 from vfunc.vision.data.batches import UnlabeledBatch
-from vfunc.vision.encoder.named_encoder import Encoder
-from vfunc.vision.objectives.crops import cut
 from vfunc.vision.objectives.dino_head import DinoHead, head_sizes
 from vfunc.vision.objectives.moving_average import (
     TaughtLearner,
@@ -34,6 +35,9 @@ from vfunc.vision.objectives.moving_average import (
 from vfunc.vision.objectives.objective import Call, Objective
 from vfunc.vision.objectives.recipes import Recipe, dino_recipes
 from vfunc.vision.seeded import seeded_module
+
+if TYPE_CHECKING:  # the encoder brings timm, which options alone do without
+    from vfunc.vision.encoder.encoder import Encoder
 
 
 class DinoLearner(TaughtLearner):
@@ -86,20 +90,50 @@ class Dino:
     """
 
     name: ClassVar[str] = "dino"
-    image_size: int = 224
-    local_size: int = 96
-    global_crops: int = 2
-    local_crops: int = 6
-    output_dim: int = 8192
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    teacher_momentum: float = 0.996
-    centre_momentum: float = 0.9
-    head_width: int | None = None
-    bottleneck: int | None = None
-    global_scale: tuple[float, float] = (0.4, 1.0)
-    local_scale: tuple[float, float] = (0.05, 0.4)
-    colour: float = 1.0
+    image_size: int = option(
+        "Side of the global crops, or of I-JEPA's pictures, in pixels; a multiple of the learner's "
+        "patch.",
+        default=Cases(((EMBEDDED_LEARNER, 64),), 224),
+        least=1,
+    )
+    local_size: int = option(
+        "Side of DINO's local crops, in pixels.",
+        default=Cases(((EMBEDDED_LEARNER, 32),), 96),
+        least=1,
+        needs=(Need(lambda options: options["local_crops"] > 0, "there are no local crops"),),
+    )
+    global_crops: int = option(default=2, hidden=True)
+    local_crops: int = option(
+        "DINO's local crops of each picture, beside its 2 global ones; 0 makes none.",
+        default=6,
+        least=0,
+    )
+    output_dim: int = option(
+        "Outputs of DINO's head.", default=Cases(((EMBEDDED_LEARNER, 64),), 8192), least=2
+    )
+    student_temperature: float = option("Temperature of DINO's student.", default=0.1, above=0)
+    teacher_temperature: float = option("Temperature of DINO's teacher.", default=0.04, above=0)
+    teacher_momentum: float = option(
+        "Share of itself that the teacher keeps at each step, at the start; it rises to 1.",
+        default=Cases(((EMBEDDED_LEARNER, 0.95),), 0.996),
+        least=0,
+        most=1,
+    )
+    centre_momentum: float = option(
+        "Share of itself that the centre of DINO's teacher keeps at each step.",
+        default=0.9,
+        least=0,
+        most=1,
+    )
+    head_width: int | None = option(default=None, hidden=True)
+    bottleneck: int | None = option(default=None, hidden=True)
+    global_scale: tuple[float, float] = option(default=(0.4, 1.0), hidden=True)
+    local_scale: tuple[float, float] = option(default=(0.05, 0.4), hidden=True)
+    colour: float = option(
+        "Strength of the colour jitter of DINO's crops; 1 is that of its authors, 0 none.",
+        default=Cases(((EMBEDDED_SCENES, 0.4),), 1.0),
+        least=0,
+    )
 
     def __post_init__(self) -> None:
         if self.global_crops < 1 or self.local_crops < 0:
@@ -138,6 +172,8 @@ class Dino:
 
     def batch(self, images: Sequence[Tensor], generator: torch.Generator) -> UnlabeledBatch:
         """See `Objective.batch`."""
+        from vfunc.vision.objectives.crops import cut  # it brings torchvision
+
         global_recipes, local_recipes = self._recipes()
         views = cut(images, global_recipes, generator)
         if not local_recipes:

@@ -11,20 +11,20 @@ the picture as it is, and hold no graph.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vfunc.config.declared import option, same
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import UnlabeledBatch
-from vfunc.vision.encoder.named_encoder import Encoder
 from vfunc.vision.objectives.block_masks import BlockMasks
-from vfunc.vision.objectives.crops import cut
+from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.moving_average import (
     TaughtLearner,
     follow,
@@ -32,9 +32,12 @@ from vfunc.vision.objectives.moving_average import (
     linear_momentum,
 )
 from vfunc.vision.objectives.objective import Call, Objective
-from vfunc.vision.objectives.predictor import HEAD, Predictor
 from vfunc.vision.objectives.recipes import Recipe
 from vfunc.vision.seeded import seeded_module
+
+if TYPE_CHECKING:  # these bring timm, which options alone do without
+    from vfunc.vision.encoder.encoder import Encoder
+    from vfunc.vision.objectives.predictor import Predictor
 
 
 class IJepaLearner(TaughtLearner):
@@ -97,13 +100,13 @@ class IJepa:
     """
 
     name: ClassVar[str] = "ijepa"
-    patch: int = 16
-    image_size: int = 224
-    scale: tuple[float, float] = (0.3, 1.0)
-    masks: BlockMasks = field(default_factory=BlockMasks)
-    teacher_momentum: float = 0.996
-    predictor_width: int | None = None
-    predictor_depth: int | None = None
+    patch: int = option(default=16, hidden=True)
+    image_size: int = same(Dino, "image_size")
+    scale: tuple[float, float] = option(default=(0.3, 1.0), hidden=True)
+    masks: BlockMasks = option(default=BlockMasks(), hidden=True)
+    teacher_momentum: float = same(Dino, "teacher_momentum")
+    predictor_width: int | None = option(default=None, hidden=True)
+    predictor_depth: int | None = option(default=None, hidden=True)
 
     def __post_init__(self) -> None:
         if self.patch < 1 or self.image_size % self.patch:
@@ -129,6 +132,8 @@ class IJepa:
                 f"I-JEPA's blocks are drawn for patches of {self.patch} pixels, and the learner's "
                 f"are of {encoder.patch}: give IJepa(patch={encoder.patch})"
             )
+        from vfunc.vision.objectives.predictor import HEAD, Predictor
+
         depth, width = self.predictor_depth, self.predictor_width
         if depth is None:
             depth = max(1, min(12, encoder.depth // 2))
@@ -145,6 +150,8 @@ class IJepa:
 
     def batch(self, images: Sequence[Tensor], generator: torch.Generator) -> UnlabeledBatch:
         """See `Objective.batch`."""
+        from vfunc.vision.objectives.crops import cut  # it brings torchvision
+
         views = cut(images, [self._recipe()], generator)
         blocks = self.masks.sample(len(images), self._grid, generator)
         side = self.image_size

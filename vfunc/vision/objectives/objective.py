@@ -8,14 +8,16 @@ so that `functional_call`, and with it every estimator, reaches all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vfunc.vision.data.batches import UnlabeledBatch
-from vfunc.vision.encoder.named_encoder import Encoder
+
+if TYPE_CHECKING:  # it brings timm, which options alone do without
+    from vfunc.vision.encoder.encoder import Encoder
 
 Call = tuple[object, ...]
 """Arguments of the module: a method's name, then the method's own; the images are the second."""

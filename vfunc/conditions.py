@@ -1,0 +1,33 @@
+"""Questions about a run's options that declarations of every part ask: arms, learner, designer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vfunc.arms import ARMS
+from vfunc.config.declared import Condition, Need, Options
+
+EMBEDDED = "embedded"
+"""`--learner`: the small base that comes with the package."""
+
+EMBEDDED_LEARNER = Condition(
+    "for the embedded learner", lambda options: options["learner"] == EMBEDDED
+)
+DESIGNED_ARMS = tuple(name for name, arm in ARMS.items() if arm.designed)
+
+
+def any_arm(arms: tuple[str, ...]) -> Callable[[Options], bool]:
+    """Whether any of these arms is to run."""
+    return lambda options: any(arm in arms for arm in options["arms"])
+
+
+DESIGNED = Need(
+    any_arm(DESIGNED_ARMS), f"it needs an arm with a designer, {' or '.join(DESIGNED_ARMS)}"
+)
+TRAINED = Need(
+    lambda options: not options["freeze_designer"], "--freeze-designer trains no designer"
+)
+NEW_DESIGNER = Need(
+    lambda options: options["designer"] is None,
+    "it is saved with the designer that --designer names",
+)

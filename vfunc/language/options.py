@@ -1,0 +1,287 @@
+"""The options of a language run: its data, adapters, and the targets that are designed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vfunc.arms import ARMS
+from vfunc.conditions import DESIGNED, EMBEDDED, EMBEDDED_LEARNER, NEW_DESIGNER, TRAINED, any_arm
+from vfunc.config.declared import Cases, Computed, Condition, Need, Options, option
+from vfunc.config.partial import Partial
+from vfunc.errors import UserError
+from vfunc.language.conditions import (
+    EMBEDDED_PROBLEM,
+    OF_EMBEDDED_PROBLEM,
+    OWN_DATA,
+    SEVERAL_TASKS,
+    task_count,
+)
+from vfunc.language.data.streams import DEFAULT_PRESET, StreamSpec
+from vfunc.language.designer import DesignerConfig
+from vfunc.language.feedback_options import FeedbackTasks, RewardOptions
+
+FIXED_ALPHA_ARMS = ("uniform_smoothing", "self_distillation")
+OBSERVING_ARMS = tuple(name for name, arm in ARMS.items() if arm.observes)
+Problem = Literal["careless_everywhere", "careless_source", "random_slips", "style_shift"]
+_TOGETHER = ("stream", "feedback", "eval")
+_ADAPTERS = Need(
+    lambda options: options["lora_rank"] > 0, "it is for adapters; give --lora-rank above 0"
+)
+_REWARD = Need(
+    lambda options: options["feedback_kind"] == "reward", "it is for --feedback-kind reward"
+)
+
+
+def _embedded(value: Any) -> Computed:
+    """The default of an option of the embedded problem; None without one."""
+    return Computed(
+        str(value), lambda options: value if EMBEDDED_PROBLEM.holds(options) else None, value
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The embedded problem, or data of your own by --stream, --feedback and --eval.
+
+    Options of the embedded problem are None with data of one's own.
+    """
+
+    problem: Problem | None = option(
+        "The embedded problem to train on: arithmetic word problems, of whose worked solutions a "
+        "share is wrong. None with --stream.",
+        default=_embedded(DEFAULT_PRESET),
+        needs=(OF_EMBEDDED_PROBLEM,),
+    )
+    spec: Partial[StreamSpec] = option(needs=(OF_EMBEDDED_PROBLEM,))
+    stream_size: int | None = option(
+        "Embedded: distinct problems in the stream; it is read again from the start when it ends.",
+        default=_embedded(10_000),
+        least=1,
+        needs=(OF_EMBEDDED_PROBLEM,),
+    )
+    eval_split: Literal["validation", "test"] | None = option(
+        "Embedded: what to evaluate on. Choose settings on validation, report test.",
+        default=_embedded("test"),
+        needs=(OF_EMBEDDED_PROBLEM,),
+    )
+    stream: tuple[str, ...] | None = option(
+        "Unlabeled text to train on: a .jsonl, .jsonl.gz or .txt file, or a Hub data set "
+        "ID[:CONFIG[:SPLIT]]. Several are read in turn, a sequence of each.",
+        default=None,
+        shown="the embedded problem's",
+        metavar="SOURCE [SOURCE ...]",
+    )
+    feedback: tuple[str, ...] | None = option(
+        "Labelled examples that only the value signal sees; with --stream. Several are as many "
+        "feedback tasks.",
+        default=None,
+        shown="the embedded problem's",
+        metavar="SOURCE [SOURCE ...]",
+    )
+    eval: str | None = option(
+        "Held-out examples to evaluate on; with --stream.",
+        default=None,
+        shown="the embedded problem's",
+        metavar="SOURCE",
+    )
+    stream_fields: str | None = option(
+        "Which fields of every --stream to read: prompt=FIELD,completion=FIELD or text=FIELD.",
+        default=None,
+        shown="recognised",
+        metavar="FIELDS",
+        needs=(OWN_DATA,),
+    )
+    feedback_fields: str | None = option(
+        "The same for --feedback; with --feedback-kind reward also prompt=FIELD,answer=FIELD.",
+        default=None,
+        shown="recognised",
+        metavar="FIELDS",
+        needs=(OWN_DATA,),
+    )
+    eval_fields: str | None = option(
+        "The same for --eval.",
+        default=None,
+        shown="recognised",
+        metavar="FIELDS",
+        needs=(OWN_DATA,),
+    )
+    stream_limit: int | None = option(
+        "Use this many examples of each --stream, drawn by the seed.",
+        default=None,
+        shown="all",
+        least=1,
+        needs=(OWN_DATA,),
+    )
+    feedback_size: int = option(
+        "Feedback examples to use, of each --feedback.", default=1024, least=1, needs=(DESIGNED,)
+    )
+    feedback_kind: Literal["worked", "reward"] = option(
+        "What feedback measures: the loss on worked solutions, or the reward of completions that "
+        "the learner draws itself, right or wrong by their answer alone.",
+        default="worked",
+        needs=(DESIGNED,),
+    )
+    rewards: Partial[RewardOptions] = option(needs=(DESIGNED, _REWARD))
+    feedback_tasks: Literal["one", "styles"] | None = option(
+        "Embedded: one feedback task, or one for each style of telling.",
+        default=_embedded("one"),
+        needs=(OF_EMBEDDED_PROBLEM, DESIGNED),
+    )
+    tasks: Partial[FeedbackTasks] = option(needs=(DESIGNED, SEVERAL_TASKS))
+    eval_size: int = option(
+        "Held-out examples to evaluate on, at most.",
+        default=Cases(((EMBEDDED_PROBLEM, 512),), 256),
+        least=1,
+    )
+    seq_len: int = option(
+        "Longest sequence, in tokens.", default=Cases(((EMBEDDED_PROBLEM, 128),), 512), least=2
+    )
+    batch_size: int = option(
+        "Sequences in a micro-batch.",
+        default=Cases(((EMBEDDED_PROBLEM, 32), (EMBEDDED_LEARNER, 8)), 4),
+        least=1,
+    )
+    feedback_batch_size: int = option(
+        "Feedback examples in an estimate, shared by the tasks.",
+        default=Computed("as --batch-size", lambda options: options["batch_size"]),
+        least=1,
+        needs=(DESIGNED,),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """LoRA adapters, trained in the learner's place."""
+
+    lora_rank: int = option("Train LoRA adapters of this rank; 0 trains all.", default=0, least=0)
+    lora_alpha: float = option(
+        "Scale of the adapters.",
+        default=Computed("twice --lora-rank", lambda options: 2.0 * options["lora_rank"]),
+        above=0,
+        needs=(_ADAPTERS,),
+    )
+    lora_dropout: float = option(
+        "Dropout on the adapters' input.", default=0.05, least=0, below=1, needs=(_ADAPTERS,)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """The soft targets that the designer makes of each text, and those of arms without one."""
+
+    design: Partial[DesignerConfig] = option(needs=(DESIGNED, NEW_DESIGNER))
+    top_k: int = option(
+        "Candidate tokens at each position: the text's own, and the learner's best others.",
+        default=Cases(((EMBEDDED_PROBLEM, 16),), 64),
+        least=2,
+        needs=(Need(any_arm(OBSERVING_ARMS), "the baseline has no candidates; see --arms"),),
+    )
+    gate_penalty: float = option(
+        "Weight of the penalty on the mean gate.",
+        default=Cases(((Condition("for bounded", lambda o: o["targets"] == "bounded"), 0.3),), 0.0),
+        least=0,
+        needs=(DESIGNED, TRAINED),
+    )
+    moved_penalty: float = option(
+        "Weight of the penalty on the mean target mass that is off the text's own token.",
+        default=0.0,
+        least=0,
+        needs=(DESIGNED, TRAINED),
+    )
+    fixed_alpha: float = option(
+        "Share of target mass that uniform_smoothing and self_distillation move.",
+        default=0.5,
+        above=0,
+        most=1,
+        needs=(
+            Need(any_arm(FIXED_ALPHA_ARMS), f"it is for the arms {' and '.join(FIXED_ALPHA_ARMS)}"),
+        ),
+    )
+
+
+def check_language(given: Options, options: Options) -> None:
+    """Refuse options that contradict each other or need one that is missing.
+
+    Args:
+        given: what was given.
+        options: the same with every default, of a run on text.
+
+    Raises:
+        UserError: the first contradiction, and how to resolve it.
+    """
+    missing = [name for name in _TOGETHER if name not in given]
+    if 0 < len(missing) < len(_TOGETHER):
+        lacking = " and ".join(f"--{name}" for name in missing)
+        raise UserError(
+            f"data of your own needs --stream, --feedback and --eval together; {lacking} is missing"
+        )
+    if "known_wrong" in options["arms"] and not missing:
+        raise UserError(
+            "the arm known_wrong has to be told which tokens are wrong, which only the embedded "
+            "problem can; take it out of --arms, or drop --stream"
+        )
+    _check_feedback_tasks(options)
+    width, heads = options["designer_width"], options["designer_heads"]
+    if width % heads or width % 2:
+        raise UserError(
+            f"--designer-width {width} must be even and divisible by --designer-heads {heads}"
+        )
+    if options["levels"] is not None and not any(options["levels"]):
+        raise UserError("--levels gives every level weight 0; give one a weight above 0")
+    differentiated = options["truncate"] or options["lookahead_steps"] or 1
+    if options["engine"] == "linear" and differentiated > 1:
+        raise UserError(
+            "--engine linear gives no Hessian-vector product, which --lookahead-steps above 1 "
+            "needs; give auto, reverse, forward or finite_difference"
+        )
+    align = options["align"]
+    if align.startswith("lora") and options["learner"] == EMBEDDED and not options["lora_rank"]:
+        raise UserError(
+            f"--align {align} needs adapters, which the embedded learner has not; give --lora-rank"
+        )
+
+
+def _check_feedback_tasks(options: Options) -> None:
+    """Several feedback tasks: weights for all, examples of all, and text of all to match."""
+    count = task_count(options)
+    if count == 1:
+        return
+    weights = options["feedback_weights"]
+    if weights is not None and (len(weights) != count or not any(weights)):
+        raise UserError(
+            f"--feedback-weights {' '.join(f'{w:g}' for w in weights)}: give {count} weights, one "
+            "a feedback task, not all 0"
+        )
+    if options["feedback_batch_size"] < count:
+        raise UserError(
+            f"--feedback-batch-size {options['feedback_batch_size']} is below the {count} feedback "
+            "tasks that share it"
+        )
+    embedded = options["stream"] is None
+    if embedded and options["eval_forum_share"] in (0, 1):
+        raise UserError(
+            "--feedback-tasks styles needs both; set --eval-forum-share between 0 and 1"
+        )
+    if options["feedback_combine"] == "sum":
+        return
+    if embedded and options["forum_share"] in (0, 1):
+        raise UserError(
+            "--feedback-combine matched needs text of both styles; set --forum-share between 0 "
+            "and 1"
+        )
+    if not embedded and len(options["stream"]) != count:
+        raise UserError(
+            f"--feedback-combine matched needs a --stream for each --feedback, in the same order; "
+            f"there are {len(options['stream'])} and {count}"
+        )
+    if options["batch_size"] < count:
+        raise UserError(
+            f"--batch-size {options['batch_size']} is below the {count} domains that a micro-batch "
+            "has to hold"
+        )
+    if options["estimate_mode"] == "train":
+        raise UserError(
+            "--estimate-mode train repeats the dropout of whole micro-batches, which "
+            "--feedback-combine matched divides by domain; leave one of them out"
+        )

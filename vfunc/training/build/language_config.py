@@ -1,0 +1,51 @@
+"""The configuration of a language run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from vfunc.language.options import AdapterOptions, DataOptions, TargetOptions, check_language
+from vfunc.training.options import RunConfig, stem
+from vfunc.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig(RunConfig):
+    """A complete configuration of a run on text.
+
+    Attributes:
+        data: what is read.
+        adapters: LoRA adapters.
+        targets: the soft targets.
+    """
+
+    data: DataOptions
+    adapters: AdapterOptions
+    targets: TargetOptions
+
+    unit: ClassVar[str] = "tokens"
+    check = staticmethod(check_language)
+
+    @property
+    def penalties(self) -> Mapping[str, float]:
+        """See `RunConfig.penalties`."""
+        return {"gate": self.targets.gate_penalty, "moved": self.targets.moved_penalty}
+
+    def assembled(
+        self, device: torch.device, check: Callable[[nn.Module], None]
+    ) -> tuple[nn.Module, Workload]:
+        """See `RunConfig.assembled`."""
+        # imported here: options alone do without transformers
+        from vfunc.training.build.language_assembly import language_parts
+
+        return language_parts(self, device, check)
+
+    @property
+    def subject(self) -> str:
+        """See `RunConfig.subject`."""
+        return stem(self.data.problem or (self.data.stream or ("",))[0])

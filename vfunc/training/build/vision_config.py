@@ -1,0 +1,78 @@
+"""The configuration of a vision run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from vfunc.config.declared import Options
+from vfunc.training.options import RunConfig, stem
+from vfunc.vision.conditions import PUBLIC
+from vfunc.vision.options import DataOptions, DenseOptions, ViewOptions, check_vision
+from vfunc.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(RunConfig):
+    """A complete configuration of a run on pictures.
+
+    Attributes:
+        data: what is read.
+        views: the self-supervised task, and its views.
+        dense: dense feedback and evaluation.
+    """
+
+    data: DataOptions
+    views: ViewOptions
+    dense: DenseOptions
+
+    unit: ClassVar[str] = "images"
+
+    @property
+    def penalties(self) -> Mapping[str, float]:
+        """See `RunConfig.penalties`; the kind of a saved designer is in its file."""
+        from vfunc.vision.designers import designer_file
+
+        saved = self.designer.designer
+        kind = self.views.design["kind"]
+        if saved is not None:
+            kind = designer_file.load_view_designer(Path(saved)).config.kind
+        if kind == "photometric":
+            return {"strength": self.views.strength_penalty}
+        return {"sparsity": self.views.sparsity_penalty, "tv": self.views.tv_penalty}
+
+    def assembled(
+        self, device: torch.device, check: Callable[[nn.Module], None]
+    ) -> tuple[nn.Module, Workload]:
+        """See `RunConfig.assembled`."""
+        # imported here: options alone do without timm
+        from vfunc.training.build.vision_assembly import vision_parts
+
+        learner, workload = vision_parts(self, device)
+        check(learner)
+        return learner, workload
+
+    def described(self, console: Console) -> bool:
+        """See `RunConfig.described`: the whole architecture, and one tiny step."""
+        from vfunc.training.build.vision_dry_run import vision_dry_run
+
+        vision_dry_run(self, console)
+        return True
+
+    @property
+    def subject(self) -> str:
+        """See `RunConfig.subject`."""
+        source = (self.data.feedback or ("scenes",))[0]
+        public = PUBLIC.fullmatch(source)
+        return f"{public.group(1) if public else stem(source)}-{self.options['objective']}"
+
+    @staticmethod
+    def check(given: Options, options: Options) -> None:
+        """See `RunConfig.check`."""
+        check_vision(options)

@@ -1,0 +1,229 @@
+"""The command line of a run: from its words to a configuration, one clear line for every error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vfunc
+from vfunc.config.command_line import given_words, last_value, parse_words
+from vfunc.config.known import Catalogue, flag
+from vfunc.config.layers import Layer, merged
+from vfunc.config.toml import read_preset, read_toml
+from vfunc.errors import UserError, VfuncError
+from vfunc.estimators import ESTIMATORS
+from vfunc.training.configuration import (
+    MODALITIES,
+    catalogue_of,
+    groups_of,
+    resolve,
+    unknown_option,
+)
+from vfunc.training.options import LANGUAGE, VISION, RunConfig
+
+PRESETS = Path(vfunc.__file__).resolve().parent / "presets"
+CONFIG_NAME = "config.toml"
+WITH_RESUME = ("resume", "budget", "device", "threads", "runs_dir", "dry_run", "debug")
+
+DESCRIPTION = """Train a learner with and without learned tasks, from one start, and compare.
+
+Without options: the embedded problem and learner, offline, in minutes on a CPU.
+
+With --modality vision: the same on pictures (--modality vision --help).
+
+Examples:
+  %(prog)s --estimator unrolled --lookahead-steps 2
+  %(prog)s --problem random_slips --value cosine --budget 10min
+  %(prog)s --stream a.jsonl.gz --feedback b.jsonl --eval c.jsonl
+  %(prog)s --preset paper_lora --device cuda
+  %(prog)s --modality vision --estimator first_order
+  %(prog)s --modality vision --feedback photos/ --learner vit_base_patch16_dinov3
+  %(prog)s --config runs/x/config.toml --seed 1"""
+
+
+def parse(argv: Sequence[str], presets: Path = PRESETS, prog: str | None = None) -> RunConfig:
+    """The configuration that a command line asks for.
+
+    Defaults give way to the preset, it to the configuration file, and that to the command line.
+
+    Args:
+        argv: arguments, without the program's name.
+        presets: folder of the presets.
+        prog: the program's name in `--help`; None takes it from the process.
+
+    Returns:
+        The complete configuration. With `--resume` it is the run's own, `command.resume` being
+        the run's directory.
+
+    Raises:
+        UserError: see `resolve`, `read_toml` and `read_preset`.
+        SystemExit: `--help` (0), or a flag or value that tyro refuses (2).
+    """
+    given = given_on_command_line(argv, prog, presets)
+    if "resume" in given:
+        return _resumed(given)
+    layers = []
+    if "preset" in given:
+        layers.append(read_preset(given["preset"], presets))
+    if "config" in given:
+        layers.append(read_toml(Path(given["config"])))
+    return resolve(*layers, Layer(given))
+
+
+def given_on_command_line(
+    argv: Sequence[str],
+    prog: str | None = None,
+    presets: Path = PRESETS,
+    estimators: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Exactly the options that a command line gives, by name.
+
+    Args:
+        argv: arguments, without the program's name.
+        prog: the program's name in `--help`; None takes it from the process.
+        presets: folder of the presets, one of which may name the modality.
+        estimators: further estimators whose options may be there.
+
+    Raises:
+        UserError: an option of the other modality, or an estimator that cannot be imported.
+        SystemExit: as `parse`.
+    """
+    program = prog or Path(sys.argv[0]).name
+    modality, named = _announced(argv, presets)
+    catalogue = catalogue_of(modality, (*named, *estimators))
+    _refuse_foreign(argv, catalogue, modality)
+    groups = groups_of(modality).items()
+    titles = {name: (made.__doc__ or "").partition("\n\n")[0] for name, made in groups}
+    titles |= {name: f"With --estimator {name}." for name in (*ESTIMATORS, *named, *estimators)}
+    return parse_words(
+        argv,
+        catalogue,
+        program=program,
+        description=DESCRIPTION.replace("%(prog)s", program),
+        titles=titles,
+        known={"modality": modality},
+    )
+
+
+def options_there(argv: Sequence[str], presets: Path, estimators: Sequence[str] = ()) -> Catalogue:
+    """The options that a command line can have, by what it, its preset and its file announce."""
+    modality, named = _announced(argv, presets)
+    return catalogue_of(modality, (*named, *estimators))
+
+
+def _announced(argv: Sequence[str], presets: Path) -> tuple[str, tuple[str, ...]]:
+    """The modality and the estimator of a command line, before it is parsed."""
+    files: list[Layer] = []
+    if preset := last_value(argv, "preset"):
+        with contextlib.suppress(UserError):  # told when it is read for good
+            files.append(read_preset(preset, presets))
+    if config := last_value(argv, "config"):
+        with contextlib.suppress(UserError):
+            files.append(read_toml(Path(config)))
+    said: Mapping[str, Any] = merged(files)
+    modality = last_value(argv, "modality") or said.get("modality")
+    estimator = last_value(argv, "estimator") or said.get("estimator")
+    return (
+        str(modality) if modality in MODALITIES else LANGUAGE,
+        (estimator,) if isinstance(estimator, str) and ":" in estimator else (),
+    )
+
+
+def _refuse_foreign(argv: Sequence[str], catalogue: Catalogue, modality: str) -> None:
+    for name in given_words(argv):
+        bare = name.removeprefix("no_")
+        if name in ("help", "") or name in catalogue or bare in catalogue:
+            continue
+        for spelled in dict.fromkeys((name, bare)):
+            if "does nothing here" in (said := unknown_option(spelled, modality)):
+                raise UserError(f"{flag(spelled)}{said}")
+
+
+def run_guarded(
+    main: Callable[[RunConfig], int | None],
+    argv: Sequence[str] | None = None,
+    presets: Path = PRESETS,
+    program: str | None = None,
+) -> int:
+    """Parse, run, and turn what goes wrong into one line and an exit code.
+
+    Args:
+        main: what to do; it may return an exit code.
+        argv: arguments; None takes the process's own.
+        presets: folder of the presets.
+        program: the program's name in `--help`; None takes it from the process.
+
+    Returns:
+        0, or what `main` returns; 2 for what the user can mend (a file, an option); 1 for what
+        went wrong on the way (a loss that is not finite, a solver that did not converge, a full
+        disk, too little memory); 130 after Ctrl-C. Other exceptions are bugs, and are raised.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    config = None
+    try:
+        config = parse(argv, presets, program)
+        return main(config) or 0
+    except SystemExit as stop:  # tyro: --help or its own usage error, already printed
+        if isinstance(stop.code, str):
+            return _failed(stop.code, 1, argv)
+        return stop.code or 0
+    except UserError as error:
+        return _failed(str(error), 2, argv)
+    except VfuncError as error:
+        return _failed(str(error), 1, argv)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return _failed(f"{error.strerror or error}{where}", 1, argv)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        said = str(error).split(". ")[0] or "out of memory"
+        vision = config is not None and config.run.modality == VISION
+        size = "--image-size" if vision else "--seq-len"
+        return _failed(f"{said}; a smaller --batch-size or {size} needs less", 1, argv)
+    except KeyboardInterrupt as stop:
+        return _failed(f"interrupted: {stop}" if str(stop) else "interrupted", 130, argv)
+
+
+def _failed(message: str, code: int, argv: Sequence[str]) -> int:
+    if [word for word in argv if word in ("--debug", "--no-debug")][-1:] == ["--debug"]:
+        traceback.print_exc()
+    # one line, whatever the message is made of; where stderr is gone, the code still tells
+    with contextlib.suppress(OSError):
+        print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _resumed(given: dict[str, Any]) -> RunConfig:
+    barred = [flag(name) for name in given if name not in WITH_RESUME]
+    if barred:
+        allowed = ", ".join(flag(name) for name in WITH_RESUME[1:])
+        raise UserError(
+            f"{', '.join(barred)} would change the run that --resume goes on with; only {allowed} "
+            "may be given with it"
+        )
+    if given["resume"].strip() in ("", ".", ".."):
+        raise UserError(f"--resume {given['resume']!r} names no run")
+    directory = _run_directory(given["resume"], given.get("runs_dir", "runs"))
+    saved = read_toml(directory / CONFIG_NAME)
+    given = given | {"resume": str(directory)}
+    config, before = resolve(saved, Layer(given)), resolve(saved)
+    if config.run.budget.unit != before.run.budget.unit:
+        raise UserError(
+            f"--budget {config.run.budget}: the run counts {before.run.budget.unit} (it had "
+            f"{before.run.budget}), and its schedule with them; give {before.run.budget.unit}"
+        )
+    return config
+
+
+def _run_directory(name: str, runs_dir: str) -> Path:
+    places = (Path(name), Path(runs_dir) / name)
+    for place in places:
+        if (place / CONFIG_NAME).is_file():
+            return place
+    looked = " or ".join(str(place / CONFIG_NAME) for place in places)
+    raise UserError(f"--resume {name}: there is no such run; looked for {looked}")

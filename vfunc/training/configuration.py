@@ -1,0 +1,222 @@
+"""From the options that were given to a complete configuration of a run, and back.
+
+Options come in layers (preset, file, command line), each a flat mapping of names to values, the
+later winning; see `vfunc.config.layers`. The modality decides which options there are, and the
+estimator adds its own. Neither modality brings the other's libraries: the other one's options are
+looked at only where one of them was given, to say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+from vfunc.config.build import arguments
+from vfunc.config.company import Company
+from vfunc.config.declared import Options
+from vfunc.config.fields import fields_of
+from vfunc.config.known import Catalogue, flag, known_options
+from vfunc.config.layers import COMMAND_LINE, Layer, merged, named, without_useless
+from vfunc.config.toml import as_toml
+from vfunc.config.values import checked_value, nearest
+from vfunc.errors import UserError
+from vfunc.estimators import ESTIMATORS, Estimator, find_estimator, option_names
+from vfunc.estimators.estimator import require_options
+from vfunc.extras import MissingExtraError
+from vfunc.training.options import LANGUAGE, VISION, CommandOptions, Modality, RunConfig
+
+_Named = tuple[tuple[str, Callable[..., Estimator]], ...]
+MODALITIES: tuple[str, ...] = get_args(Modality)
+COMMAND = tuple(known_options({"command": CommandOptions}))
+"""Options of the command, which are no part of a run's configuration."""
+
+
+def config_class(modality: str) -> type[RunConfig]:
+    """The class of a modality's configurations."""
+    # imported here: neither modality brings the other's libraries
+    if modality == VISION:
+        from vfunc.training.build.vision_config import VisionConfig
+
+        return VisionConfig
+    from vfunc.training.build.language_config import LanguageConfig
+
+    return LanguageConfig
+
+
+def groups_of(modality: str) -> dict[str, type]:
+    """The groups of a modality's options, those of its own after the run's."""
+    shared, every = (
+        {field.name: field.hint for field in fields_of(made) if field.name != "options"}
+        for made in (RunConfig, config_class(modality))
+    )
+    first = ("command", "run")
+    own = {name: made for name, made in every.items() if name not in shared}
+    return (
+        {name: shared[name] for name in first}
+        | own
+        | {name: made for name, made in shared.items() if name not in first}
+    )
+
+
+def catalogue_of(modality: str, estimators: tuple[str, ...] = ()) -> Catalogue:
+    """The options that there are.
+
+    Args:
+        modality: of the run.
+        estimators: names, of which those of one's own, `package.module:Name`, add their fields.
+
+    Raises:
+        UserError: an estimator cannot be imported, or has a field that is an option already.
+    """
+    own = ((name, find_estimator(name)) for name in estimators if ":" in name)
+    return _catalogue(modality, tuple(own), tuple(ESTIMATORS.items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _catalogue(modality: str, own: _Named, registered: _Named) -> Catalogue:
+    """The same; estimators that are registered later make another."""
+    return known_options(groups_of(modality), dict(own))
+
+
+def resolve(*layers: Layer | Mapping[str, Any]) -> RunConfig:
+    """The complete configuration of these options.
+
+    Resolving what `given_options` says of a configuration gives the same configuration again.
+
+    Args:
+        *layers: what was given, from the weakest layer to the strongest; a bare mapping counts
+            as the command line.
+
+    Raises:
+        UserError: an unknown option, a value of the wrong type or out of bounds, an option that
+            does nothing in the combination, or options that contradict each other.
+    """
+    placed = [layer if isinstance(layer, Layer) else Layer(layer) for layer in layers]
+    everything = merged(placed)
+    estimators = _estimators(everything)
+    checked = [_checked(layer, everything, estimators) for layer in placed]
+    given = without_useless(checked, lambda some: _useless(some, estimators))
+    catalogue = catalogue_of(given.get("modality", LANGUAGE), estimators)
+    company = Company(catalogue, given)
+    _check_combination(company)
+    takes = [n for n in option_names(find_estimator(company["estimator"])) if n in catalogue]
+    own = [n for n in given if catalogue[n].opened]
+    require_options(company["estimator"], own, takes)
+    return _config(company)
+
+
+def given_options(config: RunConfig) -> dict[str, Any]:
+    """The options that repeat a configuration: all that are set and do something."""
+    present = {name: value for name, value in config.options.items() if value is not None}
+    useless = _useless(present, _estimators(present))
+    return {name: value for name, value in present.items() if name not in useless}
+
+
+def to_toml(config: RunConfig) -> str:
+    """A configuration as TOML that gives it again.
+
+    The command's own options (`--name`, `--overwrite`, ...) are left out, and so are options that
+    do nothing in this configuration, which a file may not give.
+    """
+    options = {k: v for k, v in given_options(config).items() if k not in COMMAND}
+    return as_toml(options, catalogue_of(config.run.modality, _estimators(options)))
+
+
+def default_name(config: RunConfig) -> str:
+    """A name for a run that was given none: its data, what is learned, estimator and seed."""
+    estimator = config.options["estimator"].rsplit(":", 1)[-1]
+    return f"{config.subject}-{estimator}-seed{config.run.seed}"
+
+
+def unknown_option(name: str, modality: str, estimators: tuple[str, ...] = ()) -> str:
+    """What to say of a name that is no option, or one of the other modality.
+
+    Args:
+        name: the option that was given.
+        modality: of the run.
+        estimators: see `catalogue_of`.
+    """
+    theirs = _others(modality)
+    if name in theirs:
+        return f" does nothing here: it is for --modality {_other(modality)}"
+    known = [*catalogue_of(modality, estimators), *theirs]
+    return nearest(name, known)
+
+
+def _others(modality: str) -> Catalogue:
+    """The options of the other modality, for messages; none where it is not installed."""
+    with contextlib.suppress(MissingExtraError):
+        return catalogue_of(_other(modality))
+    return {}
+
+
+def _other(modality: str) -> str:
+    return VISION if modality == LANGUAGE else LANGUAGE
+
+
+def _estimators(given: Options) -> tuple[str, ...]:
+    name = given.get("estimator")
+    return (name,) if isinstance(name, str) and ":" in name else ()
+
+
+def _useless(given: Options, estimators: tuple[str, ...]) -> dict[str, str]:
+    modality = given.get("modality", LANGUAGE)
+    catalogue = catalogue_of(modality, estimators)
+    here = {name: value for name, value in given.items() if name in catalogue}
+    foreign = {n: f"it is for --modality {_other(modality)}" for n in given if n not in catalogue}
+    useless = Company(catalogue, here).useless()
+    # in the order in which they were given, so that the first mistake is told first
+    return {n: (foreign | useless)[n] for n in given if n in foreign or n in useless}
+
+
+def _checked(layer: Layer, everything: Options, estimators: tuple[str, ...]) -> Layer:
+    """The layer with every value of its option's type.
+
+    Raises:
+        UserError: an option that there is not, or a value that its option does not take.
+    """
+    modality = everything.get("modality", LANGUAGE)
+    modality = modality if modality in MODALITIES else LANGUAGE  # refused below
+    catalogue, given = catalogue_of(modality, estimators), {}
+    from_file = layer.origin != COMMAND_LINE
+    for name, value in layer.given.items():
+        where = named(name, layer.origin)
+        if from_file and name in COMMAND:
+            raise UserError(
+                f"{layer.origin}: {name} is not part of a configuration; give {flag(name)}"
+            )
+        known = catalogue.get(name) or _others(modality).get(name)
+        if known is None:
+            hint = unknown_option(name, modality, estimators)
+            if from_file:
+                raise UserError(f"{layer.origin}: no such option {name!r}{hint}")
+            raise UserError(f"{where}: no such option{hint}")
+        given[name] = checked_value(known, value, where)
+    return Layer(given, layer.origin)
+
+
+def _check_combination(company: Company) -> None:
+    """Refuse options that contradict each other or need one that is missing.
+
+    Raises:
+        UserError: the first contradiction, and how to resolve it.
+    """
+    modality, budget = company["modality"], company["budget"]
+    made = config_class(modality)
+    counted = made.unit
+    if budget.unit in ("tokens", "images") and budget.unit != counted:
+        raise UserError(
+            f"--budget {budget}: --modality {modality} counts {counted}; give {counted}, steps or "
+            "a time"
+        )
+    made.check(company.given, company)
+    if company["optimizer"] == "sgd" and "lr" not in company.given:
+        raise UserError("--optimizer sgd has no learning rate that suits most learners; give --lr")
+
+
+def _config(company: Company) -> RunConfig:
+    modality = company["modality"]
+    groups = {name: made(**arguments(made, company)) for name, made in groups_of(modality).items()}
+    return config_class(modality)(options=company.flat(), **groups)

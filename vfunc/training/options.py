@@ -1,0 +1,406 @@
+"""The options that runs of both modalities have: command, run, learner, optimizer, value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from vfunc.arms import ARMS
+from vfunc.conditions import DESIGNED, EMBEDDED, EMBEDDED_LEARNER, TRAINED
+from vfunc.config.declared import By, Cases, Condition, Need, Options, option
+from vfunc.config.values import nearest
+from vfunc.errors import UserError
+from vfunc.estimators import ESTIMATORS, Estimator, RandomDirection, find_estimator, option_names
+from vfunc.training.budget import Budget, parse_budget
+from vfunc.workload import Workload
+
+LANGUAGE, VISION = "language", "vision"
+Modality = Literal["language", "vision"]
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
+_RUN_NAME = re.compile(r"\w[\w.+=,@ -]*")
+_ADAPTED = Condition("with LoRA", lambda options: options["lora_rank"] > 0)
+_OWN_DIRECTION = Need(
+    lambda options: "vpretraining" in options["arms"],
+    "it is for the arm vpretraining; random_feedback draws its direction",
+    spares=option_names(RandomDirection),
+)
+
+
+def _of_optimizer(name: str) -> Need:
+    return Need(lambda options: options["optimizer"] == name, f"it is for --optimizer {name}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _check_arms(arms: tuple[str, ...], where: str) -> None:
+    for arm in arms:
+        if arm not in ARMS:
+            known = ", ".join(ARMS)
+            raise UserError(f"{where}: unknown arm {arm!r}{nearest(arm, ARMS)}; known: {known}")
+        if arms.count(arm) > 1:
+            raise UserError(f"{where} names {arm} twice")
+    if not arms:
+        raise UserError(f"{where} names no arm; known: {', '.join(ARMS)}")
+
+
+def _check_device(device: str, where: str) -> None:
+    if not _DEVICE.fullmatch(device):
+        raise UserError(f"{where} must be auto, cpu, cuda or cuda:N, not {device!r}")
+
+
+def _check_align(subset: str, where: str) -> None:
+    if not _SUBSET.fullmatch(subset):
+        raise UserError(
+            f"{where} must be all, last:N, lora, lora:last:N or re:PATTERN, not {subset!r}"
+        )
+
+
+def _check_name(name: str, where: str) -> None:
+    # overwriting removes the run's directory: a name must not lead out of --runs-dir
+    if not _RUN_NAME.fullmatch(name):
+        raise UserError(f"{where} must be a plain directory name, such as my-run_2, not {name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """This command. Not part of a run's configuration, so not in TOML files."""
+
+    preset: str | None = option(
+        "Start from a TOML file of vfunc/presets, by its name.", default=None, metavar="NAME"
+    )
+    config: str | None = option(
+        "Read options from a TOML file: the names of this list, with _ for -. It wins over the "
+        "preset, and the command line wins over both. Every run writes one that repeats it.",
+        default=None,
+        metavar="FILE",
+    )
+    name: str | None = option(
+        "Name of the run, and of its directory.",
+        default=None,
+        shown="made from data, estimator and seed, with a number if taken",
+        metavar="NAME",
+        check=_check_name,
+    )
+    runs_dir: str = option("Directory that holds the runs.", default="runs", metavar="DIR")
+    overwrite: bool = option("Replace the run of that name, if there is one.", default=False)
+    resume: str | None = option(
+        "Go on with an interrupted run: its name or directory. Its own options hold; only "
+        "--budget, --device, --threads, --runs-dir, --dry-run and --debug go with it.",
+        default=None,
+        metavar="RUN",
+    )
+    dry_run: bool = option("Check everything, print the configuration and stop.", default=False)
+    debug: bool = option("Show the traceback of an error.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What to compare, for how long."""
+
+    modality: Modality = option(
+        "What is learned on: text, or pictures. Each has options of its own; --help shows those "
+        "of the one that is given with it.",
+        default=LANGUAGE,
+    )
+    arms: tuple[str, ...] = option(
+        "Ways of training to compare, separated by commas, each from the same start: "
+        + ", ".join(ARMS)
+        + " (known_wrong only on the embedded problem; vision has the first four).",
+        default=("baseline", "vpretraining"),
+        shown="baseline,vpretraining",
+        metavar="ARM,ARM",
+        parse=_listed,
+        check=_check_arms,
+    )
+    budget: Budget = option(
+        "What each arm may spend: 500steps, 2Mtokens, 50kimages, 60s, 10min, 1h. Evaluation and "
+        "saving do not count.",
+        default=By(
+            "modality",
+            {
+                LANGUAGE: Budget(300, "steps"),
+                VISION: Cases(((EMBEDDED_LEARNER, Budget(120, "steps")),), Budget(300, "steps")),
+            },
+        ),
+        metavar="BUDGET",
+        parse=parse_budget,
+    )
+    seed: int = option("Of everything that is drawn.", default=0, least=0)
+    eval_every: float = option(
+        "Fraction of the budget between evaluations on held-out data; 0 evaluates at the end only.",
+        default=0.1,
+        least=0,
+        most=1,
+    )
+    save_every: float = option(
+        "Fraction of the budget between checkpoints; 0 saves at the end only.",
+        default=0.25,
+        least=0,
+        most=1,
+    )
+    probe_batches: int = option(
+        "Batches of the one-step probe, which compares predicted with realised decrease; 0 skips "
+        "it.",
+        default=16,
+        least=0,
+        needs=(DESIGNED,),
+    )
+    certify: bool = option(
+        "Check the designer's gradient against finite differences before training: seconds, or not "
+        "at all where it would take longer, and the run says so.",
+        default=True,
+        needs=(DESIGNED, TRAINED),
+    )
+    threads: int = option("CPU threads; 0 leaves the choice to torch.", default=0, least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerOptions:
+    """The model that is trained."""
+
+    learner: str = option(
+        "'embedded', the small base that comes with the package; or a directory, or a model by its "
+        "name: any causal language model of transformers, or any ViT of timm.",
+        default=EMBEDDED,
+        metavar="DIR|ID",
+    )
+    precision: Literal["float32", "bfloat16"] = option("Of the learner.", default="float32")
+    device: str = option(
+        "auto (a GPU if there is one), cpu, cuda or cuda:N.",
+        default="auto",
+        metavar="DEVICE",
+        check=_check_device,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How the learner takes its steps."""
+
+    optimizer: Literal["adamw", "sgd"] = option("The learner's optimizer.", default="adamw")
+    lr: float = option(
+        "Peak learning rate; sgd has none by default.",
+        default=By(
+            "modality",
+            {
+                LANGUAGE: Cases(((EMBEDDED_LEARNER, 1e-3), (_ADAPTED, 2e-4)), 1.5e-5),
+                VISION: Cases(((EMBEDDED_LEARNER, 5e-4),), 4.15e-6),
+            },
+        ),
+        above=0,
+    )
+    betas: tuple[float, float] = option(
+        "AdamW's decay rates of the first and second moment.",
+        default=Cases(((EMBEDDED_LEARNER, (0.9, 0.99)),), (0.9, 0.999)),
+        metavar="B1 B2",
+        least=0,
+        below=1,
+        needs=(_of_optimizer("adamw"),),
+    )
+    momentum: float = option(
+        "sgd's momentum.",
+        default=0.0,
+        least=0,
+        below=1,
+        needs=(_of_optimizer("sgd"),),
+    )
+    weight_decay: float = option(
+        "Weight decay (decoupled in AdamW).",
+        default=By("modality", {LANGUAGE: 0.0, VISION: 0.04}),
+        least=0,
+    )
+    clip: float = option("Largest norm of the gradient; 0 never clips.", default=1.0, least=0)
+    warmup: float = option(
+        "Fraction of the budget over which the learning rate rises.",
+        default=By("modality", {LANGUAGE: Cases(((EMBEDDED_LEARNER, 0.05),), 0.03), VISION: 0.05}),
+        least=0,
+        below=1,
+    )
+    final_lr: float = option(
+        "Learning rate at the end, as a fraction of the peak; it falls linearly.",
+        default=0.1,
+        least=0,
+        most=1,
+    )
+    accumulate: int = option("Micro-batches in an optimizer step.", default=1, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignerOptions:
+    """How the model is trained that makes soft targets of each text, or a view of each picture."""
+
+    designer_lr: float = option(
+        "Learning rate of the designer's Adam.",
+        default=By(
+            "modality",
+            {
+                LANGUAGE: Cases(((EMBEDDED_LEARNER, 4e-3),), 1e-4),
+                VISION: Cases(((EMBEDDED_LEARNER, 3e-3),), 1.54e-4),
+            },
+        ),
+        above=0,
+        needs=(DESIGNED, TRAINED),
+    )
+    designer: str | None = option(
+        "Start from a saved designer; its size and what else is saved with it hold.",
+        default=None,
+        shown="a new one",
+        metavar="PATH",
+        needs=(DESIGNED,),
+    )
+    freeze_designer: bool = option(
+        "Use --designer as it is, without training.",
+        default=False,
+        needs=(
+            DESIGNED,
+            Need(
+                lambda options: options["designer"] is not None,
+                "a new designer has to be trained; give --designer PATH",
+            ),
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorOptions:
+    """How the value of a task is estimated. An option that the estimator lacks is refused."""
+
+    estimator: Estimator = option(
+        "first_order, unrolled, implicit, random or zero (two controls), or your own, "
+        "package.module:Name, whose fields are options as well.",
+        default="first_order",
+        metavar="NAME",
+        variants=ESTIMATORS,
+        find=find_estimator,
+        compare=False,  # its options are
+        needs=(DESIGNED, _OWN_DIRECTION, TRAINED),
+    )
+    align: str = option(
+        "Parameters over which value is taken: all, last:N (blocks), lora, lora:last:N or "
+        "re:PATTERN.",
+        default=By(
+            "modality",
+            {
+                LANGUAGE: Cases(((EMBEDDED_LEARNER, "all"), (_ADAPTED, "lora:last:2")), "last:2"),
+                VISION: "last:2",
+            },
+        ),
+        metavar="SUBSET",
+        check=_check_align,
+        needs=(DESIGNED,),
+    )
+    meta_period: int = option(
+        "Micro-batches between designer updates.",
+        default=By("modality", {LANGUAGE: 8, VISION: 4}),
+        least=1,
+        needs=(DESIGNED, TRAINED),
+    )
+    burn_in: int = option(
+        "Micro-batches before the designer's first update; until then its arm is the baseline.",
+        default=0,
+        least=0,
+        needs=(DESIGNED, TRAINED),
+    )
+
+    estimate_mode: Literal["eval", "train"] = option(
+        "The learner's mode in estimates; train repeats its step's own dropout.",
+        default="eval",
+        needs=(DESIGNED, TRAINED),
+    )
+
+
+def stem(source: str) -> str:
+    """A file's, folder's or data set's name without its path and endings."""
+    return source.rstrip("/").rsplit("/", 1)[-1].split(":")[0].split(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A complete configuration, as far as both modalities have it; each adds groups of its own.
+
+    Fields that do nothing in a combination (`optimizer.momentum` with adamw) hold their defaults;
+    so do the size and targets of a designer that is loaded, which come from its file instead.
+
+    Attributes:
+        options: every option by its name; the estimator's own where they were given, else None.
+        command: this command.
+        run: what to compare, for how long.
+        learner: the model that is trained.
+        optimizer: how it takes its steps.
+        designer: how the designer is trained.
+        estimator: how values are estimated.
+    """
+
+    options: Mapping[str, Any] = field(hash=False, repr=False)
+    command: CommandOptions
+    run: RunOptions
+    learner: LearnerOptions
+    optimizer: OptimizerOptions
+    designer: DesignerOptions
+    estimator: EstimatorOptions
+
+    unit: ClassVar[str]
+    """What a budget counts beside steps and seconds: tokens or images."""
+
+    @property
+    def subject(self) -> str:
+        """The data and what is learned of them, for the name of a run."""
+        raise NotImplementedError
+
+    @property
+    def penalties(self) -> Mapping[str, float]:
+        """The weights of the terms of R(phi) that the run's designer has, by their names."""
+        raise NotImplementedError
+
+    def assembled(
+        self, device: torch.device, check: Callable[[nn.Module], None]
+    ) -> tuple[nn.Module, Workload]:
+        """The start learner, on the CPU, and the modality.
+
+        Args:
+            device: where everything runs.
+            check: refuses learners that do not suit the run.
+
+        Raises:
+            UserError: something is missing or does not fit together.
+        """
+        raise NotImplementedError
+
+    def described(self, console: Console) -> bool:
+        """Say what a run would be, for `--dry-run`, without loading all of it.
+
+        Returns:
+            Whether it has been said: False leaves it to the assembled run.
+        """
+        return False
+
+    @staticmethod
+    def check(given: Options, options: Options) -> None:
+        """Refuse options that contradict each other or need one that is missing.
+
+        Args:
+            given: what was given.
+            options: the same with every default.
+
+        Raises:
+            UserError: the first contradiction, and how to resolve it.
+        """
+        raise NotImplementedError
+
+    def changed(self, **command: Any) -> RunConfig:
+        """The same run by a command with these options changed."""
+        return replace(
+            self,
+            options={**self.options, **command},
+            command=replace(self.command, **command),
+        )

@@ -1,0 +1,43 @@
+"""Questions about the options of a vision run that several declarations ask."""
+
+from __future__ import annotations
+
+import re
+
+from vfunc.arms import ARMS
+from vfunc.conditions import DESIGNED_ARMS, any_arm
+from vfunc.config.declared import Condition, Need, Options
+
+EMBEDDED_SCENES = Condition("on the embedded scenes", lambda options: options["feedback"] is None)
+PUBLIC = re.compile(r"(ade20k|nyuv2|imagenet)(:.*)?")
+"""A public data set in `--stream`, `--feedback` or `--eval`, and the folder of a copy."""
+
+OWN_PICTURES = Need(
+    lambda options: options["feedback"] is not None, "it is for folders; give --feedback DIR"
+)
+BLURRED = Need(
+    any_arm((*DESIGNED_ARMS, "uniform_smoothing")),
+    "nothing is blurred; it needs an arm with a designer, or uniform_smoothing",
+)
+MASKS = Need(
+    lambda options: makes(options, "unet", "dit"),
+    "it is for masks, and --augmentor photometric makes none",
+)
+VISION_ARMS = tuple(
+    name for name in ARMS if name in (*DESIGNED_ARMS, "baseline", "uniform_smoothing")
+)
+_NOT_ASKED = "--labels leaves its task out"
+
+
+def makes(options: Options, *augmentors: str) -> bool:
+    """Whether the designer is of such a kind, or a saved one, whose kind its file tells."""
+    return options["designer"] is not None or options["augmentor"] in augmentors
+
+
+def asked(*labels: str, reason: str = _NOT_ASKED) -> Need:
+    """The need that feedback is about one of these labels, as far as the options tell."""
+
+    def holds(options: Options) -> bool:
+        return options["labels"] is None or any(label in options["labels"] for label in labels)
+
+    return Need(holds, reason)

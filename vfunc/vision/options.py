@@ -1,0 +1,337 @@
+"""The options of a vision run: its pictures, the self-supervised task, views, dense feedback."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from vfunc.conditions import DESIGNED, EMBEDDED, EMBEDDED_LEARNER, NEW_DESIGNER, TRAINED, any_arm
+from vfunc.config.declared import Cases, Computed, Need, Options, option, same
+from vfunc.config.partial import Partial
+from vfunc.errors import UserError
+from vfunc.vision.conditions import (
+    EMBEDDED_SCENES,
+    MASKS,
+    OWN_PICTURES,
+    PUBLIC,
+    VISION_ARMS,
+    asked,
+    makes,
+)
+from vfunc.vision.designers.view_designer import ViewDesignerConfig
+from vfunc.vision.evaluation.probes import ProbeOptions
+from vfunc.vision.feedback.heads import HeadOptions
+from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.objectives.ijepa import IJepa
+
+LABELS = ("segmentation", "depth", "classification")
+"""What feedback pictures may be labelled with."""
+
+
+def _check_labels(labels: tuple[str, ...], where: str) -> None:
+    for label in labels:
+        if label not in LABELS:
+            raise UserError(f"{where}: unknown label {label!r}; known: {', '.join(LABELS)}")
+        if labels.count(label) > 1:
+            raise UserError(f"{where} names {label} twice")
+
+
+def _from_folder(options: Options) -> bool:
+    """Whether the labels are files of a folder, in the user's own coding."""
+    sources = (*(options["feedback"] or ()), options["eval"])
+    return any(source is not None and not PUBLIC.fullmatch(source) for source in sources)
+
+
+def _timm_name(options: Options) -> bool:
+    """A directory is told by its separator: `hub:org/model` is a name of timm's too."""
+    name = options["learner"]
+    return name != EMBEDDED and (":" in name or not re.search(r"[/\\]|^[.~]", name))
+
+
+def _weight(help: str, label: str) -> Any:
+    return option(help, default=1.0, least=0, needs=(asked(label),))
+
+
+_FOLDERS = Need(_from_folder, OWN_PICTURES.reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The embedded scenes, or pictures of your own by --feedback."""
+
+    stream: tuple[str, ...] | None = option(
+        "Unlabeled pictures to train on: a folder, or ade20k, nyuv2 or imagenet: from the Hub, or "
+        "with :DIR from a copy.",
+        default=None,
+        shown="the training pictures of --feedback",
+        metavar="SOURCE",
+    )
+    feedback: tuple[str, ...] | None = option(
+        "Labelled pictures that only the value signal sees: a folder of pictures with label or "
+        "depth maps, or a public data set as above. Several are as many feedback tasks.",
+        default=None,
+        shown="the embedded scenes",
+        metavar="SOURCE [SOURCE ...]",
+    )
+    eval: str | None = option(
+        "Held-out pictures to evaluate on: a folder like --feedback's.",
+        default=None,
+        shown="held-out pictures of --feedback",
+        metavar="SOURCE",
+    )
+    stream_size: int | None = option(
+        "Embedded: scenes in the stream; it is read again from the start when it ends.",
+        default=Computed(
+            "4096 scenes", lambda options: 4096 if EMBEDDED_SCENES.holds(options) else None, 4096
+        ),
+        least=1,
+        needs=(
+            Need(
+                EMBEDDED_SCENES.holds,
+                "it belongs to the embedded scenes, and --feedback brings pictures of your own",
+            ),
+        ),
+    )
+    eval_split: Literal["validation", "test"] = option(
+        "What to evaluate on. Choose settings on validation, report test.", default="test"
+    )
+    feedback_size: int = option(
+        "Feedback examples to use, of each --feedback.", default=512, least=1, needs=(DESIGNED,)
+    )
+    eval_size: int = option(
+        "Held-out pictures to evaluate on, at most.",
+        default=Cases(((EMBEDDED_SCENES, 256),), 2000),
+        least=1,
+    )
+    batch_size: int = option(
+        "Pictures in a micro-batch.", default=Cases(((EMBEDDED_LEARNER, 32),), 256), least=1
+    )
+    feedback_batch_size: int = option(
+        "Feedback examples in an estimate, shared by the tasks.",
+        default=Cases(((EMBEDDED_LEARNER, 64),), 32),
+        least=1,
+        needs=(DESIGNED,),
+    )
+    normalise_feedback: bool = option(
+        "Several --labels: divide each one's loss by its gradient's norm.",
+        default=False,
+        needs=(
+            DESIGNED,
+            Need(
+                lambda options: options["labels"] is None or len(options["labels"]) > 1,
+                "there is one feedback task; give several --labels",
+            ),
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """The self-supervised task, and the views that are designed for it."""
+
+    image_size: int = same(Dino, "image_size")
+    objective: Partial[Dino] | Partial[IJepa] = option(
+        "What is learned without labels: DINO matches views of a picture, I-JEPA predicts the "
+        "features of hidden blocks.",
+        default="dino",
+        variants={"dino": Dino, "ijepa": IJepa},
+    )
+    pretrained: bool = option(
+        "Start from the weights that timm has for its model; without, from random ones.",
+        default=True,
+        needs=(
+            Need(
+                _timm_name,
+                "it is for a model of timm by its name; the embedded learner and directories bring "
+                "their weights",
+            ),
+        ),
+    )
+    meta_batch_size: int = option(
+        "Pictures of a micro-batch that an estimate takes.",
+        default=Computed(
+            "a quarter of --batch-size", lambda options: max(1, options["batch_size"] // 4)
+        ),
+        least=1,
+        needs=(DESIGNED,),
+    )
+    design: Partial[ViewDesignerConfig] = option(
+        needs=(replace(DESIGNED, spares=("blur",)), NEW_DESIGNER)
+    )
+    sparsity_penalty: float = option(
+        "Masks: weight of the penalty on a mean that is not --keep.",
+        default=Cases(((EMBEDDED_LEARNER, 0.01),), 0.131),
+        least=0,
+        needs=(DESIGNED, TRAINED, MASKS),
+    )
+    tv_penalty: float = option(
+        "Masks: weight of the penalty on their total variation.",
+        default=Cases(((EMBEDDED_LEARNER, 0.003),), 0.144),
+        least=0,
+        needs=(DESIGNED, TRAINED, MASKS),
+    )
+    strength_penalty: float = option(
+        "--augmentor photometric: weight of the penalty on how far it changes a picture.",
+        default=0.1,
+        least=0,
+        needs=(
+            DESIGNED,
+            TRAINED,
+            Need(
+                lambda options: makes(options, "photometric"), "it is for --augmentor photometric"
+            ),
+        ),
+    )
+    fixed_alpha: float = option(
+        "Share of the blurred picture in every view of uniform_smoothing.",
+        default=0.5,
+        above=0,
+        most=1,
+        needs=(Need(any_arm(("uniform_smoothing",)), "it is for the arm uniform_smoothing"),),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseOptions:
+    """Dense feedback, and evaluation on the frozen backbone."""
+
+    labels: tuple[str, ...] | None = option(
+        "What the feedback is about, and the evaluation: " + ", ".join(LABELS) + ".",
+        default=Computed(
+            "segmentation and depth on the embedded scenes, else all that --feedback holds",
+            lambda options: ("segmentation", "depth") if EMBEDDED_SCENES.holds(options) else None,
+        ),
+        metavar="LABEL [LABEL ...]",
+        check=_check_labels,
+    )
+    segmentation_weight: float = _weight(
+        "Weight of segmentation in the feedback loss.", "segmentation"
+    )
+    depth_weight: float = _weight("Weight of depth.", "depth")
+    classification_weight: float = _weight("Weight of classification.", "classification")
+    heads_size: int = option(
+        "Labelled pictures, at most, that those of --head-size are drawn from.",
+        default=Cases(((EMBEDDED_SCENES, 512),), 2000),
+        least=1,
+        needs=(DESIGNED,),
+    )
+    head_size: int = option(
+        "Labelled pictures that the feedback's heads are fitted on at each designer update.",
+        default=Cases(((EMBEDDED_LEARNER, 128),), 64),
+        least=1,
+        needs=(DESIGNED,),
+    )
+    heads: Partial[HeadOptions]
+    label_size: tuple[int, int] | None = option(
+        "Height and width that labelled pictures are brought to, rounded down to whole patches.",
+        default=None,
+        shown="--image-size; of ADE20K 512 512, of NYUv2 480 640",
+        metavar="H W",
+        least=1,
+        needs=(OWN_PICTURES,),
+    )
+    void_label: int | None = option(
+        "Class in a folder's label maps that stands for no class.",
+        default=None,
+        shown="none",
+        least=0,
+        needs=(_FOLDERS, asked("segmentation")),
+    )
+    depth_scale: float = option(
+        "Metres a unit of a folder's depth maps.",
+        default=0.001,
+        above=0,
+        needs=(_FOLDERS, asked("depth")),
+    )
+    retrieval: str | None = option(
+        "A folder of the revisited Oxford or Paris benchmark (jpg/ and gnd_*.pkl), to measure "
+        "retrieval on at the end.",
+        default=None,
+        shown="none",
+        metavar="DIR",
+    )
+    fit_size: int = option(
+        "Labelled pictures, at most, that the evaluation's probes are trained on.",
+        default=Cases(((EMBEDDED_SCENES, 512),), 2000),
+        least=1,
+    )
+    probes: Partial[ProbeOptions]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each label in the feedback loss."""
+        return {label: getattr(self, f"{label}_weight") for label in LABELS}
+
+
+def check_vision(options: Options) -> None:
+    """Refuse options that contradict each other or need one that is missing.
+
+    Args:
+        options: all of them, of a run on pictures.
+
+    Raises:
+        UserError: the first contradiction, and how to resolve it.
+    """
+    for arm in options["arms"]:
+        if arm not in VISION_ARMS:
+            raise UserError(
+                f"--arms: {arm} works on tokens; with --modality vision there are "
+                f"{', '.join(VISION_ARMS)}"
+            )
+    _check_sources(options)
+    _check_weights(options)
+    if options["engine"] == "linear":
+        raise UserError(
+            "--engine linear does not apply to --modality vision: the objective is not linear in a "
+            "view; give auto, forward, reverse or finite_difference"
+        )
+    if options["meta_batch_size"] > options["batch_size"]:
+        raise UserError(
+            f"--meta-batch-size {options['meta_batch_size']} is above the --batch-size "
+            f"{options['batch_size']} that it is taken from"
+        )
+    if options["align"].startswith("lora"):
+        raise UserError(
+            f"--align {options['align']} needs adapters, which --modality vision has not; give "
+            "all, last:N or re:PATTERN"
+        )
+    if options["designer"] is None:
+        _check_designer(options)
+
+
+def _check_designer(options: Options) -> None:
+    width, heads = options["designer_width"], options["designer_heads"]
+    if width % 4:
+        raise UserError(f"--designer-width {width} must be a multiple of 4")
+    if options["augmentor"] == "dit" and width % heads:
+        raise UserError(f"--designer-width {width} must be divisible by --designer-heads {heads}")
+    cell = 2 ** options["designer_layers"]
+    if options["augmentor"] == "unet" and options["image_size"] % cell:
+        raise UserError(
+            f"--image-size {options['image_size']} must be a multiple of {cell}, which "
+            f"--designer-layers {options['designer_layers']} of a U-Net halve to 1"
+        )
+
+
+def _check_sources(options: Options) -> None:
+    if len(options["stream"] or ()) > 1:
+        raise UserError(
+            f"--stream {' '.join(options['stream'])}: --modality vision reads one folder; give one"
+        )
+    if len(options["feedback"] or ()) > 1 and options["eval"] is not None:
+        raise UserError(
+            "--eval is for one --feedback: several are measured on their own test parts"
+        )
+    given = [f"--{name}" for name in ("stream", "eval") if options[name] is not None]
+    if given and options["feedback"] is None:
+        raise UserError(
+            f"{' and '.join(given)} needs labelled pictures beside it; give --feedback DIR"
+        )
+
+
+def _check_weights(options: Options) -> None:
+    labels = options["labels"] or LABELS
+    if not any(options[f"{label}_weight"] for label in labels):
+        flags = ", ".join(f"--{label}-weight" for label in labels)
+        raise UserError(f"{flags}: all are 0, and nothing is left to learn from; give one above 0")
