@@ -153,5 +153,18 @@ def test_pre_commit_runs_the_linters_of_ci():
     hooks = [hook for repo in yaml.safe_load(text)["repos"] for hook in repo["hooks"]]
     assert all(hook["language"] == "system" for hook in hooks)  # nothing is fetched
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    linters = {line for line in lines if line.startswith(("ruff ", "pyright"))}
+    linters = {line for line in lines if line.startswith(("ruff ", "pyright", "basedpyright"))}
     assert {hook["entry"] for hook in hooks} == linters
+
+
+def test_the_readmes_tree_has_every_part_of_the_package():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^  (?:  )?([\w/]+(?:\.py)?)  +\S", text.split("\nvfunc/\n")[1], re.M)
+    listed = {name.rstrip("/") for name in listed}
+    package = ROOT / "vfunc"
+    rooms = [
+        p for p in [*package.iterdir(), *package.glob("vision/*"), *package.glob("language/*")]
+    ]
+    rooms = [p for p in rooms if p.is_dir() and any(p.glob("*.py"))] + list(package.glob("*.py"))
+    missing = {p.name for p in rooms if not p.name.startswith("__")} - listed
+    assert not missing
