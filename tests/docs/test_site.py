@@ -162,9 +162,7 @@ def test_the_readmes_tree_has_every_part_of_the_package():
     listed = re.findall(r"^  (?:  )?([\w/]+(?:\.py)?)  +\S", text.split("\nvfunc/\n")[1], re.M)
     listed = {name.rstrip("/") for name in listed}
     package = ROOT / "vfunc"
-    rooms = [
-        p for p in [*package.iterdir(), *package.glob("vision/*"), *package.glob("language/*")]
-    ]
-    rooms = [p for p in rooms if p.is_dir() and any(p.glob("*.py"))] + list(package.glob("*.py"))
+    folders = [*package.iterdir(), *package.glob("vision/*"), *package.glob("language/*")]
+    rooms = [path for path in folders if any(path.glob("*.py"))] + list(package.glob("*.py"))
     missing = {p.name for p in rooms if not p.name.startswith("__")} - listed
     assert not missing
