@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib import _bootstrap_external
+from importlib.machinery import PathFinder, SourceFileLoader
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 # One thread a process, before any library reads it: workers share the cores, and so do the commands
 # and notebooks that tests start.
@@ -27,8 +31,34 @@ def checked_modules() -> list[str]:
     return sorted(n for n in names if not any(f"{u}.".startswith(f"{n}.") for u in UNCHECKED))
 
 
+class CachedLoader(SourceFileLoader):
+    """Loads a module of a library from its own compiled file.
+
+    While a module of the package is imported, jaxtyping's hook looks for compiled files of another
+    name, for all modules: without this, what the package imports would be compiled again each time.
+    """
+
+    where = staticmethod(_bootstrap_external.cache_from_source)
+
+    def get_code(self, fullname):
+        with patch.object(_bootstrap_external, "cache_from_source", self.where):
+            return super().get_code(fullname)
+
+
+class CachedFinder:
+    """Finds modules of libraries for `CachedLoader`."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = CachedLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
 # Before anything imports vfunc: the annotations of the package's functions are checked in tests.
 jaxtyping.install_import_hook(checked_modules(), "annotation_checker.check")
+sys.meta_path.insert(sys.meta_path.index(PathFinder), CachedFinder)
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
