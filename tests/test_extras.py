@@ -120,7 +120,19 @@ def test_one_extra_is_enough_for_its_modality_and_none_for_the_core():
     language, vision, run = map(set, EXTRAS.values())
     runs = [
         {"hide": sorted(vision - language - run - {"PIL"}), "command": ["run", *OFFLINE]},
+        {
+            "hide": sorted(language - vision - run),
+            "command": ["run", "--modality", "vision", *OFFLINE],
+        },
         {"hide": [*MODULES, "PIL"], "readme": True},
     ]
     for job, found in zip(runs, outcomes(*runs), strict=True):
         assert (found["code"], found["stderr"]) == (0, ""), job
+
+
+def test_help_waits_for_no_slow_library():
+    commands = (["run"], ["run", "--modality", "vision"], ["compare"], ["bench"])
+    for found in outcomes(*({"hide": [], "command": [*words, "--help"]} for words in commands)):
+        assert found["code"] == 0
+        # tqdm comes with torch, and the other two are quick
+        assert set(found["loaded"]) <= {"tyro", "tqdm", "tomli_w", "einops", "safetensors"}

@@ -23,6 +23,7 @@ from hidden_modules import hide
 
 import vfunc
 from vfunc.console import main
+from vfunc.extras import EXTRAS
 
 PARTS = ("language", "vision", "training")
 
@@ -37,7 +38,9 @@ def outcome(job: dict[str, Any]) -> dict[str, Any]:
             code = 0
         else:
             code = main(job["command"])
-    return {"code": code, "stderr": said.getvalue(), "parts": {part: tried(part) for part in PARTS}}
+    loaded = sorted({name for names in EXTRAS.values() for name in names} & set(sys.modules))
+    parts = {part: tried(part) for part in PARTS}
+    return {"code": code, "stderr": said.getvalue(), "loaded": loaded, "parts": parts}
 
 
 def tried(part: str) -> str:
