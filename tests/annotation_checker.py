@@ -9,7 +9,7 @@ from beartype import BeartypeConf, beartype
 # by default beartype draws from Python's global random state, which tests of purity would see
 _check = beartype(conf=BeartypeConf(is_random=False))
 
-SELF_CHECKED = {"ValueProblem.__init__", "ValueEstimate.descend"}
+SELF_CHECKED = {"ValueProblem.__init__", "ValueEstimate.descend", "functional", "from_optimizer"}
 
 
 def check(function):

@@ -201,9 +201,81 @@ def test_directions_and_constructions(entry, made):
         assert "construction must be what construct_task" in one_line(
             function, made.problem, made.theta, wrong, made.theta
         )
-    assert "unknown engine 'revers'" in one_line(
-        function, made.problem, made.theta, construction, made.theta, "revers"
+    for engine, said in (
+        ("revers", "unknown engine 'revers'"),
+        (3, "engine must be auto, an engine or the name of one, not a int"),
+        (vfunc.FiniteDifference, "engine is the class FiniteDifference; give one"),
+        (None, "not a NoneType"),
+    ):
+        assert said in one_line(
+            function, made.problem, made.theta, construction, made.theta, engine
+        )
+
+
+@pytest.mark.parametrize("engine", [3, vfunc.FiniteDifference, None, "revers"])
+@pytest.mark.parametrize(
+    "kind", [vfunc.FirstOrder, vfunc.Unrolled, vfunc.Implicit, vfunc.RandomDirection]
+)
+def test_an_estimator_s_engine(kind, engine, made):
+    said = one_line(lambda: kind(engine=engine)(made.problem, made.theta, made.phi))
+    assert "engine is the class" in said or "engine must be" in said or "unknown engine" in said
+
+
+@pytest.mark.parametrize(
+    ("estimator", "said"),
+    [
+        (vfunc.FirstOrder, "estimator is the class FirstOrder; give one: FirstOrder()"),
+        (3, "estimator must be an estimator or the name of one, not a int"),
+        ("firstorder", "did you mean 'first_order'?"),
+    ],
+)
+def test_what_is_certified(estimator, said, made):
+    assert said in one_line(vfunc.certify, made.problem, made.theta, made.phi, estimator)
+
+
+@pytest.mark.parametrize("engine", list(vfunc.ENGINES))
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda loss: 1.0, "pretrain_loss returned a float"),
+        (lambda loss: loss.expand(3), "pretrain_loss returned a tensor of shape (3,)"),
+    ],
+    ids=["a float", "a vector"],
+)
+def test_a_pretrain_loss_that_is_none(engine, returned, said, made):
+    real = made.problem.pretrain_loss
+    problem = replace(made.problem, pretrain_loss=lambda t, c: returned(real(t, c)), linear=None)
+    if engine != "linear":  # it does not read the loss
+        assert said in one_line(vfunc.FirstOrder(engine=engine), problem, made.theta, made.phi)
+
+
+@pytest.mark.parametrize("engine", ["linear", "finite_difference"])
+def test_a_linear_form_of_another_shape(engine, made):
+    form = vfunc.LinearForm("q", lambda theta, task: made.problem.pretrain_loss(theta, task))
+    problem = replace(made.problem, linear=form)
+    assert "linear.coefficients returned a tensor of shape (); the task's 'q'" in one_line(
+        vfunc.FirstOrder(engine=engine), problem, made.theta, made.phi
     )
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"), [(lambda t, c: 1.0, "not float"), (None, "not a scalar")]
+)
+def test_parts_that_are_none(returned, said, made):
+    problem = replace(made.problem, parts=returned or made.problem.pretrain_loss)
+    assert said in one_line(vfunc.value_of_parts, problem, made.theta, made.phi)
+
+
+def test_a_learner_and_its_optimizer():
+    module = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    assert "functional takes an nn.Module, not a dict" in one_line(vfunc.functional, {})
+    for arguments, said in (
+        ((module, vfunc.functional(module).live), "takes a torch optimizer, not a Linear"),
+        ((optimizer, module.parameters()), "by name, not a generator"),
+        ((optimizer, nn.Linear(2, 2).state_dict()), "does not hold 2 of the parameters in S"),
+    ):
+        assert said in one_line(vfunc.from_optimizer, *arguments)
 
 
 ALL = [*BOTH, "feedback_gradient"]

@@ -107,6 +107,8 @@ def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:
     Raises:
         UserError: nothing is selected, or the subset is not understood.
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"functional takes an nn.Module, not a {type(module).__name__}")
     return FunctionalLearner(module, select(module, subset))
 
 

@@ -49,7 +49,7 @@ def check_value(name: str, value: Any, hint: Any, declared: Option) -> None:
     if len(plain) == 1:
         _check_type(name, value, plain[0])
     if isinstance(value, int | float) and not isinstance(value, bool):
-        _check_bounds(name, value, declared)
+        check_bounds(name, value, declared)
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
@@ -65,7 +65,17 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
             raise UserError(f"{name} must be {_WORDS[kind]}, not {value!r}")
 
 
-def _check_bounds(name: str, number: float | int, declared: Option) -> None:
+def check_bounds(name: str, number: float | int, declared: Option) -> None:
+    """Check that a number is finite and within the bounds of its option.
+
+    Args:
+        name: the option, for messages.
+        number: its value.
+        declared: its bounds.
+
+    Raises:
+        UserError: it is not; the message says what is allowed.
+    """
     bounds = (
         ("above", declared.above, declared.above is None or number > declared.above),
         ("at least", declared.least, declared.least is None or number >= declared.least),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Collection
 from typing import Any, Literal, get_args, get_origin
 
 from beartype.door import is_bearable
 
+from vfunc.config import allowed
 from vfunc.config.known import Known
 from vfunc.errors import UserError
 
@@ -65,15 +65,7 @@ def check_bounds(known: Known, value: Any, where: str) -> None:
     for number in entries:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        bounds = (
-            ("above", said.above, said.above is None or number > said.above),
-            ("at least", said.least, said.least is None or number >= said.least),
-            ("below", said.below, said.below is None or number < said.below),
-            ("at most", said.most, said.most is None or number <= said.most),
-        )
-        if not math.isfinite(number) or not all(held for _, _, held in bounds):
-            wanted = " and ".join(f"{word} {at:g}" for word, at, _ in bounds if at is not None)
-            raise UserError(f"{where} must be {wanted or 'finite'}, not {number}")
+        allowed.check_bounds(where, number, said)
     if said.check is not None:
         said.check(value, where)
     if any(isinstance(entry, str) and not entry.strip() for entry in entries):

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from vfunc import trees
+from vfunc.config.allowed import check_fields
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.first_order import first_order_value
 from vfunc.problem import ValueEstimate, ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.problem.arguments import require_engine
 from vfunc.pullback import GRADIENT, Engine, EngineName, pull_back
 from vfunc.trees import Params
 from vfunc.typecheck import typed
@@ -28,6 +30,10 @@ class RandomDirection:
     """
 
     engine: EngineName | Engine = "auto"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_engine("engine", self.engine)
 
     @entry
     @typed

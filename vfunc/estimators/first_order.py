@@ -18,6 +18,7 @@ from vfunc.problem import (
     pretrain_gradient,
     step_gradient,
 )
+from vfunc.problem.arguments import require_engine
 from vfunc.pullback import GRADIENT, Engine, EngineName, Passes, pull_back
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -46,6 +47,7 @@ class FirstOrder:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_engine("engine", self.engine)
 
     @entry
     @typed

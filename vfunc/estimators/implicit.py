@@ -13,6 +13,7 @@ from vfunc.estimators.curvature import DampedCurvature, curvature_at, optimizer_
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.proximal import ProximalSolution, solve_proximal
 from vfunc.problem import ValueEstimate, ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.problem.arguments import require_engine
 from vfunc.pullback import Engine, EngineName, Passes, pull_back
 from vfunc.solvers import SOLVERS, ConjugateGradient, Neumann, Outcome, Solution, Solver
 from vfunc.trees import Params
@@ -70,6 +71,7 @@ class Implicit:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_engine("engine", self.engine)
         if isinstance(self.solver, str | type) or not isinstance(self.solver, Solver):
             known = ", ".join(f"{kind.__name__}()" for kind in SOLVERS.values())
             raise UserError(f"solver must be one of {known}, or your own; not {self.solver!r}")

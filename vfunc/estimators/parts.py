@@ -47,7 +47,18 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
         raise UserError(f"value_of_parts needs forward mode: {problem.no_second_order}")
     parts = problem.parts
     task = construct_task(problem, phi, problem.batches[0]).task
+
+    def terms(theta: Params) -> Tensor:
+        found = parts(theta, task)
+        if not isinstance(found, Tensor) or not found.ndim:
+            instead = "a scalar" if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(
+                "parts must return the terms of the loss as one tensor, examples along its first "
+                f"dimension, not {instead}"
+            )
+        return found
+
     _, g_down = feedback_gradient(problem, theta)
     with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
-        _, tangents = tangent_along(lambda t: parts(t, task), theta, stepped(problem, g_down))
+        _, tangents = tangent_along(terms, theta, stepped(problem, g_down))
     return tangents.detach()

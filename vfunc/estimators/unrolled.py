@@ -11,6 +11,7 @@ from vfunc.errors import UserError
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.trajectory import Point, Simulation, Trajectory, simulate
 from vfunc.problem import ValueEstimate, ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.problem.arguments import require_engine
 from vfunc.pullback import GRADIENT, Engine, EngineName, Pullback, pull_back
 from vfunc.simulate.rule import Buffers
 from vfunc.trees import Params, Scalar
@@ -57,6 +58,7 @@ class Unrolled:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_engine("engine", self.engine)
         steps = self.lookahead_steps
         if self.truncate is not None and self.truncate > steps:
             raise UserError(

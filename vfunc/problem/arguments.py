@@ -26,7 +26,7 @@ _UNFIT = re.compile(r"shape|size|dimension|must match|device|dtype|scalar type",
 
 
 def entry(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A public function whose `problem`, `theta`, `phi` and `w` are looked at before all else.
+    """A public function whose arguments of usual names are looked at before all else.
 
     Names, types, dtypes and shapes alone are read: no device is waited for. What a type checker
     finds later is a fault of the package.
@@ -106,6 +106,32 @@ def require_construction(name: str, value: object) -> None:
             f"{name} must be what construct_task(problem, phi, batch) returns, not a "
             f"{type(value).__name__}"
         )
+
+
+def require_estimator(name: str, value: object) -> None:
+    """Check that something may be an estimator, or the name of one.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(value, type):
+        raise UserError(f"{name} is the class {value.__name__}; give one: {value.__name__}()")
+    if value is not None and not isinstance(value, str) and not callable(value):
+        kind = type(value).__name__
+        raise UserError(f"{name} must be an estimator or the name of one, not a {kind}")
+
+
+def require_engine(name: str, value: object) -> None:
+    """Check that something may be an engine, or the name of one.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(value, type):
+        raise UserError(f"{name} is the class {value.__name__}; give one: {value.__name__}()")
+    if not isinstance(value, str) and not hasattr(value, "refusal"):
+        kind = type(value).__name__
+        raise UserError(f"{name} must be auto, an engine or the name of one, not a {kind}")
 
 
 def require_task(task: object) -> None:
@@ -247,4 +273,6 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "phi": require_params,
     "w": require_params,
     "construction": require_construction,
+    "estimator": require_estimator,
+    "engine": require_engine,
 }

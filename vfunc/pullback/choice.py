@@ -64,10 +64,10 @@ def choose_engine(engine: str | Engine, request: ProductRequest) -> Chosen:
     if engine == "auto":
         return _automatic(request)
     asked = _known(engine) if isinstance(engine, str) else engine
-    if not isinstance(asked, Engine):
+    if isinstance(asked, type) or not isinstance(asked, Engine):
         raise UserError(
-            f"the engine is a {type(asked).__name__}; give auto, one of {', '.join(ENGINES)}, or "
-            "an object with a name, differentiates_attention, refusal and __call__"
+            f"{asked!r} is no engine; give auto, one of {', '.join(ENGINES)}, or an object with a "
+            "name, differentiates_attention, refusal and __call__"
         )
     refusal, kernels = asked.refusal(request), request.problem.no_second_order
     if refusal is None and asked.differentiates_attention and kernels is not None:

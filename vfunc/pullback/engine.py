@@ -15,8 +15,10 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.errors import UserError
 from vfunc.precision import coarsest_round_off
 from vfunc.problem import Task, ValueProblem
+from vfunc.problem.arguments import scalar
 from vfunc.trees import Params, Scalar
 
 EngineName: TypeAlias = Literal["auto", "linear", "forward", "reverse", "finite_difference"]
@@ -82,6 +84,31 @@ class ProductRequest:
     def made(self) -> Task:
         """The entries of the task that the designer made."""
         return {name: self.task[name] for name in self.designed}
+
+    def loss(self, theta: Params, made: Task) -> Scalar:
+        """L_pre at theta, with these entries for those that the designer made.
+
+        Raises:
+            UserError: it is no scalar.
+        """
+        loss = self.problem.pretrain_loss(theta, self.task | made)
+        return scalar("pretrain_loss", loss)
+
+    def coefficients(self, theta: Params) -> Tensor:
+        """What the loss is linear in the target by (see `LinearForm`).
+
+        Raises:
+            UserError: they are not of the target's shape.
+        """
+        linear = self.problem.linear
+        assert linear is not None  # an engine's refusal comes first
+        found, target = linear.coefficients(theta, self.task), self.task[linear.target]
+        if found.shape != target.shape:
+            raise UserError(
+                f"linear.coefficients returned a tensor of shape {tuple(found.shape)}; the task's "
+                f"{linear.target!r} is of shape {tuple(target.shape)}"
+            )
+        return found
 
     @property
     def round_off(self) -> float:

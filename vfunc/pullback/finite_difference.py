@@ -191,7 +191,7 @@ def _coefficients(request: ProductRequest, theta: Params) -> Params:
     linear = request.problem.linear
     assert linear is not None
     with torch.no_grad():
-        b = linear.coefficients(theta, request.task)
+        b = request.coefficients(theta)
         inner = trees.dot({"q": request.task[linear.target]}, {"q": b})
         return {"inner": inner} | {f"task {n}": b for n in request.designed}
 
@@ -204,5 +204,5 @@ def _gradients(request: ProductRequest, theta: Params) -> Params:
     if request.hessian:
         wrt |= {f"theta {n}": x for n, x in theta.items()}
     with torch.enable_grad():
-        loss = request.problem.pretrain_loss(theta, request.task | made)
+        loss = request.loss(theta, made)
         return {"inner": loss.detach(), **trees.gradient(loss, wrt)}

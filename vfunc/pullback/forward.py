@@ -35,7 +35,7 @@ class Forward:
             return _inner_alone(request)
 
         def loss(made: Params, theta: Params) -> Tensor:
-            return request.problem.pretrain_loss(theta, request.task | made)
+            return request.loss(theta, made)
 
         def gradients(theta: Params) -> tuple[object, Tensor]:
             wrt = ((0, 1) if made else 1) if hessian else 0
@@ -55,9 +55,5 @@ class Forward:
 
 def _inner_alone(request: ProductRequest) -> MixedProduct:
     """<w, g_pre> is the tangent of the loss: nothing of the task depends on phi."""
-
-    def loss(theta: Params) -> Tensor:
-        return request.problem.pretrain_loss(theta, request.task)
-
-    _, inner = tangent_along(loss, request.theta, request.w)
+    _, inner = tangent_along(lambda theta: request.loss(theta, {}), request.theta, request.w)
     return MixedProduct(inner.detach(), {}, None, Passes(tangents=1))

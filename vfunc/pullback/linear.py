@@ -35,11 +35,10 @@ class Linear:
 
     def __call__(self, request: ProductRequest) -> MixedProduct:
         """See `Engine.__call__`."""
-        linear, task = request.problem.linear, request.task
+        linear = request.problem.linear
         assert linear is not None  # refusal() comes first
-        _, tangent = tangent_along(lambda t: linear.coefficients(t, task), request.theta, request.w)
-        tangent = tangent.detach()
-        target = task[linear.target]
+        _, tangent = tangent_along(request.coefficients, request.theta, request.w)
+        tangent, target = tangent.detach(), request.task[linear.target]
         return MixedProduct(
             trees.dot({"q": target}, {"q": tangent}),
             {linear.target: tangent.to(target.dtype)} if request.designed else {},

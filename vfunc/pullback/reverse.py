@@ -39,7 +39,7 @@ class Reverse:
         """
         theta, made = trees.leaves(request.theta), trees.leaves(request.made)
         with torch.enable_grad():
-            loss = request.problem.pretrain_loss(theta, request.task | made)
+            loss = request.loss(theta, made)
             if self.watch_memory:
                 require_room(loss)
             g_pre = trees.zeros_like(theta)

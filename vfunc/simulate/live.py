@@ -44,6 +44,13 @@ def from_optimizer(
         UserError: another optimizer, an option that the simulation does not have (amsgrad,
             maximize), or a parameter that the optimizer does not hold.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"from_optimizer takes a torch optimizer, not a {type(optimizer).__name__}")
+    if not isinstance(parameters, Mapping):
+        raise UserError(
+            f"from_optimizer takes the live parameters by name, not a {type(parameters).__name__}: "
+            "vfunc.functional(module).live, or dict(module.named_parameters())"
+        )
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in parameters.items() if id(p) not in groups]
     if missing:

@@ -28,8 +28,9 @@ class ConjugateGradient:
     hundredth of that, and take thirty (see `smallest_ritz_value`).
 
     Attributes:
-        steps: products that cg spends on the adjoint, whatever the residual; approximate.
-        precondition: `optimizer` preconditions by the second moments of Adam or AdamW.
+        steps: products of cg, or terms of neumann, spent on the adjoint whatever the residual;
+            approximate.
+        precondition: optimizer preconditions by the second moments of Adam or AdamW.
         max_iterations: products with the system, at most.
         probe_steps: products with random directions that look for negative curvature; 0 for none.
     """

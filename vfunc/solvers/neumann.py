@@ -25,7 +25,8 @@ class Neumann:
     """The implicit estimator's solver `neumann`: linear in the right-hand side, with more products.
 
     Attributes:
-        steps: terms that neumann spends on the adjoint, whatever the residual; approximate.
+        steps: products of cg, or terms of neumann, spent on the adjoint whatever the residual;
+            approximate.
         max_iterations: terms, at most.
     """
 
