@@ -8,11 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vfunc.errors import UserError
+from vfunc.extras import needs
+
+with needs("run", "safetensors"):
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
 
 _LONGEST = 200  # characters of a reason
 

@@ -35,7 +35,7 @@ from vfunc.training.configuration import (
     resolve,
     to_toml,
 )
-from vfunc.training.run import RunLog
+from vfunc.training.log import RunLog
 from vfunc.vision.conditions import VISION_ARMS
 
 VISION = {"modality": "vision"}

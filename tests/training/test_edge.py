@@ -19,7 +19,7 @@ from vfunc.learner import RandomState
 from vfunc.report.events import EventLog
 from vfunc.report.progress import progress
 from vfunc.split import Split
-from vfunc.training.run import RunLog
+from vfunc.training.log import RunLog
 from vfunc.training.step import value_problem
 
 LAST = {"align": "last:1"}

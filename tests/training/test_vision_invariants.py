@@ -27,6 +27,7 @@ from small_vision_run import (
     unreadable,
 )
 
+from vfunc.designer_file import save_designer
 from vfunc.training import step
 from vfunc.vision import workload as vision_workload
 from vfunc.vision.data.batches import LabelledBatch

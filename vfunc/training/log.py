@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from vfunc.report.events import EventLog
+from vfunc.report.progress import Progress, Status
+from vfunc.training.checkpoint import naming_file, save_checkpoint
 from vfunc.training.state import ArmState
 
 
@@ -36,3 +40,40 @@ class Silent:
 
     def checkpoint(self, state: ArmState) -> None:
         """See `Log.checkpoint`."""
+
+
+class RunLog:
+    """An arm's news: to the event log, the display, and the checkpoint file."""
+
+    def __init__(self, events: EventLog, display: Progress, checkpoint: Path, unit: str) -> None:
+        self._events, self._display, self._checkpoint = events, display, checkpoint
+        self._rate = f"{unit}_per_second"
+        self._latest: dict[str, float] = {}
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """See `Log.event`."""
+        with naming_file(self._events.path):
+            self._events.write({"kind": kind, **fields})
+        if kind == "engine":
+            products = fields.get("hessian_engine")
+            hessian = products and f"Hessian products by {products}"
+            why = "; ".join(filter(None, [fields["engine_why"], hessian, fields["split"]]))
+            self._display.message(f"engine    {fields['engine']} ({why})")
+        if kind == "evaluation":
+            self._latest["heldout_loss"] = fields["heldout_loss"]
+
+    def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
+        """See `Log.progress`; the display keeps the last value that was estimated."""
+        shown = ("value", "gate", "kept")
+        self._latest |= {name: fields[name] for name in shown if name in fields}
+        status = Status(
+            step=fields["step"],
+            loss=fields["train_loss"],
+            **{self._rate: fields["units_a_second"]},
+            **self._latest,
+        )
+        self._display.update(fraction, status)
+
+    def checkpoint(self, state: ArmState) -> None:
+        """See `Log.checkpoint`."""
+        save_checkpoint(state, self._checkpoint)

@@ -15,62 +15,25 @@ from rich.console import Console
 
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.report.events import EventLog, read_events
-from vfunc.report.progress import Progress, Status, progress
+from vfunc.report.progress import progress
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.certifying import Costly, certified_arm, certify_start
 from vfunc.training.checkpoint import (
     load_checkpoint,
     naming_file,
-    save_checkpoint,
     write_atomically,
     write_json,
 )
 from vfunc.training.configuration import default_name, to_toml
+from vfunc.training.log import RunLog
 from vfunc.training.loop import run_arm
 from vfunc.training.options import RunConfig
 from vfunc.training.run_directory import RunDirectory, free_name, new_run
 from vfunc.training.start import start_arm
-from vfunc.training.state import ArmState, Counters
+from vfunc.training.state import Counters
 from vfunc.training.summary import describe_run, finish
 from vfunc.workload import Evaluation
-
-
-class RunLog:
-    """An arm's news: to the event log, the display, and the checkpoint file."""
-
-    def __init__(self, events: EventLog, display: Progress, checkpoint: Path, unit: str) -> None:
-        self._events, self._display, self._checkpoint = events, display, checkpoint
-        self._rate = f"{unit}_per_second"
-        self._latest: dict[str, float] = {}
-
-    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """See `vfunc.training.loop.Log`."""
-        with naming_file(self._events.path):
-            self._events.write({"kind": kind, **fields})
-        if kind == "engine":
-            products = fields.get("hessian_engine")
-            hessian = products and f"Hessian products by {products}"
-            why = "; ".join(filter(None, [fields["engine_why"], hessian, fields["split"]]))
-            self._display.message(f"engine    {fields['engine']} ({why})")
-        if kind == "evaluation":
-            self._latest["heldout_loss"] = fields["heldout_loss"]
-
-    def progress(self, fraction: float, fields: Mapping[str, Any]) -> None:
-        """See `vfunc.training.loop.Log`; the display keeps the last value that was estimated."""
-        shown = ("value", "gate", "kept")
-        self._latest |= {name: fields[name] for name in shown if name in fields}
-        status = Status(
-            step=fields["step"],
-            loss=fields["train_loss"],
-            **{self._rate: fields["units_a_second"]},
-            **self._latest,
-        )
-        self._display.update(fraction, status)
-
-    def checkpoint(self, state: ArmState) -> None:
-        """See `vfunc.training.loop.Log`."""
-        save_checkpoint(state, self._checkpoint)
 
 
 def run(config: RunConfig) -> None:
