@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "vfunc").rglob("*.py"))
 BY_MODALITY = {
     "__init__.py",
+    "conditions.py",
+    "learner.py",
+    "options.py",
+    "reporting.py",
+    "value_problem.py",
+    "workload.py",
+}
+    "__init__.py",
     "learner.py",
     "options.py",
     "reporting.py",
