@@ -24,13 +24,6 @@ BY_MODALITY = {
     "value_problem.py",
     "workload.py",
 }
-    "__init__.py",
-    "learner.py",
-    "options.py",
-    "reporting.py",
-    "value_problem.py",
-    "workload.py",
-}
 """File names that every package, or every modality, has."""
 
 
