@@ -18,16 +18,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vfunc import trees
+from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
 from vfunc.pullback import pull_back
 from vfunc.split import Whole
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.arms import ARMS
 from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.build.vision_config import VisionConfig
-from vfunc.training.command_line import parse, run_guarded
+from vfunc.training.run_command_line import parse, run_guarded
 from vfunc.training.start import start_arm
 from vfunc.training.step import micro_batch, optimizer_step, value_problem
 from vfunc.vision.workload import VisionWorkload
@@ -163,7 +163,7 @@ def _plain_step(run: ArmRun, batch: object) -> Callable[[], None]:
         run,
         arm=ARMS["baseline"],
         estimator=None,
-        workload=_Ready(run.workload, batch),  # type: ignore[arg-type]
+        workload=_Ready(run.workload, batch),
         options=replace(run.options, accumulate=1),
     )
 

@@ -19,7 +19,7 @@ import torch
 
 from vfunc.errors import UserError
 from vfunc.extras import needs
-from vfunc.vision.data.examples import stream_pictures
+from vfunc.vision.data.vision_data import stream_pictures
 from vfunc.vision.encoder.embedded_encoder import EMBEDDED_ENCODER, embedded_encoder
 from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.objectives.dino import Dino

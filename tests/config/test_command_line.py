@@ -9,8 +9,8 @@ import torch
 
 from vfunc.config.known import flag
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
-from vfunc.training.command_line import given_on_command_line, parse, run_guarded
-from vfunc.training.configuration import MODALITIES, catalogue_of, resolve, to_toml
+from vfunc.training.build.configuration import MODALITIES, catalogue_of, resolve, to_toml
+from vfunc.training.run_command_line import given_on_command_line, parse, run_guarded
 
 
 def test_only_what_was_given_is_given():
@@ -245,7 +245,7 @@ def test_parsing_brings_no_library_of_the_other_modality_nor_any_that_only_runs_
     modality, foreign
 ):
     code = (
-        "import sys; from vfunc.training.command_line import parse;"
+        "import sys; from vfunc.training.run_command_line import parse;"
         f"parse(['--modality', {modality!r}]);"
         f"print([n for n in (*{foreign!r}, 'torchvision', 'transformers', 'timm', 'matplotlib')"
         " if n in sys.modules])"
@@ -256,7 +256,7 @@ def test_parsing_brings_no_library_of_the_other_modality_nor_any_that_only_runs_
 
 def test_a_process_ends_with_the_code_and_without_a_traceback():
     code = (
-        "import sys; from vfunc.training.command_line import run_guarded; "
+        "import sys; from vfunc.training.run_command_line import run_guarded; "
         "sys.exit(run_guarded(lambda config: None))"
     )
     done = subprocess.run(

@@ -5,14 +5,14 @@ import tomllib
 
 import pytest
 
+from vfunc.arms import ARMS
 from vfunc.config.declared import Depending, default_words
 from vfunc.config.layers import Layer
 from vfunc.config.toml import read_preset, read_toml
 from vfunc.config.values import check_bounds
 from vfunc.errors import UserError
-from vfunc.training.arms import ARMS
-from vfunc.training.command_line import PRESETS
-from vfunc.training.configuration import COMMAND, MODALITIES, catalogue_of, resolve, to_toml
+from vfunc.training.build.configuration import COMMAND, MODALITIES, catalogue_of, resolve, to_toml
+from vfunc.training.run_command_line import PRESETS
 
 
 def test_every_option_is_explained_and_named_once():

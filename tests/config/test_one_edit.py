@@ -16,8 +16,8 @@ from vfunc.language import designer
 from vfunc.language import options as language
 from vfunc.language.targets import TargetForm
 from vfunc.training import configuration
-from vfunc.training.command_line import parse
-from vfunc.training.configuration import resolve, to_toml
+from vfunc.training.build.configuration import resolve, to_toml
+from vfunc.training.run_command_line import parse
 from vfunc.vision import options as vision
 from vfunc.vision.objectives.dino import Dino
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfunc.arms import ARMS
 from vfunc.config.layers import Layer
 from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, make_estimator
 from vfunc.language.data.streams import PRESETS, StreamSpec
-from vfunc.training.arms import ARMS
 from vfunc.training.budget import Budget
-from vfunc.training.configuration import (
+from vfunc.training.build.configuration import (
     COMMAND,
     catalogue_of,
     default_name,

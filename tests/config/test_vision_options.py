@@ -16,18 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from vfunc.arms import ARMS
 from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
 from vfunc.modality import Modality
 from vfunc.report.events import EventLog
 from vfunc.report.progress import progress
 from vfunc.training import run
-from vfunc.training.arms import ARMS
 from vfunc.training.assemble import assemble, step_options
 from vfunc.training.budget import Budget
 from vfunc.training.build import language_assembly
-from vfunc.training.command_line import given_on_command_line, parse
-from vfunc.training.configuration import (
+from vfunc.training.build.configuration import (
     COMMAND,
     catalogue_of,
     default_name,
@@ -36,6 +35,7 @@ from vfunc.training.configuration import (
     to_toml,
 )
 from vfunc.training.log import RunLog
+from vfunc.training.run_command_line import given_on_command_line, parse
 from vfunc.vision.conditions import VISION_ARMS
 
 VISION = {"modality": "vision"}

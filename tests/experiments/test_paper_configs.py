@@ -11,8 +11,8 @@ import torch
 
 import vfunc
 from vfunc.training.build import vision_dry_run
-from vfunc.training.command_line import run_guarded
 from vfunc.training.run import run
+from vfunc.training.run_command_line import run_guarded
 from vfunc.vision.encoder.architecture import Architecture
 from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.encoder.timm_vit import build_encoder

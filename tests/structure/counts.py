@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "vfunc").rglob("*.py"))
 BY_MODALITY = {
     "__init__.py",
+    "conditions.py",
     "learner.py",
     "options.py",
     "reporting.py",

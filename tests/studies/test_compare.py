@@ -10,8 +10,8 @@ from vfunc.studies import compare_command, comparison
 from vfunc.studies.comparison_files import primary_of
 from vfunc.studies.finished_runs import find_runs, read_run
 from vfunc.studies.repetition import plan, settings_of
-from vfunc.training.command_line import PRESETS, parse
-from vfunc.training.configuration import resolve, to_toml
+from vfunc.training.build.configuration import resolve, to_toml
+from vfunc.training.run_command_line import PRESETS, parse
 from vfunc.training.run_directory import RunDirectory
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from small_run import SMALL, words
 
-from vfunc.training.command_line import run_guarded
 from vfunc.training.run import run
+from vfunc.training.run_command_line import run_guarded
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from vfunc.config.layers import Layer
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
-from vfunc.training.configuration import resolve
+from vfunc.training.build.configuration import resolve
 from vfunc.training.loop import run_arm
 from vfunc.training.start import start_arm
 from vfunc.training.state import ArmState

@@ -19,10 +19,10 @@ from torch import Tensor
 from vfunc.config.layers import Layer
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled
-from vfunc.training.configuration import resolve
+from vfunc.training.build.configuration import resolve
 from vfunc.training.loop import run_arm
 from vfunc.training.start import start_arm
-from vfunc.vision.data.examples import Example
+from vfunc.vision.data.vision_data import Example
 from vfunc.vision.designers.view_designer import ViewDesigner
 from vfunc.vision.encoder.architecture import Architecture
 from vfunc.vision.encoder.encoder_file import save_encoder

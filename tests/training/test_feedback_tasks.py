@@ -22,7 +22,7 @@ from vfunc.language.data.streams import PRESETS, embedded_examples
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import draw_samples
 from vfunc.language.value_problem import language_problem
-from vfunc.training.configuration import resolve
+from vfunc.training.build.configuration import resolve
 from vfunc.training.step import value_problem
 
 STYLED = {"feedback_tasks": "styles", "batch_size": 8, "feedback_batch_size": 8}

@@ -13,13 +13,13 @@ import pytest
 import torch
 from small_run import new_run, same, train
 
+from vfunc.arms import ARMS
 from vfunc.designer_file import save_designer
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.sequences import TokenStream
 from vfunc.language.designer import TopKDesigner
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import step
-from vfunc.training.arms import ARMS
 
 UNDESIGNED = [name for name, arm in ARMS.items() if not arm.designed]
 ESTIMATORS = [

@@ -18,8 +18,8 @@ from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.report.events import read_events
 from vfunc.training.assemble import assemble
-from vfunc.training.command_line import PRESETS, parse, run_guarded
 from vfunc.training.run import run
+from vfunc.training.run_command_line import PRESETS, parse, run_guarded
 
 ALL = "baseline,vpretraining,random_feedback,uniform_smoothing,self_distillation"
 ARMS = f"{ALL},confidence_gate,known_wrong".split(",")

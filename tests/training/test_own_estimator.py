@@ -11,7 +11,7 @@ import pytest
 import vfunc
 from vfunc.report.events import read_events
 from vfunc.studies.repetition import plan
-from vfunc.training.command_line import parse
+from vfunc.training.run_command_line import parse
 
 OWN = """
 from __future__ import annotations

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from vfunc.report.events import read_events
 from vfunc.training import loop, run
-from vfunc.training.configuration import COMMAND
+from vfunc.training.build.configuration import COMMAND
 
 ARMS = "baseline,vpretraining"
 PLAIN = {"arms": ARMS, "budget": "6steps", "eval_every": 1 / 3, "probe_batches": 2, "accumulate": 2,

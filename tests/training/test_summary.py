@@ -19,8 +19,8 @@ from vfunc.modality import Metric, Modality, Reporting, Saving
 from vfunc.report.events import EventLog
 from vfunc.report.measures import Measures
 from vfunc.training.assemble import Assembled
+from vfunc.training.build.configuration import resolve
 from vfunc.training.checkpoint import write_json
-from vfunc.training.configuration import resolve
 from vfunc.training.run_directory import RunDirectory
 from vfunc.training.summary import compare_with_baseline, finish
 

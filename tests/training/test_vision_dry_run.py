@@ -14,10 +14,10 @@ from torch.func import functional_call
 
 from vfunc.precision import autocast
 from vfunc.training.build import vision_dry_run
+from vfunc.training.build.configuration import resolve
 from vfunc.training.build.vision_memory import estimated, kept_bytes
-from vfunc.training.command_line import run_guarded
-from vfunc.training.configuration import resolve
 from vfunc.training.run import run
+from vfunc.training.run_command_line import run_guarded
 from vfunc.vision import workload
 from vfunc.vision.encoder.named_encoder import make_encoder
 from vfunc.vision.objectives.dino import Dino

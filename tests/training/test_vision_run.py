@@ -25,9 +25,9 @@ from vfunc.errors import CertificationError, UserError
 from vfunc.report.events import read_events
 from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
-from vfunc.training.command_line import run_guarded
 from vfunc.training.loop import run_arm
 from vfunc.training.run import run
+from vfunc.training.run_command_line import run_guarded
 from vfunc.training.start import start_arm
 from vfunc.vision.learner import VisionLearner
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 from vfunc.errors import UserError
 from vfunc.vision.data.batches import IGNORE
-from vfunc.vision.data.examples import Labelled, Pictures, labelled_batch, stream_pictures
 from vfunc.vision.data.file_sources import Cache, image_folder
 from vfunc.vision.data.folders import folder_data
 from vfunc.vision.data.layouts import Entry, find_pairs
 from vfunc.vision.data.listing import natural
 from vfunc.vision.data.splits import split_pool
+from vfunc.vision.data.vision_data import Labelled, Pictures, labelled_batch, stream_pictures
 
 SHARED = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")
 ROLES = ("heads", "feedback", "held_out", "fit", "test")

@@ -15,9 +15,9 @@ from PIL import Image
 from vfunc.errors import UserError
 from vfunc.vision.data import hub_pictures
 from vfunc.vision.data.batches import IGNORE
-from vfunc.vision.data.examples import labelled_batch
 from vfunc.vision.data.public import open_public, parse_public, public_data, public_pictures
 from vfunc.vision.data.public_sets import ade20k_labels, nyuv2_depth
+from vfunc.vision.data.vision_data import labelled_batch
 
 ROLES = ("heads", "feedback", "held_out", "fit", "test")
 FEW = {"heads": 6, "feedback": 4, "held_out": 2, "fit": 5, "validation": 3}

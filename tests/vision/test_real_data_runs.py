@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vfunc.training.command_line import run_guarded
 from vfunc.training.run import run
+from vfunc.training.run_command_line import run_guarded
 from vfunc.vision.data.folders import folder_data
 
 DATA = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")

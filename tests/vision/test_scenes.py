@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from vfunc.errors import UserError
 from vfunc.vision.data.batches import IGNORE
-from vfunc.vision.data.examples import Labelled, Pictures, labelled_batch
+from vfunc.vision.data.vision_data import Labelled, Pictures, labelled_batch
 from vfunc.vision.scenes import scene_drawing
 from vfunc.vision.scenes.scene_drawing import GROUPS, class_of, draw_scene
 from vfunc.vision.scenes.scene_layers import Layer, compose

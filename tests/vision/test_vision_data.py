@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vfunc.errors import UserError
 from vfunc.vision.data.batches import IGNORE
-from vfunc.vision.data.examples import Example, cyclic, labelled_batch, stream_pictures
+from vfunc.vision.data.vision_data import Example, cyclic, labelled_batch, stream_pictures
 
 
 def example(height=8, width=8, seed=0, **changes):

@@ -20,7 +20,7 @@ from vfunc.problem import construct_task, feedback_gradient, pretrain_gradient
 from vfunc.pullback import mixed_product
 from vfunc.simulate import SGD, AdamW, UpdateRule
 from vfunc.split import Whole
-from vfunc.vision.data.examples import Example
+from vfunc.vision.data.vision_data import Example
 from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig, apply_control
 from vfunc.vision.encoder.named_encoder import Encoder
 from vfunc.vision.evaluation.frozen_evaluation import ProbeOptions

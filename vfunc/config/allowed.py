@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from vfunc.config.declared import Option, declaration
 from vfunc.errors import UserError
@@ -22,7 +22,7 @@ def check_fields(instance: object) -> None:
             otherwise than its field is called both.
     """
     hints = _hints(type(instance))
-    for field in dataclasses.fields(instance):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cast("Any", instance)):  # a dataclass
         declared = declaration(field)
         if declared.variants is None:
             flag = declared.name and "--" + declared.name.replace("_", "-")

@@ -8,9 +8,9 @@ becomes `Implicit(solver=Nystrom(rank=5))`. An option's name is its field's, or 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from vfunc.config.declared import Option, declaration
 from vfunc.errors import UserError
@@ -50,7 +50,7 @@ def changed(instance: _T, options: Mapping[str, Any]) -> _T:
     """
     current = {f.name: getattr(instance, f.name) for f in _fields(type(instance))}
     given = _given(type(instance), options, current)
-    return dataclasses.replace(instance, **given)  # type: ignore[type-var]
+    return dataclasses.replace(cast("Any", instance), **given)  # a dataclass
 
 
 def options_set(instance: object) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _options(kind: type) -> Iterator[tuple[str, Option]]:
         declared = declaration(field)
         yield option_name(field), declared
         for variant in (declared.variants or {}).values():
-            yield from _options(variant)
+            yield from _options(cast("type", variant))  # all of a field's variants are dataclasses
 
 
 def _given(kind: type, options: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class _Choice:
     """
 
     name: str
-    variants: Mapping[str, type]
+    variants: Mapping[str, Callable[..., Any]]
     outer: frozenset[str]
 
     def made(self, options: Mapping[str, Any], current: Any) -> Any:
@@ -119,12 +119,12 @@ class _Choice:
             return asked
         if chosen not in self.variants:
             raise UserError(f"unknown {self.name} {chosen!r}; known: {', '.join(self.variants)}")
-        kind = self.variants[chosen]
+        kind = cast("type[Any]", self.variants[chosen])
         own = {option_name(field): field.name for field in _fields(kind)}
         self._refuse_foreign(options, own, chosen)
         given = {own[option]: x for option, x in options.items() if option in own}
         if type(asked) is kind:
-            return dataclasses.replace(asked, **given) if given else asked  # type: ignore[type-var]
+            return dataclasses.replace(cast("Any", asked), **given) if given else asked
         before = _fields(type(current)) if dataclasses.is_dataclass(current) else []
         kept = {option_name(f): getattr(current, f.name) for f in before}
         return kind(**({own[n]: x for n, x in kept.items() if n in own} | given))
@@ -133,11 +133,13 @@ class _Choice:
         self, options: Mapping[str, Any], own: Collection[str], chosen: str
     ) -> None:
         for option in options:
-            having = [n for n, kind in self.variants.items() if option in option_names(kind)]
+            having = [
+                n for n, kind in self.variants.items() if option in option_names(cast("type", kind))
+            ]
             if having and option not in own and option not in self.outer:
                 known = f"{self.name}{'s' if len(having) > 1 else ''} {' and '.join(having)}"
                 raise UserError(f"{option} is for the {known}, not for {chosen}")
 
 
-def _variant_name(variants: Mapping[str, type], value: object) -> str | None:
+def _variant_name(variants: Mapping[str, Callable[..., Any]], value: object) -> str | None:
     return next((name for name, kind in variants.items() if type(value) is kind), None)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from vfunc import trees
+from vfunc.arms import ARMS
 from vfunc.errors import NotConvergedError, UserError
 from vfunc.estimators import Unrolled, make_estimator
 from vfunc.evaluation.peak_bytes import counting_peak
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.arms import ARMS
 from vfunc.training.assemble import Assembled
 from vfunc.training.start import start_arm
 from vfunc.training.step import micro_batch, optimizer_step, value_problem

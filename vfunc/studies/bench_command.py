@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vfunc.errors import UserError
-from vfunc.training.command_line import parse, run_guarded
+from vfunc.training.run_command_line import parse, run_guarded
 
 if TYPE_CHECKING:
     from vfunc.studies.bench import Row

@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from vfunc.errors import UserError
-from vfunc.training.command_line import PRESETS, run_guarded
+from vfunc.training.run_command_line import PRESETS, run_guarded
 
 DESCRIPTION = """Train every arm once a seed, and compare the arms over the seeds.
 

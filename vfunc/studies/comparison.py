@@ -15,8 +15,8 @@ from vfunc.studies.compare_command import CompareOptions
 from vfunc.studies.comparison_files import primary_of, write_comparison
 from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
 from vfunc.studies.repetition import PlannedRun, check, plan
-from vfunc.training.command_line import PRESETS, given_on_command_line
 from vfunc.training.run import run
+from vfunc.training.run_command_line import PRESETS, given_on_command_line
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 

@@ -13,7 +13,7 @@ from vfunc.errors import UserError
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import UNITS_PER_SECOND, SeedRun
-from vfunc.training.configuration import COMMAND
+from vfunc.training.build.configuration import COMMAND
 from vfunc.training.run_directory import RunDirectory
 
 # What does not make a setting of its own: a seed is not one, arms are compared within runs.

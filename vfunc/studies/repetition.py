@@ -19,9 +19,9 @@ from vfunc.modality import Metric
 from vfunc.report.measures import LOSS
 from vfunc.studies.finished_runs import language_metrics
 from vfunc.training.assemble import assemble
-from vfunc.training.command_line import PRESETS, given_on_command_line, options_there, parse
-from vfunc.training.configuration import COMMAND, default_name, resolve
+from vfunc.training.build.configuration import COMMAND, default_name, resolve
 from vfunc.training.options import VISION, RunConfig
+from vfunc.training.run_command_line import PRESETS, given_on_command_line, options_there, parse
 from vfunc.training.run_directory import RunDirectory
 
 BARRED = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vfunc.arms import Arm
 from vfunc.estimators import Estimator
-from vfunc.training.arms import Arm
 from vfunc.training.budget import Budget, Schedule, spent_fraction
 from vfunc.training.log import Log
 from vfunc.training.state import ArmState

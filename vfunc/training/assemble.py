@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.learner import select
 from vfunc.modality import Modality, Reporting, Saving
 from vfunc.training.arm_run import ArmPlan, StepOptions
-from vfunc.training.arms import ARMS
 from vfunc.training.budget import Schedule
 from vfunc.training.options import RunConfig
 from vfunc.workload import Workload

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from vfunc import trees
+from vfunc.arms import ARMS, Arm
 from vfunc.certification import Certification, certify
 from vfunc.errors import CertificationError, VfuncError
 from vfunc.estimators import Estimator
 from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
 from vfunc.problem import ValueProblem
-from vfunc.training.arms import ARMS, Arm
 from vfunc.training.assemble import Assembled
 from vfunc.training.start import start_arm
 from vfunc.training.step import value_problem

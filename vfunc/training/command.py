@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vfunc.training.command_line import run_guarded
 from vfunc.training.options import RunConfig
+from vfunc.training.run_command_line import run_guarded
 
 
 def main(argv: Sequence[str], program: str = "vfunc run") -> int:

@@ -18,6 +18,7 @@ from vfunc.report.events import EventLog, read_events
 from vfunc.report.progress import progress
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
+from vfunc.training.build.configuration import default_name, to_toml
 from vfunc.training.certifying import Costly, certified_arm, certify_start
 from vfunc.training.checkpoint import (
     load_checkpoint,
@@ -25,7 +26,6 @@ from vfunc.training.checkpoint import (
     write_atomically,
     write_json,
 )
-from vfunc.training.configuration import default_name, to_toml
 from vfunc.training.log import RunLog
 from vfunc.training.loop import run_arm
 from vfunc.training.options import RunConfig

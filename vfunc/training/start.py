@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from vfunc.arms import ARMS, Arm
+from vfunc.config.build import built
+from vfunc.estimators import Estimator, RandomDirection
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.arms import ARMS, Arm, estimator_of
 from vfunc.training.assemble import Assembled, arm_plan, step_options
 from vfunc.training.log import Log, Silent
+from vfunc.training.options import RunConfig
 from vfunc.training.state import new_arm_state
 from vfunc.workload import Workload
 
@@ -49,3 +52,18 @@ def start_arm(
         arm_plan(config),
         log or Silent(),
     )
+
+
+def estimator_of(arm: Arm, config: RunConfig) -> Estimator | None:
+    """The estimator that trains the arm's designer, or None without a designer.
+
+    Args:
+        arm: the arm.
+        config: configuration of the run; a random direction takes its engine option alone.
+    """
+    if not arm.designed:
+        return None
+    if arm.random:
+        given = {k: v for k, v in config.options.items() if v is not None}
+        return built(RandomDirection, given)
+    return config.estimator.estimator

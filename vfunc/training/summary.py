@@ -20,8 +20,8 @@ from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
 from vfunc.report.table import BASELINE, ProbeRow, markdown, probe_table, write_text
 from vfunc.training.assemble import Assembled
+from vfunc.training.build.configuration import COMMAND
 from vfunc.training.checkpoint import write_json
-from vfunc.training.configuration import COMMAND
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from vfunc.designer_file import save_designer
 from vfunc.modality import Reporting, Saving
-from vfunc.vision.data.examples import VisionData
+from vfunc.vision.data.vision_data import VisionData
 from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.evaluation.metrics import described, metrics_of
 from vfunc.vision.objectives.objective import encoder_of

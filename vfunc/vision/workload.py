@@ -16,7 +16,13 @@ from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.vision.data.batches import LabelledBatch, UnlabeledBatch
-from vfunc.vision.data.examples import Pictures, VisionData, cyclic, labelled_batch, stream_pictures
+from vfunc.vision.data.vision_data import (
+    Pictures,
+    VisionData,
+    cyclic,
+    labelled_batch,
+    stream_pictures,
+)
 from vfunc.vision.designers.view_designer import (
     ViewDesigner,
     ViewDesignerConfig,

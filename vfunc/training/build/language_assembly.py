@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ def language_parts(
     """
     name = config.learner.learner
     learner, tokenizer = load_learner(str(EMBEDDED_LEARNER) if name == EMBEDDED else name)
-    vocabulary = learner.get_input_embeddings().num_embeddings
+    vocabulary = cast("int", learner.get_input_embeddings().num_embeddings)
     require_top_k(config.targets.top_k, vocabulary)
     context = getattr(learner.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.data.seq_len > context:

@@ -12,8 +12,8 @@ from vfunc.errors import UserError
 from vfunc.modality import Modality, Reporting
 from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_sources import read_data
-from vfunc.vision.data.examples import VisionData
 from vfunc.vision.data.public import parse_public
+from vfunc.vision.data.vision_data import VisionData
 from vfunc.vision.designers.view_designer import ViewDesignerConfig, load_view_designer
 from vfunc.vision.encoder.named_encoder import Encoder, make_encoder
 from vfunc.vision.evaluation.revisited import load_revisited

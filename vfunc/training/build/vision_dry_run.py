@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.modality import Modality
 from vfunc.pullback.memory import free_bytes
-from vfunc.training.arms import ARMS
 from vfunc.training.assemble import Assembled, pick_device
 from vfunc.training.build.vision_assembly import encoder_of, objective_of, workload_of
 from vfunc.training.build.vision_config import VisionConfig
@@ -26,8 +26,8 @@ from vfunc.training.build.vision_sources import label_size, read_data
 from vfunc.training.start import start_arm
 from vfunc.training.step import micro_batch, optimizer_step
 from vfunc.vision.data.batches import Blocks, UnlabeledBatch
-from vfunc.vision.data.examples import VisionData
 from vfunc.vision.data.public import parse_public
+from vfunc.vision.data.vision_data import VisionData
 from vfunc.vision.encoder.named_encoder import count_parameters
 from vfunc.vision.evaluation.metrics import described
 from vfunc.vision.objectives.objective import Objective

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vfunc.errors import UserError
-from vfunc.vision.data.examples import Example, VisionData
 from vfunc.vision.data.public import parse_public
+from vfunc.vision.data.vision_data import Example, VisionData
 
 HELD = {
     "ade20k": ("segmentation", 150),

@@ -13,10 +13,10 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.decoding import File
-from vfunc.vision.data.examples import Example
 from vfunc.vision.data.layouts import Entry
 from vfunc.vision.data.listing import PICTURES, list_files
 from vfunc.vision.data.pictures import read_depth, read_image, read_labels
+from vfunc.vision.data.vision_data import Example
 
 CACHE_BYTES = 2**30
 """Default size of the cache of decoded pictures."""

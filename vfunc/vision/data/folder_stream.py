@@ -10,9 +10,9 @@ from typing import Any
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.duplicates import content_keys
-from vfunc.vision.data.examples import Pictures
 from vfunc.vision.data.file_sources import Cache, PictureFiles, image_folder
 from vfunc.vision.data.layouts import Entry, Pairs, find_pairs
+from vfunc.vision.data.vision_data import Pictures
 
 
 @typed

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.duplicates import without_duplicates
-from vfunc.vision.data.examples import Pictures, VisionData
 from vfunc.vision.data.file_sources import (
     CACHE_BYTES,
     Cache,
@@ -27,6 +26,7 @@ from vfunc.vision.data.splits import (
     labelled_sources,
     split_pool,
 )
+from vfunc.vision.data.vision_data import Pictures, VisionData
 
 Split = Literal["validation", "test"]
 FIELDS = {"segmentation": "segmentation", "depth": "depth", "classification": "category"}

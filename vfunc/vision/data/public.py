@@ -9,7 +9,6 @@ from typing import Any, cast
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.duplicates import without_duplicates
-from vfunc.vision.data.examples import Pictures, VisionData
 from vfunc.vision.data.file_sources import CACHE_BYTES, Cache, LabelledFiles, PictureFiles
 from vfunc.vision.data.folder_stream import unlabeled_pictures
 from vfunc.vision.data.folders import Split
@@ -29,6 +28,7 @@ from vfunc.vision.data.splits import (
     split_shuffled,
     thinned,
 )
+from vfunc.vision.data.vision_data import Pictures, VisionData
 
 OTHERS = {"held_out": 128, "fit": 2000, "validation": 512}
 """Pictures of the splits that the paper gives no number of."""

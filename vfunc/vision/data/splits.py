@@ -1,7 +1,7 @@
 """Splits labelled pictures into heads, feedback, held-out, fit, validation and test sets.
 
 Training pictures serve as heads, feedback, held_out and fit (see
-`vfunc.vision.data.examples.VisionData`); validation and test are measured on. Without a split of
+`vfunc.vision.data.vision_data.VisionData`); validation and test are measured on. Without a split of
 their own, the latter are blocks of the training pictures, the same ones in every run, whichever of
 the two is asked for. Splits share no picture, and are contiguous for video.
 """
@@ -17,8 +17,8 @@ import numpy as np
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
-from vfunc.vision.data.examples import Labelled
 from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.vision_data import Labelled
 
 TRAINING = {"heads": 0.25, "feedback": 0.3, "held_out": 0.2, "fit": 0.25}
 """Shares of the training pictures."""

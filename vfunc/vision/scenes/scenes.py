@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vfunc.errors import UserError
-from vfunc.vision.data.examples import Example, VisionData
+from vfunc.vision.data.vision_data import Example, VisionData
 from vfunc.vision.scenes.scene_drawing import GROUPS, Scene, draw_scene
 from vfunc.vision.scenes.scene_layers import SIDE
 from vfunc.vision.scenes.scene_material import SHARES, material

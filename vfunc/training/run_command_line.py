@@ -18,7 +18,7 @@ from vfunc.config.layers import Layer, merged
 from vfunc.config.toml import read_preset, read_toml
 from vfunc.errors import UserError, VfuncError
 from vfunc.estimators import ESTIMATORS
-from vfunc.training.configuration import (
+from vfunc.training.build.configuration import (
     MODALITIES,
     catalogue_of,
     groups_of,
