@@ -15,7 +15,7 @@ from vfunc.estimators import Unrolled, estimator
 from vfunc.language import designer
 from vfunc.language import options as language
 from vfunc.language.targets import TargetForm
-from vfunc.training import configuration
+from vfunc.training.build import configuration
 from vfunc.training.build.configuration import resolve, to_toml
 from vfunc.training.run_command_line import parse
 from vfunc.vision import options as vision
