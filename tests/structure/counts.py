@@ -21,6 +21,7 @@ BY_MODALITY = {
     "learner.py",
     "options.py",
     "reporting.py",
+    "value_map.py",
     "value_problem.py",
     "workload.py",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -13,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vfunc.designer_file import save_designer
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.loading import quiet
+from vfunc.language.value_map import draw_value_map
 from vfunc.modality import Metric, Reporting, Saving
-from vfunc.report.token_map import token_map
 
 METRICS = (
     Metric("loss", "held-out\nloss", "nat", outcomes="loss"),
@@ -32,7 +31,7 @@ METRICS = (
 
 def language_reporting(data: LanguageData) -> Reporting:
     """The report's side of a language run on these data."""
-    return Reporting("tokens", METRICS, _lines(data), dict(data.summary), _draw_map)
+    return Reporting("tokens", METRICS, _lines(data), dict(data.summary), draw_value_map)
 
 
 def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
@@ -57,7 +56,3 @@ def _lines(data: LanguageData) -> tuple[str, ...]:
         count = f"{counts['sequences']:,} sequences"
         lines.append(f"{split:9} {', '.join(filter(None, (count, dropped, cut)))}")
     return tuple(lines)
-
-
-def _draw_map(fields: Mapping[str, Any], path: Path) -> None:
-    token_map(fields["tokens"], fields["values"], fields["gates"], fields["wrong"], path)

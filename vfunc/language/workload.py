@@ -24,6 +24,7 @@ from vfunc.language.hand_made import hand_made_targets
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_loss import one_hot, position_weights, soft_cross_entropy
 from vfunc.language.targets import mix
+from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.precision import autocast
@@ -31,9 +32,6 @@ from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.workload import BuiltTask, Evaluation, Forward
-
-MAPPED_TEXTS = 3
-"""Texts in a token value map; those with known mistakes first."""
 
 
 @dataclass(frozen=True)
@@ -215,28 +213,8 @@ class LanguageWorkload:
         task: Task,
         cotangent: Mapping[str, Tensor],
     ) -> dict[str, Any]:
-        """See `Workload.value_map`: for a few texts, u of the true token and the gate beside it.
-
-        u is the value of a unit of target mass on the true token, had its position weight 1; what
-        is drawn as the gate is the mass that the target moves off the true token.
-        """
-        batch = observed.batch
-        with_mistakes = batch.wrong.any(-1).nonzero().squeeze(-1).tolist()
-        rows = (with_mistakes or list(range(len(batch.tokens))))[:MAPPED_TEXTS]
-        fields: dict[str, Any] = {"tokens": [], "values": [], "gates": [], "wrong": []}
-        u = cotangent["q"][..., 0] / task["weight"].clamp(min=1e-12)
-        moved = 1 - task["q"][..., 0]
-        for row in rows:
-            predict = batch.predict[row].tolist()
-            length = max(i for i, p in enumerate(predict) if p) + 1
-            ids = batch.next_tokens[row, :length].tolist()
-            fields["tokens"].append([self.tokenizer.decode([i]) for i in ids])
-            for name, x in (("values", u), ("gates", moved)):
-                known = x[row, :length].clamp(0, 1) if name == "gates" else x[row, :length]
-                pairs = zip(known.tolist(), predict, strict=False)
-                fields[name].append([value if p else None for value, p in pairs])
-            fields["wrong"].append(batch.wrong[row, :length].tolist())
-        return fields
+        """See `Workload.value_map`: a few texts, by token."""
+        return map_values(self.tokenizer, observed.batch, task, cotangent)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: the held-out loss, and at the end greedy Pass@1."""

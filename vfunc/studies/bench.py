@@ -83,11 +83,13 @@ class Row:
     value: float | None = None
 
 
-def bench(parts: Assembled, candidates: Sequence[Candidate], steps: int, repeats: int) -> list[Row]:
+def bench(
+    assembled: Assembled, candidates: Sequence[Candidate], steps: int, repeats: int
+) -> list[Row]:
     """Measure estimators at one state.
 
     Args:
-        parts: of a run.
+        assembled: of a run.
         candidates: the estimators.
         steps: the learner's steps before the measurement.
         repeats: paired repeats of each time.
@@ -95,16 +97,18 @@ def bench(parts: Assembled, candidates: Sequence[Candidate], steps: int, repeats
     Returns:
         A row each, in order; one that does not apply here says why.
     """
-    run = _warm(start_arm("vpretraining", parts), steps)
+    run = _warm(start_arm("vpretraining", assembled), steps)
     ahead = max(int(c.options.get("lookahead_steps", 1)) for c in candidates)
     problem, step = _question(run, ahead)
     designer, theta = run.state.designer, run.state.functional.theta
     assert designer is not None
     phi = trees.detach(dict(designer.named_parameters()))
-    with counting_peak(parts.device) as own:
+    with counting_peak(assembled.device) as own:
         step()
     exact = Unrolled(1, engine="reverse")(problem, theta, phi)
-    return [_row(c, problem, theta, phi, exact, step, own.peak, repeats, parts) for c in candidates]
+    return [
+        _row(c, problem, theta, phi, exact, step, own.peak, repeats, assembled) for c in candidates
+    ]
 
 
 def _row(
@@ -116,18 +120,18 @@ def _row(
     step: Callable[[], None],
     own_peak: int,
     repeats: int,
-    parts: Assembled,
+    assembled: Assembled,
 ) -> Row:
     try:
         estimator = make_estimator(candidate.name, candidate.options)
-        with counting_peak(parts.device) as peak:
+        with counting_peak(assembled.device) as peak:
             estimate = estimator(problem, theta, phi)
     except (UserError, NotConvergedError) as error:
         return Row(candidate.label, "", str(error))
     ratios = []
     for _ in range(repeats):
-        plain = _seconds(step, parts.device)
-        ratios.append(_seconds(lambda: estimator(problem, theta, phi), parts.device) / plain)
+        plain = _seconds(step, assembled.device)
+        ratios.append(_seconds(lambda: estimator(problem, theta, phi), assembled.device) / plain)
     notes, ahead = estimate.diagnostics, candidate.options.get("lookahead_steps", 1)
     size = float(trees.norm(estimate.grad) * trees.norm(exact.grad))
     return Row(

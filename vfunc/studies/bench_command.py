@@ -80,8 +80,8 @@ def _measure(argv: Sequence[str], program: str) -> None:
     if not chosen:
         known = ", ".join(dict.fromkeys(c.name for c in CANDIDATES))
         raise UserError(f"--only {options.only!r} matches none; there are {known}")
-    parts = assemble(parse(rest))
-    rows = bench(parts, chosen, options.steps, options.repeats)
+    assembled = assemble(parse(rest))
+    rows = bench(assembled, chosen, options.steps, options.repeats)
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table(rows))
 

@@ -56,7 +56,7 @@ def assemble(config: RunConfig) -> Assembled:
         config: a resolved configuration.
 
     Returns:
-        The parts.
+        What was assembled.
 
     Raises:
         UserError: something is missing or does not fit together.

@@ -28,16 +28,16 @@ class Costly(Exception):
     """An estimate takes too many passes for a check at the start of a run; the message counts."""
 
 
-def certified_arm(parts: Assembled) -> Arm | None:
+def certified_arm(assembled: Assembled) -> Arm | None:
     """The arm whose estimator is certified: the first that trains a designer, feedback first."""
-    config = parts.config
+    config = assembled.config
     if not config.run.certify or config.designer.freeze_designer:
         return None
     designed = [ARMS[name] for name in config.run.arms if ARMS[name].designed]
     return min(designed, key=lambda arm: arm.random, default=None)
 
 
-def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
+def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
     """Hold the arm's first estimate against finite differences of its objective.
 
     The learner, the designer and the optimizer are the arm's own at its start, copied; the batches
@@ -45,7 +45,7 @@ def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
 
     Args:
         arm: with a designer that is trained.
-        parts: what every arm shares.
+        assembled: what every arm shares.
 
     Returns:
         The verdicts, or None where this little feedback says nothing (rewards that do not differ).
@@ -54,10 +54,12 @@ def certify_start(arm: Arm, parts: Assembled) -> Certification | None:
         CertificationError: the gradient is wrong; the message says how to go on without.
         Costly: the check would take longer than a start should.
     """
-    with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
-        run = start_arm(arm, parts, workload=parts.workload.smaller(EXAMPLES))
+    with torch.random.fork_rng(
+        devices=[assembled.device] if assembled.device.type == "cuda" else []
+    ):
+        run = start_arm(arm, assembled, workload=assembled.workload.smaller(EXAMPLES))
         state, workload, options = run.state, run.workload, run.options
-        dropout = RandomState.now(parts.device) if options.train_mode else None
+        dropout = RandomState.now(assembled.device) if options.train_mode else None
         observed = tuple(
             workload.look_ahead(state.learner, workload.batch(k)) for k in range(options.look_ahead)
         )

@@ -53,8 +53,8 @@ def run(config: RunConfig) -> None:
     if config.command.dry_run and config.described(console):
         console.print(to_toml(config), end="", markup=False, highlight=False)
         return
-    parts = assemble(config)
-    console.print(describe_run(parts), highlight=False)
+    assembled = assemble(config)
+    console.print(describe_run(assembled), highlight=False)
     if config.command.dry_run:
         console.print(to_toml(config), end="", markup=False, highlight=False)
         return
@@ -65,17 +65,17 @@ def run(config: RunConfig) -> None:
         text = to_toml(config)
         write_atomically(directory.config, lambda t: Path(t).write_text(text, encoding="utf-8"))
     else:
-        certified = _certify(parts, console)
+        certified = _certify(assembled, console)
         name = config.command.name or free_name(runs, default_name(config))
         directory = new_run(runs, name, to_toml(config), overwrite=config.command.overwrite)
         _log_certification(certified, directory)
     try:
         if not directory.start.exists():
-            _evaluate_start(parts, directory)
+            _evaluate_start(assembled, directory)
         for arm in config.run.arms:
             if directory.finished(arm) is None:
-                _run_one(arm, parts, directory)
-        finish(parts, directory, console)
+                _run_one(arm, assembled, directory)
+        finish(assembled, directory, console)
     except KeyboardInterrupt as stop:
         stopped = str(stop) or "stopped"
         raise KeyboardInterrupt(f"{stopped}; go on with {_resuming(config, directory)}") from stop
@@ -86,14 +86,14 @@ def run(config: RunConfig) -> None:
         ) from error
 
 
-def _certify(parts: Assembled, console: Console) -> dict[str, Any] | None:
+def _certify(assembled: Assembled, console: Console) -> dict[str, Any] | None:
     """Certify the run's estimator and say so in a line; returns the event of it."""
-    arm = certified_arm(parts)
+    arm = certified_arm(assembled)
     if arm is None:
         return None
     began, found = time.perf_counter(), None
     try:
-        found = certify_start(arm, parts)
+        found = certify_start(arm, assembled)
         verdict = "nothing: the first feedback says nothing" if found is None else found.line()
     except Costly as cost:
         verdict = f"nothing: {cost}; vfunc.certify takes the time"
@@ -132,51 +132,51 @@ def _require_same_budget(config: RunConfig, directory: RunDirectory) -> None:
             )
 
 
-def _evaluate_start(parts: Assembled, directory: RunDirectory) -> None:
+def _evaluate_start(assembled: Assembled, directory: RunDirectory) -> None:
     """Evaluate the learner that every arm starts from, so that a table says where from."""
-    learner = copy.deepcopy(parts.learner).to(parts.device)
-    evaluation = parts.workload.evaluate(learner, final=True)
+    learner = copy.deepcopy(assembled.learner).to(assembled.device)
+    evaluation = assembled.workload.evaluate(learner, final=True)
     write_json(directory.start, dict(evaluation.metrics))
 
 
-def _run_one(name: str, parts: Assembled, directory: RunDirectory) -> None:
+def _run_one(name: str, assembled: Assembled, directory: RunDirectory) -> None:
     """Train one arm to its end, and write what it leaves."""
-    if parts.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(parts.device)
-    run = start_arm(name, parts)
+    if assembled.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(assembled.device)
+    run = start_arm(name, assembled)
     checkpoint = directory.checkpoint(name)
     if checkpoint.exists():
         load_checkpoint(run.state, checkpoint)
     _forget_events_after(directory, name, run.state.counters)
     with EventLog(directory.events) as events, progress(name, start=run.fraction) as display:
-        log = RunLog(events, display, checkpoint, parts.reporting.unit)
+        log = RunLog(events, display, checkpoint, assembled.reporting.unit)
         began = time.perf_counter()
         evaluation = run_arm(replace(run, log=log))
         wall = time.perf_counter() - began
     # the last checkpoint stays until the results are whole
-    _write_results(run, parts, directory, evaluation, wall)
+    _write_results(run, assembled, directory, evaluation, wall)
     checkpoint.unlink(missing_ok=True)
 
 
 def _write_results(
-    run: ArmRun, parts: Assembled, directory: RunDirectory, evaluation: Evaluation, wall: float
+    run: ArmRun, assembled: Assembled, directory: RunDirectory, evaluation: Evaluation, wall: float
 ) -> None:
     name, state = run.arm.name, run.state
     learner = directory.learner(name)
     learner.parent.mkdir(parents=True, exist_ok=True)
     with naming_file(learner):
-        parts.saving.learner(state.learner, learner)
+        assembled.saving.learner(state.learner, learner)
     if state.designer is not None:
         designer = state.designer
         write_atomically(
-            directory.designer(name), lambda path: parts.saving.designer(designer, Path(path))
+            directory.designer(name), lambda path: assembled.saving.designer(designer, Path(path))
         )
     at = state.counters
     content = {
         "arm": name,
         "budget": str(run.plan.budget),
         "steps": at.step,
-        parts.reporting.unit: at.units,
+        assembled.reporting.unit: at.units,
         "seconds": at.seconds,
         "wall_seconds": wall,
         "designer_updates": at.updates,

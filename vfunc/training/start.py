@@ -16,31 +16,35 @@ from vfunc.workload import Workload
 
 
 def start_arm(
-    arm: Arm | str, parts: Assembled, log: Log | None = None, *, workload: Workload | None = None
+    arm: Arm | str,
+    assembled: Assembled,
+    log: Log | None = None,
+    *,
+    workload: Workload | None = None,
 ) -> ArmRun:
     """One arm of a run, at the start checkpoint. Seeds torch's global random state.
 
     Args:
         arm: the arm or its name.
-        parts: what every arm of the run shares; none of it changes.
+        assembled: what every arm of the run shares; none of it changes.
         log: where its events, progress and checkpoints go; None drops them.
         workload: in place of the run's own.
 
     Returns:
         The arm, with counters at zero.
     """
-    config = parts.config
+    config = assembled.config
     arm = ARMS[arm] if isinstance(arm, str) else arm
-    workload = workload or parts.workload
+    workload = workload or assembled.workload
     estimator = estimator_of(arm, config)
     torch.manual_seed(config.run.seed)
     state = new_arm_state(
-        parts.learner,
+        assembled.learner,
         config.estimator.align,
         config.optimizer,
         workload.new_designer() if arm.designed else None,
         None if config.designer.freeze_designer else config.designer.designer_lr,
-        parts.device,
+        assembled.device,
     )
     return ArmRun(
         arm,

@@ -28,31 +28,32 @@ from vfunc.training.run_directory import RunDirectory
 _ERROR = "_standard_error"
 
 
-def describe_run(parts: Assembled) -> str:
+def describe_run(assembled: Assembled) -> str:
     """What is about to be trained, on what, in a few lines."""
-    parameters = sum(p.numel() for p in parts.learner.parameters())
-    trainable = sum(p.numel() for p in parts.learner.parameters() if p.requires_grad)
-    phi = sum(p.numel() for p in parts.workload.new_designer().parameters())
+    config = assembled.config
+    parameters = sum(p.numel() for p in assembled.learner.parameters())
+    trainable = sum(p.numel() for p in assembled.learner.parameters() if p.requires_grad)
+    phi = sum(p.numel() for p in assembled.workload.new_designer().parameters())
     lines = [
-        f"learner   {parameters:,} parameters, {trainable:,} trainable, on {parts.device}; "
+        f"learner   {parameters:,} parameters, {trainable:,} trainable, on {assembled.device}; "
         f"designer {phi:,}",
-        f"estimator {parts.config.options['estimator']}, value over {parts.config.estimator.align}",
+        f"estimator {config.options['estimator']}, value over {config.estimator.align}",
     ]
-    lines += parts.reporting.lines
+    lines += assembled.reporting.lines
     return "\n".join(lines)
 
 
-def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
+def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> None:
     """Compare the arms, write metrics.json, tables and plots, and print what there is to see.
 
     Args:
-        parts: the run.
+        assembled: the run.
         directory: where every arm has left its results.
         console: where to print.
     """
-    results = {name: directory.finished(name) for name in parts.config.run.arms}
+    results = {name: directory.finished(name) for name in assembled.config.run.arms}
     arms: dict[str, dict[str, Any]] = {k: r for k, r in results.items() if r is not None}
-    reporting = parts.reporting
+    reporting = assembled.reporting
     measures = Measures(reporting.unit, reporting.metrics)
     comparisons = compare_with_baseline(arms, measures.metrics)
     start = json.loads(directory.start.read_text(encoding="utf-8"))
@@ -61,8 +62,10 @@ def finish(parts: Assembled, directory: RunDirectory, console: Console) -> None:
     write_json(
         directory.metrics,
         {
-            "config": {k: _plain(v) for k, v in parts.config.options.items() if k not in COMMAND},
-            **provenance(parts.device),
+            "config": {
+                k: _plain(v) for k, v in assembled.config.options.items() if k not in COMMAND
+            },
+            **provenance(assembled.device),
             "data": dict(reporting.data),
             "unit": measures.unit,
             "metrics": [asdict(metric) for metric in measures.metrics],
