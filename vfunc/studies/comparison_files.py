@@ -1,4 +1,4 @@
-"""What several runs amount to: write what comparing them over seeds gives."""
+"""Writes the comparison of several runs over seeds."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def write_comparison(
     Args:
         found: the runs.
         primary: the metric that the comparison is about.
-        command: what was typed, for the record.
-        folder: where to write; made if it is not there.
-        console: where to print.
+        command: the command line, for the record.
+        folder: the folder to write to, made if need be.
+        console: the console to print on.
 
     Raises:
         UserError: see `compare_over_seeds`.

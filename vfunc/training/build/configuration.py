@@ -1,4 +1,4 @@
-"""From the options that were given to a complete configuration of a run, and back.
+"""Completes the configuration of a run from the options given, and writes it back.
 
 Options come in layers (preset, file, command line), each a flat mapping of names to values, the
 later winning; see `vfunc.config.layers`. The modality decides which options there are, and the
@@ -64,7 +64,7 @@ def catalogue_of(modality: str, estimators: tuple[str, ...] = ()) -> Catalogue:
     """The options that there are.
 
     Args:
-        modality: of the run.
+        modality: modality of the run.
         estimators: names, of which those of one's own, `package.module:Name`, add their fields.
 
     Raises:
@@ -135,8 +135,8 @@ def unknown_option(name: str, modality: str, estimators: tuple[str, ...] = ()) -
 
     Args:
         name: the option that was given.
-        modality: of the run.
-        estimators: see `catalogue_of`.
+        modality: modality of the run.
+        estimators: estimators, as in `catalogue_of`.
     """
     theirs = _others(modality)
     if name in theirs:
