@@ -10,7 +10,7 @@ class Arm:
     """How one arm gets its tasks.
 
     Attributes:
-        name: as `--arms` spells it.
+        name: the name in `--arms`.
         designed: whether a designer makes its tasks.
         observes: whether its tasks need candidates (the baseline does not pay for them).
         random: whether its designer is trained on a random direction instead of feedback.

@@ -1,4 +1,4 @@
-"""Questions about a run's options that declarations of every part ask: arms, learner, designer."""
+"""Conditions on a run's options that several declarations share: arms, learner, designer."""
 
 from __future__ import annotations
 

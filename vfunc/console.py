@@ -52,8 +52,8 @@ def call(command: str, argv: Sequence[str], program: str) -> int:
 
     Args:
         command: a key of `COMMANDS`.
-        argv: its options.
-        program: how it was called, for its `--help`.
+        argv: the command's options.
+        program: name of the command, for its `--help`.
 
     Returns:
         The exit code.

@@ -26,7 +26,7 @@ def save_designer(designer: nn.Module, path: Path | str) -> None:
     """Write parameters and configuration.
 
     Args:
-        designer: has its configuration, a dataclass, in `config`.
+        designer: the designer, whose configuration, a dataclass, is its `config`.
         path: the file.
 
     Raises:
@@ -51,7 +51,7 @@ def read_designer(
         kind: the class of the designer.
         make: from the configuration as plain data to a designer, on the meta device or with
             whatever numbers: the file's take their place.
-        called: what is looked for, in messages.
+        called: name of the kind of designer, for messages.
 
     Raises:
         UserError: the file is missing, damaged, or holds something else.

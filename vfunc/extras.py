@@ -1,4 +1,4 @@
-"""Packages that an extra of the installation brings, and the one line that names it if missing.
+"""Checks that the packages of an installation's extra are there, with one line if not.
 
 `import vfunc` needs none of them. A part of the package that does says so at its head, before it
 imports any: `needs("language")`. A test reads every import of the package to keep it so.

@@ -1,4 +1,4 @@
-"""What a run's report and its files take of a modality; the loop's own side is `vfunc.workload`."""
+"""Protocols of a modality for reports and files; the loop's own is `vfunc.workload`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Metric:
     """A figure that arms are compared in.
 
     Attributes:
-        name: its key in `Evaluation.metrics`.
+        name: key in `Evaluation.metrics`.
         title: the head of its column.
-        unit: what it is shown in: "%", "m", "nat" or nothing.
-        higher_is_better: which way is up.
+        unit: unit of the figures shown: "%", "m", "nat" or nothing.
+        higher_is_better: direction of improvement.
         outcomes: the key in `Evaluation.outcomes` of the per-example numbers that a paired
             comparison takes; None where there are none.
-        scale: from the number to what is shown: 100 for a share in per cent.
+        scale: factor from the number to the figure shown: 100 for a share in per cent.
         digits: decimals shown.
     """
 
@@ -41,9 +41,9 @@ class Reporting:
     """What a run's first lines, its tables and its plots take of a modality.
 
     Attributes:
-        unit: what a budget of tokens or images counts.
-        metrics: what tables show, the primary one last; `loss` comes first.
-        lines: what is read, for the start of a run.
+        unit: unit of a budget of tokens or images.
+        metrics: metrics in tables, `loss` first, the primary one last.
+        lines: description of the data, for the start of a run.
         data: the same as plain data, for metrics.json.
         draw_map: draws what `Workload.value_map` gave to a PNG file.
     """

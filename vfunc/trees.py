@@ -122,9 +122,9 @@ def flatten(a: Params) -> Float[Tensor, " n"]:
 
 def unflatten(vector: Float[Tensor, " n"], like: Params) -> Params:
     """The inverse of `flatten`, with the names and shapes of `like`."""
-    parts = torch.split(vector, [x.numel() for x in like.values()])
+    pieces = torch.split(vector, [x.numel() for x in like.values()])
     return {
-        name: part.reshape(x.shape) for (name, x), part in zip(like.items(), parts, strict=True)
+        name: piece.reshape(x.shape) for (name, x), piece in zip(like.items(), pieces, strict=True)
     }
 
 

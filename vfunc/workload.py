@@ -1,4 +1,4 @@
-"""What the training loop asks of a modality: batches, a forward, tasks, value problems, evaluation.
+"""Protocol of a modality for the training loop: batches, a forward, tasks, value problems.
 
 The loop knows nothing else about what it trains on. The modalities' answers are
 `vfunc.language.workload.LanguageWorkload` and `vfunc.vision.workload.VisionWorkload`; what reports
@@ -25,7 +25,7 @@ class Forward:
 
     Attributes:
         batch: the unlabeled batch, on the learner's device.
-        units: how many units of a token or image budget the batch holds.
+        units: number of units of a token or image budget in the batch.
         output: the learner's output, with its graph; None where the task comes first (a view has
             to be designed before the learner sees it).
         observed: the batch with what tasks take from the learner, detached; None if not asked for.
@@ -43,8 +43,8 @@ class BuiltTask:
 
     Attributes:
         task: the task.
-        notes: what to say about it in the log.
-        carried: what the learner's own bookkeeping after the step takes from it, detached.
+        notes: numbers about it, for the log.
+        carried: inputs of the learner's own bookkeeping after the step, detached.
     """
 
     task: Any
@@ -121,8 +121,8 @@ class Workload(Protocol):
 
         Args:
             learner: changed in place, in what no optimizer holds.
-            carried: of the window's tasks.
-            fraction: of the budget that was spent before the step.
+            carried: `carried` of the window's tasks.
+            fraction: fraction of the budget spent before the step.
         """
         ...
 
@@ -150,13 +150,13 @@ class Workload(Protocol):
 
         Args:
             estimated: the learner as estimates see it.
-            designer: whose parameters are phi.
+            designer: the designer, whose parameters are phi.
             observed: unlabeled batches with what tasks take from the learner, the next one first.
             feedback: position of the labelled batch that L_down is measured on.
             rule: the learner's next optimizer step.
             state: the optimizer's state.
             dropout: the random state whose dropout masks estimates repeat; None is without dropout.
-            seed: of what an estimator draws.
+            seed: seed of what an estimator samples.
         """
         ...
 

@@ -11,7 +11,6 @@ import pytest
 
 import vfunc.config
 from vfunc.config.build import arguments, built
-from vfunc.config.company import Company
 from vfunc.config.declared import (
     HIDDEN,
     By,
@@ -26,6 +25,7 @@ from vfunc.config.declared import (
 from vfunc.config.fields import readable
 from vfunc.config.known import known_options
 from vfunc.config.partial import Partial
+from vfunc.config.resolved import ResolvedOptions
 from vfunc.errors import UserError
 
 LARGE = Condition("for large ones", lambda options: options["size"] > 5)
@@ -80,7 +80,7 @@ CATALOGUE = known_options({"whole": Whole})
 
 
 def company(**given):
-    return Company(CATALOGUE, given)
+    return ResolvedOptions(CATALOGUE, given)
 
 
 def test_options_are_the_fields_of_nested_dataclasses_by_their_names():
@@ -119,7 +119,7 @@ def test_defaults_that_wait_for_each_other_are_named():
         two: int = option("Two.", default=Computed("one", lambda o: o["one"], 0))
 
     with pytest.raises(RuntimeError, match="one -> two -> one"):
-        _ = Company(known_options({"ring": Ring}), {})["one"]
+        _ = ResolvedOptions(known_options({"ring": Ring}), {})["one"]
 
 
 def test_an_option_does_something_where_its_choice_and_its_place_do():

@@ -18,7 +18,7 @@ def arguments(made: Callable[..., Any], options: Mapping[str, Any]) -> dict[str,
     Args:
         made: a dataclass, or anything else that makes a component from named arguments.
         options: by their names. A variant of one's own is made from the given ones of a
-            `Company` alone.
+            `ResolvedOptions` alone.
 
     Raises:
         UserError: see `built`.

@@ -1,4 +1,4 @@
-"""What the feedback of a language run is: its tasks, how they combine, how rewards are drawn."""
+"""Options of a language run's feedback: its tasks, their weights, and rewards."""
 
 from __future__ import annotations
 

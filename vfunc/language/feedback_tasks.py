@@ -1,4 +1,4 @@
-"""What the feedback of a language run measures: one task or several, solutions or rewards."""
+"""Computes a language run's feedback losses: one task or several, solutions or rewards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Measured:
             18); where tasks are matched, their mean.
         losses: theta_S -> L_j by task; those of which the batch holds something.
         silent: the tasks among them whose loss is constant.
-        notes: for the log.
+        notes: numbers for the log.
     """
 
     loss: Callable[[Params], Scalar]
@@ -51,12 +51,12 @@ def measure(
     """L_down on a labelled batch; rewards are drawn here, at the live learner's theta_t.
 
     Args:
-        tasks: which, and how they make one loss.
+        tasks: the tasks, and their combination into one loss.
         learner: theta_S -> logits.
         model: the live learner that generates.
-        tokenizer: its tokenizer.
+        tokenizer: the learner's tokeniser.
         feedback: a labelled batch, of all tasks.
-        seed: of the draws.
+        seed: seed of the samples.
 
     Returns:
         The losses, and what there is to say about them.
@@ -94,7 +94,7 @@ def matched_domains(
 
     Args:
         tasks: the domains' names.
-        problem: of all domains at once; its batches are `ObservedBatch`es.
+        problem: the problem of all domains at once; its batches are `ObservedBatch`es.
         measured: each domain's L_down.
         theta: theta_t, where they are normalised if they are to be.
 

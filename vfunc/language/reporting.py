@@ -1,4 +1,4 @@
-"""What reports show of a language run, and how its learner and designer are written."""
+"""Reports of a language run, and files of its learner and designer."""
 
 from __future__ import annotations
 

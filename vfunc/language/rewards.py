@@ -73,7 +73,7 @@ class PromptStream:
 
     Attributes:
         sources: the prompts of each.
-        seed: of their orders.
+        seed: seed of their orders.
     """
 
     sources: tuple[tuple[Prompt, ...], ...]
@@ -92,7 +92,7 @@ class Samples:
     Attributes:
         batch: prompts with their completions, a row each, a prompt's G in succession; the
             completions are what is predicted. On the learner's device.
-        rewards: of each, a row a prompt.
+        rewards: rewards, a row a prompt.
         advantages: reward minus the mean of the group's others.
     """
 
@@ -113,7 +113,7 @@ def checkable_prompts(
     """The prompts that can be completed and checked. No completion is looked at.
 
     Args:
-        examples: with prompts and answers.
+        examples: examples with prompts and answers.
         tokenizer: the learner's.
         sequence_length: prompts have to be shorter.
 
@@ -154,10 +154,10 @@ def draw_samples(
 
     Args:
         model: the live learner; its parameters are theta_t.
-        tokenizer: its tokenizer.
-        prompts: with the answers that are right.
-        options: how many, how.
-        seed: of the draws; the same gives the same completions.
+        tokenizer: the learner's tokeniser.
+        prompts: prompts with their right answers.
+        options: options of the sampling.
+        seed: seed of the samples; the same gives the same completions.
         verifier: (completion, answer) -> reward; by default 1 if the answer is right, else 0.
 
     Returns:

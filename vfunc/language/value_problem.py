@@ -36,10 +36,10 @@ def language_problem(
         batches: unlabeled batches, observed at theta_t.
         feedback: theta_S -> L_down on labelled data.
         rule: the learner's next optimizer step.
-        state: its optimizer state.
-        seed: for what an estimator draws.
+        state: the learner's optimizer state.
+        seed: seed of what an estimator samples.
         silent: whether L_down is constant.
-        notes: what to say about the feedback in the log.
+        notes: numbers about the feedback, for the log.
 
     Returns:
         The problem. Its objective is linear in the targets, task["q"].

@@ -39,7 +39,7 @@ class LanguageWorkload:
     """Soft next-token targets for a causal language model.
 
     Attributes:
-        data: what is read.
+        data: the data of the run.
         tokenizer: the learner's.
         designer: the designer's size and target form.
         start_designer: a saved designer to start from, or None.
@@ -47,11 +47,11 @@ class LanguageWorkload:
         batch_size: sequences in a micro-batch of the stream.
         feedback_batch_size: sequences in a feedback batch.
         fixed_alpha: the gate of `uniform_smoothing` and `self_distillation`.
-        device: where the learner is.
-        dtype: of mixed precision, or None.
-        seed: of the designer's first parameters.
-        tasks: what the feedback measures.
-        unit: what a budget counts.
+        device: the learner's device.
+        dtype: dtype of mixed precision, or None.
+        seed: seed of the designer's initial parameters.
+        tasks: the feedback's tasks.
+        unit: the unit of budgets.
     """
 
     data: LanguageData

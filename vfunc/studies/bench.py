@@ -1,4 +1,4 @@
-"""What each estimator costs, and how near its gradient is to that of the learner's real step.
+"""Measures each estimator's cost, and its gradient's distance from that of the real step.
 
 All are asked the same question at one state of a real run: after some ordinary steps, so that the
 optimizer's moments are warm. Times are ratios to the learner's own forward and backward, taken in
@@ -69,7 +69,7 @@ class Row:
         passes: forwards, backwards and tangents, or why there is no estimate.
         time: seconds over the learner's own forward and backward: median, least, most.
         memory: peak bytes over the learner's own.
-        cosine: of its gradient in phi and that of the realised step (`unrolled`, one step).
+        cosine: cosine of its gradient in phi and that of the realised step (`unrolled`, one step).
         value: the predicted decrease of L_down, over the realised one-step decrease; None where
             the prediction is of several steps.
     """

@@ -55,7 +55,7 @@ def main(argv: Sequence[str], program: str = "vfunc bench") -> int:
 
     Args:
         argv: options.
-        program: how the command was called, for `--help`.
+        program: name of the command, for `--help`.
     """
     debug = [word for word in argv if word in ("--debug", "--no-debug")]
     return run_guarded(lambda _: _measure(argv, program), debug)

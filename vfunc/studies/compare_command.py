@@ -91,7 +91,7 @@ def main(argv: Sequence[str], program: str = "vfunc compare", presets: Path = PR
 
     Args:
         argv: options.
-        program: how the command was called, for `--help` and for what it writes.
+        program: name of the command, for `--help` and for what it writes.
         presets: folder of the presets.
     """
     # the guard's own line holds --debug alone: the options of a run are parsed once a setting
@@ -115,7 +115,7 @@ def options_of(
 
     Args:
         argv: all of them.
-        program: how the command was called, for `--help`.
+        program: name of the command, for `--help`.
 
     Raises:
         UserError: seeds that are missing or repeated, or nothing after `--vary` or `--from`.

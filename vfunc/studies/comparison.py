@@ -1,4 +1,4 @@
-"""Makes the runs that are missing, or finds those that are there, and compares them."""
+"""Makes the runs that a comparison lacks, and compares them all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compare(
     """Make the runs that are missing, or find those that are there, and compare them.
 
     Args:
-        options: what to repeat, and how to compare.
+        options: the runs to repeat, and the comparison.
         rest: arguments of `run`, the same for all runs.
         command: the whole command line, for the comparison's files.
         presets: folder of the presets.

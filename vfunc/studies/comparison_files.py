@@ -1,4 +1,4 @@
-"""What several runs amount to: write what comparing them over seeds gives."""
+"""Writes the comparison of several runs over seeds."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def write_comparison(
     Args:
         found: the runs.
         primary: the metric that the comparison is about.
-        command: what was typed, for the record.
-        folder: where to write; made if it is not there.
-        console: where to print.
+        command: the command line, for the record.
+        folder: the folder to write to, made if need be.
+        console: the console to print on.
 
     Raises:
         UserError: see `compare_over_seeds`.
@@ -107,17 +107,17 @@ def _page(
     notes: Sequence[str],
 ) -> str:
     seeds = sorted({seed for arm in arms for seed in arm.seeds})
-    parts = [f"# Arms over seeds {', '.join(map(str, seeds))}"]
-    parts += [f"## {table.title}\n\n{markdown(table).rstrip()}" for table in tables.values()]
-    parts += ["![Every seed, mean and interval of each arm](comparison.png)", *notes]
-    parts.append(f"## Made by\n\n```\n{command}\n```")
+    sections = [f"# Arms over seeds {', '.join(map(str, seeds))}"]
+    sections += [f"## {table.title}\n\n{markdown(table).rstrip()}" for table in tables.values()]
+    sections += ["![Every seed, mean and interval of each arm](comparison.png)", *notes]
+    sections.append(f"## Made by\n\n```\n{command}\n```")
     for made in made_with:
         versions = ", ".join(f"{name} {v}" for name, v in (made["versions"] or {}).items())
-        parts.append(
+        sections.append(
             f"- commit {made['git_commit'] or 'unknown'}\n- {versions}\n"
             f"- {made['device']}, {made['threads']} threads"
         )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def _distinct(items: Sequence[Any]) -> list[Any]:

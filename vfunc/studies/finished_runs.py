@@ -1,4 +1,4 @@
-"""Finished runs, as their metrics.json has them: which there are, and what they are compared in."""
+"""Reads finished runs from their metrics.json, and what they can be compared in."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class FoundRun:
     """A finished run, as its metrics.json has it.
 
     Attributes:
-        path: its directory.
-        setting: see `SeedRun`.
-        content: of metrics.json.
+        path: the run's directory.
+        setting: setting, as in `SeedRun`.
+        content: content of metrics.json.
     """
 
     path: Path
@@ -77,8 +77,8 @@ def read_run(path: Path, setting: str = "") -> FoundRun:
     """Read a finished run.
 
     Args:
-        path: its directory.
-        setting: what sets it apart besides its seed.
+        path: the run's directory.
+        setting: options besides the seed that differ between runs.
 
     Raises:
         UserError: it holds no metrics.json that can be read.

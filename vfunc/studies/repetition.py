@@ -1,4 +1,4 @@
-"""One run for each seed and setting: which there are, how far they are, whether all can start."""
+"""Repeats a run for each seed and setting, checked before the first one starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that an arm's training carries, in one object, and the options that say how it goes."""
+"""Holds all that an arm's training carries in one object, with the options of its steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StepOptions:
         look_ahead: unlabeled batches that the estimator wants.
         penalties: lambda of each term of the designer's regulariser R(phi), by its name.
         train_mode: whether estimates repeat the learner's dropout masks.
-        seed: of what estimators draw.
+        seed: seed of what estimators sample.
     """
 
     accumulate: int
@@ -44,7 +44,7 @@ class ArmPlan:
     """What an arm's training is bounded and followed by.
 
     Attributes:
-        budget: how long it trains.
+        budget: the budget of its training.
         lr: peak step size.
         schedule: step size as a function of the budget's spent fraction.
         eval_every: fraction of the budget between held-out evaluations.
@@ -65,15 +65,15 @@ class ArmRun:
     """One arm in training. `vfunc.training.start.start_arm` makes it.
 
     Attributes:
-        arm: which tasks.
+        arm: the arm, which decides the tasks.
         state: the live modules and optimizers, changed in place, and counters.
         workload: the modality's side of the loop.
         estimated: the learner as estimates see it (`Workload.estimated`); None for an arm without
             a designer.
-        estimator: of the designer's value, or None.
-        options: of a step.
-        plan: of the whole.
-        log: where events, progress and checkpoints go.
+        estimator: estimator of the designer's value, or None.
+        options: options of a step.
+        plan: plan of the whole training.
+        log: receiver of events, progress and checkpoints.
     """
 
     arm: Arm

@@ -1,4 +1,4 @@
-"""From a configuration to the things a run is made of: learner, workload, plans."""
+"""Assembles the parts of a run from its configuration: learner, modality, plans."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Assembled:
     Attributes:
         config: the resolved configuration.
         learner: the start learner, on the CPU; arms train copies of it on the device.
-        modality: on the run's own data.
-        device: where everything runs.
+        modality: the modality, on the run's own data.
+        device: the device of the run.
     """
 
     config: RunConfig

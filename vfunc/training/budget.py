@@ -1,4 +1,4 @@
-"""How much an arm may spend, and schedules that run on the fraction of it that is spent."""
+"""Budgets of an arm, and schedules over the fraction of a budget spent."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ class Schedule:
 
     Attributes:
         warmup: fraction of the budget over which it rises; 0 starts at the peak.
-        final: where it ends, as a fraction of the peak.
-        start: where the warm-up begins. Above 0, since a step of size 0 wastes a batch and leaves
-            values in units of eta without meaning.
+        final: value at the end, as a fraction of the peak.
+        start: value at the start of the warm-up. Above 0, since a step of size 0 wastes a batch
+            and leaves values in units of eta without meaning.
     """
 
     warmup: float = 0.0

@@ -1,4 +1,4 @@
-"""Certify a run's own estimator once, at its start, on a small slice of its own data."""
+"""Certifies a run's own estimator once, at its start, on a small slice of its own data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
     are the run's first, a few examples of each. Nothing that the arms use changes.
 
     Args:
-        arm: with a designer that is trained.
+        arm: an arm whose designer is trained.
         assembled: what every arm shares.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything an arm needs to go on as if it had not stopped, written atomically."""
+"""Writes and reads checkpoints: all that an arm needs to resume, written atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def save_checkpoint(state: ArmState, path: Path) -> None:
     """Write the arm's state; an interrupted write leaves the previous checkpoint whole.
 
     Args:
-        state: what to write. Random state of the CPU, and of the learner's GPU, goes with it.
+        state: the arm's state; random state of the CPU, and of the learner's GPU, is written too.
         path: the file; its folder is made.
 
     Raises:

@@ -13,7 +13,7 @@ def main(argv: Sequence[str], program: str = "vfunc run") -> int:
 
     Args:
         argv: options.
-        program: how the command was called, for `--help`.
+        program: name of the command, for `--help`.
 
     Returns:
         The exit code, see `run_guarded`.

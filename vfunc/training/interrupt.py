@@ -1,4 +1,4 @@
-"""Ctrl-C finishes the step: the first signal is noted, the second one stops at once."""
+"""Handles Ctrl-C: the first signal ends the run after the step, the second one at once."""
 
 from __future__ import annotations
 

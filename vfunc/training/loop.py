@@ -1,4 +1,4 @@
-"""One arm, from its state to the end of its budget."""
+"""Trains one arm, from its state to the end of its budget."""
 
 from __future__ import annotations
 

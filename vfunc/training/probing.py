@@ -1,4 +1,4 @@
-"""The one-step probe and the value map, halfway through an arm: pictures, never training."""
+"""Runs the one-step probe and maps values halfway through an arm, without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result has to be read with: versions, machine, source."""
+"""Records versions, machine and source of a result."""
 
 from __future__ import annotations
 

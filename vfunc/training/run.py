@@ -1,4 +1,4 @@
-"""A whole run: its arms one after another, then what they amount to."""
+"""Runs the arms one after another, and summarises them."""
 
 from __future__ import annotations
 

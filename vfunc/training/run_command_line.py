@@ -1,4 +1,4 @@
-"""The command line of a run: from its words to a configuration, one clear line for every error."""
+"""Reads the command line of a run into a configuration, with one clear line for every error."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def run_guarded(
     """Parse, run, and turn what goes wrong into one line and an exit code.
 
     Args:
-        main: what to do; it may return an exit code.
+        main: the function to run; it may return an exit code.
         argv: arguments; None takes the process's own.
         presets: folder of the presets.
         program: the program's name in `--help`; None takes it from the process.

@@ -1,4 +1,4 @@
-"""Where a run keeps its files.
+"""Lays out the files of a run.
 
 runs/<name>/
   config.toml           the resolved configuration; `--config` with it repeats the run
@@ -100,7 +100,7 @@ def new_run(runs: Path, name: str, config: str, *, overwrite: bool) -> RunDirect
     Args:
         runs: the folder of all runs.
         name: this run's.
-        config: its resolved configuration, as TOML.
+        config: the run's resolved configuration, as TOML.
         overwrite: whether a run of that name is replaced.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An arm at its start: the learner copied, the designer new, the estimator made."""
+"""Starts an arm: copies the learner, makes the designer and the estimator."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def start_arm(
     Args:
         arm: the arm or its name.
         assembled: what every arm of the run shares; none of it changes.
-        log: where its events, progress and checkpoints go; None drops them.
-        workload: in place of the run's own.
+        log: receiver of its events, progress and checkpoints; None drops them.
+        workload: a workload in place of the run's own.
 
     Returns:
         The arm, with counters at zero.

@@ -1,4 +1,4 @@
-"""The state of one arm's training: live modules and optimizers, and plain counters beside them."""
+"""State of one arm's training: live modules and optimizers, and plain counters beside them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ArmState:
         optimizer: the learner's.
         designer: the task designer, if the arm has one.
         designer_optimizer: the designer's, if it is trained.
-        counters: how far it has come.
+        counters: progress so far.
     """
 
     learner: nn.Module
@@ -90,7 +90,7 @@ def new_arm_state(
         optimizer: the learner's.
         designer: the arm's own designer, or None.
         designer_lr: the designer's step size; None freezes it.
-        device: where the arm trains; None leaves it where the start learner is.
+        device: device of the arm; None keeps the start learner's.
 
     Returns:
         The state, with counters at zero.

@@ -1,4 +1,4 @@
-"""What a run amounts to: the line it opens with, and at the end tables, metrics and plots."""
+"""Summarises a run: the line it opens with; at its end tables, metrics and plots."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
 
     Args:
         assembled: the run.
-        directory: where every arm has left its results.
-        console: where to print.
+        directory: the directory of the arms' results.
+        console: the console to print on.
     """
     results = {name: directory.finished(name) for name in assembled.config.run.arms}
     arms: dict[str, dict[str, Any]] = {k: r for k, r in results.items() if r is not None}

@@ -1,4 +1,4 @@
-"""Questions about the options of a vision run that several declarations ask."""
+"""Conditions on the options of a vision run that several declarations share."""
 
 from __future__ import annotations
 

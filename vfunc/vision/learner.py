@@ -32,7 +32,7 @@ class ObservedViews:
 
     Attributes:
         batch: the crops.
-        edges: what the blocks below S give for the calls that see no designed view, by call.
+        edges: outputs of the blocks below S for the calls that see no designed view, by call.
     """
 
     batch: UnlabeledBatch
@@ -47,7 +47,7 @@ class VisionLearner:
         functional: the live module (see `Objective.learner`) and the subset S.
         objective: DINO, I-JEPA, or one's own.
         autocast: the dtype that matrix products run in, or None for the parameters' own.
-        split: where it is cut at the lower edge of S; or `Whole`, and why it is not.
+        split: its split at the lower edge of S; or `Whole`, and the reason.
     """
 
     functional: FunctionalLearner

@@ -1,4 +1,4 @@
-"""What reports show of a vision run, and how its learner and designer are written."""
+"""Reports of a vision run, and files of its learner and designer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def vision_reporting(
     Args:
         sources: the labelled pictures.
         retrieval: whether instance retrieval is measured.
-        lowered: what was asked for and is more than there is, in words.
+        lowered: requests above what there is, in words.
     """
     return Reporting(
         unit="images",

@@ -37,8 +37,8 @@ def vision_problem(
         batches: unlabeled batches.
         feedback: theta_S -> L_down on labelled pictures.
         rule: the learner's next optimizer step.
-        state: its optimizer state.
-        seed: for what an estimator draws.
+        state: the learner's optimizer state.
+        seed: seed of what an estimator samples.
 
     Returns:
         The problem. It has no linear form: the loss is not linear in a view.

@@ -64,22 +64,22 @@ class VisionWorkload:
         designer: the designer's kind and size.
         start_designer: a saved designer to start from, or None.
         batch_size: pictures in a micro-batch of the stream.
-        meta_batch_size: of these, how many an estimate takes.
+        meta_batch_size: number of these in an estimate.
         feedback_batch_size: labelled pictures that g_down is of.
         head_size: labelled pictures that the heads are fitted on, at each update.
         weights: of the feedback tasks in L_down, by name, for each source; only these are asked,
             and at least one of them weighs something.
         normalise: whether each task's loss is divided by its gradient's norm.
-        heads: how heads are fitted.
-        probes: how the frozen backbone is evaluated.
+        heads: options of the heads' fit.
+        probes: options of the frozen evaluation.
         fixed_alpha: share of the blurred picture in `uniform_smoothing`.
-        device: where the learner is.
-        dtype: of mixed precision, or None.
-        seed: of the stream's order, the crops, and the designer's first parameters.
+        device: the learner's device.
+        dtype: dtype of mixed precision, or None.
+        seed: seed of the stream's order, the crops, and the designer's initial parameters.
         fit_size: pictures that the probes of the evaluation are trained on.
         eval_size: pictures that they are measured on.
         retrieval: a benchmark of instance retrieval to measure on at the end, or None.
-        unit: what a budget counts.
+        unit: the unit of budgets.
     """
 
     stream: Pictures

@@ -1,4 +1,4 @@
-"""From the options that were given to a complete configuration of a run, and back.
+"""Completes the configuration of a run from the options given, and writes it back.
 
 Options come in layers (preset, file, command line), each a flat mapping of names to values, the
 later winning; see `vfunc.config.layers`. The modality decides which options there are, and the
@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from vfunc.config.build import arguments
-from vfunc.config.company import Company
 from vfunc.config.declared import Options
 from vfunc.config.fields import fields_of
 from vfunc.config.known import Catalogue, flag, known_options
 from vfunc.config.layers import COMMAND_LINE, Layer, merged, named, without_useless
+from vfunc.config.resolved import ResolvedOptions
 from vfunc.config.toml import as_toml
 from vfunc.config.values import checked_value, nearest
 from vfunc.errors import UserError
@@ -64,7 +64,7 @@ def catalogue_of(modality: str, estimators: tuple[str, ...] = ()) -> Catalogue:
     """The options that there are.
 
     Args:
-        modality: of the run.
+        modality: modality of the run.
         estimators: names, of which those of one's own, `package.module:Name`, add their fields.
 
     Raises:
@@ -99,12 +99,12 @@ def resolve(*layers: Layer | Mapping[str, Any]) -> RunConfig:
     checked = [_checked(layer, everything, estimators) for layer in placed]
     given = without_useless(checked, lambda some: _useless(some, estimators))
     catalogue = catalogue_of(given.get("modality", LANGUAGE), estimators)
-    company = Company(catalogue, given)
-    _check_combination(company)
-    takes = [n for n in option_names(find_estimator(company["estimator"])) if n in catalogue]
+    resolved = ResolvedOptions(catalogue, given)
+    _check_combination(resolved)
+    takes = [n for n in option_names(find_estimator(resolved["estimator"])) if n in catalogue]
     own = [n for n in given if catalogue[n].opened]
-    require_options(company["estimator"], own, takes)
-    return _config(company)
+    require_options(resolved["estimator"], own, takes)
+    return _config(resolved)
 
 
 def given_options(config: RunConfig) -> dict[str, Any]:
@@ -135,8 +135,8 @@ def unknown_option(name: str, modality: str, estimators: tuple[str, ...] = ()) -
 
     Args:
         name: the option that was given.
-        modality: of the run.
-        estimators: see `catalogue_of`.
+        modality: modality of the run.
+        estimators: estimators, as in `catalogue_of`.
     """
     theirs = _others(modality)
     if name in theirs:
@@ -166,7 +166,7 @@ def _useless(given: Options, estimators: tuple[str, ...]) -> dict[str, str]:
     catalogue = catalogue_of(modality, estimators)
     here = {name: value for name, value in given.items() if name in catalogue}
     foreign = {n: f"it is for --modality {_other(modality)}" for n in given if n not in catalogue}
-    useless = Company(catalogue, here).useless()
+    useless = ResolvedOptions(catalogue, here).useless()
     # in the order in which they were given, so that the first mistake is told first
     return {n: (foreign | useless)[n] for n in given if n in foreign or n in useless}
 
@@ -197,13 +197,13 @@ def _checked(layer: Layer, everything: Options, estimators: tuple[str, ...]) -> 
     return Layer(given, layer.origin)
 
 
-def _check_combination(company: Company) -> None:
+def _check_combination(resolved: ResolvedOptions) -> None:
     """Refuse options that contradict each other or need one that is missing.
 
     Raises:
         UserError: the first contradiction, and how to resolve it.
     """
-    modality, budget = company["modality"], company["budget"]
+    modality, budget = resolved["modality"], resolved["budget"]
     made = config_class(modality)
     counted = made.unit
     if budget.unit in ("tokens", "images") and budget.unit != counted:
@@ -211,12 +211,12 @@ def _check_combination(company: Company) -> None:
             f"--budget {budget}: --modality {modality} counts {counted}; give {counted}, steps or "
             "a time"
         )
-    made.check(company.given, company)
-    if company["optimizer"] == "sgd" and "lr" not in company.given:
+    made.check(resolved.given, resolved)
+    if resolved["optimizer"] == "sgd" and "lr" not in resolved.given:
         raise UserError("--optimizer sgd has no learning rate that suits most learners; give --lr")
 
 
-def _config(company: Company) -> RunConfig:
-    modality = company["modality"]
-    groups = {name: made(**arguments(made, company)) for name, made in groups_of(modality).items()}
-    return config_class(modality)(options=company.flat(), **groups)
+def _config(resolved: ResolvedOptions) -> RunConfig:
+    modality = resolved["modality"]
+    groups = {name: made(**arguments(made, resolved)) for name, made in groups_of(modality).items()}
+    return config_class(modality)(options=resolved.flat(), **groups)

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a language run."""
+"""Assembles the parts of a language run from its configuration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def language_parts(
 
     Args:
         config: resolved, of a language run.
-        device: where everything runs.
+        device: the device of the run.
         check: refuses learners that do not suit the run, before any data are read.
 
     Raises:

@@ -19,7 +19,7 @@ class LanguageConfig(RunConfig):
     """A complete configuration of a run on text.
 
     Attributes:
-        data: what is read.
+        data: options of the data.
         adapters: LoRA adapters.
         targets: the soft targets.
     """

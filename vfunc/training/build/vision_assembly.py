@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a vision run."""
+"""Assembles the parts of a vision run from its configuration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def vision_parts(config: VisionConfig, device: torch.device) -> tuple[nn.Module,
 
     Args:
         config: resolved, of a vision run.
-        device: where everything runs.
+        device: the device of the run.
 
     Raises:
         UserError: something is missing or does not fit together.

@@ -23,7 +23,7 @@ class VisionConfig(RunConfig):
     """A complete configuration of a run on pictures.
 
     Attributes:
-        data: what is read.
+        data: options of the data.
         views: the self-supervised task, and its views.
         dense: dense feedback and evaluation.
     """

@@ -1,4 +1,4 @@
-"""`--dry-run` of a vision run: the whole architecture with random weights, and one tiny step.
+"""Checks a vision run (`--dry-run`): the whole architecture with random weights, one tiny step.
 
 What does not fit the machine is built on the meta device, where tensors have shapes and no numbers.
 """
@@ -52,7 +52,7 @@ def vision_dry_run(config: VisionConfig, console: Console) -> None:
 
     Args:
         config: resolved.
-        console: where to print.
+        console: the console to print on.
 
     Raises:
         UserError: something does not fit together, or data of one's own cannot be read.

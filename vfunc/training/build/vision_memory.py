@@ -1,4 +1,4 @@
-"""How much memory a plain step of a vision learner needs, without allocating any of it."""
+"""Estimates the memory of a plain step of a vision learner, without allocating any of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Estimated:
     Attributes:
         weights: student and teacher.
         optimizer: gradients, and the optimizer's state.
-        activations: what the student's forward keeps for its backward.
+        activations: activations that the student's forward keeps for its backward.
     """
 
     weights: int
@@ -53,11 +53,11 @@ def estimated(
 
     Args:
         learner: student and teacher, on any device, meta too.
-        objective: what they learn by.
+        objective: the self-supervised objective.
         batch: crops of so many pictures, the same crops of each.
-        optimizer: its kind says how much state it keeps.
-        pictures: in a step.
-        dtype: of mixed precision, or None.
+        optimizer: the optimizer, whose kind decides the size of its state.
+        pictures: number of pictures in a step.
+        dtype: dtype of mixed precision, or None.
     """
     copies = 3 if optimizer.optimizer == "adamw" else 2 if optimizer.momentum else 1
     trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Noise in place of pictures, for a dry run without the data."""
+"""Makes noise in place of pictures, for a dry run without the data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noise_data(name: str, image_size: tuple[int, int], stream_size: int) -> Visi
     """Noise of a public set's sizes, labels and classes.
 
     Args:
-        name: as `--feedback` names it.
+        name: the name in `--feedback`.
         image_size: height and width of labelled pictures.
         stream_size: side of unlabeled ones.
 

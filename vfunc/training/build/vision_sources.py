@@ -1,4 +1,4 @@
-"""The labelled pictures of a vision run, and its stream, from what --feedback and --stream name."""
+"""Opens the pictures of a vision run, labelled and not, from --feedback and --stream."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ def depth_scores(
         guess = predicted.double().clamp(nearest, farthest)
         error = (guess - known).abs()
         near = torch.maximum(guess / known, known / guess) < 1.25
-        parts = (torch.ones_like(error), error**2, error / known, near.double())
-        rows.append(torch.stack([(part * valid).sum((1, 2)) for part in parts], 1).cpu())
+        terms = (torch.ones_like(error), error**2, error / known, near.double())
+        rows.append(torch.stack([(term * valid).sum((1, 2)) for term in terms], 1).cpu())
     table = torch.cat(rows) if rows else torch.zeros(0, 4)
     table = table[table[:, 0] > 0]
     if not len(table):

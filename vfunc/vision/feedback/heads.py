@@ -69,8 +69,8 @@ def frozen_features(
         chunk: number of pictures at a time.
     """
     with torch.no_grad(), mode(learner, training=False):
-        parts = [widened(learner("dense", part, layers)) for part in images.split(chunk)]
-    return DenseFeatures(torch.cat([p.pooled for p in parts]), torch.cat([p.maps for p in parts]))
+        chunks = [widened(learner("dense", x, layers)) for x in images.split(chunk)]
+    return DenseFeatures(torch.cat([p.pooled for p in chunks]), torch.cat([p.maps for p in chunks]))
 
 
 @typed

@@ -1,4 +1,4 @@
-"""Every option of a run: what was given, and the defaults of the rest in its company."""
+"""Resolves every option of a run: the value given, or else its default."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from vfunc.config.declared import Options, default_value
 from vfunc.config.known import Catalogue
 
 
-class Company(Mapping[str, Any]):
-    """Every option's value: what was given, else its default, computed when it is asked for.
+class ResolvedOptions(Mapping[str, Any]):
+    """Every option's value: the one given, else its default, computed on demand.
 
     Attributes:
-        catalogue: the options that there are.
-        given: those that were given.
+        catalogue: all options.
+        given: values of the options given.
     """
 
     def __init__(self, catalogue: Catalogue, given: Options) -> None:
