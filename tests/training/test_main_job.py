@@ -19,7 +19,7 @@ from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.report.events import read_events
 from vfunc.training.assemble import assemble
 from vfunc.training.run import run
-from vfunc.training.run_command_line import PRESETS, parse, run_guarded
+from vfunc.training.run_command_line import parse, run_guarded
 
 ALL = "baseline,vpretraining,random_feedback,uniform_smoothing,self_distillation"
 ARMS = f"{ALL},confidence_gate,known_wrong".split(",")
@@ -135,7 +135,7 @@ def test_arms_neither_see_each_other_nor_their_order(made, tmp_path):
 
 
 def test_the_written_configuration_repeats_the_run_in_a_process(made, tmp_path):
-    script = PRESETS.parent / "run.py"
+    script = Path(__file__).parents[2] / "experiments" / "run.py"
     call = [sys.executable, script, "--config", made / "config.toml", "--runs-dir", tmp_path]
     more = ["--arms", "baseline,vpretraining"]
     done = subprocess.run([*call, *more], cwd=tmp_path, capture_output=True, text=True)

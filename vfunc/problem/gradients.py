@@ -44,11 +44,13 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
 
     Raises:
         UserError: `feedback_loss` returned no scalar tensor, or one without a graph to theta, whose
-            value no task could change.
+            value no task could change, in a problem that does not say so (`silent`).
     """
     theta = trees.leaves(theta)
     with torch.enable_grad(), blaming("feedback_loss", theta=theta):
         loss = scalar("feedback_loss", problem.feedback_loss(theta))
+        if problem.silent and not loss.requires_grad:
+            return loss, trees.zeros_like(theta)
         if not loss.requires_grad:
             raise UserError(
                 "feedback_loss returned a tensor without a graph to theta "
