@@ -14,6 +14,7 @@ from unittest.mock import patch
 # and notebooks that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import annotation_checker
 import jaxtyping
 
 # Its constructors answer a wrong choice with a UserError that lists the choices; a check of the
@@ -58,6 +59,7 @@ class CachedFinder:
 
 # Before anything imports vfunc: the annotations of the package's functions are checked in tests.
 jaxtyping.install_import_hook(checked_modules(), "annotation_checker.check")
+jaxtyping.jaxtyped = annotation_checker.jaxtyped  # what the hook decorates by
 sys.meta_path.insert(sys.meta_path.index(PathFinder), CachedFinder)
 
 import hypothesis  # noqa: E402
