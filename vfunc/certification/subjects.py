@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, cast
 
-from vfunc.config.flat import changed, options_set
+from vfunc.config.build import changed
+from vfunc.config.instance import options_set
 from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, make_estimator, option_names
 from vfunc.problem import ValueEstimate

@@ -1,29 +1,53 @@
-"""Builds components from options: each dataclass from the options that are its fields."""
+"""Builds components from options: each dataclass from the options that are its fields.
+
+A dataclass may hold others, one of several `variants` each: `Implicit` holds a solver. The
+variants' own fields are options beside it, so that `{"solver": "nystrom", "nystrom_rank": 5}`
+becomes `Implicit(solver=Nystrom(rank=5))`. An option's name is its field's, or the one it declares.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vfunc.config.fields import Field, fields_of
+from vfunc.config.instance import options_of
 from vfunc.config.known import variant_of
 from vfunc.config.partial import Partial
 from vfunc.errors import UserError
 
 
-def arguments(made: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def option_names(made: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of all options of a dataclass, those of what it holds included, each once."""
+    return tuple(dict.fromkeys(_names(made)))
+
+
+def _names(made: Callable[..., Any]) -> Iterator[str]:
+    for field in fields_of(made):
+        if field.said.hidden:
+            continue
+        yield field.option
+        held = [*(field.said.variants or {}).values()] if field.parts is None else [field.parts]
+        for part in held:
+            yield from _names(part)
+
+
+def arguments(
+    made: Callable[..., Any], options: Mapping[str, Any], of: object | None = None
+) -> dict[str, Any]:
     """What a component is made with, by field; fields that no option gives are left out.
 
     Args:
         made: a dataclass, or anything else that makes a component from named arguments.
-        options: by their names. A variant of one's own is made from the given ones of a
-            `ResolvedOptions` alone.
+        options: by their names. A variant is given by its name, or made already. One of a user's
+            own is made from the given ones of a `ResolvedOptions` alone.
+        of: the component that the arguments change; None if they make a new one.
 
     Raises:
         UserError: see `built`.
     """
-    found = {field.name: _value(field, options) for field in fields_of(made)}
+    found = {field.name: _value(field, options, of) for field in fields_of(made)}
     return {name: value for name, value in found.items() if value is not dataclasses.MISSING}
 
 
@@ -36,11 +60,12 @@ def built(made: Callable[..., Any], options: Mapping[str, Any], name: str = "") 
         name: what users call it, for messages.
 
     Raises:
-        UserError: it refuses its options, or one that it cannot do without is missing.
+        UserError: an unknown variant, a component that refuses its options, or an option that it
+            cannot do without is missing.
     """
     given = arguments(made, options)
     missing = [
-        field.said.name or field.name
+        field.option
         for field in fields_of(made)
         if field.name not in given and field.default is dataclasses.MISSING
     ]
@@ -50,37 +75,107 @@ def built(made: Callable[..., Any], options: Mapping[str, Any], name: str = "") 
     return made(**given)
 
 
-def _value(field: Field, options: Mapping[str, Any]) -> Any:
+def changed(component: Any, options: Mapping[str, Any]) -> Any:
+    """The same dataclass with some options changed; fields that they do not give stay.
+
+    Where another variant is chosen, it takes over what it has in common with the present one.
+
+    Args:
+        component: an instance of a dataclass.
+        options: see `arguments`.
+
+    Raises:
+        UserError: see `built` and `refuse_foreign`.
+    """
+    refuse_foreign(type(component), options, component)
+    given = arguments(type(component), options, component)
+    return dataclasses.replace(component, **given) if given else component
+
+
+def refuse_foreign(
+    made: Callable[..., Any], options: Mapping[str, Any], of: object | None = None
+) -> None:
+    """Refuse options of variants that are not chosen, which would do nothing.
+
+    Args:
+        made: see `arguments`.
+        options: those that were given; nothing else is looked at.
+        of: see `arguments`.
+
+    Raises:
+        UserError: the message names the variants that have the option.
+    """
+    for field in fields_of(made):
+        variants = field.said.variants or {}
+        chosen = variant_of(options.get(field.option, _current(field, of)), variants)
+        if not isinstance(chosen, str) or chosen not in variants:  # `built` answers for these
+            continue
+        common = {f.option for f in fields_of(made)} | {*_names(variants[chosen])}
+        for option in options.keys() - common:
+            having = [name for name, variant in variants.items() if option in _names(variant)]
+            if having:
+                known = f"{field.option}{'s' if len(having) > 1 else ''} {' and '.join(having)}"
+                raise UserError(f"{option} is for the {known}, not for {chosen}")
+
+
+def _current(field: Field, of: object | None) -> Any:
+    return field.default if of is None else getattr(of, field.name)
+
+
+def _value(field: Field, options: Mapping[str, Any], of: object | None) -> Any:
     if field.said.hidden:
         return dataclasses.MISSING
     if field.said.variants is not None:
-        return _variant(field, field.said.variants, options)
+        return _variant(field, field.said.variants, options, of)
     if field.parts is not None:
-        return _component(field, field.parts, options)
-    name = field.said.name or field.name
-    if name not in options:
+        return _part(field, field.parts, options, of)
+    if field.option not in options:
         return dataclasses.MISSING
-    value = options[name]
+    value = options[field.option]
     return value if field.said.make is None or value is None else field.said.make(value)
 
 
-def _component(field: Field, made: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    given = arguments(made, options)
+def _part(field: Field, made: type, options: Mapping[str, Any], of: object | None) -> Any:
+    if isinstance(options.get(field.option), made):  # the component itself, from Python
+        return options[field.option]
+    if of is not None:
+        return _altered(getattr(of, field.name), options)
     if field.deferred:
-        return Partial(made, tuple(given.items()))
-    return built(made, options) if given else dataclasses.MISSING
+        return Partial(made, tuple(arguments(made, options).items()))
+    return built(made, options) if arguments(made, options) else dataclasses.MISSING
 
 
 def _variant(
-    field: Field, variants: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]
+    field: Field,
+    variants: Mapping[str, Callable[..., Any]],
+    options: Mapping[str, Any],
+    of: object | None,
 ) -> Any:
-    name = field.said.name or field.name
-    chosen = options.get(name, variant_of(field.default, variants))
+    name, current = field.option, _current(field, of)
+    chosen = options.get(name, variant_of(current, variants))
     if field.said.find is not None:
         return built(field.said.find(chosen), getattr(options, "given", options), repr(chosen))
     if not isinstance(chosen, str):  # the component itself, from Python
-        return chosen
+        if type(chosen) not in variants.values():
+            return chosen
+        altered = _altered(chosen, options)
+        return chosen if altered is dataclasses.MISSING else altered
+    if chosen not in variants:
+        raise UserError(f"unknown {name} {chosen!r}; known: {', '.join(variants)}")
     made = variants[chosen]
+    if of is not None:
+        if type(current) is made:
+            return _altered(current, options)
+        kept = options_of(current) if dataclasses.is_dataclass(current) else {}
+        return built(made, {**kept, **options})
     if name not in options and not arguments(made, options):
         return dataclasses.MISSING
-    return _component(field, made, options) if field.deferred else built(made, options)
+    if field.deferred:
+        return Partial(made, tuple(arguments(made, options).items()))
+    return built(made, options)
+
+
+def _altered(component: Any, options: Mapping[str, Any]) -> Any:
+    """The component with what the options give; MISSING if they give nothing of it."""
+    given = arguments(type(component), options, component)
+    return dataclasses.replace(component, **given) if given else dataclasses.MISSING

@@ -38,6 +38,11 @@ class Field:
     owner: Callable[..., Any]
 
     @property
+    def option(self) -> str:
+        """The name of the option: the one that it declares, or else its own."""
+        return self.said.name or self.name
+
+    @property
     def help(self) -> str:
         """The help that it declares, or else its line in the docstring."""
         return self.said.help or _explained(self.owner).get(self.name, "")

@@ -125,7 +125,6 @@ def _variants(
     own: Mapping[str, Callable[..., Any]],
 ) -> Iterator[Known]:
     """The option that chooses, and those of each variant."""
-    name = field.said.name or field.name
     free = field.said.find is not None
     kind = str if free else Literal[tuple(variants)]
     yield _known(field, kind, variant_of(field.default, variants), place)
@@ -134,9 +133,9 @@ def _variants(
         variants = {**own, **others}
     for label, made in variants.items():
         if free:
-            inside = replace(place, opened=name, of=(label,))
+            inside = replace(place, opened=field.option, of=(label,))
         else:
-            inside = replace(place, choice=Choice(name, (label,)))
+            inside = replace(place, choice=Choice(field.option, (label,)))
         yield from _walk(made, inside, {})
 
 
@@ -149,7 +148,7 @@ def variant_of(default: Any, variants: Mapping[str, Callable[..., Any]]) -> Any:
 def _known(field: Field, kind: Any, default: Any, place: _Place) -> Known:
     said = field.said
     return Known(
-        said.name or field.name,
+        field.option,
         kind,
         said,
         field,

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
-from vfunc.config.flat import built
-from vfunc.config.flat import option_names as declared_names
+from vfunc.config.build import built, refuse_foreign
+from vfunc.config.build import option_names as declared_names
 from vfunc.config.known import flag
 from vfunc.errors import UserError
 from vfunc.problem import ValueEstimate, ValueProblem
@@ -94,7 +94,11 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
     """
     options, factory = dict(options or {}), find_estimator(name)
     require_options(name, options, option_names(factory))
-    estimator: Any = built(factory, options) if _declares(factory) else factory(**options)
+    if _declares(factory):
+        refuse_foreign(factory, options)
+        estimator = built(factory, options, repr(name))
+    else:
+        estimator = cast("Any", factory)(**options)
     if not callable(estimator):
         raise UserError(f"{name!r} makes a {type(estimator).__name__}, which cannot be called")
     return cast("Estimator", estimator)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
 import vfunc
 from vfunc.config.allowed import check_fields
-from vfunc.config.declared import option
-from vfunc.config.flat import built, changed, option_names, options_set
+from vfunc.config.build import built, changed, option_names, refuse_foreign
+from vfunc.config.declared import HIDDEN, option
+from vfunc.config.instance import options_of, options_set
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def test_built(options, made):
 )
 def test_refused(options, said):
     with pytest.raises(vfunc.UserError, match=said):
+        refuse_foreign(Drawing, options)
         built(Drawing, options)
 
 
@@ -91,7 +93,33 @@ def test_changed_keeps_what_the_variants_have_in_common():
     assert changed(drawing, {"width": 1.0}) == Drawing(1.0, Brush(5, steps=4))
     assert changed(drawing, {"tool": "pencil"}) == Drawing(3.0, Pencil(4))
     assert changed(drawing, {"tool": "brush", "strokes": None}) == Drawing(3.0, Brush(5))
-    assert changed(drawing, {}) == drawing
+    assert changed(drawing, {"tool": "eraser"}) == Drawing(3.0, Eraser())
+    assert changed(drawing, {}) is drawing
+    # a variant's field keeps a value of its own beside the same option of what holds it
+    narrow = Drawing(tool=Brush(limit=7))
+    assert changed(narrow, {"width": 2.0}) == Drawing(2.0, Brush(limit=7))
+    with pytest.raises(vfunc.UserError, match="brush_size is for the tool brush, not for pencil"):
+        changed(Drawing(tool=Pencil(4)), {"brush_size": 2})
+
+
+@dataclass(frozen=True)
+class Framed:
+    drawing: Drawing = Drawing(2.0)
+    seed: int = field(default=0, metadata=HIDDEN)
+    inner: object = None
+
+
+def test_a_dataclass_in_a_dataclass_is_given_by_its_options_or_whole():
+    assert option_names(Framed) == ("drawing", *option_names(Drawing), "inner")
+    assert built(Framed, {"width": 3.0, "inner": "x"}) == Framed(Drawing(3.0), inner="x")
+    assert built(Framed, {"drawing": Drawing(4.0)}) == Framed(Drawing(4.0))
+    framed = Framed(Drawing(5.0, Pencil(2)), seed=3)
+    assert changed(framed, {"strokes": 4}) == Framed(Drawing(5.0, Pencil(4)), seed=3)
+
+
+def test_options_of_a_component_build_it_again():
+    for drawing in (Drawing(), Drawing(3.0, Brush(5, steps=4)), Drawing(tool=Pencil(2), limit=9)):
+        assert built(Drawing, options_of(drawing)) == drawing
 
 
 @pytest.mark.parametrize(
