@@ -96,6 +96,16 @@ def pytest_xdist_auto_num_workers(config):
     return min(len(allowed(0)) if allowed else os.cpu_count() or 1, MOST_WORKERS)
 
 
+FIRST = ("theory/", "tests/golden/", "tests/training/test_main_job", "tests/test_extras")
+"""Files of few tests that take long: at the end they would keep one worker while others wait."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files that take long come first; workers take files in this order."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
 @pytest.fixture(autouse=True)
 def _default_precision():
     """No test leaks its default dtype into the next."""

@@ -109,8 +109,19 @@ class Framed:
     inner: object = None
 
 
+def test_hidden_fields_are_for_python():
+    assert built(Framed, {"seed": 3}) == Framed()
+    assert (
+        built(Framed, {"seed": 3}, hidden=True) == changed(Framed(), {"seed": 3}) == Framed(seed=3)
+    )
+    assert options_set(Framed(seed=3)) == {"seed": 3}
+    estimator = vfunc.make_estimator("implicit", {"max_iterations": 7, "damping": 2.0})
+    solver = vfunc.ConjugateGradient(max_iterations=7)  # both have a field of that name
+    assert estimator == vfunc.Implicit(2.0, max_iterations=7, solver=solver)
+
+
 def test_a_dataclass_in_a_dataclass_is_given_by_its_options_or_whole():
-    assert option_names(Framed) == ("drawing", *option_names(Drawing), "inner")
+    assert option_names(Framed) == ("drawing", *option_names(Drawing), "seed", "inner")
     assert built(Framed, {"width": 3.0, "inner": "x"}) == Framed(Drawing(3.0), inner="x")
     assert built(Framed, {"drawing": Drawing(4.0)}) == Framed(Drawing(4.0))
     framed = Framed(Drawing(5.0, Pencil(2)), seed=3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from vfunc.config.fields import Field, fields_of
@@ -25,8 +26,6 @@ def option_names(made: Callable[..., Any]) -> tuple[str, ...]:
 
 def _names(made: Callable[..., Any]) -> Iterator[str]:
     for field in fields_of(made):
-        if field.said.hidden:
-            continue
         yield field.option
         held = [*(field.said.variants or {}).values()] if field.parts is None else [field.parts]
         for part in held:
@@ -34,7 +33,11 @@ def _names(made: Callable[..., Any]) -> Iterator[str]:
 
 
 def arguments(
-    made: Callable[..., Any], options: Mapping[str, Any], of: object | None = None
+    made: Callable[..., Any],
+    options: Mapping[str, Any],
+    of: object | None = None,
+    *,
+    hidden: bool = False,
 ) -> dict[str, Any]:
     """What a component is made with, by field; fields that no option gives are left out.
 
@@ -43,27 +46,37 @@ def arguments(
         options: by their names. A variant is given by its name, or made already. One of a user's
             own is made from the given ones of a `ResolvedOptions` alone.
         of: the component that the arguments change; None if they make a new one.
+        hidden: whether fields that are hidden from users of the command line are given too. A
+            run's options may have their names and mean something else.
 
     Raises:
         UserError: see `built`.
     """
-    found = {field.name: _value(field, options, of) for field in fields_of(made)}
+    asked = _Asked(options, hidden)
+    found = {
+        field.name: _value(field, asked, of)
+        for field in fields_of(made)
+        if hidden or not field.said.hidden
+    }
     return {name: value for name, value in found.items() if value is not dataclasses.MISSING}
 
 
-def built(made: Callable[..., Any], options: Mapping[str, Any], name: str = "") -> Any:
+def built(
+    made: Callable[..., Any], options: Mapping[str, Any], name: str = "", *, hidden: bool = False
+) -> Any:
     """A component from options.
 
     Args:
         made: see `arguments`.
         options: see `arguments`.
         name: what users call it, for messages.
+        hidden: see `arguments`.
 
     Raises:
         UserError: an unknown variant, a component that refuses its options, or an option that it
             cannot do without is missing.
     """
-    given = arguments(made, options)
+    given = arguments(made, options, hidden=hidden)
     missing = [
         field.option
         for field in fields_of(made)
@@ -88,7 +101,7 @@ def changed(component: Any, options: Mapping[str, Any]) -> Any:
         UserError: see `built` and `refuse_foreign`.
     """
     refuse_foreign(type(component), options, component)
-    given = arguments(type(component), options, component)
+    given = arguments(type(component), options, component, hidden=True)
     return dataclasses.replace(component, **given) if given else component
 
 
@@ -118,64 +131,77 @@ def refuse_foreign(
                 raise UserError(f"{option} is for the {known}, not for {chosen}")
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What components are built from.
+
+    Attributes:
+        options: by their names.
+        hidden: whether hidden fields are among them.
+    """
+
+    options: Mapping[str, Any]
+    hidden: bool
+
+    def of(self, made: Callable[..., Any], component: object | None = None) -> dict[str, Any]:
+        """Arguments of a component."""
+        return arguments(made, self.options, component, hidden=self.hidden)
+
+    def build(self, made: Callable[..., Any], **kept: Any) -> Any:
+        """A component, from what is kept of another one too."""
+        return built(made, {**kept, **self.options} if kept else self.options, hidden=self.hidden)
+
+    def altered(self, component: Any) -> Any:
+        """The component with what the options give; MISSING if they give nothing of it."""
+        given = self.of(type(component), component)
+        return dataclasses.replace(component, **given) if given else dataclasses.MISSING
+
+
 def _current(field: Field, of: object | None) -> Any:
     return field.default if of is None else getattr(of, field.name)
 
 
-def _value(field: Field, options: Mapping[str, Any], of: object | None) -> Any:
-    if field.said.hidden:
-        return dataclasses.MISSING
+def _value(field: Field, asked: _Asked, of: object | None) -> Any:
     if field.said.variants is not None:
-        return _variant(field, field.said.variants, options, of)
+        return _variant(field, field.said.variants, asked, of)
     if field.parts is not None:
-        return _part(field, field.parts, options, of)
-    if field.option not in options:
+        return _part(field, field.parts, asked, of)
+    if field.option not in asked.options:
         return dataclasses.MISSING
-    value = options[field.option]
+    value = asked.options[field.option]
     return value if field.said.make is None or value is None else field.said.make(value)
 
 
-def _part(field: Field, made: type, options: Mapping[str, Any], of: object | None) -> Any:
-    if isinstance(options.get(field.option), made):  # the component itself, from Python
-        return options[field.option]
+def _part(field: Field, made: type, asked: _Asked, of: object | None) -> Any:
+    """A dataclass in a dataclass."""
+    if isinstance(asked.options.get(field.option), made):  # the component itself, from Python
+        return asked.options[field.option]
     if of is not None:
-        return _altered(getattr(of, field.name), options)
+        return asked.altered(getattr(of, field.name))
     if field.deferred:
-        return Partial(made, tuple(arguments(made, options).items()))
-    return built(made, options) if arguments(made, options) else dataclasses.MISSING
+        return Partial(made, tuple(asked.of(made).items()))
+    return asked.build(made) if asked.of(made) else dataclasses.MISSING
 
 
 def _variant(
-    field: Field,
-    variants: Mapping[str, Callable[..., Any]],
-    options: Mapping[str, Any],
-    of: object | None,
+    field: Field, variants: Mapping[str, Callable[..., Any]], asked: _Asked, of: object | None
 ) -> Any:
-    name, current = field.option, _current(field, of)
+    """One of several dataclasses."""
+    name, options, current = field.option, asked.options, _current(field, of)
     chosen = options.get(name, variant_of(current, variants))
     if field.said.find is not None:
         return built(field.said.find(chosen), getattr(options, "given", options), repr(chosen))
     if not isinstance(chosen, str):  # the component itself, from Python
-        if type(chosen) not in variants.values():
-            return chosen
-        altered = _altered(chosen, options)
+        known = type(chosen) in variants.values()
+        altered = asked.altered(chosen) if known else dataclasses.MISSING
         return chosen if altered is dataclasses.MISSING else altered
     if chosen not in variants:
         raise UserError(f"unknown {name} {chosen!r}; known: {', '.join(variants)}")
     made = variants[chosen]
     if of is not None:
         if type(current) is made:
-            return _altered(current, options)
-        kept = options_of(current) if dataclasses.is_dataclass(current) else {}
-        return built(made, {**kept, **options})
-    if name not in options and not arguments(made, options):
+            return asked.altered(current)
+        return asked.build(made, **(options_of(current) if is_dataclass(current) else {}))
+    if name not in options and not asked.of(made):
         return dataclasses.MISSING
-    if field.deferred:
-        return Partial(made, tuple(arguments(made, options).items()))
-    return built(made, options)
-
-
-def _altered(component: Any, options: Mapping[str, Any]) -> Any:
-    """The component with what the options give; MISSING if they give nothing of it."""
-    given = arguments(type(component), options, component)
-    return dataclasses.replace(component, **given) if given else dataclasses.MISSING
+    return Partial(made, tuple(asked.of(made).items())) if field.deferred else asked.build(made)

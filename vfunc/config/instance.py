@@ -21,8 +21,6 @@ def options_set(component: object) -> dict[str, Any]:
 
 def _told(component: Any, all_of_them: bool) -> Iterator[tuple[str, Any]]:
     for field in fields_of(type(component)):
-        if field.said.hidden:
-            continue
         value, variants = getattr(component, field.name), field.said.variants or {}
         chosen = variant_of(value, variants)
         known = value is not chosen  # a variant that has a name

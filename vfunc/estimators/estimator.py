@@ -96,7 +96,7 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
     require_options(name, options, option_names(factory))
     if _declares(factory):
         refuse_foreign(factory, options)
-        estimator = built(factory, options, repr(name))
+        estimator = built(factory, options, repr(name), hidden=True)
     else:
         estimator = cast("Any", factory)(**options)
     if not callable(estimator):
