@@ -5,6 +5,9 @@ steps, given how the author writes a step; an author who errs (see
 `vfunc.language.data.mistakes`) is another writer, and later steps start from whatever was written,
 so that mistakes propagate as they do in text. A `Telling` adds names and style; `render` makes the
 text and keeps track of which characters are mistaken.
+
+A stream takes a dozen calls for each problem that it draws: what is called so often does not check
+its types at every call.
 """
 
 from __future__ import annotations
@@ -105,19 +108,16 @@ class Telling:
     verbs: tuple[str, ...]
 
 
-@typed
 def calculate(left: int, symbol: str, right: int) -> int:
     """The true result of `left symbol right`, for the operators "+", "-" and "*"."""
     return {"+": left + right, "-": left - right, "*": left * right}[symbol]
 
 
-@typed
 def write_correctly(left: int, symbol: str, right: int) -> Step:
     """The writer of an author who makes no mistakes."""
     return Step(left, symbol, right, calculate(left, symbol, right))
 
 
-@typed
 def work(problem: Problem, write: Writer = write_correctly) -> tuple[Step, ...]:
     """Work a problem out, line by line, each from the total that was written before it.
 
@@ -139,7 +139,6 @@ def work(problem: Problem, write: Writer = write_correctly) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-@typed
 def draw_problem(generator: random.Random, level: Level) -> Problem:
     """Sample a problem of a level; no running total falls below 1."""
     while True:

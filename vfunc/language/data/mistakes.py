@@ -18,7 +18,6 @@ Mistakes = Literal["systematic", "random_slips"]
 MISTAKES: tuple[Mistakes, ...] = get_args(Mistakes)
 
 
-@typed
 def add_without_carries(left: int, right: int) -> int:
     """Add column by column and forget every carry; the leading column's sum is written whole."""
     columns = max(len(str(left)), len(str(right)))
@@ -30,7 +29,6 @@ def add_without_carries(left: int, right: int) -> int:
     return total
 
 
-@typed
 def invites_mistakes(problem: Problem) -> bool:
     """Whether a careless author would go wrong: there is a subtraction, or a carry to forget."""
     return any(

@@ -173,7 +173,6 @@ def stream_preset(name: str) -> StreamSpec:
     return PRESETS[name]
 
 
-@typed
 def split_of(problem: Problem) -> str:
     """The split that a problem belongs to, by a hash of its canonical form."""
     digest = hashlib.blake2b(problem.canonical.encode(), digest_size=8).digest()
