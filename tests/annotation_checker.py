@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import collections
 import dataclasses
 import functools
 import inspect
@@ -36,18 +37,41 @@ def jaxtyped(thing=None, *, typechecker, shaped=jaxtyping.jaxtyped):
     """`jaxtyping.jaxtyped` where annotations speak of shapes, and the checker alone elsewhere.
 
     What jaxtyping does for shapes at each call costs tens of microseconds, and most functions have
-    none: half of the time of tests that call small functions often.
+    none. It would be half of the time of tests that call small functions often.
     """
     if thing is None:
         return lambda thing: jaxtyped(thing, typechecker=typechecker)
     if isinstance(thing, classmethod | staticmethod):
         return type(thing)(jaxtyped(thing.__func__, typechecker=typechecker))
+    if inspect.isfunction(thing):
+        return sparing(
+            thing, typechecker(thing) if plain(thing) else shaped(thing, typechecker=typechecker)
+        )
     if dataclasses.is_dataclass(thing) and "__init__" in vars(thing) and plain(thing.__init__):
         thing.__init__ = typechecker(thing.__init__)
         return thing
-    if inspect.isfunction(thing) and plain(thing):
-        return typechecker(thing)
     return shaped(thing, typechecker=typechecker)
+
+
+MOST = 20
+"""How many calls of a function are checked in each test: what a test passes to a function seldom
+changes its types after that, and solvers make thousands of calls."""
+
+calls: collections.Counter = collections.Counter()
+"""How many calls of each function have been checked in this test."""
+
+
+def sparing(function, checked):
+    """A function whose first calls in a test are checked."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if calls[function] >= MOST:
+            return function(*args, **kwargs)
+        calls[function] += 1
+        return checked(*args, **kwargs)
+
+    return call
 
 
 def plain(function):

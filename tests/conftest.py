@@ -107,6 +107,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
+def _first_calls_are_checked():
+    """Each test has its functions' first calls checked."""
+    annotation_checker.calls.clear()
+
+
+@pytest.fixture(autouse=True)
 def _default_precision():
     """No test leaks its default dtype into the next."""
     before = torch.get_default_dtype()

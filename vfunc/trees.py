@@ -1,7 +1,8 @@
 """Arithmetic on parameter dicts: name -> tensor, the only container of the core.
 
 Names carry the structure, so order never matters: every function reads its second argument by
-the names of the first. Sums are accumulated in float32 at least.
+the names of the first. Sums are accumulated in float32 at least. Solvers call these functions
+thousands of times an estimate: their arguments' types are checked in tests alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vfunc.errors import UserError
-from vfunc.typecheck import typed
 
 Params: TypeAlias = dict[str, Float[Tensor, "..."]]
 """Parameters, gradients and directions by name."""
@@ -24,7 +24,6 @@ Scalar: TypeAlias = Float[Tensor, ""]
 """A real number, as a tensor without dimensions."""
 
 
-@typed
 def dot(a: Params, b: Params) -> Scalar:
     """Inner product <a, b> over all entries.
 
@@ -43,7 +42,6 @@ def dot(a: Params, b: Params) -> Scalar:
     return torch.zeros(()) if total is None else total
 
 
-@typed
 def norm(a: Params) -> Scalar:
     """Euclidean norm of all entries together, however small or large: squares may not be numbers.
 
@@ -60,7 +58,6 @@ def norm(a: Params) -> Scalar:
     return dot(scaled, scaled).sqrt() * largest
 
 
-@typed
 def cosine(a: Params, b: Params) -> Scalar:
     """<a, b> / (|a| |b|), however small or large the two are; NaN where one is zero."""
     one, other = norm(a), norm(b)

@@ -220,6 +220,10 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_global_is_touched(tmp_path: Path) -> None:
+    def open_figures() -> list[int]:  # other tests may have left some
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        return pyplot.get_fignums() if pyplot else []
+
+    before = open_figures()
     learning_curves(evaluations(), tmp_path / "a.png", LANGUAGE)
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or not pyplot.get_fignums()
+    assert open_figures() == before
