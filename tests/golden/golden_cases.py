@@ -201,4 +201,3 @@ GROUPS: dict[str, dict[str, list[Command]]] = {
 }  # fmt: skip
 
 CASES = {name: commands for group in GROUPS.values() for name, commands in group.items()}
-GROUP_OF = {name: group for group, cases in GROUPS.items() for name in cases}

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from golden_cases import CASES, GROUP_OF, GROUPS
+from golden_cases import CASES
 from golden_contents import hash_of_tensors, lasting, lasting_lines
 from golden_run import carry_out, fingerprint
 
@@ -67,17 +67,16 @@ def differences(found: Any, kept: Any, exact: bool) -> list[str]:
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """The record of a case as it is now; each group's process runs once a session."""
+    """The record of a case as it is now; the process of them all runs once a session."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "golden"
 
     def get(name: str) -> dict[str, Any]:
-        group = GROUP_OF[name]
-        folder = base / f"golden-{group}"
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 folder.mkdir()
-                carry_out(list(GROUPS[group]), folder)
+                carry_out(list(CASES), folder)
         made = folder / f"{name}.json"
         if not made.is_file():
             error = made.with_suffix(".error")
@@ -87,10 +86,7 @@ def outcome(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.xdist_group(f"golden-{GROUP_OF[n]}")) for n in CASES],
-)
+@pytest.mark.parametrize("name", CASES)
 def test_as_recorded(name, outcome):
     kept = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
     found = outcome(name)

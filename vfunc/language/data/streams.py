@@ -8,6 +8,7 @@ problem whatever the seed, style or difficulty.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from dataclasses import dataclass, replace
@@ -233,8 +234,12 @@ def embedded_examples(split: str, count: int, spec: StreamSpec, seed: int) -> li
     Raises:
         UserError: unknown split, negative count, or a split too small for the count.
     """
-    if split == "base":
-        spec = _BASE
+    return list(_examples(split, count, _BASE if split == "base" else spec, seed))
+
+
+# comparisons and sweeps ask for the same sets over and over
+@functools.lru_cache(maxsize=16)
+def _examples(split: str, count: int, spec: StreamSpec, seed: int) -> tuple[Example, ...]:
     forum_share = spec.forum_share if split in ("base", "stream") else spec.evaluation_forum_share
     examples = []
     for index, problem in enumerate(embedded_problems(split, count, spec.levels, seed)):
@@ -249,4 +254,4 @@ def embedded_examples(split: str, count: int, spec: StreamSpec, seed: int) -> li
         else:
             steps = work(problem)
         examples.append(replace(render(problem, telling, steps), domain=STYLES.index(style)))
-    return examples
+    return tuple(examples)
