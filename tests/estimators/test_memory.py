@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from dataclasses import replace
 
@@ -57,17 +56,9 @@ def size(params):
 
 
 def peak(function):
-    """The most bytes of tensors that were alive at once, of those that `function` made.
-
-    torch.func's transforms leave cycles of references; when those are collected is not what counts.
-    """
-    usual = gc.get_threshold()
-    gc.set_threshold(20)
-    try:
-        with LiveBytes() as counter:
-            function()
-    finally:
-        gc.set_threshold(*usual)
+    """The most bytes of tensors that were alive at once, of those that `function` made."""
+    with LiveBytes() as counter:
+        function()
     return counter.peak
 
 
