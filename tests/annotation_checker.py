@@ -64,11 +64,13 @@ calls: collections.Counter = collections.Counter()
 def sparing(function, checked):
     """A function whose first calls in a test are checked."""
 
+    code = function.__code__  # the function itself would keep what an inner one closes over
+
     @functools.wraps(function)
     def call(*args, **kwargs):
-        if calls[function] >= MOST:
+        if calls[code] >= MOST:
             return function(*args, **kwargs)
-        calls[function] += 1
+        calls[code] += 1
         return checked(*args, **kwargs)
 
     return call
