@@ -18,7 +18,7 @@ import vfunc
 ROOT = Path(vfunc.__file__).parent
 CORE = [
     ["errors"],
-    ["extras", "typecheck"],
+    ["extras", "typecheck", "printable"],
     ["hub", "float64", "precision", "recomputation", "designer_file"],
     ["trees"],
     ["learner"],

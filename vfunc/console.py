@@ -13,6 +13,7 @@ from importlib import import_module, metadata
 
 from vfunc.errors import UserError
 from vfunc.extras import needs
+from vfunc.printable import one_line
 
 COMMANDS = {
     "run": ("vfunc.training.command", "train with and without learned tasks, and compare"),
@@ -79,7 +80,7 @@ commands:
 
 
 def _failed(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

@@ -283,3 +283,12 @@ def test_the_picture_shows_every_seed_mean_and_interval(tmp_path, monkeypatch) -
             stats.sem(arms[1].metrics[metric].values),
         )
         assert any(end == pytest.approx((scale * expected[0], scale * expected[1])) for end in ends)
+
+
+def test_settings_are_no_formulas_and_no_commands_to_a_terminal(tmp_path) -> None:
+    arms = compare_over_seeds(
+        runs_of("stream=$a_$.jsonl \\frac{ $", baseline=BASE) + runs_of("\x1b[1m", baseline=BASE)
+    )
+    comparison_plot(arms, "loss", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size
+    assert "\x1b" not in markdown(comparison_table(arms, "loss", primary=True))

@@ -69,13 +69,13 @@ def undisturbed(tmp_path_factory):
     return get
 
 
-def interrupt_at(monkeypatch, arm, step):
-    """SIGINT while that step is taken."""
+def interrupt_at(monkeypatch, arm, step, signum=signal.SIGINT):
+    """A signal while that step is taken."""
     taken = loop.optimizer_step
 
     def signalled(run):
         if (run.arm.name, run.state.counters.step) == (arm, step):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
         return taken(run)
 
     monkeypatch.setattr(loop, "optimizer_step", signalled)
@@ -94,20 +94,22 @@ def fail_at(monkeypatch, arm, step):
 
 
 @pytest.mark.parametrize(
-    ("options", "arm", "step"),
+    ("options", "arm", "step", "signum"),
     [
-        (PLAIN, "baseline", 1),  # an evaluation is due right after the step
-        (PLAIN, "baseline", 5),  # the last step
-        (PLAIN, "vpretraining", 2),  # the probe and a checkpoint are due
-        (DROPOUT, "vpretraining", 3),
+        (PLAIN, "baseline", 1, signal.SIGHUP),  # an evaluation is due right after the step
+        (PLAIN, "baseline", 5, signal.SIGINT),  # the last step
+        (PLAIN, "vpretraining", 2, signal.SIGTERM),  # the probe and a checkpoint are due
+        (DROPOUT, "vpretraining", 3, signal.SIGINT),
     ],
 )
-def test_ctrl_c_and_resume(command, monkeypatch, tmp_path, capsys, undisturbed, options, arm, step):
+def test_a_signal_and_resume(
+    command, monkeypatch, tmp_path, capsys, undisturbed, options, arm, step, signum
+):
     # a shell that starts the tests in the background has Ctrl-C ignored
     of_the_shell = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, arm, step)
-        assert command("--name", "x", **options) == 130
+        interrupt_at(patch, arm, step, signum)
+        assert command("--name", "x", **options) == 128 + signum
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
         f"error: interrupted: stopped after step {step + 1} of {arm}; go on with --resume x"

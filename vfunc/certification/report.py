@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from vfunc.printable import SafeConsole
 
 Verdict = Literal["holds", "exact", "approximate", "inconclusive", "skipped", "FAILED"]
 
@@ -98,7 +99,7 @@ class Certification:
 
     def __str__(self) -> str:
         text = io.StringIO()
-        wide = Console(file=text, width=160, color_system=None, emoji=False, markup=False)
+        wide = SafeConsole(file=text, width=160, color_system=None)
         wide.print(self.table())
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         return "\n".join([*(line for line in lines if line), "", *self.remarks()])

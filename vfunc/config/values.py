@@ -68,8 +68,17 @@ def check_bounds(known: Known, value: Any, where: str) -> None:
         allowed.check_bounds(where, number, said)
     if said.check is not None:
         said.check(value, where)
-    if any(isinstance(entry, str) and not entry.strip() for entry in entries):
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    if any(not entry.strip() for entry in texts):
         raise UserError(f"{where} is empty")
+    for entry in texts:
+        try:
+            entry.encode()
+        except UnicodeEncodeError:  # as the bytes of a file's name become text
+            raise UserError(
+                f"{where} {ascii(entry)} is not UTF-8, and no file of a run could hold it; "
+                "rename it"
+            ) from None
 
 
 def _typed(known: Known, value: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,16 @@ class ProbeSummary:
     """Predicted against realised decrease over the probe's batches, for one kind of step.
 
     A correlation that says nothing (a constant, fewer than `MINIMUM` points) is None.
+
+    Attributes:
+        step: see `ProbePoint`.
+        feedback: see `ProbePoint`.
+        count: batches, of which both decreases are finite.
+        predicted: mean over them.
+        realised: mean over them.
+        pearson: correlation over them.
+        spearman: rank correlation over them.
+        left_out: batches of which a decrease is not finite.
     """
 
     step: str
@@ -54,6 +65,7 @@ class ProbeSummary:
     realised: float
     pearson: float | None
     spearman: float | None
+    left_out: int = 0
 
 
 def probe_points(
@@ -95,17 +107,22 @@ def probe_points(
 
 
 def summarise(points: Iterable[ProbePoint]) -> list[ProbeSummary]:
-    """Means and correlations for every kind of step and feedback, in order of appearance."""
+    """Means and correlations for every kind of step and feedback, in order of appearance.
+
+    A kind of which no batch is finite has none.
+    """
     groups: dict[tuple[str, str], list[ProbePoint]] = {}
     for point in points:
         groups.setdefault((point.step, point.feedback), []).append(point)
-    return [_summary(step, feedback, group) for (step, feedback), group in groups.items()]
+    found = [_summary(step, feedback, group) for (step, feedback), group in groups.items()]
+    return [one for one in found if one.count]
 
 
 def _summary(step: str, feedback: str, points: list[ProbePoint]) -> ProbeSummary:
-    predicted = [p.predicted for p in points]
-    realised = [p.realised for p in points]
-    n = len(points)
+    finite = [p for p in points if math.isfinite(p.predicted) and math.isfinite(p.realised)]
+    predicted = [p.predicted for p in finite]
+    realised = [p.realised for p in finite]
+    n = len(finite)
     defined = n >= MINIMUM and len(set(predicted)) > 1 and len(set(realised)) > 1
     # scipy's own result types declare no `statistic`
     pearson: Any = stats.pearsonr(predicted, realised) if defined else None
@@ -114,8 +131,9 @@ def _summary(step: str, feedback: str, points: list[ProbePoint]) -> ProbeSummary
         step,
         feedback,
         n,
-        sum(predicted) / n,
-        sum(realised) / n,
+        sum(predicted) / n if n else math.nan,
+        sum(realised) / n if n else math.nan,
         float(pearson.statistic) if defined else None,
         float(spearman.statistic) if defined else None,
+        len(points) - n,
     )

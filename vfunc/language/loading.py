@@ -6,10 +6,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
+from vfunc.language.sound_learner import require_tokenizer, require_whole
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Modules that the paper adapts; those that a learner does not have are left out."""
@@ -44,16 +45,28 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with contextlib.nullcontext(True) if Path(name).is_dir() else hub_within_reach() as reachable:
         try:
             with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(name)
-                learner = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+                # False: a learner's own code is not run, nor is standard input asked whether to
+                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+                )
+                learner, info = loaded
+        except UserError:
+            raise
+        except Exception as error:  # tokenizers raise bare ones, and damaged files all kinds
             if not reachable:
                 raise UserError(
                     f"the learner {name!r}: no such directory, and the Hub cannot be reached (nor "
                     "is it in the local cache); give a directory, or connect to the network"
                 ) from error
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if "trust_remote_code" in reason:
+                reason = (
+                    "it brings code of its own, which is never run; give a model of transformers"
+                )
             raise UserError(f"the learner {name!r} cannot be loaded: {reason[:240]}") from error
+    require_tokenizer(name, tokenizer)
+    require_whole(name, learner, info)
     if tokenizer.eos_token_id is None:
         raise UserError(f"the learner {name!r} has a tokenizer without an end-of-text token")
     if tokenizer.pad_token_id is None:
@@ -89,12 +102,14 @@ def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float)
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars that transformers draws for every load and save."""
-    shown = logging.is_progress_bar_enabled()
+    """Without transformers' progress bars and reports of many lines, at a load or a save."""
+    shown, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(told)
         if shown:
             logging.enable_progress_bar()
 

@@ -55,8 +55,7 @@ class EventLog:
             TypeError: a value that JSON cannot hold (a tensor: pass `.item()`).
             OSError: it cannot be written.
         """
-        line = json.dumps(_explicit(event), allow_nan=False, ensure_ascii=False)
-        self._append(line.encode() + b"\n")
+        self._append(_line(_explicit(event)))
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
@@ -127,6 +126,15 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:  # malformed JSON, or bytes that are no UTF-8
         return None
     return event if isinstance(event, dict) else None
+
+
+def _line(event: Any) -> bytes:
+    """An event as a line of UTF-8; a name that is no text is escaped."""
+    line = json.dumps(event, allow_nan=False, ensure_ascii=False)
+    try:
+        return line.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(event, allow_nan=False).encode() + b"\n"
 
 
 def _explicit(value: Any) -> Any:

@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from vfunc.errors import UserError
+from vfunc.printable import printable
 from vfunc.typecheck import typed
 
 Pictures = Float[Tensor, "n 3 h w"]
@@ -173,7 +174,7 @@ def _grid(
             for axes, name in zip(line, columns, strict=True):
                 axes.set_title(name, fontsize=9, color=_INK, pad=4)
         if titles is not None:
-            name = textwrap.shorten(titles[row], 24, placeholder="…")
+            name = textwrap.shorten(printable(titles[row]), 24, placeholder="…")
             line[0].set_ylabel(name, fontsize=7.5, color=_INK, labelpad=3, parse_math=False)
         grid.append(line)
     return figure, grid
@@ -241,7 +242,9 @@ def _note(figure: Figure, text: str) -> None:
     width = figure.get_size_inches()[0]
     lines = textwrap.fill(text, int((width - 2 * _GAP) * 17))
     height = figure.get_size_inches()[1]
-    figure.text(_GAP / width, 0.08 / height, lines, fontsize=7.5, color=_INK, va="bottom")
+    figure.text(
+        _GAP / width, 0.08 / height, lines, fontsize=7.5, color=_INK, va="bottom", parse_math=False
+    )
 
 
 def _exponent(norm: CenteredNorm) -> int:

@@ -6,13 +6,14 @@ seconds; the time left follows from it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from tqdm import tqdm
 
@@ -120,8 +121,29 @@ def progress(
         raise UserError(f"progress in {lines} lines: at least 1 is needed.")
     stream = cast("Stream", sys.stderr) if stream is None else stream  # never None in a run
     if stream.isatty():
-        return _Live(arm, float(start), stream)
-    return _Lines(arm, float(start), stream, lines, clock)
+        return _Live(arm, float(start), _Lasting(stream))
+    return _Lines(arm, float(start), _Lasting(stream), lines, clock)
+
+
+class _Lasting:
+    """A stream that may go away: a closed terminal does not end a run before it is saved."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def write(self, text: str, /) -> object:
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # tqdm asks for its encoding and width
 
 
 class _Live:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from vfunc.errors import UserError
 from vfunc.modality import Metric
+from vfunc.printable import printable
 from vfunc.report.drawing import arm_style
 from vfunc.report.measures import LOSS, Measures, name_of, written
 from vfunc.report.seed_statistics import ArmOverSeeds, Difference, Interval
@@ -129,11 +130,11 @@ def comparison_plot(
         axes.grid(axis="x", color="#e6e6e6", lw=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8.5, left=False)
-    labels = [row if isinstance(row, str) else row.arm for row in rows]
+    labels = [printable(row if isinstance(row, str) else row.arm) for row in rows]
     panels[0].set_yticks(range(len(rows)), labels)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     for label, row in zip(panels[0].get_yticklabels(), rows, strict=True):
-        label.set(style="italic" if isinstance(row, str) else "normal")
+        label.set(style="italic" if isinstance(row, str) else "normal", parse_math=False)
     figure.savefig(Path(path), format="png", dpi=200, facecolor="white")
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vfunc.errors import UserError
+from vfunc.printable import SafeConsole, printable
 from vfunc.typecheck import typed
 
 BASELINE = "baseline"
@@ -105,7 +105,7 @@ def write_text(tables: Sequence[Table], path: Path | str, width: int = 100) -> N
         OSError: it cannot be written.
     """
     with Path(path).open("w", encoding="utf-8") as file:
-        console = Console(file=file, width=width, no_color=True, force_terminal=False)
+        console = SafeConsole(file=file, width=width, no_color=True, force_terminal=False)
         for index, table in enumerate(tables):
             if index:
                 console.print()
@@ -150,9 +150,9 @@ def captioned(table: Table, notes: Sequence[str]) -> Table:
 @typed
 def width_of(table: Table) -> int:
     """The columns of text that a table takes where it has all the room there is."""
-    return Console(width=10 * WIDTH).measure(table).maximum
+    return SafeConsole(width=10 * WIDTH).measure(table).maximum
 
 
 def _plain(cell: object) -> str:
     text = cell.plain if isinstance(cell, Text) else str(cell)
-    return text.replace("\n", " ").replace("|", "\\|")
+    return printable(text).replace("\n", " ").replace("|", "\\|")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from vfunc.errors import UserError
+from vfunc.printable import SafeConsole
 from vfunc.training.run_command_line import parse, run_guarded
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _measure(argv: Sequence[str], program: str) -> None:
         raise UserError(f"--only {options.only!r} matches none; there are {known}")
     assembled = assemble(parse(rest))
     rows = bench(assembled, chosen, options.steps, options.repeats)
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = SafeConsole(width=None if sys.stdout.isatty() else 130)
     console.print(table(rows))
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from vfunc.config.known import flag
 from vfunc.errors import UserError
+from vfunc.printable import SafeConsole
 from vfunc.studies.compare_command import CompareOptions
 from vfunc.studies.comparison_files import primary_of, write_comparison
 from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
@@ -36,7 +37,7 @@ def compare(
         UserError: the user's mistake; nothing has been run, unless the data turn out to hold
             nothing that the primary metric can be measured on.
     """
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = SafeConsole(width=None if sys.stdout.isatty() else 100)
     if options.from_ is not None:
         folder, found = _existing(options, rest)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from vfunc.errors import UserError
+from vfunc.printable import printable
 from vfunc.report.measures import LOSS
 from vfunc.report.seed_figures import comparison_plot, comparison_table
 from vfunc.report.seed_statistics import ArmOverSeeds, common_metrics, compare_over_seeds
@@ -110,7 +111,7 @@ def _page(
     sections = [f"# Arms over seeds {', '.join(map(str, seeds))}"]
     sections += [f"## {table.title}\n\n{markdown(table).rstrip()}" for table in tables.values()]
     sections += ["![Every seed, mean and interval of each arm](comparison.png)", *notes]
-    sections.append(f"## Made by\n\n```\n{command}\n```")
+    sections.append(f"## Made by\n\n```\n{printable(command)}\n```")
     for made in made_with:
         versions = ", ".join(f"{name} {v}" for name, v in (made["versions"] or {}).items())
         sections.append(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from vfunc.printable import printable
 from vfunc.report.events import EventLog
 from vfunc.report.progress import Progress, Status
 from vfunc.training.checkpoint import naming_file, save_checkpoint
@@ -58,7 +59,7 @@ class RunLog:
             products = fields.get("hessian_engine")
             hessian = products and f"Hessian products by {products}"
             why = "; ".join(filter(None, [fields["engine_why"], hessian, fields["split"]]))
-            self._display.message(f"engine    {fields['engine']} ({why})")
+            self._display.message(printable(f"engine    {fields['engine']} ({why})"))
         if kind == "evaluation":
             self._latest["heldout_loss"] = fields["heldout_loss"]
 

@@ -36,7 +36,7 @@ def run_arm(run: ArmRun) -> Evaluation:
 
     Raises:
         NonFiniteError: something is not finite; the checkpoint on disk is from before that.
-        KeyboardInterrupt: the user asked to stop; the state after the last whole step is on disk.
+        Interrupted: a signal asked to stop; the state after the last whole step is on disk.
     """
     if run.state.counters.step == 0:
         _evaluate(run, final=False)
@@ -50,7 +50,7 @@ def run_arm(run: ArmRun) -> Evaluation:
             if stop.requested:
                 _save(run)
                 at = run.state.counters
-                raise KeyboardInterrupt(f"stopped after step {at.step} of {run.arm.name}")
+                raise stop.raised(f"stopped after step {at.step} of {run.arm.name}")
             _follow(run)
             if run.fraction == 1.0 or _crosses(run.plan.save_every, before, run.fraction):
                 _save(run)

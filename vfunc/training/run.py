@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +16,7 @@ import torch
 from rich.console import Console
 
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
+from vfunc.printable import SafeConsole
 from vfunc.report.events import EventLog, read_events
 from vfunc.report.progress import progress
 from vfunc.training.arm_run import ArmRun
@@ -26,6 +29,7 @@ from vfunc.training.checkpoint import (
     write_atomically,
     write_json,
 )
+from vfunc.training.interrupt import Interrupted
 from vfunc.training.log import RunLog
 from vfunc.training.loop import run_arm
 from vfunc.training.options import RunConfig
@@ -46,10 +50,10 @@ def run(config: RunConfig) -> None:
         UserError: the user's mistake, in one line.
         CertificationError: the estimator's gradient is wrong; nothing has been written.
         NonFiniteError: training broke down; the last good state is on disk.
-        KeyboardInterrupt: stopped by the user; the state is on disk.
+        Interrupted: stopped by Ctrl-C, SIGTERM or SIGHUP; the state is on disk.
         OSError: a file cannot be written.
     """
-    console = Console()
+    console = SafeConsole()
     if config.command.dry_run and config.described(console):
         console.print(to_toml(config), end="", markup=False, highlight=False)
         return
@@ -77,8 +81,9 @@ def run(config: RunConfig) -> None:
                 _run_one(arm, assembled, directory)
         finish(assembled, directory, console)
     except KeyboardInterrupt as stop:
-        stopped = str(stop) or "stopped"
-        raise KeyboardInterrupt(f"{stopped}; go on with {_resuming(config, directory)}") from stop
+        message = f"{str(stop) or 'stopped'}; go on with {_resuming(config, directory)}"
+        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
+        raise Interrupted(message, signum) from stop
     except (NonFiniteError, NotConvergedError) as error:
         raise type(error)(
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
@@ -117,7 +122,7 @@ def _log_certification(event: dict[str, Any] | None, directory: RunDirectory) ->
 def _resuming(config: RunConfig, directory: RunDirectory) -> str:
     """The option that goes on with this run."""
     path = directory.path
-    return f"--resume {path.name if path.parent == Path('runs') else path}"
+    return f"--resume {shlex.quote(path.name if path.parent == Path('runs') else str(path))}"
 
 
 def _require_same_budget(config: RunConfig, directory: RunDirectory) -> None:

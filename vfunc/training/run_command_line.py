@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from vfunc.config.layers import Layer, merged
 from vfunc.config.toml import read_preset, read_toml
 from vfunc.errors import UserError, VfuncError
 from vfunc.estimators import ESTIMATORS
+from vfunc.printable import one_line
 from vfunc.training.build.configuration import (
     MODALITIES,
     catalogue_of,
@@ -25,6 +27,7 @@ from vfunc.training.build.configuration import (
     resolve,
     unknown_option,
 )
+from vfunc.training.interrupt import Interrupted, ending_at_once
 from vfunc.training.options import LANGUAGE, VISION, RunConfig
 
 PRESETS = Path(vfunc.__file__).resolve().parent / "presets"
@@ -162,13 +165,15 @@ def run_guarded(
     Returns:
         0, or what `main` returns; 2 for what the user can mend (a file, an option); 1 for what
         went wrong on the way (a loss that is not finite, a solver that did not converge, a full
-        disk, too little memory); 130 after Ctrl-C. Other exceptions are bugs, and are raised.
+        disk, too little memory); 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. Other
+        exceptions are bugs, and are raised.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     config = None
     try:
-        config = parse(argv, presets, program)
-        return main(config) or 0
+        with ending_at_once():
+            config = parse(argv, presets, program)
+            return main(config) or 0
     except SystemExit as stop:  # tyro: --help or its own usage error, already printed
         if isinstance(stop.code, str):
             return _failed(stop.code, 1, argv)
@@ -186,7 +191,8 @@ def run_guarded(
         size = "--image-size" if vision else "--seq-len"
         return _failed(f"{said}; a smaller --batch-size or {size} needs less", 1, argv)
     except KeyboardInterrupt as stop:
-        return _failed(f"interrupted: {stop}" if str(stop) else "interrupted", 130, argv)
+        code = 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
+        return _failed(f"interrupted: {stop}" if str(stop) else "interrupted", code, argv)
 
 
 def _failed(message: str, code: int, argv: Sequence[str]) -> int:
@@ -194,7 +200,7 @@ def _failed(message: str, code: int, argv: Sequence[str]) -> int:
         traceback.print_exc()
     # one line, whatever the message is made of; where stderr is gone, the code still tells
     with contextlib.suppress(OSError):
-        print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import PairedDifference, holm, paired_difference
 from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
 from vfunc.modality import Metric, Reporting
@@ -75,7 +78,7 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
             },
             "start": start,
             "against_baseline": comparisons,
-            "probe": {arm: [vars(s) for s in rows] for arm, rows in probes.items()},
+            "probe": {arm: [_said(s) for s in rows] for arm, rows in probes.items()},
         },
     )
     rows = [_row(arms[name], comparisons.get(name, {}), measures) for name in arms]
@@ -84,13 +87,15 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
         tables.append(baseline_table(rows, measures))
     write_text(tables, directory.path / "table.txt")
     for arm, summaries in probes.items():
+        if not summaries:
+            continue
         probe = probe_table([_probe_row(s) for s in summaries], unit=measures.loss_unit)
         probe.title = f"one-step probe, {arm}"
         tables.append(probe)
     text = "\n".join((f"### {t.title}\n\n" if t.title else "") + markdown(t) for t in tables)
     (directory.path / "table.md").write_text(text, encoding="utf-8")
     directory.plots.mkdir(exist_ok=True)
-    written = _plots(reporting, measures, events, directory.plots)
+    written, undrawn = _drawn(reporting, measures, events, directory.plots)
     for t in tables:
         console.print()
         console.print(t)
@@ -98,6 +103,12 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
     console.print("files    metrics.json, table.md, events.jsonl, config.toml", highlight=False)
     console.print(f"plots    {', '.join(p.name for p in written)}", highlight=False)
     console.print("learners learners/<arm>, designers/<arm>.safetensors", highlight=False)
+    lost = {arm: sum(s.left_out for s in rows) for arm, rows in probes.items()}
+    for arm, count in lost.items():
+        if count:
+            undrawn.append(f"{count} decreases of the probe of {arm} are not finite, and left out")
+    for line in undrawn:
+        console.print(f"warning: {line}", soft_wrap=True)
 
 
 def compare_with_baseline(
@@ -190,26 +201,39 @@ def _probe_row(summary: ProbeSummary) -> ProbeRow:
     )
 
 
+def _drawn(
+    reporting: Reporting, measures: Measures, events: list[dict[str, Any]], folder: Path
+) -> tuple[list[Path], list[str]]:
+    """Draw what there is to draw; the pictures, and why others are missing.
+
+    Everything has been trained and written by now: what cannot be drawn does not end the run.
+    """
+    written, undrawn = [], []
+    for path, draw in _plots(reporting, measures, events, folder):
+        try:
+            draw(path)
+            written.append(path)
+        except (UserError, ValueError, ArithmeticError) as error:
+            undrawn.append(f"{path} is not drawn: {error}")
+    return written, undrawn
+
+
 def _plots(
     reporting: Reporting, measures: Measures, events: list[dict[str, Any]], folder: Path
-) -> list[Path]:
-    """Draw what there is to draw: curves, the probe, the value map."""
+) -> Iterator[tuple[Path, Callable[[Path], object]]]:
+    """What there is to draw: curves, the probe, the value map."""
     unit = measures.loss_unit
-    written = [folder / "learning_curves.png"]
-    learning_curves(events, written[0], measures)
+    yield folder / "learning_curves.png", lambda path: learning_curves(events, path, measures)
     if any("value" in e for e in events):
-        written.append(folder / "value_curves.png")
         steps = [_without_repeats(e) for e in events if e["kind"] == "step"]
-        value_curves(steps, written[-1], unit=unit)
+        yield folder / "value_curves.png", lambda path: value_curves(steps, path, unit=unit)
     points = _probe_points(events)
     if points:
-        written.append(folder / "probe.png")
-        probe_scatter(points, written[-1], unit=unit)
+        yield folder / "probe.png", lambda path: probe_scatter(points, path, unit=unit)
     for e in events:
         if e["kind"] == "value_map":
-            written.append(folder / f"value_map_{e['arm']}.png")
-            reporting.draw_map(e, written[-1])
-    return written
+            path = folder / f"value_map_{e['arm']}.png"
+            yield path, functools.partial(reporting.draw_map, e)
 
 
 def _without_repeats(event: dict[str, Any]) -> dict[str, Any]:
@@ -225,12 +249,18 @@ def _probe_points(
     found: dict[str, tuple[list[float], list[float]]] = {}
     probes = [e for e in events if e["kind"] == "probe"]
     for e in probes:
-        if e["arm"] == probes[0]["arm"]:
+        finite = all(math.isfinite(float(e[name])) for name in ("predicted", "realised"))
+        if e["arm"] == probes[0]["arm"] and finite:
             kind = _probe_name(e["step_kind"], e["feedback"])
             predicted, realised = found.setdefault(kind, ([], []))
             predicted.append(float(e["predicted"]))
             realised.append(float(e["realised"]))
     return found
+
+
+def _said(summary: ProbeSummary) -> dict[str, Any]:
+    """A probe's summary as plain data; what was left out where anything was."""
+    return {k: v for k, v in vars(summary).items() if k != "left_out" or v}
 
 
 def _probe_name(step: str, feedback: str) -> str:

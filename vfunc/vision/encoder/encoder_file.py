@@ -135,6 +135,9 @@ def _fill(vit: nn.Module, path: Path) -> None:
     misfit = _misfit(vit.state_dict(), tensors)
     if misfit:
         raise UserError(f"the encoder's {str(path)!r} does not fit its {CONFIG}: {misfit}")
+    for name, x in tensors.items():
+        if not x.isfinite().all():
+            raise UserError(f"the encoder's {str(path)!r} is damaged: {name} is not finite")
     vit.load_state_dict(tensors)
 
 
