@@ -76,8 +76,7 @@ def check_bounds(known: Known, value: Any, where: str) -> None:
             entry.encode()
         except UnicodeEncodeError:  # as the bytes of a file's name become text
             raise UserError(
-                f"{where} {ascii(entry)} is not UTF-8, and no file of a run could hold it; "
-                "rename it"
+                f"{where} {entry!a} is not UTF-8, and no file of a run could hold it; rename it"
             ) from None
 
 
