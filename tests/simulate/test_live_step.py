@@ -169,7 +169,7 @@ def test_state_of_the_live_optimizer_is_read_not_changed():
 
 def test_later_steps_have_a_window_of_their_own():
     made = optimizers.with_state("accumulate", {"a": torch.ones(3)}, 0)
-    rule = made.rule().later()
+    rule = made.rule().at(1)
     assert rule.accumulated is None
     assert rule.weight == 1.0
     assert rule.clip == made.rule().clip
@@ -192,12 +192,19 @@ def test_notes_say_where_the_step_is_an_approximation(weight, closes, outside, n
     assert rule.notes()["later_steps_single"] is False
 
 
+class Unknown(torch.optim.Optimizer):
+    """Of no class that torch.optim has."""
+
+    def step(self, closure=None):
+        """Nothing."""
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: torch.optim.Adam(p, amsgrad=True), "amsgrad=True is not simulated"),
-        (lambda p: torch.optim.SGD(p, lr=0.1, maximize=True), "maximize=True is not simulated"),
-        (lambda p: torch.optim.RMSprop(p), "no simulated step for RMSprop; known: SGD, Adam"),
+        (lambda p: torch.optim.LBFGS(p), "no simulated step for LBFGS: it asks for the loss"),
+        (lambda p: torch.optim.SparseAdam(p), "no simulated step for SparseAdam: it steps the"),
+        (lambda p: Unknown(p, {}), "no simulated step for Unknown; known: SGD, Adam, .* Muon"),
     ],
 )
 def test_optimizers_that_are_not_simulated_are_refused(make, message):

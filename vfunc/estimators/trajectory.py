@@ -27,7 +27,7 @@ class Simulation:
 
     def rule(self, k: int) -> UpdateRule:
         """U of step k: the first belongs to the window that is open now."""
-        return self.problem.rule if k == 0 else self.problem.rule.later()
+        return self.problem.rule.at(k)
 
     def gradient(self, k: int, point: Point) -> Params:
         """g_k; the task is made again on the way back, so that its graph is not kept."""

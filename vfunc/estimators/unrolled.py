@@ -32,7 +32,7 @@ class Unrolled:
 
     With `truncate` = k < K the sum of pullbacks, sum over j of grad_phi <w_j, g_j(theta_j, phi)>,
     keeps its last k terms, j = K - k ... K - 1: the slope of the same value with s_{K-k}, and so
-    the tasks of the steps before it, held constant. The scale counts these steps.
+    the tasks of the steps before it, held constant. The scale is the sum of these steps' eta.
 
     Diagnostics, in units of L_down, with D = theta_K - theta_0: `first_order_value`,
     -<g_down(theta_0), D>; `second_order_predicted`, -1/2 <g_down(theta_K) - g_down(theta_0), D>
@@ -101,7 +101,7 @@ class Unrolled:
         cut = f"the adjoint runs through the last {self._reach} of {steps} steps"
         estimate = pulled.estimate(
             value,
-            self._reach * problem.rule.eta,
+            problem.rule.eta_over(steps - self._reach, steps),
             notes,
             spent=spent,
             approximations=(cut,) if self._reach < steps else (),

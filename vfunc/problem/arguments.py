@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem.question import ValueProblem
+from vfunc.simulate import AutomaticRule
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -259,8 +260,10 @@ def _require_of_the_learner(problem: ValueProblem, theta: trees.Params) -> None:
                 f"{', '.join(list(rules)[:4])}{', ...' if len(rules) > 4 else ''}; {ORDER}"
             )
     for name, state in problem.state.items():
+        if name not in theta or isinstance(problem.rule.rule(name), AutomaticRule):
+            continue  # a rule of one's own knows the shapes of its buffers
         for buffer, x in state.buffers.items():
-            if name in theta and x.shape != theta[name].shape:
+            if x.shape != theta[name].shape:
                 raise UserError(
                     f"theta[{name!r}] is of shape {tuple(theta[name].shape)}, the optimizer's "
                     f"{buffer} of it {tuple(x.shape)}"

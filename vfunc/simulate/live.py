@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from vfunc.errors import UserError
-from vfunc.simulate.adam import Adam
 from vfunc.simulate.clip import Clip
+from vfunc.simulate.optimizers.adadelta import Adadelta
+from vfunc.simulate.optimizers.adafactor import Adafactor
+from vfunc.simulate.optimizers.adagrad import Adagrad
+from vfunc.simulate.optimizers.adam import Adam
+from vfunc.simulate.optimizers.adamax import Adamax
+from vfunc.simulate.optimizers.asgd import ASGD
+from vfunc.simulate.optimizers.muon import Muon
+from vfunc.simulate.optimizers.nadam import NAdam
+from vfunc.simulate.optimizers.radam import RAdam
+from vfunc.simulate.optimizers.rmsprop import RMSprop
+from vfunc.simulate.optimizers.rprop import Rprop
+from vfunc.simulate.optimizers.sgd import SGD
+from vfunc.simulate.overrides import INSTEAD, refuse_gradient_hooks, refuse_overridden
 from vfunc.simulate.rule import OptimizerState, Rule, TensorState
-from vfunc.simulate.sgd import SGD
+from vfunc.simulate.schedule import Groups, Schedule, later_by_factors, later_by_scheduler
 from vfunc.simulate.update import UpdateRule
-from vfunc.trees import Params
+
+Reader: TypeAlias = Callable[[Mapping[str, Any]], Rule]
+
+READERS: dict[str, Reader] = {
+    "SGD": SGD.of,
+    "Adam": Adam.of,
+    "AdamW": lambda group: Adam.of(group, decoupled=True),
+    "NAdam": NAdam.of,
+    "RAdam": RAdam.of,
+    "Adamax": Adamax.of,
+    "Adagrad": Adagrad.of,
+    "RMSprop": RMSprop.of,
+    "Adadelta": Adadelta.of,
+    "Rprop": Rprop.of,
+    "ASGD": ASGD.of,
+    "Muon": Muon.of,
+    "Adafactor": Adafactor.of,
+}
+"""How the rule of a parameter group is read, by the name of the class in torch.optim."""
+
+UNSUITED = {
+    "LBFGS": "it asks for the loss several times in one step",
+    "SparseAdam": "it steps the entries of a sparse gradient alone",
+}
+SCALARS = ("mu_product", "eta", "mu")
+"""State that depends on the count of steps alone (NAdam's, ASGD's)."""
 
 
 def from_optimizer(
@@ -22,27 +61,35 @@ def from_optimizer(
     parameters: Mapping[str, Tensor],
     *,
     clip: Clip | None = None,
-    accumulated: Params | None = None,
+    accumulated: Mapping[str, Tensor | None] | None = None,
     weight: float = 1.0,
     closes_window: bool = True,
+    schedule: Schedule | None = None,
 ) -> tuple[UpdateRule, OptimizerState]:
     """Read the next step of a live optimizer: its hyper-parameters and a view of its state.
 
+    A parameter whose `.grad` is all zeros (`zero_grad(set_to_none=False)`) is stepped even where
+    the loss does not reach it, as the live optimizer does.
+
     Args:
-        optimizer: a `torch.optim.SGD`, `Adam` or `AdamW`.
+        optimizer: any of torch.optim but LBFGS and SparseAdam, without a step or hooks of its own.
         parameters: name -> the live parameter, for the subset S.
         clip: the clipping that the training loop does before `optimizer.step()`.
-        accumulated: the gradient accumulated so far in the window (without this micro-batch).
+        accumulated: the gradient accumulated so far in the window (without this micro-batch), by
+            name; None stands for no gradient yet, and names outside S are left out.
         weight: this micro-batch's weight in its window.
         closes_window: whether the optimizer steps right after this micro-batch.
+        schedule: what the step sizes of later steps follow: the optimizer's scheduler, stepped
+            once after every step (a copy is stepped here), or k -> the size of the k-th later
+            step as a multiple of the next one's. None keeps the present size.
 
     Returns:
         The rule and the state (buffers are shared with the optimizer, not copied: simulate before
         the live step, or clone).
 
     Raises:
-        UserError: another optimizer, an option that the simulation does not have (amsgrad,
-            maximize), or a parameter that the optimizer does not hold.
+        UserError: an optimizer or a scheduler that is not simulated, a step or a hook that is not
+            torch's own, or a parameter that the optimizer does not hold.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(f"from_optimizer takes a torch optimizer, not a {type(optimizer).__name__}")
@@ -51,46 +98,103 @@ def from_optimizer(
             f"from_optimizer takes the live parameters by name, not a {type(parameters).__name__}: "
             "vfunc.functional(module).live, or dict(module.named_parameters())"
         )
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    missing = [name for name, p in parameters.items() if id(p) not in groups]
+    if accumulated is not None:
+        accumulated = _gradients(accumulated, parameters)
+    reader = _reader(optimizer)
+    places = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    missing = [name for name, p in parameters.items() if id(p) not in places]
     if missing:
         raise UserError(
             f"the optimizer does not hold {len(missing)} of the parameters in S, such as "
             f"{missing[0]!r}; pass the live parameters that it was built from"
         )
-    rules = {name: _rule(optimizer, groups[id(p)]) for name, p in parameters.items()}
+    refuse_gradient_hooks(parameters)
+
+    def read(groups: Groups) -> dict[str, Rule]:
+        rules = {i: reader(groups[i]) for i in {places[id(p)] for p in parameters.values()}}
+        return {name: rules[places[id(p)]] for name, p in parameters.items()}
+
+    rules = read(optimizer.param_groups)
+    later = None
+    if isinstance(schedule, LRScheduler):
+        later = later_by_scheduler(schedule, optimizer, read)
+    elif callable(schedule):
+        later = later_by_factors(rules, schedule)
+    elif schedule is not None:
+        raise UserError(
+            "schedule takes a scheduler of torch.optim.lr_scheduler, or a function of the step, "
+            f"not a {type(schedule).__name__}"
+        )
+    rule = UpdateRule(rules, clip, accumulated, weight, closes_window, later)
+    return replace(rule, cleared=_cleared(parameters, accumulated)), _state(optimizer, parameters)
+
+
+def _reader(optimizer: torch.optim.Optimizer) -> Reader:
+    """How the optimizer's groups are read.
+
+    Raises:
+        UserError: it is not simulated, or steps otherwise than its class.
+    """
+    name = type(optimizer).__name__
+    for unsuited, reason in UNSUITED.items():
+        if isinstance(optimizer, getattr(torch.optim, unsuited)):
+            raise UserError(f"no simulated step for {unsuited}: {reason}; take another optimizer")
+    for kind in type(optimizer).__mro__:
+        if kind.__name__ in READERS and getattr(torch.optim, kind.__name__, None) is kind:
+            refuse_overridden(optimizer, kind)
+            return READERS[kind.__name__]
+    raise UserError(f"no simulated step for {name}; known: {', '.join(READERS)}. Else {INSTEAD}")
+
+
+def _state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> OptimizerState:
     state: OptimizerState = {}
     for name, p in parameters.items():
-        live = optimizer.state.get(p, {})
-        buffers = {
-            key: live[key].detach()
-            for key in ("momentum_buffer", "exp_avg", "exp_avg_sq")
-            if isinstance(live.get(key), Tensor)
-        }
-        if buffers:
-            state[name] = TensorState(int(live.get("step", 1)), buffers)
-    return UpdateRule(rules, clip, accumulated, weight, closes_window), state
+        live = {k: x for k, x in optimizer.state.get(p, {}).items() if isinstance(x, Tensor)}
+        taken = int(live.pop("step")) if "step" in live else 1
+        scalars = {k: live.pop(k).detach() for k in SCALARS if k in live}
+        if live:
+            state[name] = TensorState(taken, {k: x.detach() for k, x in live.items()}, scalars)
+    return state
 
 
-def _rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Rule:
-    for option in ("amsgrad", "maximize"):
-        if group.get(option):
-            raise UserError(f"{option}=True is not simulated; use an optimizer without it")
-    lr, decay = float(group["lr"]), float(group["weight_decay"])
-    if isinstance(optimizer, torch.optim.SGD):
-        return SGD(
-            lr,
-            float(group["momentum"]),
-            float(group["dampening"]),
-            bool(group["nesterov"]),
-            decay,
+def _gradients(given: Any, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The accumulated gradients that are there, of parameters in S."""
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"accumulated takes gradients by the parameters' names, not a {type(given).__name__}"
         )
-    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        decoupled = bool(
-            group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
-        )
-        return Adam(lr, tuple(group["betas"]), group["eps"], decay, decoupled)
-    raise UserError(
-        f"no simulated step for {type(optimizer).__name__}; known: SGD, Adam, AdamW. "
-        "Write a `vfunc.simulate.Rule` and pass `UpdateRule(your_rule)`"
-    )
+    found: dict[str, Tensor] = {}
+    for name, x in given.items():
+        if x is None or name not in parameters:
+            continue
+        if not isinstance(x, Tensor) or x.shape != parameters[name].shape:
+            what = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise UserError(
+                f"accumulated[{name!r}] is {what}; it has to be a gradient of shape "
+                f"{tuple(parameters[name].shape)}, or None"
+            )
+        found[name] = x.detach()
+    return found
+
+
+def _cleared(
+    parameters: Mapping[str, Tensor], accumulated: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Zeros, in no memory, for parameters whose `.grad` is there and zero."""
+    there = {
+        name: p
+        for name, p in parameters.items()
+        if p.grad is not None and name not in (accumulated or {}) and not p.grad.is_sparse
+    }
+    if not there:
+        return {}
+    by_device: dict[torch.device, dict[str, Tensor]] = {}
+    for name, p in there.items():
+        assert p.grad is not None
+        by_device.setdefault(p.device, {})[name] = p.grad.any()
+    zero = {
+        name: not moved
+        for flags in by_device.values()  # one wait a device
+        for name, moved in zip(flags, torch.stack(list(flags.values())).tolist(), strict=True)
+    }
+    return {n: p.detach().new_zeros(()).expand_as(p) for n, p in there.items() if zero[n]}

@@ -13,10 +13,18 @@ from vfunc import trees
 
 @dataclass(frozen=True, repr=False)
 class TensorState:
-    """One parameter's optimizer state: steps taken, and its buffers (momentum, moments)."""
+    """One parameter's optimizer state: steps taken, and its buffers (momentum, moments).
+
+    Attributes:
+        step: steps taken.
+        buffers: what the adjoint runs through.
+        scalars: numbers that depend on the count of steps alone (a running product of momenta),
+            each in the live optimizer's own dtype; constant in all that is differentiated.
+    """
 
     step: int = 0
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    scalars: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"TensorState(step={self.step}, buffers={trees.described(self.buffers)})"

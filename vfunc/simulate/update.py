@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from vfunc import trees
+from vfunc.errors import UserError
 from vfunc.simulate.clip import Clip
+from vfunc.simulate.optimizers.muon import Muon
+from vfunc.simulate.optimizers.rprop import Rprop
+from vfunc.simulate.optimizers.sgd import SGD
 from vfunc.simulate.rule import Buffers, OptimizerState, Rule, TensorState
-from vfunc.simulate.sgd import SGD
+from vfunc.simulate.schedule import Later, Rules
 from vfunc.trees import Params
 
 
@@ -24,13 +31,27 @@ class UpdateRule:
         weight: this micro-batch's share of its window, 1 / n.
         closes_window: whether the live optimizer steps right after this micro-batch; elsewhere
             the simulated step leaves out what the window has yet to add.
+        later: k -> the rules of the k-th step after the next one, where their step sizes follow a
+            schedule; None keeps the present ones.
+        cleared: parameters whose `.grad` is zero rather than absent: they are stepped where the
+            loss does not reach them, too.
     """
 
-    rules: Rule | Mapping[str, Rule]
+    rules: Rules
     clip: Clip | None = None
     accumulated: Params | None = None
     weight: float = 1.0
     closes_window: bool = True
+    later: Later | None = field(default=None, compare=False)
+    cleared: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, x in (self.accumulated or {}).items():
+            if not isinstance(x, Tensor):
+                raise UserError(
+                    f"accumulated[{name!r}] is {x!r:.40}, not a gradient: leave the entry out "
+                    "where there is none yet"
+                )
 
     def __repr__(self) -> str:
         rules, count = self.rules, ""
@@ -53,13 +74,22 @@ class UpdateRule:
     @property
     def eta(self) -> float:
         """The step size eta: the largest, where parameter groups differ."""
-        if isinstance(self.rules, Mapping):
-            return max(rule.lr for rule in self.rules.values())
-        return self.rules.lr
+        return max(rule.lr for rule in self._each)
 
-    def later(self) -> UpdateRule:
-        """The rule of the steps after the next one: an empty accumulation window."""
-        return replace(self, accumulated=None, weight=1.0, closes_window=True)
+    def at(self, k: int) -> UpdateRule:
+        """The rule of the k-th step from now: later ones have an empty accumulation window.
+
+        Args:
+            k: 0 is the next step.
+        """
+        if k == 0:
+            return self
+        rules = self.rules if self.later is None else self.later(k)
+        return replace(self, rules=rules, accumulated=None, weight=1.0, closes_window=True)
+
+    def eta_over(self, first: int, stop: int) -> float:
+        """The sum of eta over the steps `first` to `stop` - 1 from now."""
+        return math.fsum(self.at(k).eta for k in range(first, stop))
 
     def notes(self, steps: int = 1) -> dict[str, bool]:
         """Where simulated steps are approximations of the live ones, for the diagnostics.
@@ -67,15 +97,24 @@ class UpdateRule:
         - `window_incomplete`: micro-batches that the window has yet to add are left out.
         - `clip_outside_held`: the norm outside S enters the clipping as a constant.
         - `later_steps_single`: steps after the next one take one micro-batch where the live ones
-          average a window of them. They keep the present step size, too.
+          average a window of them.
+        - `sign_step` (Rprop): the step is a sign, and its slope in the gradient is zero.
+        - `bfloat16_step` (Muon): the value is that of bfloat16's iteration, the gradient that of
+          the same iteration in full precision.
 
         Args:
             steps: how many steps are simulated.
         """
+        kinds = {type(rule) for rule in self._each}
+        said = {
+            "sign_step": Rprop in kinds,
+            "bfloat16_step": any(isinstance(r, Muon) and r.narrow for r in self._each),
+        }
         return {
             "window_incomplete": self.weight != 1.0 and not self.closes_window,
             "clip_outside_held": self.clip is not None and self.clip.outside is not None,
             "later_steps_single": steps > 1 and self.weight != 1.0,
+            **{name: True for name, holds in said.items() if holds},
         }
 
     def effective(self, g: Params) -> Params:
@@ -102,8 +141,11 @@ class UpdateRule:
         after, moved = dict(theta), dict(state)
         for name, p in theta.items():
             if name in g:
-                before = state.get(name, TensorState())
-                after[name], moved[name] = self.rule(name).step(p, before, g[name])
+                before, rule = state.get(name, TensorState()), self.rule(name)
+                seen = {"p": p, "g": g[name], **before.buffers}
+                versions = [x._version for x in seen.values()]
+                after[name], moved[name] = rule.step(p, before, g[name])
+                _require_unchanged(rule, seen, versions)
         return after, moved
 
     def vjp(
@@ -147,13 +189,26 @@ class UpdateRule:
     @property
     def affine(self) -> bool:
         """Whether the step is affine in (theta, state, g), so that `vjp` reads no gradient."""
-        rules = self.rules.values() if isinstance(self.rules, Mapping) else (self.rules,)
-        return self.clip is None and all(isinstance(rule, SGD) for rule in rules)
+        return self.clip is None and all(type(rule) is SGD for rule in self._each)
+
+    @property
+    def _each(self) -> Iterable[Rule]:
+        return self.rules.values() if isinstance(self.rules, Mapping) else (self.rules,)
 
     def _window(self, g: Params) -> Params:
         """What `.grad` holds at the step: the window so far, and this micro-batch at its weight."""
         g = trees.scale(g, self.weight) if self.weight != 1.0 else g
-        if self.accumulated is None:
-            return g
-        held = self.accumulated
-        return held | {name: x + held[name] if name in held else x for name, x in g.items()}
+        if self.accumulated is not None:
+            held = self.accumulated
+            g = held | {name: x + held[name] if name in held else x for name, x in g.items()}
+        return {**self.cleared, **g} if self.cleared else g
+
+
+def _require_unchanged(rule: Rule, seen: Mapping[str, Tensor], versions: list[int]) -> None:
+    """Refuse a rule that works in place: what it is given is the live learner's."""
+    for (name, x), version in zip(seen.items(), versions, strict=True):
+        if x._version != version:
+            raise UserError(
+                f"{type(rule).__name__}.step changes its {name} in place, which is the live "
+                "learner's own: a step returns new tensors"
+            )

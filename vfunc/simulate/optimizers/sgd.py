@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +21,23 @@ class SGD:
     dampening: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    maximize: bool = False
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> SGD:
+        """The rule of a live parameter group."""
+        return cls(
+            float(group["lr"]),
+            float(group["momentum"]),
+            float(group["dampening"]),
+            bool(group["nesterov"]),
+            float(group["weight_decay"]),
+            bool(group.get("maximize")),
+        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`. The first momentum buffer is the gradient itself, undampened."""
+        g = -g if self.maximize else g
         g = g + self.weight_decay * p if self.weight_decay else g
         if not self.momentum:
             return p - self.lr * g, TensorState(state.step + 1)
@@ -46,4 +62,5 @@ class SGD:
                 g_bar = g_bar + (1 - self.dampening) * buffer_bar
             else:
                 g_bar = g_bar + buffer_bar
-        return p_bar + self.weight_decay * g_bar, before, g_bar
+        p_before = p_bar + self.weight_decay * g_bar
+        return p_before, before, -g_bar if self.maximize else g_bar

@@ -1,0 +1,134 @@
+"""A rule of one's own: `step` alone is written, and the adjoint is its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import measures
+import pytest
+import torch
+
+import vfunc
+from vfunc.simulate import AutomaticRule, TensorState, UpdateRule
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@dataclass(frozen=True)
+class Lion(AutomaticRule):
+    """A smooth Lion: the tangent hyperbolic stands for the sign."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.99)
+    sharpness: float = 5.0
+
+    def step(self, p, state, g):
+        m = state.buffers.get("m", torch.zeros_like(g))
+        update = torch.tanh(self.sharpness * (self.betas[0] * m + (1 - self.betas[0]) * g))
+        m = self.betas[1] * m + (1 - self.betas[1]) * g
+        return p - self.lr * update, TensorState(state.step + 1, {"m": m})
+
+
+@dataclass(frozen=True)
+class Rooted(AutomaticRule):
+    """Divides by a root that can be zero."""
+
+    lr: float
+
+    def step(self, p, state, g):
+        return p - self.lr * g / ((g * g).sqrt() + 1e-8), state
+
+
+@dataclass(frozen=True)
+class Detached(AutomaticRule):
+    """Loses its graph."""
+
+    lr: float
+
+    def step(self, p, state, g):
+        with torch.no_grad():
+            return p - self.lr * g, state
+
+
+@dataclass(frozen=True)
+class Stateful(AutomaticRule):
+    """Keeps a buffer of another shape, and one that has no slope."""
+
+    lr: float
+
+    def step(self, p, state, g):
+        size = state.buffers.get("size", torch.ones(1)) + g.square().sum().reshape(1)
+        count = state.buffers.get("count", torch.zeros((), dtype=torch.long)) + 1
+        after = p - self.lr * g / size.sqrt()
+        return after, TensorState(state.step + 1, {"size": size, "count": count})
+
+
+@dataclass(frozen=True)
+class InPlace(AutomaticRule):
+    """Changes what it is given."""
+
+    lr: float
+
+    def step(self, p, state, g):
+        return p.sub_(self.lr * g), state
+
+
+def problem_of(rule, steps):
+    """A lookahead of nonlinear steps."""
+    draw = measures.generator(0)
+    x = measures.normal(draw, 6, 3)
+    problem = vfunc.ValueProblem(
+        lambda phi, batch: {"y": batch * phi["y"]},
+        lambda theta, task: ((torch.tanh(x @ theta["w"]) - task["y"]) ** 2).mean(),
+        lambda theta: (x @ theta["w"]).square().mean(),
+        (1.0, -0.5, 2.0)[:steps],
+        UpdateRule(rule),
+    )
+    return problem, {"w": measures.normal(draw, 3)}, {"y": measures.normal(draw, 6)}
+
+
+@pytest.mark.parametrize("rule", [Lion(0.1), Stateful(0.1)], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_unrolled_through_a_rule_with_a_step_alone(rule, steps):
+    problem, theta, phi = problem_of(rule, steps)
+    estimate = vfunc.Unrolled(steps)(problem, theta, phi)
+    along = measures.direction(phi, 1)
+
+    def value(t):
+        return float(vfunc.Unrolled(steps)(problem, theta, measures.moved(phi, t, along)).value)
+
+    assert measures.slope(value) == pytest.approx(
+        measures.inner(estimate.grad, along), rel=1e-7, abs=1e-12
+    )
+    vfunc.certify(problem, theta, phi, vfunc.Unrolled(steps), directions=1, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "g", "message"),
+    [
+        (
+            Rooted(0.1),
+            [0.0, 1.0],
+            r"derivative of Rooted.step in g is not finite in 1 of 2 entries",
+        ),
+        (Detached(0.1), [1.0, 1.0], r"Detached.step returns a parameter without a graph"),
+    ],
+)
+def test_a_derivative_that_is_not_there_is_refused(rule, g, message):
+    one = torch.ones(2)
+    with pytest.raises(vfunc.UserError, match=message) as refused:
+        rule.vjp(one, TensorState(), torch.tensor(g), one, {})
+    assert "\n" not in str(refused.value)
+
+
+def test_what_was_not_finite_before_is_not_the_rule_s():
+    _, _, g_bar = Lion(0.1).vjp(
+        torch.ones(2), TensorState(), torch.ones(2), torch.tensor([float("nan"), 1.0]), {}
+    )
+    assert torch.isnan(g_bar[0])
+
+
+def test_a_step_in_place_is_refused_before_it_reaches_the_learner():
+    theta = {"w": torch.ones(2)}
+    with pytest.raises(vfunc.UserError, match=r"InPlace.step changes its p in place"):
+        UpdateRule(InPlace(0.1)).step(theta, {}, {"w": torch.ones(2)})
