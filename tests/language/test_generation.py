@@ -244,3 +244,35 @@ def test_pass_at_1_with_a_model(model, tokenizer) -> None:
 def test_pass_at_1_refuses(model, tokenizer, examples, options, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pass_at_1(model, tokenizer, examples, max_new_tokens=2, **options)
+
+
+def test_a_completion_may_end_where_its_answer_is_complete(model, tokenizer, monkeypatch) -> None:
+    """Nothing that is scored changes, and a row's end does not depend on the others."""
+    prompts = ["A", "B" * 9, "C", "D"]
+    written = ["so\n#### 72\nQ: and #### 5\n", "no answer at all", "\\boxed{7} x", "#### 3"]
+    scripts = [[*tokenizer(text)["input_ids"], *[tokenizer.eos_token_id] * 9] for text in written]
+    steps: list[int] = []
+
+    def scripted(self, input_ids, scores):
+        step = input_ids.shape[1] - self.width
+        steps.append(step)
+        rows = [scripts["ABCD".index(tokenizer.decode(row[self.width - 1]))] for row in input_ids]
+        chosen = torch.tensor([[row[min(step, len(row) - 1)]] for row in rows])
+        return torch.full_like(scores, -torch.inf).scatter(-1, chosen, 0.0)
+
+    monkeypatch.setattr("vfunc.language.evaluation.generation._InverseCdf.__call__", scripted)
+    options = {"max_new_tokens": 30, "temperature": 1.0}
+    whole = generate(model, tokenizer, prompts, **options)
+    assert whole == [[text] for text in written]
+    expected = [["so\n#### 72\n"], ["no answer at all"], ["\\boxed{7}"], ["#### 3"]]
+    assert generate(model, tokenizer, prompts, until_answered=True, **options) == expected
+    for one, text in zip(prompts, expected, strict=True):
+        assert generate(model, tokenizer, [one], until_answered=True, **options) == [text]
+    steps.clear()
+    generate(model, tokenizer, ["A"], until_answered=True, **options)
+    assert max(steps) == len(expected[0][0]) - 1  # the learner is not asked for more
+    answers = ["72", "1", "7", "3"]
+    examples = [Example(p, "", answer) for p, answer in zip(prompts, answers, strict=True)]
+    solved = pass_at_1(model, tokenizer, examples, keep_texts=True, **options)
+    assert solved.outcomes == (1.0, 0.0, 1.0, 1.0)
+    assert solved.texts == tuple(map(tuple, expected))

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vfunc.designer_file import save_designer
-from vfunc.language.data.reading import LanguageData
+from vfunc.language.data.reading import PASS_AT_1, LanguageData
 from vfunc.language.loading import quiet
 from vfunc.language.value_map import draw_value_map
 from vfunc.modality import Metric, Reporting, Saving
@@ -53,6 +53,7 @@ def _lines(data: LanguageData) -> tuple[str, ...]:
         assert isinstance(counts, Mapping)
         dropped = ", ".join(f"{n} dropped ({why})" for why, n in counts["dropped"].items())
         cut = f"{counts['truncated']:,} truncated" if counts["truncated"] else ""
-        count = f"{counts['sequences']:,} sequences"
+        kind = "problems" if split == PASS_AT_1 else "sequences"
+        count = f"{counts['sequences']:,} {kind}"
         lines.append(f"{split:9} {', '.join(filter(None, (count, dropped, cut)))}")
     return tuple(lines)

@@ -237,6 +237,8 @@ class LanguageWorkload:
                 "pass_at_1_standard_error": solved.standard_error,
                 "pass_at_1_examples": solved.count,
             }
+            if self.data.unmeasured:
+                metrics["pass_at_1_left_out"] = sum(self.data.unmeasured.values())
             outcomes["pass_at_1"] = tuple(float(x) for x in solved.outcomes)
         return Evaluation(metrics, outcomes)
 

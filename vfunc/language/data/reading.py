@@ -21,6 +21,9 @@ from vfunc.language.rewards import PromptStream, checkable_prompts
 EVALUATION_BATCH = 64
 """Sequences in an evaluation batch."""
 
+PASS_AT_1 = "Pass@1"
+"""What the summary calls the problems of Pass@1, where it leaves examples out."""
+
 
 @dataclass(frozen=True)
 class LanguageData:
@@ -33,6 +36,7 @@ class LanguageData:
         evaluation: batches of every evaluation example, once.
         held_out: the evaluation sequences as a stream, for the probe.
         problems: evaluation examples with checkable answers, for Pass@1.
+        unmeasured: numbers of evaluation examples that Pass@1 leaves out, by reason.
         max_new_tokens: largest number of tokens of a solution.
     """
 
@@ -43,6 +47,7 @@ class LanguageData:
     problems: tuple[Example, ...]
     max_new_tokens: int
     summary: Mapping[str, object] = field(default_factory=dict)
+    unmeasured: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ def tokenised(
         )
         for split, examples in splits.items()
     }
-    problems = _answerable(raw.evaluation, tokenizer, sequence_length)
+    problems, unmeasured = _answerable(raw.evaluation, tokenizer, sequence_length)
     summary = {
         split: {"sequences": len(e), "dropped": dict(e.dropped), "truncated": e.truncated}
         for split, e in encoded.items()
@@ -205,6 +210,9 @@ def tokenised(
         feedback = PromptStream(_by_domain(prompts, raw.tasks, "feedback"), seed + 1)
     else:
         feedback = _stream(encoded["feedback"], raw.tasks, "feedback", seed + 1)
+    if unmeasured:
+        kept = {"sequences": len(problems), "dropped": dict(unmeasured), "truncated": 0}
+        summary[PASS_AT_1] = kept
     return LanguageData(
         _stream(encoded["stream"], range(raw.sources), "stream", seed),
         feedback,
@@ -213,6 +221,7 @@ def tokenised(
         problems,
         max(len(s.tokens) - s.predict_from for s in encoded["eval"].sequences),
         summary,
+        unmeasured,
     )
 
 
@@ -255,9 +264,23 @@ def _read_all(
 
 def _answerable(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, sequence_length: int
-) -> tuple[Example, ...]:
-    """Evaluation examples with a prompt that fits and an answer that can be checked."""
-    candidates = [e for e in examples if e.answer is not None and e.prompt]
-    prompts = prompt_tokens([e.prompt for e in candidates], tokenizer)
-    pairs = zip(candidates, prompts, strict=True)
-    return tuple(e for e, prompt in pairs if len(prompt) <= sequence_length)
+) -> tuple[tuple[Example, ...], dict[str, int]]:
+    """Evaluation examples that can be asked and checked; and numbers of the others, by reason."""
+    problems: list[Example] = []
+    left_out: Counter[str] = Counter()
+    prompts = prompt_tokens([e.prompt for e in examples], tokenizer)
+    for example, prompt in zip(examples, prompts, strict=True):
+        reason = _unanswerable(example, prompt, sequence_length)
+        if reason is None:
+            problems.append(example)
+        else:
+            left_out[reason] += 1
+    return tuple(problems), dict(left_out)
+
+
+def _unanswerable(example: Example, prompt: Sequence[int], sequence_length: int) -> str | None:
+    if not example.prompt:
+        return "no prompt"
+    if example.answer is None:
+        return "no answer that can be read"
+    return "a prompt longer than --seq-len" if len(prompt) > sequence_length else None

@@ -12,7 +12,6 @@ import difflib
 import heapq
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from vfunc.errors import UserError
 from vfunc.language.data.examples import Example
 from vfunc.language.data.records import is_text, read_records
+from vfunc.language.evaluation.answers import is_readable, reference_answer
 from vfunc.typecheck import typed
 
 Split = Literal["stream", "feedback", "eval"]
@@ -50,8 +50,6 @@ KNOWN_LAYOUTS = (
 ANSWER_LAYOUTS = ("prompt=problem,answer=answer", "prompt=prompt,answer=answer")
 # A question with these is multiple choice: its answer is an index, not a completion.
 CHOICES = ("choices", "options")
-
-_HASH_ANSWER = re.compile(r"^####[ \t]*([-+]?\$?\.?\d[\d,./% ]*?)[ .]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -177,21 +175,12 @@ def parse_fields(fields: str, split: Split) -> dict[str, tuple[str, ...]]:
 
 @typed
 def final_answer(completion: str) -> str | None:
-    r"""The answer that a worked solution ends in: the last `#### N` line, or else `\boxed{...}`.
+    """The answer that a worked solution ends in, by the reader that scores completions.
 
     Returns:
         The answer as written, without surrounding space, or None if the solution marks none.
     """
-    hashes = _HASH_ANSWER.findall(completion)
-    if hashes:
-        return hashes[-1].strip()
-    start = completion.rfind(r"\boxed{")
-    depth = 0
-    for index in range(start + len(r"\boxed"), len(completion)) if start >= 0 else ():
-        depth += {"{": 1, "}": -1}.get(completion[index], 0)
-        if depth == 0:
-            return completion[start + len(r"\boxed{") : index].strip() or None
-    return None
+    return reference_answer(completion)
 
 
 def _detect(where: str, record: Mapping[str, Any], split: Split) -> dict[str, tuple[str, ...]]:
@@ -226,7 +215,8 @@ def _example(
         texts[name] = " ".join(text for text in fields if text.strip())
         if not texts[name] and name in EMPTY:
             return EMPTY[name]
-    answer = texts.get("answer", "").strip() or None
+    answer = texts.get("answer", "").strip()
+    answer = answer if answer and is_readable(answer) else None
     if "text" in texts:
         return Example("", texts["text"], answer)
     prompt = texts["prompt"] if texts["prompt"].endswith("\n") else texts["prompt"] + "\n"

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -18,10 +18,13 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from vfunc.errors import UserError
 from vfunc.language.data.tokenise import end_of_text, prompt_tokens
+from vfunc.language.evaluation.answers import COMPLETING, has_answered
 from vfunc.typecheck import typed
 
 
@@ -49,6 +52,7 @@ def generate(
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 128,
+    until_answered: bool = False,
 ) -> list[list[str]]:
     """Complete prompts, in batches of similar length, with left padding.
 
@@ -70,6 +74,8 @@ def generate(
         samples: number of completions a prompt; more than one needs a temperature.
         seed: seed of the samples.
         batch_size: number of completions at a time.
+        until_answered: whether a completion ends where it has stated an answer that nothing after
+            it could change; what it is worth stays the same.
 
     Returns:
         For each prompt, in order, its completions.
@@ -87,6 +93,7 @@ def generate(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        until_answered=until_answered,
     )
     return [[completion.text for completion in completions] for completions in found]
 
@@ -102,6 +109,7 @@ def complete(
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 128,
+    until_answered: bool = False,
 ) -> list[list[Completion]]:
     """Does what `generate` does, from tokens to tokens.
 
@@ -114,6 +122,8 @@ def complete(
         samples: number of completions a prompt.
         seed: seed of the samples.
         batch_size: number of completions at a time.
+        until_answered: whether a completion ends where it has stated an answer that nothing after
+            it could change; what it is worth stays the same.
 
     Returns:
         For each prompt, in order, its completions.
@@ -139,13 +149,18 @@ def complete(
                     uniforms = _uniforms(seed, batch, room)
                     processors.append(_InverseCdf(uniforms, float(temperature), width))
                 ids, mask = _left_padded([tokens[prompt] for prompt, _ in batch], ends[0])
+                answered = _Answered(tokenizer, width, len(batch), ends)
+                criteria = StoppingCriteriaList([answered] if until_answered else [])
                 produced = cast("Any", model).generate(  # GenerationMixin's
                     input_ids=ids.to(model.device),
                     attention_mask=mask.to(model.device),
                     max_new_tokens=room,
                     logits_processor=processors,
+                    stopping_criteria=criteria,
                 )
-                for (prompt, sample), row in zip(batch, produced[:, width:].tolist(), strict=True):
+                rows = produced[:, width:].tolist()
+                for (prompt, sample), full, at in zip(batch, rows, answered.after, strict=True):
+                    row = full[:at]  # all of it where no answer ended it
                     kept = list(itertools.takewhile(lambda token: token not in ends, row))
                     text = cast("str", tokenizer.decode(kept, skip_special_tokens=True))
                     found[prompt][sample] = Completion(tuple(row[: len(kept) + 1]), text)
@@ -167,6 +182,40 @@ class _InverseCdf(LogitsProcessor):
         at = self.uniforms[:, step : step + 1].to(scores.device) * below[:, -1:]
         chosen = torch.searchsorted(below, at, right=True).clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen, 0.0)
+
+
+class _Answered(StoppingCriteria):
+    """Ends each row after the token that completes its first answer."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, width: int, rows: int, ends: Sequence[int]
+    ) -> None:
+        self.tokenizer, self.width, self.ends = tokenizer, width, ends
+        self.after: list[int | None] = [None] * rows
+        self._over = [False] * rows
+        self._completing: dict[int, bool] = {}
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  each row its own
+        self, input_ids: Int[Tensor, "B L"], scores: object, **_: object
+    ) -> Bool[Tensor, "B"]:
+        rows = input_ids[:, self.width :].tolist()
+        for number, row in enumerate(rows):
+            if self._over[number]:
+                continue
+            if row[-1] in self.ends:
+                self._over[number] = True
+            elif self._may_complete(row[-1]) and has_answered(self._text(row)):
+                self._over[number], self.after[number] = True, len(row)
+        return torch.tensor([at is not None for at in self.after], device=input_ids.device)
+
+    def _may_complete(self, token: int) -> bool:
+        """Whether a token holds what ends an answer: looked up, since texts are slow to decode."""
+        if token not in self._completing:
+            self._completing[token] = any(c in COMPLETING for c in self._text([token]))
+        return self._completing[token]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return cast("str", self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 @contextmanager

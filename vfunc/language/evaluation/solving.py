@@ -53,7 +53,10 @@ def pass_at_1(
     ks: Sequence[int] = (1,),
     keep_texts: bool = False,
 ) -> PassResult:
-    """The share of problems whose completion states the right answer, and Pass@k.
+    """The share of problems whose completion states the right answer first, and Pass@k.
+
+    A completion ends where it has stated an answer: what a learner writes after it counts neither
+    for nor against it.
 
     Args:
         model: a causal language model.
@@ -92,6 +95,7 @@ def pass_at_1(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        until_answered=True,
     )
     correct = [
         sum(is_correct(text, answer) for text in completions)
