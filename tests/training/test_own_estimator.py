@@ -88,6 +88,36 @@ class Strict:
         return vfunc.FirstOrder()(problem, theta, phi)
 
 
+@dataclass(frozen=True)
+class Raises:
+    n: int = 7
+    how: str = "value"
+
+    def __post_init__(self):
+        assert self.how != "assert"
+        if self.how == "key":
+            {}["n"]
+        raise ValueError(f"n must be even, not {self.n}")
+
+    __call__ = Clashing.__call__
+
+
+class RaisesOrdinary(Raises):
+    def __init__(self, n: int = 7):
+        raise TypeError(f"n must be even, not {n}")
+
+
+def raises_in_a_function(n: int = 7):
+    raise ValueError(f"n must be even, not {n}")
+
+
+@dataclass(frozen=True)
+class Whole:
+    strength: int = 1
+
+    __call__ = Clashing.__call__
+
+
 class Number:
     def __call__(self, problem, theta, phi):
         return 3.0
@@ -194,10 +224,17 @@ def test_help_shows_its_options(capsys):
          "--kind, --label, --steps"),
         ("--estimator own_estimators:Missing", "own_estimators has no 'Missing'"),
         ("--estimator own_nowhere:Scaled --strength 1", "cannot be imported"),
+        ("--estimator own_estimators:Raises --n 7", "'own_estimators:Raises': n must be even, not 7"),
+        ("--estimator own_estimators:Raises --how assert", "'own_estimators:Raises': AssertionError"),
+        ("--estimator own_estimators:Raises --how key", "'own_estimators:Raises': KeyError: 'n'"),
+        ("--estimator own_estimators:RaisesOrdinary", "'own_estimators:RaisesOrdinary': n must be even"),
+        ("--estimator own_estimators:raises_in_a_function", "raises_in_a_function': n must be even"),
+        ("--config kept.toml --estimator first_order", "'first_order' does not use --strength; it takes"),
     ],
 )  # fmt: skip
 def test_a_mistake_about_its_options_is_one_line(command, capsys, tmp_path, line, said):
     (tmp_path / "mine.toml").write_text('estimator = "own_estimators:Scaled"\nstrength = "much"\n')
+    (tmp_path / "kept.toml").write_text('estimator = "own_estimators:Scaled"\nstrength = 0.2\n')
     assert command(*line.split(), small_data=False) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(said, lines[0]), lines
@@ -209,9 +246,69 @@ def test_it_can_be_varied_beside_others(tmp_path):
     assert [one.config.options["estimator"] for one in planned] == vary[0].split("=")[1].split(",")
     _, planned = plan([0], ["strength=0.2,0.4"], ["--estimator", "own_estimators:Scaled"])
     assert [one.config.estimator.estimator.strength for one in planned] == [0.2, 0.4]
-    with pytest.raises(SystemExit) as stop:  # first_order has no such option
-        plan([0], vary, ["--strength", "0.2"])
-    assert stop.value.code == 2
+
+
+FOREIGN = "the estimator 'first_order' does not use --strength; it takes --value, --engine"
+
+
+@pytest.mark.parametrize(
+    ("vary", "rest", "said"),
+    [
+        (["estimator=own_estimators:Scaled,first_order"], "--strength 0.2",
+         f"estimator=first_order: {FOREIGN}"),
+        (["estimator=first_order,own_estimators:Scaled"], "--strength=0.2",
+         f"estimator=first_order: {FOREIGN}"),
+        (["estimator=own_estimators:Scaled,first_order", "strength=0.2,0.4"], "",
+         f"estimator=first_order, strength=0.2: {FOREIGN}"),
+        (["config=own.toml,plain.toml"], "--strength 0.2", f"config=plain.toml: {FOREIGN}"),
+        (["config=own.toml"], "--config plain.toml", "--config is given and varied as well"),
+        (["estimator=own_estimators:Scaled,own_estimators:Whole"], "--strength 1",
+         "the estimators 'own_estimators:Scaled' and 'own_estimators:Whole' both have an option "
+         "--strength, of different types"),
+        (["config=own.toml,whole.toml"], "--strength 1",
+         "'own_estimators:Scaled' and 'own_estimators:Whole' both have an option --strength"),
+    ],
+)  # fmt: skip
+def test_an_option_of_one_setting_s_estimator_is_refused_in_another(tmp_path, vary, rest, said):
+    for name, chosen in OWN_FILES.items():
+        (tmp_path / f"{name}.toml").write_text(f'estimator = "{chosen}"\n')
+    with pytest.raises(vfunc.UserError) as refused:
+        plan([0], vary, rest.split())
+    assert str(refused.value).startswith(said) or said in str(refused.value)
+
+
+OWN_FILES = {
+    "own": "own_estimators:Scaled",
+    "plain": "first_order",
+    "whole": "own_estimators:Whole",
+}
+
+
+def test_a_varied_file_may_name_the_estimator_and_the_modality(tmp_path):
+    (tmp_path / "own.toml").write_text('estimator = "own_estimators:Scaled"\n')
+    (tmp_path / "seen.toml").write_text('modality = "vision"\n')
+    _, planned = plan([0], ["config=own.toml"], ["--strength", "0.2"])
+    assert planned[0].config.estimator.estimator.strength == 0.2
+    _, planned = plan([0], ["config=seen.toml", "image_size=32,64"], ["--name", "x"])
+    assert [one.config.options["image_size"] for one in planned] == [32, 64]
+    two = ["estimator=own_estimators:Scaled,own_estimators:Whole"]
+    _, planned = plan([0], two, [])  # of different types, and neither is given
+    assert [one.config.estimator.estimator.strength for one in planned] == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def broken(:\n", "SyntaxError: .*own_broken.py, line 1"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+    ],
+)
+def test_a_module_that_does_not_import_is_one_line(command, capsys, tmp_path, text, said):
+    (tmp_path / "own_broken.py").write_text(text)
+    assert command("--estimator", "own_broken:Scaled", small_data=False) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.search(said, lines[0]), lines
 
 
 def test_train_mode_wants_a_learner_with_dropout(command, capsys):

@@ -7,6 +7,7 @@ becomes `Implicit(solver=Nystrom(rank=5))`. An option's name is its field's, or 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
@@ -16,7 +17,10 @@ from vfunc.config.fields import Field, fields_of
 from vfunc.config.instance import options_of
 from vfunc.config.known import variant_of
 from vfunc.config.partial import Partial
-from vfunc.errors import UserError
+from vfunc.errors import UserError, VfuncError
+
+_REFUSALS = (ValueError, TypeError, AssertionError, LookupError, ArithmeticError, AttributeError)
+"""What a component's own code raises where it does not like its options, or has a mistake."""
 
 
 def option_names(made: Callable[..., Any]) -> tuple[str, ...]:
@@ -85,7 +89,25 @@ def built(
     if missing:
         flags = " and ".join("--" + option.replace("_", "-") for option in missing)
         raise UserError(f"{name or getattr(made, '__name__', made)} needs {flags}")
-    return made(**given)
+    with refusing(name or getattr(made, "__name__", str(made))):
+        return made(**given)
+
+
+@contextlib.contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Turn what a component raises where it is made into one line: it refuses what it was given.
+
+    Raises:
+        UserError: the component raised; the message names it.
+    """
+    try:
+        yield
+    except VfuncError:
+        raise
+    except _REFUSALS as error:
+        worded = isinstance(error, ValueError | TypeError) and str(error)
+        said = str(error) if worded else ": ".join(filter(None, (type(error).__name__, str(error))))
+        raise UserError(f"{name}: {said}") from error
 
 
 def changed(component: Any, options: Mapping[str, Any]) -> Any:

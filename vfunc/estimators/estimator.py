@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
-from vfunc.config.build import built, refuse_foreign
+from vfunc.config.build import built, refuse_foreign, refusing
 from vfunc.config.build import option_names as declared_names
 from vfunc.config.known import flag
 from vfunc.errors import UserError
@@ -98,7 +98,8 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Estim
         refuse_foreign(factory, options)
         estimator = built(factory, options, repr(name), hidden=True)
     else:
-        estimator = cast("Any", factory)(**options)
+        with refusing(repr(name)):
+            estimator = cast("Any", factory)(**options)
     if not callable(estimator):
         raise UserError(f"{name!r} makes a {type(estimator).__name__}, which cannot be called")
     return cast("Estimator", estimator)
@@ -165,6 +166,9 @@ def _imported(name: str) -> Any:  # whatever the user names: `make_estimator` lo
             module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f"the estimator {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"the estimator {name!r} cannot be imported: {said}") from error
     try:
         return getattr(module, attribute)
     except AttributeError:

@@ -6,15 +6,18 @@ import contextlib
 import itertools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_origin
+from typing import Any, Literal, get_origin
 
-from vfunc.config.known import Catalogue, Known, flag
-from vfunc.config.toml import read_toml
+from vfunc.config.command_line import given_words
+from vfunc.config.known import Catalogue, Known, flag, known_options
+from vfunc.config.layers import Layer
+from vfunc.config.toml import read_preset, read_toml
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
+from vfunc.estimators import ESTIMATORS, find_estimator
 from vfunc.modality import Metric
 from vfunc.report.measures import LOSS
 from vfunc.studies.finished_runs import language_metrics
@@ -111,20 +114,26 @@ def plan(
     Raises:
         UserError: an option that a run refuses, in whichever setting.
     """
-    estimators = _varied_estimators(vary)
-    given = given_on_command_line(rest, presets=presets, estimators=estimators)
+    tried, spelled = _tried(vary), set(given_words(rest))
+    estimators = _estimators(tried, presets)
+    _refuse_two_types(estimators, {*spelled, *tried})
+    # the modality may stand in a varied file: the first tells it, where nothing else does
+    told = [word for n in ("preset", "config") if n in tried for word in (flag(n), tried[n][0])]
+    given = given_on_command_line([*told, *rest], presets=presets, estimators=estimators)
     for name, reason in BARRED.items():
         if name in given:
             raise UserError(f"{flag(name)}: {reason}")
-    settings = settings_of(vary, options_there(rest, presets, estimators))
+    settings = settings_of(vary, options_there([*told, *rest], presets, estimators))
     varied = settings[0].varied
-    if both := [name for name in varied if name in given]:
+    if both := [name for name in varied if {name, f"no_{name}"} & spelled]:
         raise UserError(f"{flag(both[0])} is given and varied as well; leave one out")
     planned: list[PlannedRun] = []
     folder = None
     for seed, setting in itertools.product(seeds, settings):
         with _naming(setting.label):
-            config = parse([*rest, *setting.arguments, "--seed", str(seed)], presets)
+            config = parse(
+                [*rest, *setting.arguments, "--seed", str(seed)], presets, estimators=estimators
+            )
         if folder is None:
             stem = "-".join(["compare", default_name(config).removesuffix(f"-seed{seed}"), *varied])
             folder = Path(config.command.runs_dir) / (config.command.name or stem)
@@ -187,11 +196,40 @@ def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:
         raise UserError(f"--primary {primary}: there is no such metric; give {' or '.join(known)}")
 
 
-def _varied_estimators(vary: Sequence[str]) -> tuple[str, ...]:
-    """Estimators of one's own among the values to try: they bring options."""
-    tried = [text.partition("=") for text in vary]
-    values = [value for name, _, value in tried if name.strip().lstrip("-") == "estimator"]
-    return tuple(one.strip() for value in values for one in value.split(",") if ":" in one)
+def _tried(vary: Sequence[str]) -> dict[str, list[str]]:
+    """The values to try by option, before it is known which options there are."""
+    split = (text.partition("=") for text in vary)
+    return {
+        name.strip().lstrip("-").replace("-", "_"): [value.strip() for value in values.split(",")]
+        for name, _, values in split
+    }
+
+
+def _estimators(tried: Mapping[str, Sequence[str]], presets: Path) -> tuple[str, ...]:
+    """The estimators to try, those of varied files included: those of one's own bring options."""
+    files: list[Layer] = []
+    for preset in tried.get("preset", ()):
+        with contextlib.suppress(UserError):  # told when it is read for good
+            files.append(read_preset(preset, presets))
+    for config in tried.get("config", ()):
+        with contextlib.suppress(UserError):
+            files.append(read_toml(Path(config)))
+    named = [*tried.get("estimator", ()), *(file.given.get("estimator") for file in files)]
+    return tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
+
+
+def _refuse_two_types(estimators: Sequence[str], spelled: Collection[str]) -> None:
+    """Refuse an option that two estimators read differently: it is given once for all settings."""
+    known = [name for name in estimators if ":" in name or name in ESTIMATORS]
+    having: dict[str, tuple[str, Any]] = {}
+    for name in known:
+        for option in known_options({name: find_estimator(name)}).values():
+            first, kind = having.setdefault(option.name, (name, option.kind))
+            if kind != option.kind and {option.name, f"no_{option.name}"} & {*spelled}:
+                raise UserError(
+                    f"the estimators {first!r} and {name!r} both have an option "
+                    f"{flag(option.name)}, of different types; rename one, or compare them apart"
+                )
 
 
 def _arguments(option: Known, value: str) -> tuple[str, ...]:

@@ -50,7 +50,12 @@ Examples:
   %(prog)s --config runs/x/config.toml --seed 1"""
 
 
-def parse(argv: Sequence[str], presets: Path = PRESETS, prog: str | None = None) -> RunConfig:
+def parse(
+    argv: Sequence[str],
+    presets: Path = PRESETS,
+    prog: str | None = None,
+    estimators: Sequence[str] = (),
+) -> RunConfig:
     """The configuration that a command line asks for.
 
     Defaults give way to the preset, it to the configuration file, and that to the command line.
@@ -59,6 +64,7 @@ def parse(argv: Sequence[str], presets: Path = PRESETS, prog: str | None = None)
         argv: arguments, without the program's name.
         presets: folder of the presets.
         prog: the program's name in `--help`; None takes it from the process.
+        estimators: further estimators whose options may be there, to be refused by name.
 
     Returns:
         The complete configuration. With `--resume` it is the run's own, `command.resume` being
@@ -68,7 +74,7 @@ def parse(argv: Sequence[str], presets: Path = PRESETS, prog: str | None = None)
         UserError: see `resolve`, `read_toml` and `read_preset`.
         SystemExit: `--help` (0), or a flag or value that tyro refuses (2).
     """
-    given = given_on_command_line(argv, prog, presets)
+    given = given_on_command_line(argv, prog, presets, estimators)
     if "resume" in given:
         return _resumed(given)
     layers = []
@@ -76,7 +82,7 @@ def parse(argv: Sequence[str], presets: Path = PRESETS, prog: str | None = None)
         layers.append(read_preset(given["preset"], presets))
     if "config" in given:
         layers.append(read_toml(Path(given["config"])))
-    return resolve(*layers, Layer(given))
+    return resolve(*layers, Layer(given), estimators=estimators)
 
 
 def given_on_command_line(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from vfunc.config.build import arguments
@@ -80,7 +80,7 @@ def _catalogue(modality: str, own: _Named, registered: _Named) -> Catalogue:
     return known_options(groups_of(modality), dict(own))
 
 
-def resolve(*layers: Layer | Mapping[str, Any]) -> RunConfig:
+def resolve(*layers: Layer | Mapping[str, Any], estimators: Sequence[str] = ()) -> RunConfig:
     """The complete configuration of these options.
 
     Resolving what `given_options` says of a configuration gives the same configuration again.
@@ -88,6 +88,8 @@ def resolve(*layers: Layer | Mapping[str, Any]) -> RunConfig:
     Args:
         *layers: what was given, from the weakest layer to the strongest; a bare mapping counts
             as the command line.
+        estimators: further estimators whose options are known, so that one that is given and not
+            the chosen estimator's is refused as such.
 
     Raises:
         UserError: an unknown option, a value of the wrong type or out of bounds, an option that
@@ -95,16 +97,18 @@ def resolve(*layers: Layer | Mapping[str, Any]) -> RunConfig:
     """
     placed = [layer if isinstance(layer, Layer) else Layer(layer) for layer in layers]
     everything = merged(placed)
-    estimators = _estimators(everything)
-    checked = [_checked(layer, everything, estimators) for layer in placed]
-    given = without_useless(checked, lambda some: _useless(some, estimators))
-    catalogue = catalogue_of(given.get("modality", LANGUAGE), estimators)
+    own = _estimators(everything)
+    named = (name for layer in placed for name in _estimators(layer.given))
+    known = tuple(dict.fromkeys((*own, *named, *estimators)))
+    checked = [_checked(layer, everything, known) for layer in placed]
+    given = without_useless(checked, lambda some: _useless(some, known))
+    modality = given.get("modality", LANGUAGE)
+    catalogue = catalogue_of(modality, known)
     resolved = ResolvedOptions(catalogue, given)
     _check_combination(resolved)
     takes = [n for n in option_names(find_estimator(resolved["estimator"])) if n in catalogue]
-    own = [n for n in given if catalogue[n].opened]
-    require_options(resolved["estimator"], own, takes)
-    return _config(resolved)
+    require_options(resolved["estimator"], [n for n in given if catalogue[n].opened], takes)
+    return _config(ResolvedOptions(catalogue_of(modality, own), given))
 
 
 def given_options(config: RunConfig) -> dict[str, Any]:
