@@ -51,7 +51,16 @@ from vfunc.pullback import (
     mixed_product,
     pull_back,
 )
-from vfunc.simulate import SGD, Adam, AdamW, Clip, UpdateRule, from_optimizer
+from vfunc.simulate import (
+    SGD,
+    Adam,
+    AdamW,
+    AutomaticRule,
+    Clip,
+    UpdateRule,
+    check_step,
+    from_optimizer,
+)
 from vfunc.solvers import (
     SOLVERS,
     ConjugateGradient,
@@ -82,6 +91,7 @@ __all__ = [
     "SOLVERS",
     "Adam",
     "AdamW",
+    "AutomaticRule",
     "Certification",
     "CertificationError",
     "Clip",
@@ -120,6 +130,7 @@ __all__ = [
     "Zero",
     "__version__",
     "certify",
+    "check_step",
     "conjugate_gradient",
     "construct_task",
     "dense",

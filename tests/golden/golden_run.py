@@ -105,6 +105,8 @@ def interrupted(after: int | None) -> Any:
         return
     from torch.optim import Optimizer
 
+    from vfunc.training import start
+
     taken = 0
 
     def count(_: Any) -> None:  # what torch calls after every step, for profilers: no hook
@@ -113,7 +115,8 @@ def interrupted(after: int | None) -> Any:
         if taken == after:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with patch.object(Optimizer, "_optimizer_step_code", count):
+    unchecked = patch.object(start, "check_step")  # a copy's step is none of training
+    with patch.object(Optimizer, "_optimizer_step_code", count), unchecked:
         yield
 
 

@@ -242,3 +242,12 @@ def test_muon_in_full_precision_is_smooth():
         measures.inner(estimate.grad, along), rel=1e-6
     )
     assert "bfloat16_step" not in estimate.diagnostics
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("case", ["NAdam", "RMSprop centered", "Adafactor", "Rprop", "Muon"])
+def test_certify_accuses_none_of_them(case):
+    """Closed form, automatic, a sign, and bfloat16 that is a staircase."""
+    problem, theta, phi, _ = asked(case, 3)
+    found = vfunc.certify(problem, theta, phi, vfunc.Unrolled(2), directions=1, quiet=True)
+    assert any("full precision" in note for note in found.notes) is (case == "Muon")

@@ -12,7 +12,7 @@ from every_optimizer import EVERY
 from torch.optim import optimizer as optimizer_module
 
 import vfunc
-from vfunc.simulate import SGD, UpdateRule, check_step, from_optimizer
+from vfunc.simulate import SGD, UpdateRule, check_rule, check_step, from_optimizer
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -181,12 +181,12 @@ def test_a_step_that_is_patched_where_nobody_looks_is_caught(monkeypatch):
         return inner(params, [g / 2 for g in grads], *args, **kwargs)
 
     monkeypatch.setattr(module, "sgd", halved)
-    from_optimizer(optimizer, live)
-    with pytest.raises(
-        vfunc.UserError, match=r"not the optimizer's own: .* differ in w by \d"
-    ) as e:
-        check_step(optimizer, live)
-    assert "\n" not in str(e.value)
+    rule, _ = from_optimizer(optimizer, live)
+    assert check_rule(UpdateRule(SGD(0.1))) is None
+    for ask in (lambda: check_step(optimizer, live), lambda: check_rule(rule.at(1))):
+        with pytest.raises(vfunc.UserError, match=r"not the optimizer's own: .* in w by \d") as e:
+            ask()
+        assert "\n" not in str(e.value)
 
 
 def test_a_rule_or_a_state_that_is_not_the_optimizer_s_is_caught():

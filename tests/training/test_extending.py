@@ -38,7 +38,7 @@ def run(folder):
         if block["file"]:
             (folder / block["file"]).write_text(block["code"], encoding="utf-8")
         else:
-            exec(compile(block["code"], str(DOCUMENT), "exec"), names)
+            exec(compile(block["code"], str(DOCUMENT), "exec", dont_inherit=True), names)
     return names
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_run import Memory, new_run, same, train
 
+import vfunc
 from vfunc import trees
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import loop, step
@@ -213,3 +214,44 @@ def test_a_checkpoint_from_which_nothing_can_go_on_is_not_written():
             parameter.mul_(1e30)  # finite, as after a step that was too long
     loop._save(run)
     assert run.log.saved == [0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("budget", ["4steps", "3000tokens"])
+def test_lookahead_has_the_step_sizes_that_later_steps_take(budget, accumulate):
+    """Through warm-up and decay; on tokens, from the second step on, at the mean pace so far."""
+    options = {"estimator": "unrolled", "lookahead_steps": 3, "warmup": 0.5, "final_lr": 0.2}
+    run = new_run(budget=budget, accumulate=accumulate, meta_period=1000, **options)
+    workload, foreseen, taken = run.workload, [], []
+    batches = tuple(workload.look_ahead(run.state.learner, workload.batch(k)) for k in range(3))
+    while run.fraction < 1:
+        taken.append(loop.one_step(run)["lr"])
+        # what the next window's estimates are told, once its size is set
+        for group in run.state.optimizer.param_groups:
+            group["lr"] = run.plan.lr * run.plan.schedule.factor(run.fraction)
+        problem = step.value_problem(run, batches, 0)
+        foreseen.append([problem.rule.at(k).eta for k in range(3)])
+        assert problem.notes.get("later_sizes_predicted", False) is (budget == "3000tokens")
+    assert len(set(taken)) == len(taken) >= 3
+    near = 1e-12 if budget == "4steps" else 0.1
+    for k, sizes in enumerate(foreseen):
+        for later, size in enumerate(sizes):
+            if k + 1 + later < len(taken):
+                assert size == pytest.approx(taken[k + 1 + later], rel=near)
+
+
+def test_a_run_starts_with_a_step_of_a_copy_of_its_optimizer(monkeypatch):
+    """What no look at the optimizer's class could see."""
+    inner = torch.optim.AdamW.step
+
+    def hurried(self, closure=None):
+        inner(self, closure)
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.mul_(1.001)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", hurried)
+    with pytest.raises(vfunc.UserError, match="the simulated step is not the optimizer's own"):
+        new_run()
+    new_run("baseline")  # it simulates nothing

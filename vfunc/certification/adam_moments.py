@@ -25,11 +25,18 @@ NOTE = (
     "to nothing, as in a fresh state, its step is a sign, and has no finite difference"
 )
 
+FULL_PRECISION = (
+    "Muon's iteration was made in full precision for this check: bfloat16's is a staircase, and "
+    "has no finite difference"
+)
+
 
 def with_smooth_adam(
     problem: ValueProblem, theta: Params, phi: Params
 ) -> tuple[ValueProblem, str | None]:
     """The problem with Adam's second moments raised to the gradient's size where they are small.
+
+    Where Muon steps, its iteration is made in full precision.
 
     Args:
         problem: the value problem.
@@ -39,6 +46,12 @@ def with_smooth_adam(
     Returns:
         The problem, and a note about the change, or None if there was none.
     """
+    rule = problem.rule.in_full_precision()
+    muon = None
+    if rule != problem.rule:
+        muon = FULL_PRECISION
+        domains = {n: replace(part, rule=rule) for n, part in problem.domains.items()}
+        problem = replace(problem, rule=rule, domains=domains)
     task = construct_task(problem, phi, problem.batches[0]).task
     g = problem.rule.effective(pretrain_gradient(problem, theta, task))
     adam = {n: rule for n in theta if n in g and isinstance(rule := problem.rule.rule(n), Adam)}
@@ -46,11 +59,12 @@ def with_smooth_adam(
     entries = torch.cat([torch.zeros(0), *moving])
     size = float(entries.pow(2).mean().sqrt()) if len(entries) else 0.0
     if not any(_is_sharp(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()):
-        return problem, None
+        return problem, muon
     warm = {n: _warmed(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()}
     state = {**problem.state, **warm}
     domains = {name: replace(part, state=state) for name, part in problem.domains.items()}
-    return replace(problem, state=state, domains=domains), NOTE
+    note = NOTE if muon is None else f"{NOTE}; {muon}"
+    return replace(problem, state=state, domains=domains), note
 
 
 def _is_sharp(rule: Adam, state: TensorState | None, g: Tensor, size: float) -> bool:

@@ -5,7 +5,7 @@ to rounding; `UpdateRule.vjp` is (dU)^T: in closed form where automatic differen
 safe, automatic elsewhere.
 """
 
-from vfunc.simulate.agreement import check_step
+from vfunc.simulate.agreement import check_rule, check_step
 from vfunc.simulate.automatic import AutomaticRule
 from vfunc.simulate.clip import Clip
 from vfunc.simulate.live import from_optimizer
@@ -46,6 +46,7 @@ __all__ = [
     "Schedule",
     "TensorState",
     "UpdateRule",
+    "check_rule",
     "check_step",
     "from_optimizer",
 ]

@@ -73,6 +73,21 @@ def check_step(
     return worst
 
 
+def check_rule(rule: UpdateRule) -> float | None:
+    """`check_step` for a rule, by the optimizer that it was read from.
+
+    Args:
+        rule: a problem's `rule`.
+
+    Returns:
+        See `check_step`; None where the rule was not read from a live optimizer.
+
+    Raises:
+        UserError: see `check_step`.
+    """
+    return None if rule.origin is None else check_step(*rule.origin)
+
+
 def _require_equal(
     what: str,
     optimizer: torch.optim.Optimizer,

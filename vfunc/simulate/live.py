@@ -126,7 +126,9 @@ def from_optimizer(
             f"not a {type(schedule).__name__}"
         )
     rule = UpdateRule(rules, clip, accumulated, weight, closes_window, later)
-    return replace(rule, cleared=_cleared(parameters, accumulated)), _state(optimizer, parameters)
+    cleared = _cleared(parameters, accumulated)
+    rule = replace(rule, cleared=cleared, origin=(optimizer, parameters))
+    return rule, _state(optimizer, parameters)
 
 
 def _reader(optimizer: torch.optim.Optimizer) -> Reader:

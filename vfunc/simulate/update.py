@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from vfunc import trees
@@ -33,6 +34,7 @@ class UpdateRule:
             the simulated step leaves out what the window has yet to add.
         later: k -> the rules of the k-th step after the next one, where their step sizes follow a
             schedule; None keeps the present ones.
+        origin: the live optimizer and the parameters that the rule was read from, for `check_step`.
         cleared: parameters whose `.grad` is zero rather than absent: they are stepped where the
             loss does not reach them, too.
     """
@@ -44,6 +46,9 @@ class UpdateRule:
     closes_window: bool = True
     later: Later | None = field(default=None, compare=False)
     cleared: Mapping[str, Tensor] = field(default_factory=dict)
+    origin: tuple[torch.optim.Optimizer, Mapping[str, Tensor]] | None = field(
+        default=None, compare=False
+    )
 
     def __post_init__(self) -> None:
         for name, x in (self.accumulated or {}).items():
@@ -90,6 +95,24 @@ class UpdateRule:
     def eta_over(self, first: int, stop: int) -> float:
         """The sum of eta over the steps `first` to `stop` - 1 from now."""
         return math.fsum(self.at(k).eta for k in range(first, stop))
+
+    def in_full_precision(self) -> UpdateRule:
+        """The rule without arithmetic in bfloat16 (Muon's): for finite differences of the step."""
+
+        def wide(rule: Rule) -> Rule:
+            return replace(rule, narrow=False) if isinstance(rule, Muon) else rule
+
+        def all_of(rules: Rules) -> Rules:
+            if isinstance(rules, Mapping):
+                return {name: wide(rule) for name, rule in rules.items()}
+            return wide(rules)
+
+        later = self.later
+        return replace(
+            self,
+            rules=all_of(self.rules),
+            later=None if later is None else lambda k: all_of(later(k)),
+        )
 
     def notes(self, steps: int = 1) -> dict[str, bool]:
         """Where simulated steps are approximations of the live ones, for the diagnostics.

@@ -91,6 +91,22 @@ class ArmRun:
         at = self.state.counters
         return spent_fraction(self.plan.budget, at.step, at.units, at.seconds)
 
+    def later_size(self, k: int) -> float:
+        """The learner's step size k optimizer steps after the next one.
+
+        On a budget of tokens, images or seconds it is that at the mean pace so far; before the
+        first micro-batch there is none, and the size is the next step's.
+        """
+        at, every = self.state.counters, self.options.accumulate
+        units = seconds = 0.0
+        if at.micro_batch:
+            begun = at.micro_batch - at.micro_batch % every  # micro-batches before this window
+            units = at.units / at.micro_batch * (begun + k * every)
+        if at.step:
+            seconds = at.seconds / at.step * (at.step + k)
+        fraction = spent_fraction(self.plan.budget, at.step + k, round(units), seconds)
+        return self.plan.lr * self.plan.schedule.factor(fraction)
+
     @property
     def where(self) -> str:
         """Where the arm stands, for messages."""

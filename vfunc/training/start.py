@@ -7,6 +7,7 @@ import torch
 from vfunc.arms import ARMS, Arm
 from vfunc.config.build import built
 from vfunc.estimators import Estimator, RandomDirection
+from vfunc.simulate import check_step
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, arm_plan, step_options
 from vfunc.training.log import Log, Silent
@@ -32,6 +33,9 @@ def start_arm(
 
     Returns:
         The arm, with counters at zero.
+
+    Raises:
+        UserError: the learner's optimizer steps otherwise than estimates simulate.
     """
     config = assembled.config
     arm = ARMS[arm] if isinstance(arm, str) else arm
@@ -46,6 +50,8 @@ def start_arm(
         None if config.designer.freeze_designer else config.designer.designer_lr,
         assembled.device,
     )
+    if state.designer_optimizer is not None:
+        check_step(state.optimizer, state.functional.live)
     return ArmRun(
         arm,
         state,

@@ -112,6 +112,8 @@ def value_problem(
     assert state.designer is not None
     live = state.functional.live
     in_window = state.counters.micro_batch % options.accumulate
+    size = state.optimizer.param_groups[0]["lr"]  # all groups follow one schedule
+    foreseen = options.look_ahead > 1 and run.plan.budget.unit != "steps"
     rule, optimizer_state = from_optimizer(
         state.optimizer,
         live,
@@ -121,8 +123,9 @@ def value_problem(
         else None,
         weight=1 / options.accumulate,
         closes_window=in_window == options.accumulate - 1,
+        schedule=(lambda k: run.later_size(k) / size) if options.look_ahead > 1 else None,
     )
-    return run.workload.problem(
+    problem = run.workload.problem(
         run.estimated,
         state.designer,
         observed,
@@ -133,6 +136,9 @@ def value_problem(
         # a new draw an update, the same in a resumed run
         seed=options.seed * 1_000_003 + state.counters.updates,
     )
+    if foreseen:  # a budget of steps says what they will be
+        problem = replace(problem, notes={**problem.notes, "later_sizes_predicted": True})
+    return problem
 
 
 def _simulated_clip(run: ArmRun) -> Clip | None:
