@@ -156,7 +156,12 @@ def reached_gradient(output: Scalar, inputs: Params) -> Params:
     if not output.requires_grad or not inputs:
         return {}
     grads = torch.autograd.grad(output, list(inputs.values()), allow_unused=True)
-    return {name: g for name, g in zip(inputs, grads, strict=True) if g is not None}
+    return {name: dense(g) for name, g in zip(inputs, grads, strict=True) if g is not None}
+
+
+def dense(g: Tensor) -> Tensor:
+    """A gradient with all of its entries: those of `nn.Embedding(sparse=True)` come without."""
+    return g if g.layout is torch.strided else g.to_dense()
 
 
 def filled(a: Params, like: Params) -> Params:

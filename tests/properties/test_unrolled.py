@@ -160,10 +160,10 @@ def test_what_an_engine_says_of_its_passes_is_the_worst_over_the_steps():
 
         def __call__(self, *args, **kwargs):
             product = super().__call__(*args, **kwargs)
-            return replace(product, diagnostics={"fd_error": spoken.pop(0), "constant": 7.0})
+            return replace(product, diagnostics={"fd_disagreement": spoken.pop(0), "constant": 7.0})
 
     for said, worst in (([1.0, 3.0, 2.0], 3.0), ([1.0, float("nan"), 2.0], float("nan"))):
         spoken = list(said)
         notes = vfunc.Unrolled(3, engine=Noting())(made.problem, made.theta, made.phi).diagnostics
-        assert notes["fd_error"] == pytest.approx(worst, nan_ok=True)
+        assert notes["fd_disagreement"] == pytest.approx(worst, nan_ok=True)
         assert notes["constant"] == 7.0

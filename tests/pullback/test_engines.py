@@ -122,13 +122,13 @@ def test_finite_difference_says_how_far_two_steps_are_apart(hessian):
     truncation = [measures.apart(dict(plain.task), dict(exact.task))]
     if hessian:
         truncation.append(measures.apart(plain.hessian, exact.hessian))
-    assert checked.diagnostics["fd_error"] == pytest.approx(3 * max(truncation), rel=0.05)
-    assert "fd_error" not in plain.diagnostics
+    assert checked.diagnostics["fd_disagreement"] == pytest.approx(3 * max(truncation), rel=0.05)
+    assert "fd_disagreement" not in plain.diagnostics
     assert checked.passes == plain.passes + plain.passes
     repeated = vfunc.pullback.mixed_product(
         made.problem, made.theta, construction, w, FiniteDifference(step=step), repeated=True
     )
-    assert "fd_error" not in repeated.diagnostics
+    assert "fd_disagreement" not in repeated.diagnostics
 
 
 def test_finite_difference_refuses_steps_that_disagree():
@@ -202,7 +202,7 @@ def test_finite_difference_refuses_a_step_that_rounds_away(dtype, step, said, he
         )
 
     if said is None:
-        assert product().diagnostics["fd_error"] < 0.01
+        assert product().diagnostics["fd_disagreement"] < 0.01
         return
     with pytest.raises(vfunc.NotConvergedError, match=said):
         product()
@@ -212,7 +212,7 @@ def test_finite_difference_sees_the_step_in_the_precision_of_the_loss():
     """Autocast rounds a float32 theta on its way into the layers."""
     problem, theta, phi = wide_network(torch.float32)
     ask = vfunc.FirstOrder(engine=FiniteDifference(step=1e-2))
-    assert ask(problem, theta, phi).diagnostics["fd_error"] < 0.01
+    assert ask(problem, theta, phi).diagnostics["fd_disagreement"] < 0.01
     with pytest.raises(vfunc.NotConvergedError, match="bfloat16 rounds"):
         ask(replace(problem, compute_dtype=torch.bfloat16), theta, phi)
 
@@ -283,7 +283,7 @@ def test_an_estimate_by_finite_differences_says_so(estimator, how, monkeypatch):
     else:
         monkeypatch.setattr(vfunc.pullback.memory, "free_bytes", lambda device: 0)
     estimate = estimator(problem, made.theta, made.phi)
-    error = estimate.diagnostics["fd_error"]
+    error = estimate.diagnostics["fd_disagreement"]
     phrase = f"{DIFFERENCES}, whose two step sizes disagree by {error:.1e}"
     assert estimate.approximations == (*exact, phrase)
     assert len(exact) == (getattr(estimator, "truncate", None) is not None)

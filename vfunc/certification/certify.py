@@ -24,7 +24,7 @@ from vfunc.certification.subjects import (
     label_of,
     takes_hessians,
 )
-from vfunc.errors import CertificationError, NotConvergedError, UserError
+from vfunc.errors import CertificationError, NonFiniteError, NotConvergedError, UserError
 from vfunc.estimators import Estimator, make_estimator
 from vfunc.problem import ValueProblem, entry
 from vfunc.pullback import ENGINES
@@ -187,6 +187,8 @@ def _as_row(label: str, rows: list[Row], engine: str = "", *, skip: bool = False
         yield
     except NotConvergedError as error:
         rows.append(Row(label, "inconclusive", engine, note=str(error)))
+    except NonFiniteError as error:
+        rows.append(Row(label, "FAILED", engine, note=str(error)))
     except Exception as error:
         if not skip:
             raise

@@ -12,7 +12,6 @@ from vfunc.certification.operations import operation_to_blame
 from vfunc.certification.plain_gradients import (
     KINKED,
     OTHER_STEPS,
-    custom_functions,
     direction_beside,
     same_gap,
 )
@@ -21,6 +20,7 @@ from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row, Verdict
 from vfunc.problem import Construction, construct_task, pretrain_gradient
 from vfunc.pullback import Engine
+from vfunc.pullback.graph import custom_functions
 from vfunc.trees import Params
 
 DIFFERENCED, DIFFERENCED_COARSELY = 1e-3, 5e-2
@@ -121,11 +121,9 @@ def _blamed(product: _Product, error: ProductError, w: Params, generator: torch.
     module = _module_to_blame(product, w, error.name)
     if module:
         return f"{message}, and only as to the learner's {module!r}: with w zero there it is right"
-    custom = custom_functions(
-        lambda: question.problem.pretrain_loss(
-            trees.leaves(question.theta), product.construction.task
-        )
-    )
+    with torch.enable_grad():
+        loss = question.problem.pretrain(trees.leaves(question.theta), product.construction.task)
+    custom = custom_functions([loss])
     functions = f" ({', '.join(custom)})" if custom else ""
     return (
         f"{message}, and no single operation of the loss shows it: look at custom autograd "

@@ -31,18 +31,19 @@ def forms(
     problem = question.problem
     with torch.no_grad():
         points = [question.theta, theta]
-        losses = [problem.pretrain_loss(t, task) for t in points]
+        losses = [problem.pretrain(t, task) for t in points]
         if problem.linear is not None:
             yield _linear(question, points, losses, task, generator)
         if problem.composite is not None:
             form = problem.composite
-            outputs = [form.outputs(t, task) for t in points]
+            outputs = [form.outputs(t, task, *problem.held(t)) for t in points]
             pairs = [(form.loss(o, task), x) for o, x in zip(outputs, losses, strict=True)]
             claim = _Claim("composite", pairs, "loss(outputs(theta, task), task) is not L_pre")
             row = _verdict(claim, question.tolerance)
             yield _convex(question, outputs[0], task, generator) if row.verdict == "holds" else row
         if problem.parts is not None:
-            pairs = [(problem.parts(t, task).sum(), x) for t, x in zip(points, losses, strict=True)]
+            sums = [problem.parts(t, task, *problem.held(t)).sum() for t in points]
+            pairs = list(zip(sums, losses, strict=True))
             yield _verdict(_Claim("parts", pairs, "their sum is not L_pre"), question.tolerance)
 
 
@@ -72,7 +73,8 @@ def _linear(
     q = task[form.target]
     stretch = torch.rand(q.shape, generator=draw, dtype=torch.float64).to(q.device)
     other = task | {form.target: (q * (0.5 + stretch)).to(q.dtype)}
-    b, b_other = form.coefficients(points[0], task), form.coefficients(points[0], other)
+    held = problem.held(points[0])
+    b, b_other = (form.coefficients(points[0], at, *held) for at in (task, other))
     if b.shape != q.shape:
         note = f"linear.coefficients is of shape {tuple(b.shape)}, {form.target!r} {tuple(q.shape)}"
         return Row(subject, "FAILED", note=note)
@@ -82,8 +84,8 @@ def _linear(
         return row
     pairs = [
         ((q * b).sum(), losses[0]),
-        ((q * form.coefficients(points[1], task)).sum(), losses[1]),
-        ((other[form.target] * b).sum(), problem.pretrain_loss(points[0], other)),
+        ((q * form.coefficients(points[1], task, *problem.held(points[1]))).sum(), losses[1]),
+        ((other[form.target] * b).sum(), problem.pretrain(points[0], other)),
     ]
     says = f"<{form.target}, coefficients> is not L_pre"
     return _verdict(_Claim("linear", pairs, says), question.tolerance)

@@ -46,8 +46,8 @@ def operation_to_blame(
         leaves = trees.leaves(theta)
         if linear:
             assert problem.linear is not None
-            return problem.linear.coefficients(leaves, construction.task)
-        return problem.pretrain_loss(leaves, task)
+            return problem.linear.coefficients(leaves, construction.task, *problem.held(theta))
+        return problem.pretrain(leaves, task)
 
     first, right = None, False
     for operation in distinct_operations(loss):

@@ -15,6 +15,7 @@ from vfunc.certification.promotion import Question, moved
 from vfunc.certification.report import Row, Verdict
 from vfunc.certification.slopes import SAFETY, slope
 from vfunc.problem import Task, feedback_gradient, pretrain_gradient
+from vfunc.pullback.graph import custom_functions
 from vfunc.trees import Params
 
 OTHER_STEPS = 0.7
@@ -98,7 +99,7 @@ def gradients(
     problem = question.problem
     losses: dict[str, tuple[Callable[[Params], Tensor], Callable[[], Params]]] = {
         "pretrain_loss": (
-            lambda t: problem.pretrain_loss(t, task),
+            lambda t: problem.pretrain(t, task, theta),
             lambda: pretrain_gradient(problem, theta, task),
         ),
         "feedback_loss": (problem.feedback_loss, lambda: feedback_gradient(problem, theta)[1]),
@@ -120,28 +121,13 @@ def gradients(
 def _first_order_note(name: str, gap: float, loss: Any, theta: Params) -> str:
     if not math.isfinite(gap):
         return f"{name}: its value or its plain gradient in theta is not finite"
-    custom = custom_functions(lambda: loss(trees.leaves(theta)))
+    with torch.enable_grad():
+        custom = custom_functions([loss(trees.leaves(theta))])
     likely = f"the autograd function {custom[0]}" if custom else "gradient checkpointing"
     return (
         f"{name}: its plain gradient in theta is not its slope, wrong by {gap:.2g}; look at "
         f"{likely}, and at what recomputes under functional_call, after the parameters are back"
     )
-
-
-def custom_functions(function: Callable[[], Tensor]) -> list[str]:
-    """Names of the custom `torch.autograd.Function`s in a graph."""
-    with torch.enable_grad():
-        pending = [function().grad_fn]
-    found, seen = [], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            found.append(type(node).__name__.removesuffix("Backward"))
-        pending += [parent for parent, _ in node.next_functions]
-    return list(dict.fromkeys(found))
 
 
 def direction_beside(g: Params, generator: torch.Generator) -> Params:

@@ -70,7 +70,7 @@ def repeats_itself(question: Question) -> Row:
             where = _culprit(lambda b=batch: problem.construct(question.phi, b))
             return Row(subject, "FAILED", note=f"construct does not repeat itself{entries}{where}")
     losses: dict[str, Callable[[], Tensor]] = {
-        "pretrain_loss": lambda: problem.pretrain_loss(question.theta, task),
+        "pretrain_loss": lambda: problem.pretrain(question.theta, task),
         "feedback_loss": lambda: problem.feedback_loss(question.theta),
     }
     with torch.no_grad():
@@ -118,7 +118,7 @@ def _effect_of_attaching(
     detached = pretrain_gradient(problem, theta, task)
     leaves = trees.leaves(theta)
     with torch.enable_grad():
-        loss = problem.pretrain_loss(leaves, task)
+        loss = problem.pretrain(leaves, task)
         through = trees.gradient(loss, {f"own {n}": x for n, x in leaves.items()} | live)
     whole = {n: through[f"own {n}"] + through.get(n, 0.0) for n in theta}
     return float(trees.norm(trees.axpy(-1.0, detached, whole)) / trees.norm(detached))
@@ -162,7 +162,7 @@ def _live_among(
     hook = nn.modules.module.register_module_forward_pre_hook(seen)
     try:
         with torch.no_grad():
-            problem.pretrain_loss(theta, trees.detach(task))
+            problem.pretrain(theta, trees.detach(task))
     finally:
         hook.remove()
     own = {id(module._parameters[slot]): name for (module, slot), name in slots.items()}

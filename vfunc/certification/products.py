@@ -14,6 +14,7 @@ from vfunc.certification.promotion import Question, moved
 from vfunc.certification.slopes import SAFETY, slope
 from vfunc.problem import Construction, pretrain_gradient
 from vfunc.pullback import Engine, mixed_product
+from vfunc.pullback.engine import by_theta, joined
 from vfunc.trees import Params
 
 INNER, MIXED, HESSIAN = "<w, g_pre>", "the mixed product", "the Hessian product"
@@ -86,11 +87,12 @@ def check_product(
         at, made = moved(theta, step, w), trees.leaves({n: task[n] for n in designed})
         at = trees.leaves(at) if hessian else at
         with torch.enable_grad():
-            loss = problem.pretrain_loss(at, task | made)
-            found = trees.gradient(loss, _both(made, at if hessian else {}))
+            held = trees.leaves(theta) if hessian and problem.stop_gradient else {}
+            loss = problem.pretrain(at, task | made, held or theta)
+            found = trees.gradient(loss, joined(made, at if hessian else {}, held))
         flat = {
             MIXED: _flat({n: found[f"task {n}"] for n in designed}, designed) if designed else None,
-            HESSIAN: _flat({n: found[f"theta {n}"] for n in theta}, theta) if hessian else None,
+            HESSIAN: _flat(by_theta(found, theta), theta) if hessian else None,
         }
         return torch.cat([x / units[name] for name, x in flat.items() if x is not None])
 
@@ -112,10 +114,6 @@ def check_product(
         size = max(_size(mine) / units[name], _size(value)) or 1.0
         errors.append(ProductError(name, apart / size, measured.error / size))
     return errors
-
-
-def _both(task: Params, theta: Params) -> Params:
-    return {f"task {n}": x for n, x in task.items()} | {f"theta {n}": x for n, x in theta.items()}
 
 
 def _flat(entries: Mapping[str, Tensor], names: Iterable[str]) -> Tensor:

@@ -109,7 +109,7 @@ def _losses(question: Question) -> dict[str, Tensor]:
     with torch.no_grad():
         task = construct_task(question.problem, question.phi, question.problem.batches[0]).task
         with blaming("pretrain_loss", theta=question.theta, task=task):
-            pretrain = question.problem.pretrain_loss(question.theta, task)
+            pretrain = question.problem.pretrain(question.theta, task)
         with blaming("feedback_loss", theta=question.theta):
             feedback = question.problem.feedback_loss(question.theta)
         return {

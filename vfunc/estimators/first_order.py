@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from vfunc import trees
 from vfunc.config.allowed import check_fields
+from vfunc.errors import NonFiniteError
 from vfunc.estimators.estimator import register_estimator
 from vfunc.problem import (
     Construction,
@@ -34,7 +37,9 @@ class FirstOrder:
     `dot`: the value and objective are eta V, V = <g_down, g_pre> (paper, equation 9), the
     direction eta g_down. `cosine`: the value is eta V, the objective cos(g_down, g_pre), which does
     not grow with |g_pre|. `preconditioned`: both are -<g_down, d>, d the optimizer's own next step
-    (equation 35), with its moments, weight decay, accumulation and clipping.
+    (equation 35), with its moments, weight decay, accumulation and clipping. Where eta is zero, as
+    in the first step of a warm-up, so is the value; the objectives of dot and preconditioned are
+    then those of eta = 1.
 
     Attributes:
         value: what to raise: the product of the two gradients, their cosine, or the product after
@@ -64,10 +69,12 @@ class FirstOrder:
     def _dot(
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
     ) -> ValueEstimate:
-        w = stepped(problem, g_down)
+        rule = problem.rule
+        w = {name: rule.at_unit.learning_rate(name) * g for name, g in g_down.items()}
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = {"g_down_norm": float(trees.norm(g_down))}
-        return pulled.estimate(pulled.inner, problem.rule.eta, notes, spent=GRADIENT)
+        value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
+        return pulled.estimate(value, rule.unit, notes, spent=GRADIENT, objective=pulled.inner)
 
     def _cosine(
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
@@ -75,7 +82,13 @@ class FirstOrder:
         g_pre = pretrain_gradient(problem, theta, construction.task)
         pre = trees.norm(g_pre)
         cosine = trees.cosine(g_down, g_pre)
-        # d cos / d g_pre; a zero gradient has no direction, and the loop reports the NaN
+        if not torch.isfinite(cosine):
+            raise NonFiniteError(
+                f"the cosine of g_down and g_pre is undefined: |g_down| is "
+                f"{float(trees.norm(g_down)):.3g} and |g_pre| {float(pre):.3g}; --value "
+                "dot is zero there"
+            )
+        # d cos / d g_pre
         across = trees.axpy(
             -cosine, trees.scale(g_pre, 1 / pre), trees.scale(g_down, 1 / trees.norm(g_down))
         )
@@ -89,14 +102,21 @@ class FirstOrder:
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
     ) -> ValueEstimate:
         g_pre = step_gradient(problem, theta, construction.task)
-        after, _ = problem.rule.step(theta, problem.state, g_pre)
-        value = -trees.dot(g_down, trees.axpy(-1.0, theta, after))
-        _, _, g_bar = problem.rule.vjp(theta, problem.state, g_pre, g_down, {})
+        rule = problem.rule.at_unit
+        after, _ = rule.step(theta, problem.state, g_pre)
+        objective = -trees.dot(g_down, trees.axpy(-1.0, theta, after))
+        value = objective if problem.rule.eta else torch.zeros_like(objective)
+        _, _, g_bar = rule.vjp(theta, problem.state, g_pre, g_down, {})
         w = trees.scale(g_bar, -1.0)
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = alignment(g_down, trees.filled(g_pre, theta))
         return pulled.estimate(
-            value, problem.rule.eta, notes, spent=GRADIENT + GRADIENT, further=problem.rule.notes()
+            value,
+            problem.rule.unit,
+            notes,
+            objective=objective,
+            spent=GRADIENT + GRADIENT,
+            further=problem.rule.notes(),
         )
 
 

@@ -95,8 +95,13 @@ class Implicit:
         Raises:
             NotConvergedError: the proximal problem or the adjoint was not solved.
             UserError: the problem lacks what `curvature` or the preconditioner needs, or a
-                positive eta where no damping is given.
+                positive eta where no damping is given; or its loss has a stop-gradient.
         """
+        if problem.stop_gradient:
+            raise UserError(
+                "implicit solves for a minimum of L_pre, and a loss with a stop-gradient has none: "
+                "its gradient is no function's; take first_order or unrolled"
+            )
         damping = _one_over_eta(problem) if self.damping is None else self.damping
         tolerance = self.solver_tolerance or _tolerance(theta)
         construction = construct_task(problem, phi, problem.batches[0])

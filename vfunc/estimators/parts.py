@@ -45,11 +45,11 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
         )
     if problem.no_second_order is not None:
         raise UserError(f"value_of_parts needs forward mode: {problem.no_second_order}")
-    parts = problem.parts
+    parts, held = problem.parts, problem.held(theta)
     task = construct_task(problem, phi, problem.batches[0]).task
 
     def terms(theta: Params) -> Tensor:
-        found = parts(theta, task)
+        found = parts(theta, task, *held)
         if not isinstance(found, Tensor) or not found.ndim:
             instead = "a scalar" if isinstance(found, Tensor) else type(found).__name__
             raise UserError(

@@ -134,7 +134,7 @@ class _Proximal:
 
     def value(self, shift: Params) -> float:
         with torch.no_grad():
-            loss = self.problem.pretrain_loss(self.theta(shift), self.task)
+            loss = self.problem.pretrain(self.theta(shift), self.task)
             return float(loss) + 0.5 * self.damping * float(trees.dot(shift, shift))
 
     def gradient(self, shift: Params) -> Params:

@@ -101,7 +101,7 @@ class Unrolled:
         cut = f"the adjoint runs through the last {self._reach} of {steps} steps"
         estimate = pulled.estimate(
             value,
-            problem.rule.eta_over(steps - self._reach, steps),
+            problem.rule.eta_over(steps - self._reach, steps) or 1.0,  # where the rates are zero
             notes,
             spent=spent,
             approximations=(cut,) if self._reach < steps else (),

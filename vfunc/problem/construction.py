@@ -12,6 +12,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.problem.arguments import blaming, entry, require_task
 from vfunc.problem.loss_forms import Task
+from vfunc.problem.purity import using
 from vfunc.problem.question import ValueProblem
 from vfunc.trees import Params
 from vfunc.typecheck import typed
@@ -76,7 +77,7 @@ def construct_task(problem: ValueProblem, phi: Params, batch: Any) -> Constructi
             dict of tensors.
     """
     phi = trees.leaves(phi)
-    with torch.enable_grad(), blaming("construct", phi=phi):
+    with torch.enable_grad(), using(problem.construct, "construct", phi=phi):
         task = problem.construct(phi, batch)
     require_task(task)
     designed = tuple(name for name, x in task.items() if x.requires_grad)

@@ -6,8 +6,9 @@ import torch
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.problem.arguments import ORDER, blaming, entry, scalar
+from vfunc.problem.arguments import ORDER, entry, scalar
 from vfunc.problem.loss_forms import Task
+from vfunc.problem.purity import using
 from vfunc.problem.question import ValueProblem
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -18,8 +19,8 @@ from vfunc.typecheck import typed
 def pretrain_gradient(problem: ValueProblem, theta: Params, task: Task) -> Params:
     """g_pre = grad_theta L_pre(theta; task), the task held constant."""
     theta = trees.leaves(theta)
-    with torch.enable_grad(), blaming("pretrain_loss", theta=theta, task=task):
-        loss = problem.pretrain_loss(theta, trees.detach(task))
+    with torch.enable_grad(), using(problem.pretrain_loss, "pretrain_loss", theta=theta, task=task):
+        loss = problem.pretrain(theta, trees.detach(task))
         return trees.gradient(scalar("pretrain_loss", loss), theta)
 
 
@@ -32,8 +33,8 @@ def step_gradient(problem: ValueProblem, theta: Params, task: Task) -> Params:
     their state as they are: no decay, no momentum.
     """
     theta = trees.leaves(theta)
-    with torch.enable_grad(), blaming("pretrain_loss", theta=theta, task=task):
-        loss = problem.pretrain_loss(theta, trees.detach(task))
+    with torch.enable_grad(), using(problem.pretrain_loss, "pretrain_loss", theta=theta, task=task):
+        loss = problem.pretrain(theta, trees.detach(task))
         return trees.reached_gradient(scalar("pretrain_loss", loss), theta)
 
 
@@ -47,7 +48,7 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
             value no task could change, in a problem that does not say so (`silent`).
     """
     theta = trees.leaves(theta)
-    with torch.enable_grad(), blaming("feedback_loss", theta=theta):
+    with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
         loss = scalar("feedback_loss", problem.feedback_loss(theta))
         if problem.silent and not loss.requires_grad:
             return loss, trees.zeros_like(theta)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from vfunc.trees import Params, Scalar
+from vfunc.trees import Scalar
 
 Task: TypeAlias = dict[str, Tensor]
 """A constructed self-supervised task c_phi(B_u): inputs, targets and side information by name."""
@@ -30,7 +30,7 @@ class LinearForm:
     """
 
     target: str
-    coefficients: Callable[[Params, Task], Tensor]
+    coefficients: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class CompositeForm:
         loss: (outputs, task) -> L_pre.
     """
 
-    outputs: Callable[[Params, Task], Tensor]
+    outputs: Callable[..., Tensor]
     loss: Callable[[Tensor, Task], Scalar]

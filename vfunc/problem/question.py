@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem.loss_forms import CompositeForm, LinearForm, Task
 from vfunc.simulate import OptimizerState, UpdateRule
@@ -43,24 +44,30 @@ class ValueProblem:
             batches, for `DomainMatched`; empty where it is not asked so.
         silent: whether L_down is known to be constant, so that there is nothing to estimate
             (rewards that do not differ).
+        stop_gradient: whether `pretrain_loss` takes a third argument, `held`: theta held constant,
+            for what the loss puts behind a stop-gradient (a teacher, a target of its own making).
+            The forms (`linear`, `composite`, `parts`) then take it last, too. A plain gradient in
+            theta does not see it, and all that phi puts into the loss through it counts: with
+            `.detach()` or `torch.no_grad()` in its place that would be lost.
         notes: what there is to say about the feedback, for the log.
         split: how the learner is cut at the lower edge of S, or why not, for the log.
     """
 
     construct: Callable[[Params, Any], Task]
-    pretrain_loss: Callable[[Params, Task], Scalar]
+    pretrain_loss: Callable[..., Scalar]
     feedback_loss: Callable[[Params], Scalar]
     batches: tuple[Any, ...]
     rule: UpdateRule
     state: OptimizerState = field(default_factory=dict)
     linear: LinearForm | None = None
     composite: CompositeForm | None = None
-    parts: Callable[[Params, Task], Tensor] | None = None
+    parts: Callable[..., Tensor] | None = None
     no_second_order: str | None = None
     compute_dtype: torch.dtype | None = None
     seed: int = 0
     domains: Mapping[str, ValueProblem] = field(default_factory=dict)
     silent: bool = False
+    stop_gradient: bool = False
     notes: Mapping[str, float] = field(default_factory=dict)
     split: str = ""
 
@@ -81,6 +88,21 @@ class ValueProblem:
                 f"rule must be an UpdateRule, not a {type(self.rule).__name__}; take "
                 "vfunc.from_optimizer(optimizer, parameters), or vfunc.UpdateRule(vfunc.SGD(lr))"
             )
+
+    def held(self, theta: Params, held: Params | None = None) -> tuple[Params, ...]:
+        """What the loss and its forms take after the task: theta held constant, or nothing.
+
+        Args:
+            theta: the point of the loss.
+            held: what stands for theta behind stop-gradients; None is theta itself.
+        """
+        if not self.stop_gradient:
+            return ()
+        return (trees.detach(theta) if held is None else held,)
+
+    def pretrain(self, theta: Params, task: Task, held: Params | None = None) -> Any:
+        """L_pre(theta; task), with `held` for theta behind its stop-gradients (see `held`)."""
+        return self.pretrain_loss(theta, task, *self.held(theta, held))
 
     def __repr__(self) -> str:
         count = len(self.batches)

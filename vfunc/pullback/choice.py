@@ -11,6 +11,7 @@ from vfunc.pullback.engine import Engine, ProductRequest
 from vfunc.pullback.finite_difference import FiniteDifference
 from vfunc.pullback.forward import Forward
 from vfunc.pullback.linear import Linear
+from vfunc.pullback.missing import KINDS, MissingDerivativeError
 from vfunc.pullback.reverse import Reverse
 
 ENGINES: dict[str, Engine] = {
@@ -119,3 +120,39 @@ def after_short_memory(chosen: Chosen, short: str, round_off: float) -> Chosen:
             f"not {round_off:.0e}",
         )
     return Chosen(ENGINES["finite_difference"], f"{chosen.why}, and {short}")
+
+
+def after_missing(
+    chosen: Chosen, missing: MissingDerivativeError, request: ProductRequest
+) -> Chosen:
+    """What `auto` takes where an operation lacks a derivative that its engine needs.
+
+    `reverse` where `linear` has failed, then `forward`, then `finite_difference`, which needs plain
+    gradients alone.
+
+    Args:
+        chosen: what has failed.
+        missing: how.
+        request: what it is for.
+
+    Returns:
+        The next engine, and why.
+
+    Raises:
+        MissingDerivativeError: there is none left.
+        UserError: only `finite_difference` is left, in a precision too coarse to take it unasked.
+    """
+    order = ["linear", "reverse", "forward", "finite_difference"]
+    rest = order[order.index(chosen.engine.name) + 1 :] if chosen.engine.name in order else []
+    if not rest:
+        raise missing
+    name = rest[0]
+    if name == "finite_difference" and request.round_off > COARSE:
+        raise UserError(
+            f"engine auto: {missing.operation or 'an operation of the learner'} lacks the "
+            f"derivatives of the exact engines ({missing.said}), and finite differences at a "
+            f"round-off of {request.round_off:.0e} are up to a tenth off; take float32, or ask for "
+            "the engine finite_difference"
+        ) from missing
+    lacks = f"{missing.operation or 'an operation'} lacks {KINDS[chosen.engine.name]}"
+    return Chosen(ENGINES[name], f"{chosen.why}; {chosen.engine.name} does not ({lacks})")

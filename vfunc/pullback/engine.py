@@ -85,13 +85,20 @@ class ProductRequest:
         """The entries of the task that the designer made."""
         return {name: self.task[name] for name in self.designed}
 
-    def loss(self, theta: Params, made: Task) -> Scalar:
+    def loss(self, theta: Params, made: Task, held: Params | None = None) -> Scalar:
         """L_pre at theta, with these entries for those that the designer made.
+
+        Args:
+            theta: where; an engine moves it along w.
+            made: the designer's entries.
+            held: what stands behind the loss's stop-gradients; None is the request's own theta,
+                which no engine moves.
 
         Raises:
             UserError: it is no scalar.
         """
-        loss = self.problem.pretrain_loss(theta, self.task | made)
+        held = self.theta if held is None else held
+        loss = self.problem.pretrain(theta, self.task | made, held)
         return scalar("pretrain_loss", loss)
 
     def coefficients(self, theta: Params) -> Tensor:
@@ -102,7 +109,8 @@ class ProductRequest:
         """
         linear = self.problem.linear
         assert linear is not None  # an engine's refusal comes first
-        found, target = linear.coefficients(theta, self.task), self.task[linear.target]
+        held = self.problem.held(self.theta)
+        found, target = linear.coefficients(theta, self.task, *held), self.task[linear.target]
         if found.shape != target.shape:
             raise UserError(
                 f"linear.coefficients returned a tensor of shape {tuple(found.shape)}; the task's "
@@ -180,3 +188,25 @@ class Engine(Protocol):
     def __call__(self, request: ProductRequest) -> MixedProduct:
         """The mixed product."""
         ...
+
+
+def joined(task: Params, theta: Params, held: Params) -> Params:
+    """One dict of all, so that one backward pass serves all; the names cannot collide.
+
+    Args:
+        task: entries of the task.
+        theta: the learner's parameters.
+        held: the same behind stop-gradients, if there are any.
+    """
+    groups = {"task": task, "theta": theta, "held": held}
+    return {f"{kind} {n}": x for kind, group in groups.items() for n, x in group.items()}
+
+
+def by_theta(products: Params, theta: Params) -> Params:
+    """The total derivative in theta, from products by `joined` names."""
+    return {
+        n: products[f"theta {n}"] + products[f"held {n}"]
+        if f"held {n}" in products
+        else products[f"theta {n}"]
+        for n in theta
+    }

@@ -11,7 +11,7 @@ import torch
 from vfunc import trees
 from vfunc.errors import NotConvergedError, UserError
 from vfunc.precision import coarser, coarsest_round_off, round_off
-from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
+from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest, by_theta, joined
 from vfunc.trees import Params
 
 GROSS = 0.1
@@ -35,9 +35,10 @@ class FiniteDifference:
     (Richardson: (4 D(h) - D(2 h)) / 3). It doubles the cost, from two samples to four, and is
     worth it: on a float32 Qwen2 of 0.33M parameters the error falls from 3.4e-4 to 1.8e-4 for the
     task and from 1.4e-3 to 9e-5 for Hessian products, and a step that is wrong for the problem is
-    found out. `fd_error` in the diagnostics is |D(2 h) - D(h)| / |D(h)|, the larger of the task's
-    and the Hessian product's: three times D(h)'s truncation error, or about its rounding error. It
-    is one product's: an adjoint over several steps can multiply it.
+    found out. `fd_disagreement` in the diagnostics is |D(2 h) - D(h)| / |D(h)|, the larger of the
+    task's and the Hessian product's. It says how far apart two step sizes are and bounds nothing:
+    rounding that both share is not in it, and in float32 the result is as often further off as not,
+    up to five times as far. It is one product's: an adjoint over several steps can multiply it.
 
     Attributes:
         step: h |w|, the length of the (shorter) perturbation in learner space; None chooses it.
@@ -87,14 +88,14 @@ class FiniteDifference:
         notes = {"fd_step": step}
         if self.error_estimate and not request.repeated:
             wider = central(2 * step / length)
-            notes["fd_error"] = _disagreement(product, wider, step)
+            notes["fd_disagreement"] = _disagreement(product, wider, step)
             product = {name: (4 * x - wider[name]) / 3 for name, x in product.items()}
             passes = passes + passes
         inner = product.pop("inner")
         return MixedProduct(
             inner,
             {name: product[f"task {name}"] for name in designed},
-            {name: product[f"theta {name}"] for name in theta} if request.hessian else None,
+            by_theta(product, theta) if request.hessian else None,
             passes,
             notes,
         )
@@ -114,16 +115,18 @@ def differenced(
 
     Args:
         engines: names of the engines that made it, separated by ", ", as diagnostics have them.
-        diagnostics: with `fd_error`, where the engine has estimated it.
+        diagnostics: with `fd_disagreement`, where the engine has estimated it.
 
     Returns:
         One phrase, or none where `finite_difference` is not among the engines.
     """
     if "finite_difference" not in engines.split(", "):
         return ()
-    if "fd_error" not in diagnostics:
+    if "fd_disagreement" not in diagnostics:
         return (DIFFERENCES,)
-    return (f"{DIFFERENCES}, whose two step sizes disagree by {diagnostics['fd_error']:.1e}",)
+    return (
+        f"{DIFFERENCES}, whose two step sizes disagree by {diagnostics['fd_disagreement']:.1e}",
+    )
 
 
 def require_kept(
@@ -135,7 +138,7 @@ def require_kept(
     sizes alike; where none moves, the difference is zero, without disagreement. What the moving
     ones are rounded by is no loss: autocast rounds a float32 theta up as often as down, and on
     networks of 4,000 to 4,000,000 parameters in bfloat16 the gradient is then 5 to 7 % off, and
-    `fd_error` says so, though rounding is 10 to 50 % of the step. So the measure is
+    `fd_disagreement` says so, though rounding is 10 to 50 % of the step. So the measure is
     <w, (theta + h w) - (theta - h w)> / (2 h |w|^2): 1 less the share of |w|^2 that drops out.
 
     Args:
@@ -199,10 +202,10 @@ def _coefficients(request: ProductRequest, theta: Params) -> Params:
 def _gradients(request: ProductRequest, theta: Params) -> Params:
     """Plain gradients of the loss in the designed entries (and theta), with the loss itself."""
     theta = trees.leaves(theta) if request.hessian else theta
-    made = trees.leaves(request.made)
-    wrt = {f"task {n}": x for n, x in made.items()}
-    if request.hessian:
-        wrt |= {f"theta {n}": x for n, x in theta.items()}
+    made, held = trees.leaves(request.made), {}
+    if request.hessian and request.problem.stop_gradient:
+        held = trees.leaves(request.theta)
+    wrt = joined(made, theta if request.hessian else {}, held)
     with torch.enable_grad():
-        loss = request.loss(theta, made)
+        loss = request.loss(theta, made, held or None)
         return {"inner": loss.detach(), **trees.gradient(loss, wrt)}

@@ -34,20 +34,26 @@ class Forward:
         if not made and not hessian:
             return _inner_alone(request)
 
-        def loss(made: Params, theta: Params) -> Tensor:
-            return request.loss(theta, made)
+        # what is behind a stop-gradient depends on theta in an adjoint, and does not move along w
+        held = request.theta if hessian and request.problem.stop_gradient else {}
 
-        def gradients(theta: Params) -> tuple[object, Tensor]:
-            wrt = ((0, 1) if made else 1) if hessian else 0
-            return torch.func.grad_and_value(loss, argnums=wrt)(made, theta)
+        def loss(made: Params, theta: Params, held: Params) -> Tensor:
+            return request.loss(theta, made, held or None)
+
+        groups = {"made": made, "theta": request.theta if hessian else {}, "held": held}
+        wrt = tuple(i for i, group in enumerate(groups.values()) if group)
+
+        def gradients(theta: Params) -> tuple[tuple[Params, ...], Tensor]:
+            return torch.func.grad_and_value(loss, argnums=wrt)(made, theta, held)
 
         _, (products, inner) = tangent_along(gradients, request.theta, request.w)
-        by_task, by_theta = (
-            products if hessian and made else (({}, products) if hessian else (products, None))
-        )
+        by = dict(zip([name for name, group in groups.items() if group], products, strict=True))
+        by_theta = by.get("theta")
+        if by_theta is not None and "held" in by:
+            by_theta = trees.axpy(1.0, by["held"], by_theta)
         return MixedProduct(
             inner.detach(),
-            trees.detach(by_task),
+            trees.detach(by.get("made", {})),
             None if by_theta is None else trees.detach(by_theta),
             Passes(backwards=1, tangents=1),
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vfunc.errors import VfuncError
+from vfunc.pullback.graph import nodes
 
 JOINT_GROWTH = 3.0
 """What a double backward allocates beyond its forward, in units of what the forward has saved.
@@ -54,13 +55,7 @@ def saved_bytes(output: Tensor) -> int:
     """
     sizes: dict[int, int] = {}
     attributes: dict[str, list[str]] = {}
-    seen, todo = set(), [output.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        todo += [after for after, _ in node.next_functions]
+    for node in nodes([output]):
         kind = node.name()
         if kind not in attributes:
             attributes[kind] = [a for a in dir(node) if a.startswith(("_saved_", "saved_tensors"))]

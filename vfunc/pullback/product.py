@@ -6,14 +6,20 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueProblem, entry
-from vfunc.problem.arguments import blaming
-from vfunc.pullback.choice import Chosen, after_short_memory, choose_engine
+from vfunc.problem.purity import using
+from vfunc.pullback.choice import Chosen, after_missing, after_short_memory, choose_engine
 from vfunc.pullback.engine import Engine, MixedProduct, Passes, ProductRequest
+from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.memory import MemoryShortError
+from vfunc.pullback.missing import MissingDerivativeError, missing_told
+from vfunc.pullback.stop_gradients import require_no_stop_gradient
+from vfunc.pullback.weight_norm import plain_weight_norm
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
@@ -59,12 +65,26 @@ def mixed_product(
         The product, with the engine's name and the reason for it.
 
     Raises:
-        UserError: the engine is unknown or does not apply.
+        UserError: the engine is unknown or does not apply, or the loss has a stop-gradient that it
+            would get wrong.
+        MissingDerivativeError: an operation of the learner lacks the derivative that the engine
+            needs; with `auto`, that every engine needs.
         NotConvergedError: finite differences of two step sizes disagree, or a step rounds away.
     """
     task, designed = construction.task, construction.designed
     request = ProductRequest(problem, theta, task, designed, w, hessian, repeated)
     chosen = choose_engine(engine, request)
+    while True:
+        try:
+            return _with_room(chosen, request)
+        except MissingDerivativeError as missing:
+            if engine != "auto":
+                raise
+            chosen = after_missing(chosen, missing, request)
+
+
+def _with_room(chosen: Chosen, request: ProductRequest) -> MixedProduct:
+    """The product, by finite differences where a double backward does not fit."""
     try:
         return _product_by(chosen, request)
     except MemoryShortError as short:
@@ -75,11 +95,30 @@ def mixed_product(
 
 def _product_by(chosen: Chosen, request: ProductRequest) -> MixedProduct:
     given = {"theta": request.theta, "task": request.task}
-    with attention_for(chosen.engine), blaming("pretrain_loss", **given):
-        product = chosen.engine(request)
+    loss, name = request.problem.pretrain_loss, chosen.engine.name
+    with attention_for(chosen.engine), using(loss, "pretrain_loss", **given):
+        require_no_stop_gradient(request, name)
+        try:
+            with missing_told(name):
+                product = chosen.engine(request)
+        except MissingDerivativeError as missing:
+            if "weight_norm" not in missing.said:
+                raise _named(missing, request) from missing.__cause__
+            with plain_weight_norm(), missing_told(name):
+                product = chosen.engine(request)
     if request.hessian and product.hessian is None:
         raise UserError(
             f"the engine {chosen.engine.name!r} returned no Hessian product and did not refuse to: "
             "let its `refusal` say so where `request.hessian` is set"
         )
     return replace(product, engine=chosen.engine.name, why=chosen.why)
+
+
+def _named(missing: MissingDerivativeError, request: ProductRequest) -> MissingDerivativeError:
+    """The error with the custom functions of the loss, where torch names no operation."""
+    if missing.operation:
+        return missing
+    with torch.enable_grad():
+        loss = request.loss(trees.leaves(request.theta), request.made)
+    custom = " or ".join(custom_functions([loss]))
+    return MissingDerivativeError(missing.engine, custom, missing.said)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -80,6 +81,24 @@ class UpdateRule:
     def eta(self) -> float:
         """The step size eta: the largest, where parameter groups differ."""
         return max(rule.lr for rule in self._each)
+
+    @property
+    def unit(self) -> float:
+        """The step size that a value is measured by: eta, or 1 where eta is zero (a warm-up)."""
+        return self.eta or 1.0
+
+    @property
+    def at_unit(self) -> UpdateRule:
+        """The same rule; where eta is zero, with step sizes of 1.
+
+        Values are zero there, and what a designer follows, their gradient over `unit`, is that of
+        any small step size: these steps are proportional to it.
+        """
+        if self.eta:
+            return self
+        if not isinstance(self.rules, Mapping):
+            return replace(self, rules=_with_lr(self.rules, 1.0))
+        return replace(self, rules={name: _with_lr(r, 1.0) for name, r in self.rules.items()})
 
     def at(self, k: int) -> UpdateRule:
         """The rule of the k-th step from now: later ones have an empty accumulation window.
@@ -235,3 +254,9 @@ def _require_unchanged(rule: Rule, seen: Mapping[str, Tensor], versions: list[in
                 f"{type(rule).__name__}.step changes its {name} in place, which is the live "
                 "learner's own: a step returns new tensors"
             )
+
+
+def _with_lr(rule: Rule, lr: float) -> Rule:
+    """The rule at another step size; a rule that is no dataclass keeps its own."""
+    known = is_dataclass(rule) and any(field.name == "lr" for field in fields(rule))
+    return replace(cast("Any", rule), lr=lr) if known else rule

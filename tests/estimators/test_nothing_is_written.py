@@ -1,0 +1,116 @@
+"""An estimate changes nothing: functions that write to live state are refused, and it is put back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import vfunc
+
+WORDS = torch.randint(0, 11, (4, 5), generator=torch.Generator().manual_seed(0))
+
+
+class Words(nn.Module):
+    def __init__(self, kind=nn.Embedding, **options):
+        super().__init__()
+        self.inner, self.out = kind(11, 8, **options), nn.Linear(8, 3)
+
+    def forward(self, i):
+        return self.out(self.inner(i))
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm, self.out = nn.Embedding(11, 8), nn.BatchNorm1d(5), nn.Linear(8, 3)
+
+    def forward(self, i):
+        return self.out(self.norm(self.inner(i)))
+
+
+class Counting(Words):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, i):
+        self.seen += 1
+        return super().forward(i)
+
+
+class InPlace(Words):
+    def forward(self, i):
+        with torch.no_grad():
+            self.out.bias.mul_(0.5)
+        return super().forward(i)
+
+
+def by_functional(module):
+    return vfunc.functional(module)
+
+
+def by_call(module):
+    def call(theta, *args):
+        return torch.func.functional_call(module, theta, args)
+
+    return call
+
+
+def problem(call, shape=(4, 5, 3)):
+    return vfunc.ValueProblem(
+        lambda phi, batch: {"q": phi["q"] + batch},
+        lambda theta, task: (call(theta, WORDS) - task["q"]).square().mean(),
+        lambda theta: call(theta, WORDS).square().mean(),
+        (torch.ones(shape),) * 2,
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+    )
+
+
+REFUSED = {
+    "max_norm": (lambda: Words(max_norm=0.5), by_functional, "feedback_loss writes to"),
+    "max_norm by hand": (lambda: Words(max_norm=0.5), by_call, "feedback_loss writes to"),
+    "bag": (lambda: Words(nn.EmbeddingBag, max_norm=0.5), by_functional, "writes to"),
+    "batch norm by hand": (Normed, by_call, "buffer 'running_mean' of BatchNorm1d"),
+    "a counter by hand": (Counting, by_call, "buffer 'seen' of Counting"),
+    "in place": (InPlace, by_functional, "writes to"),
+}
+
+
+@pytest.mark.parametrize("estimator", [vfunc.FirstOrder(), vfunc.Unrolled(2),
+                                       vfunc.FirstOrder(engine="finite_difference")], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_writes_is_refused_and_put_back(name, estimator):
+    make, seen_as, said = REFUSED[name]
+    module = make()
+    asked = problem(seen_as(module), (4, 3) if name == "bag" else (4, 5, 3))
+    theta = vfunc.functional(module).theta
+    before = {n: x.clone() for n, x in module.state_dict().items()}
+    with pytest.raises(vfunc.UserError, match=said):
+        estimator(asked, theta, {"q": torch.zeros(3)})
+    after = module.state_dict()
+    assert all(torch.equal(x, before[n]) for n, x in after.items())
+
+
+@pytest.mark.parametrize("make", [Normed, Counting], ids=["batch norm", "counter"])
+def test_buffers_are_copies_where_a_learner_is_seen_as_a_function(make):
+    module = make()
+    before = {n: x.clone() for n, x in module.state_dict().items()}
+    vfunc.FirstOrder()(problem(vfunc.functional(module)), vfunc.functional(module).theta,
+                       {"q": torch.zeros(3)})  # fmt: skip
+    assert all(torch.equal(x, before[n]) for n, x in module.state_dict().items())
+
+
+def test_a_construct_that_writes_to_phi_is_refused():
+    def construct(phi, batch):
+        with torch.no_grad():
+            phi["q"].add_(1.0)
+        return {"q": phi["q"] + batch}
+
+    call = vfunc.functional(Words())
+    asked = problem(call)
+    asked = vfunc.ValueProblem(**{**vars(asked), "construct": construct})
+    phi = {"q": torch.zeros(3)}
+    with pytest.raises(vfunc.UserError, match=r"construct writes to phi\['q'\]"):
+        vfunc.FirstOrder()(asked, call.theta, phi)
+    assert not phi["q"].any()

@@ -1,0 +1,255 @@
+"""A loss that holds something constant: refused where an engine would be wrong, right as declared."""
+
+from __future__ import annotations
+
+import measures
+import pytest
+import torch
+from torch import nn
+
+import vfunc
+from vfunc import trees
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+draw = measures.generator(0)
+
+
+class Setting:
+    """A learner, a frozen teacher, and a designer that makes two views of a batch."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.learner = vfunc.functional(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)))
+        self.teacher = nn.Linear(3, 2).requires_grad_(False)
+        self.theta = self.learner.theta
+        self.phi = {"a": measures.normal(draw, 3) * 0.3, "b": measures.normal(draw, 3) * 0.3}
+        self.batches = tuple(measures.normal(draw, 5, 3) for _ in range(3))
+        self.x, self.y = measures.normal(draw, 6, 3), measures.normal(draw, 6, 2)
+
+    def views(self, phi, batch):
+        return {"x": batch + phi["a"] * batch.sin(), "y": batch + phi["b"] * batch.cos()}
+
+    def one_view(self, phi, batch):
+        return {"x": batch + phi["a"] * batch.sin(), "y": batch}
+
+    def problem(self, loss, construct=None, rule=None, **more):
+        return vfunc.ValueProblem(
+            construct or self.views,
+            loss,
+            lambda theta: (self.learner(theta, self.x) - self.y).square().mean(),
+            self.batches,
+            vfunc.UpdateRule(rule or vfunc.SGD(0.3)),
+            **more,
+        )
+
+
+@pytest.fixture
+def at():
+    return Setting()
+
+
+def detached(at):
+    return lambda th, t: (at.learner(th, t["x"]) - at.learner(th, t["y"]).detach()).square().mean()
+
+
+def by_a_teacher(at):
+    def loss(theta, task):
+        with torch.no_grad():
+            wanted = at.teacher(task["y"])
+        return (at.learner(theta, task["x"]) - wanted).square().mean()
+
+    return loss
+
+
+def by_data(at):
+    return lambda th, t: (at.learner(th, t["x"]) - at.teacher(t["y"].data)).square().mean()
+
+
+def by_a_number(at):
+    def loss(theta, task):
+        return at.learner(theta, task["x"]).square().mean() * (1 + task["y"].square().sum().item())
+
+    return loss
+
+
+def straight_through(at):
+    def loss(theta, task):
+        y = task["y"]
+        hard = y + (y.sign() - y).detach()
+        return (at.learner(theta, task["x"]) - at.teacher(hard)).square().mean()
+
+    return loss
+
+
+class _Blocked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, g):
+        return None
+
+
+def by_a_function(at):
+    return lambda th, t: (at.learner(th, t["x"]) - _Blocked.apply(t["y"])[:, :2]).square().mean()
+
+
+LOSSES = {f.__name__: f for f in (detached, by_a_teacher, by_data, by_a_number, straight_through,
+                                  by_a_function)}  # fmt: skip
+ENGINES = ["auto", "reverse", "forward", "finite_difference"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_phi_puts_behind_one_is_refused_for_every_engine(name, engine, at):
+    problem = at.problem(LOSSES[name](at))
+    for _ in range(2):  # not the first time alone
+        with pytest.raises(
+            vfunc.UserError, match=r"holds constant .*'x' and 'y' \(a stop-gradient"
+        ):
+            vfunc.FirstOrder(engine=engine)(problem, at.theta, at.phi)
+
+
+def test_constant_in_theta_alone_is_right_by_exact_engines_and_refused_for_others(at):
+    problem = at.problem(detached(at), at.one_view)
+    held = at.problem(
+        lambda th, t, h: (at.learner(th, t["x"]) - at.learner(h, t["y"])).square().mean(),
+        at.one_view,
+        stop_gradient=True,
+    )
+    wanted = vfunc.FirstOrder()(held, at.theta, at.phi).grad
+    for engine in ("auto", "reverse", "forward"):
+        found = vfunc.FirstOrder(engine=engine)(problem, at.theta, at.phi).grad
+        assert measures.apart(found, wanted) < 1e-12
+    with pytest.raises(vfunc.UserError, match=r"depends on theta .* take the engine reverse"):
+        vfunc.FirstOrder(engine="finite_difference")(problem, at.theta, at.phi)
+    for estimator in (vfunc.Unrolled(2), vfunc.Unrolled(2, engine="forward"), vfunc.Implicit()):
+        with pytest.raises(vfunc.UserError, match="takes Hessian products, which lack that"):
+            estimator(problem, at.theta, at.phi)
+
+
+def self_consistency(at):
+    def loss(theta, task, held):
+        return (at.learner(theta, task["x"]) - at.learner(held, task["y"])).square().mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("engine", ["reverse", "forward", "finite_difference"])
+@pytest.mark.parametrize(
+    "estimator",
+    [vfunc.FirstOrder(), vfunc.FirstOrder("cosine"), vfunc.FirstOrder("preconditioned"),
+     vfunc.Unrolled(1), vfunc.Unrolled(3), vfunc.Unrolled(3, checkpoint_every=2)],
+    ids=repr,
+)  # fmt: skip
+def test_as_the_third_argument_it_is_right(estimator, engine, at):
+    """Against differences of the objective, whose steps hold theta constant as live ones do."""
+    problem = at.problem(self_consistency(at), rule=vfunc.SGD(0.3, 0.9), stop_gradient=True)
+    ask = type(estimator)(**{**vars(estimator), "engine": engine})
+    along = measures.direction(at.phi, 1)
+    grad = ask(problem, at.theta, at.phi).grad
+
+    def objective(step):
+        return float(ask(problem, at.theta, measures.moved(at.phi, step, along)).objective)
+
+    slope = measures.slope(objective)
+    assert measures.inner(grad, along) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+def test_unrolled_steps_are_those_of_a_live_optimizer(at):
+    problem = at.problem(self_consistency(at), stop_gradient=True)
+    module = at.learner.module
+    optimizer = torch.optim.SGD(module.parameters(), 0.3)
+    before = problem.feedback_loss(at.theta)
+    start = {n: x.clone() for n, x in at.theta.items()}
+    for batch in at.batches:
+        optimizer.zero_grad()
+        live = at.learner.live
+        task = trees.detach(at.views(at.phi, batch))
+        problem.pretrain_loss(live, task, trees.detach(live)).backward()
+        optimizer.step()
+    realised = float(before - problem.feedback_loss(at.learner.theta))
+    assert float(vfunc.Unrolled(3)(problem, start, at.phi).value) == pytest.approx(realised)
+
+
+def test_a_linear_form_and_parts_take_it_too(at):
+    def coefficients(theta, task, held):
+        return at.learner(theta, task["x"]) * at.learner(held, task["x"]).tanh()
+
+    problem = at.problem(
+        lambda th, t, h: (t["q"] * coefficients(th, t, h)).sum(),
+        lambda phi, batch: {"x": batch, "q": (batch @ phi["a"])[:, None] * torch.ones(2)},
+        linear=vfunc.LinearForm("q", coefficients),
+        parts=lambda th, t, h: (t["q"] * coefficients(th, t, h)).sum(1),
+        stop_gradient=True,
+    )
+    by_linear = vfunc.FirstOrder(engine="linear")(problem, at.theta, at.phi)
+    by_reverse = vfunc.FirstOrder(engine="reverse")(problem, at.theta, at.phi)
+    assert measures.apart(by_linear.grad, by_reverse.grad) < 1e-12
+    parts = vfunc.value_of_parts(problem, at.theta, at.phi)
+    assert float(parts.sum()) == pytest.approx(float(by_linear.value))
+
+
+def test_implicit_has_no_inner_problem_then(at):
+    problem = at.problem(self_consistency(at), stop_gradient=True)
+    with pytest.raises(vfunc.UserError, match="a loss with a stop-gradient has none"):
+        vfunc.Implicit()(problem, at.theta, at.phi)
+
+
+def stabilised(at):
+    """A maximum that is subtracted and added again: detached, and no stop-gradient."""
+
+    def loss(theta, task):
+        z = at.learner(theta, task["x"]) + task["y"][:, :2]
+        top = z.max(-1, keepdim=True).values.detach()
+        return ((z - top).exp().sum(-1).log() + top.squeeze(-1)).mean()
+
+    return loss
+
+
+def kinked(at):
+    """Clamped entries of the task, some of them exactly at the bound."""
+
+    def loss(theta, task):
+        y = (task["y"] - task["y"].detach()).clamp(min=0)
+        return (at.learner(theta, task["x"]) - y[:, :2]).square().mean()
+
+    return loss
+
+
+def steps(at):
+    """A hard choice has a slope of zero, and so has its gradient."""
+
+    def loss(theta, task):
+        return (at.learner(theta, task["x"]) * (task["y"][:, :2] > 0)).square().mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("loss", [stabilised, steps], ids=lambda f: f.__name__)
+def test_what_only_looks_like_one_is_not_refused(loss, dtype, at):
+    at.learner.module.to(dtype)
+    at.x, at.y = at.x.to(dtype), at.y.to(dtype)
+    at.batches = tuple(b.to(dtype) for b in at.batches)
+    phi = {n: x.to(dtype) for n, x in at.phi.items()}
+    for engine in ENGINES:
+        vfunc.FirstOrder(engine=engine)(at.problem(loss(at)), at.learner.theta, phi)
+
+
+def test_the_loss_is_looked_at_once_for_each_piece_of_code(at):
+    calls = []
+
+    def loss(theta, task):
+        calls.append(task)
+        return (at.learner(theta, task["x"]) - task["y"][:, :2]).square().mean()
+
+    def spent():
+        calls.clear()
+        vfunc.FirstOrder(engine="reverse")(at.problem(loss), at.theta, at.phi)
+        return len(calls)
+
+    assert spent() > 1
+    assert spent() == spent() == 1

@@ -1,0 +1,234 @@
+"""Watches that a problem's own functions change nothing that is passed to them or that they run.
+
+A function's first call is watched closely: what it was given is copied, and the modules that it
+reaches are looked at. Later calls of the same code compare version counters alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vfunc.errors import UserError
+from vfunc.problem.arguments import blaming
+
+REMEMBERED = 512
+"""How many pieces of code are remembered, at most."""
+
+_watched: OrderedDict[Hashable, None] = OrderedDict()
+
+
+def code_of(x: object, depth: int = 3) -> Hashable:
+    """What tells one piece of code from another, the same for closures that a loop makes anew.
+
+    Of what a function closes over, truth values, words, other functions, modules and types count;
+    numbers and tensors do not.
+
+    Args:
+        x: anything that is called, or that a function closes over.
+        depth: how far functions and objects are followed.
+    """
+    if isinstance(x, bool | str | None):
+        return x
+    if isinstance(x, nn.Module):
+        return (type(x), id(x), x.training)
+    if isinstance(x, types.MethodType):
+        return (code_of(x.__func__, depth), code_of(x.__self__, depth))
+    if isinstance(x, types.FunctionType):
+        if depth <= 0:
+            return x.__code__
+        cells = [_content(cell) for cell in x.__closure__ or ()]
+        defaults = [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
+        return (x.__code__, *(code_of(held, depth - 1) for held in (*cells, *defaults)))
+    if isinstance(x, functools.partial):
+        held = (x.func, *x.args, *x.keywords.values())
+        return ("partial", *(code_of(part, depth - 1) for part in held))
+    if depth > 0 and callable(x) and not isinstance(x, type) and hasattr(x, "__dict__"):
+        return (type(x), *(code_of(part, depth - 1) for part in vars(x).values()))
+    return type(x)
+
+
+def _content(cell: types.CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is not bound yet
+        return None
+
+
+def first_time(key: Hashable) -> bool:
+    """Whether nothing has been remembered under this key; `remember` does."""
+    return key not in _watched
+
+
+def remember(key: Hashable) -> None:
+    """Let `first_time` know the key from now on."""
+    _watched[key] = None
+    _watched.move_to_end(key)
+    while len(_watched) > REMEMBERED:
+        _watched.popitem(last=False)
+
+
+def version_of(x: Tensor) -> int:
+    """How often a tensor has been written to; inference tensors do not count."""
+    return 0 if x.is_inference() else x._version
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A module's parameter or buffer as it was before a call."""
+
+    name: str
+    tensor: Tensor
+    version: int
+    copy: Tensor | None
+
+    @property
+    def written(self) -> bool:
+        """Whether it was written to; batch norm's kernels do not count themselves as writing."""
+        if self.copy is None or version_of(self.tensor) != self.version:
+            return version_of(self.tensor) != self.version
+        return not torch.allclose(self.tensor, self.copy, rtol=0, atol=0, equal_nan=True)
+
+
+@contextlib.contextmanager
+def untouched(
+    name: str, function: Callable[..., Any], **given: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Refuse a function that writes to its arguments, or to a module's parameters or buffers.
+
+    What it has written to in its first call is put back.
+
+    Args:
+        name: of the function, for messages.
+        function: what is called inside.
+        **given: the tensors that it is given, by name.
+
+    Raises:
+        UserError: it has written to one of them.
+    """
+    versions = {(kind, key): version_of(x) for kind, xs in given.items() for key, x in xs.items()}
+    code = (name, code_of(function))
+    closely = first_time(code)
+    if not closely:
+        yield
+    else:
+        copies = {(k, n): x.detach().clone() for k, xs in given.items() for n, x in xs.items()}
+        seen = [held for module in modules_of(function) for held in _held_by(module)]
+        yield
+        _restore([s for s in seen if s.written])
+        for (kind, key), copy in copies.items():
+            if version_of(given[kind][key]) != versions[kind, key]:
+                with torch.no_grad():
+                    given[kind][key].detach().copy_(copy)
+        live = next((s.name for s in seen if s.written), None)
+        if live is not None:
+            raise UserError(_told(name, f"the live {live}"))
+    for (kind, key), version in versions.items():
+        if version_of(given[kind][key]) != version:
+            raise UserError(_told(name, f"{kind}[{key!r}]"))
+    if closely:
+        remember(code)
+
+
+@contextlib.contextmanager
+def using(function: Callable[..., Any], name: str, **given: Mapping[str, Tensor]) -> Iterator[None]:
+    """Call one of a problem's own functions: its mistakes are told in one line.
+
+    Args:
+        function: what is called inside.
+        name: of the function, for messages.
+        **given: the tensors that it is given, by name.
+
+    Raises:
+        UserError: it writes to what it is given or to a live module (`untouched`), or cannot use
+            what it is given (`blaming`).
+    """
+    with blaming(name, **given), untouched(name, function, **given):
+        yield
+
+
+def _told(name: str, what: str) -> str:
+    return (
+        f"{name} writes to {what}, and an estimate changes nothing: look for "
+        "nn.Embedding(max_norm=...), for batch norm in train mode (vfunc.functional gives its "
+        "buffers as copies), and for operations that end in _"
+    )
+
+
+def modules_of(function: object, depth: int = 4) -> list[nn.Module]:
+    """The modules that a function reaches: by what it closes over, by globals, by its owner.
+
+    Args:
+        function: anything that is called.
+        depth: how far functions, objects and collections are followed.
+    """
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+
+    def look(x: object, depth: int) -> None:
+        if depth < 0 or id(x) in seen or isinstance(x, Tensor | type | types.ModuleType):
+            return
+        seen.add(id(x))
+        if isinstance(x, nn.Module):
+            found[id(x)] = x
+            return
+        for held in _held_in(x):
+            look(held, depth - 1)
+
+    look(function, depth)
+    return list(found.values())
+
+
+def _held_in(x: object) -> list[object]:
+    if isinstance(x, types.FunctionType):
+        cells = [_content(cell) for cell in x.__closure__ or ()]
+        named = [x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__]
+        return [*cells, *(x.__defaults__ or ()), *named]
+    if isinstance(x, types.MethodType):
+        return [x.__func__, x.__self__]
+    if isinstance(x, functools.partial):
+        return [x.func, *x.args, *x.keywords.values()]
+    if isinstance(x, Mapping):
+        return list(x.values())
+    if isinstance(x, list | tuple):
+        return list(x)
+    return list(getattr(x, "__dict__", {}).values())
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Names that a piece of code looks up, those of functions in it included."""
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return [*code.co_names, *(name for c in inner for name in _names(c))]
+
+
+def _held_by(module: nn.Module) -> Iterator[_Seen]:
+    """Parameters and buffers of a module, with copies of what a forward may write to."""
+    for part in module.modules():
+        kind = type(part).__name__
+        for name, x in part._parameters.items():
+            if x is not None:
+                copy = x.detach().clone() if _rescales(part) else None
+                yield _Seen(f"parameter {name!r} of {kind}", x, version_of(x), copy)
+        for name, x in part._buffers.items():
+            if x is not None:
+                yield _Seen(f"buffer {name!r} of {kind}", x, version_of(x), x.detach().clone())
+
+
+def _rescales(module: nn.Module) -> bool:
+    """Whether a module is known to write to its own parameters: only these are worth a copy."""
+    return getattr(module, "max_norm", None) is not None
+
+
+def _restore(written: list[_Seen]) -> None:
+    with torch.no_grad():
+        for s in written:
+            if s.copy is not None:
+                s.tensor.detach().copy_(s.copy)
