@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,17 +17,26 @@ from vfunc.certification.gradient_error import Measured
 from vfunc.certification.judge import answer_of, judge
 from vfunc.certification.premises import premises
 from vfunc.certification.promotion import Question, most_exact
-from vfunc.certification.report import Certification, Row
+from vfunc.certification.report import ZERO, Certification, Row
+from vfunc.certification.rules import rule_is_right
+from vfunc.certification.steadiness import beginning
 from vfunc.certification.subjects import (
     Subject,
     all_subjects,
+    engines_named,
     engines_of,
     label_of,
     takes_hessians,
 )
-from vfunc.errors import CertificationError, NonFiniteError, NotConvergedError, UserError
+from vfunc.errors import (
+    CertificationError,
+    NonFiniteError,
+    NotConvergedError,
+    UserError,
+    VfuncError,
+)
 from vfunc.estimators import Estimator, make_estimator
-from vfunc.problem import ValueProblem, entry
+from vfunc.problem import ValueEstimate, ValueProblem, entry
 from vfunc.pullback import ENGINES
 from vfunc.trees import Params
 from vfunc.typecheck import typed
@@ -82,34 +92,100 @@ def certify(
     generator = torch.Generator().manual_seed(seed)
     with _random_states_kept():
         question = most_exact(problem, theta, phi)
-        rows: list[Row] = []
-        for where, given, part in _with_domains(problem, question):
-            for row in premises(given, theta, phi, part, generator):
-                rows.append(replace(row, subject=where + row.subject, premise=True))
-                if row.verdict == "FAILED":
-                    return _concluded(rows, question, (), "", quiet=quiet)
-        easier, note = with_smooth_adam(question.problem, question.theta, question.phi)
-        question = replace(question, problem=easier)
-        if estimator is None:
-            rows += _engines(question, generator)
-            faults = {row.engine: row.note for row in rows if row.verdict == "FAILED"}
-            rows += _all(question, directions, generator, faults)
-        else:
-            given = make_estimator(estimator) if isinstance(estimator, str) else estimator
-            with _as_row(label_of(given), rows):
-                answer = answer_of(given, question)
-                request = question.request(hessian=True)
-                for engine in engines_of(given, answer):
-                    hessian = takes_hessians(given, answer, engine, request)
-                    row = engine_is_right(question, engine, generator, hessian=hessian)
-                    rows.append(replace(row, premise=True))
-                    if row.verdict == "FAILED":
-                        return _concluded(rows, question, (), "", quiet=quiet)
-                verdict, _ = judge(label_of(given), given, answer, question, directions, generator)
-                rows.append(verdict)
-    failed = next((row for row in rows if row.verdict == "FAILED"), None)
-    about = "" if failed is None or failed.premise else f"{failed.subject}: "
-    return _concluded(rows, question, (note,) if note else (), about, quiet=quiet)
+        begun = beginning(problem, question)
+        rows, notes = list(_all_premises(problem, theta, phi, question, generator)), ()
+        if not _failed(rows):
+            easier, note = with_smooth_adam(question.problem, question.theta, question.phi)
+            question, notes = replace(question, problem=easier), (note,) if note else ()
+            rows.append(replace(rule_is_right(question, generator), premise=True))
+        if not _failed(rows):
+            asked = _Asked(problem, theta, phi, question, directions, generator)
+            if estimator is None:
+                rows += _engines(question, generator)
+                faults = {row.engine: row.note for row in rows if row.verdict == "FAILED"}
+                rows += _all(asked, faults)
+            else:
+                one = make_estimator(estimator) if isinstance(estimator, str) else estimator
+                rows += _one(asked, one)
+        if not (rows and rows[0].verdict == "FAILED"):  # else it does not even repeat itself
+            changed = begun.row(_failed(rows))
+            rows = [changed, *rows] if changed is not None else rows
+    return _concluded(rows, question, notes, every=estimator is None, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is certified: the problem as it was passed in, and in the precision of the check."""
+
+    problem: ValueProblem
+    theta: Params
+    phi: Params
+    question: Question
+    directions: int
+    generator: torch.Generator
+
+    def as_it_runs(self, estimator: Estimator) -> Estimator:
+        """The estimator by the engine that it takes outside of the check.
+
+        The check's float64 makes torch leave the fused kernels of its encoder layers, for instance:
+        what `auto` finds there may not run otherwise.
+
+        Raises:
+            UserError: it does not run as it is.
+        """
+        try:
+            usual = estimator(self.problem, self.theta, self.phi)
+        except (NotConvergedError, NonFiniteError):
+            return estimator  # the check has an answer to that
+        engine = engines_named(usual) if isinstance(usual, ValueEstimate) else ""
+        automatic = is_dataclass(estimator) and getattr(estimator, "engine", None) == "auto"
+        if not automatic or engine not in ENGINES:
+            return estimator
+        named = cast("Estimator", replace(cast("Any", estimator), engine=engine))
+        try:
+            return (
+                named if engines_named(answer_of(estimator, self.question)) != engine else estimator
+            )
+        except VfuncError:
+            return named
+
+
+def _failed(rows: list[Row]) -> bool:
+    return any(row.verdict == "FAILED" for row in rows)
+
+
+def _all_premises(
+    problem: ValueProblem,
+    theta: Params,
+    phi: Params,
+    question: Question,
+    generator: torch.Generator,
+) -> Iterator[Row]:
+    """The premises of the question and of each domain, up to the first that fails."""
+    for where, given, part in _with_domains(problem, question):
+        for row in premises(given, theta, phi, part, generator):
+            yield replace(row, subject=where + row.subject, premise=True)
+            if row.verdict == "FAILED":
+                return
+
+
+def _one(asked: _Asked, estimator: Estimator) -> list[Row]:
+    """Judges one estimator, its engines first."""
+    question, generator = asked.question, asked.generator
+    label, rows = label_of(estimator), list[Row]()
+    with _as_row(label, rows):
+        given = asked.as_it_runs(estimator)
+        answer = answer_of(given, question)
+        request = question.request(hessian=True)
+        for engine in engines_of(given, answer):
+            hessian = takes_hessians(given, answer, engine, request)
+            row = engine_is_right(question, engine, generator, hessian=hessian)
+            rows.append(replace(row, premise=True))
+            if row.verdict == "FAILED":
+                return rows
+        verdict, _ = judge(label, given, answer, question, asked.directions, generator)
+        rows.append(verdict)
+    return rows
 
 
 def _with_domains(
@@ -122,16 +198,20 @@ def _with_domains(
 
 
 def _concluded(
-    rows: list[Row], question: Question, notes: tuple[str, ...], about: str, *, quiet: bool
+    rows: list[Row], question: Question, notes: tuple[str, ...], *, every: bool, quiet: bool
 ) -> Certification:
-    """Prints the verdicts and returns them; raises if one failed, its message after `about`."""
+    """Prints the verdicts and returns them; raises if one failed, or if none says anything."""
     found = Certification(tuple(rows), question.precision, notes)
     if not quiet:
         print(found)
     if found.failed:
         first, more = found.failed[0], len(found.failed) - 1
         also = f" (and {more} more rows failed)" if more else ""
+        about = "" if first.premise else f"{first.subject}: "
         raise CertificationError(f"{about}{first.note}{also}", found)
+    if every and not found.certified:
+        why = next((row.note for row in found.estimators if row.note and row.note != ZERO), "")
+        raise CertificationError(f"nothing was certified: {why or 'no estimator applies'}", found)
     return found
 
 
@@ -150,34 +230,28 @@ def _engines(question: Question, generator: torch.Generator) -> Iterator[Row]:
         yield from (replace(row, premise=True) for row in rows)
 
 
-def _all(
-    question: Question, directions: int, generator: torch.Generator, faults: Mapping[str, str]
-) -> Iterator[Row]:
+def _all(asked: _Asked, faults: Mapping[str, str]) -> Iterator[Row]:
     """Judges every registered estimator by every engine; skips what the problem cannot serve."""
-    measured: Measured | None = None
+    question, measured = asked.question, list[Measured | None]([None])
+
+    def judged(label: str, estimator: Estimator) -> Row:
+        given = asked.as_it_runs(estimator)
+        answer = answer_of(given, question)
+        row, measured[0] = judge(
+            label, given, answer, question, asked.directions, asked.generator, measured[0], faults
+        )
+        return row
+
     for subject in all_subjects():
         if not isinstance(subject, Subject):
             yield Row(subject[0], "skipped", note=subject[1])
             continue
-        rows: list[Row] = []
-        with _as_row(subject.label, rows, skip=True):
-            answer = answer_of(subject.estimator, question)
-            for engine in subject.engines or ("",):
-                with _as_row(subject.label, rows, engine, skip=True):
-                    given = subject.with_engine(engine) if engine else subject.estimator
-                    answer = answer_of(given, question) if engine else answer
-                    row, measured = judge(
-                        subject.label,
-                        given,
-                        answer,
-                        question,
-                        directions,
-                        generator,
-                        measured,
-                        faults,
-                    )
-                    rows.append(row)
-        yield from rows
+        for engine in subject.engines or ("",):
+            rows: list[Row] = []
+            with _as_row(subject.label, rows, engine, skip=True):
+                given = subject.with_engine(engine) if engine else subject.estimator
+                rows.append(judged(subject.label, given))
+            yield from rows
 
 
 @contextlib.contextmanager

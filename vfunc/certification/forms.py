@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
-from vfunc.problem import Task
+from vfunc.certification.slopes import SAFETY, slope
+from vfunc.certification.stopped import first_stopped
+from vfunc.problem import Task, pretrain_gradient
 from vfunc.trees import Params
 
 
@@ -27,7 +29,21 @@ class _Claim:
 def forms(
     question: Question, theta: Params, task: Task, generator: torch.Generator
 ) -> Iterator[Row]:
-    """The declared `linear`, `composite` and `parts` equal the loss, at two points each."""
+    """The declared `linear`, `composite` and `parts` are the loss, at two points each.
+
+    In value, and in gradient: what is detached in a form is there in its value alone.
+    """
+    rows = _equal(question, theta, task, generator)
+    slopes = _differentiable(question, theta, task, generator)
+    for row in rows:
+        form = row.subject.removeprefix("the declared ").removesuffix(" is the loss")
+        yield slopes[form]() if row.verdict == "holds" else row
+
+
+def _equal(
+    question: Question, theta: Params, task: Task, generator: torch.Generator
+) -> Iterator[Row]:
+    """Whether the forms' values are the loss's."""
     problem = question.problem
     with torch.no_grad():
         points = [question.theta, theta]
@@ -45,6 +61,87 @@ def forms(
             sums = [problem.parts(t, task, *problem.held(t)).sum() for t in points]
             pairs = list(zip(sums, losses, strict=True))
             yield _verdict(_Claim("parts", pairs, "their sum is not L_pre"), question.tolerance)
+
+
+def _differentiable(
+    question: Question, theta: Params, task: Task, generator: torch.Generator
+) -> dict[str, Callable[[], Row]]:
+    """For each declared form, a check that its gradient in theta is that of the loss."""
+    problem, found = question.problem, {}
+    linear, composite, parts = problem.linear, problem.composite, problem.parts
+    if linear is not None:
+        found["linear"] = lambda: _same_gradient(
+            "linear", question, theta, task,
+            lambda t: (task[linear.target] * linear.coefficients(t, task, *problem.held(t))).sum(),
+        )  # fmt: skip
+    if composite is not None:
+
+        def of_composite() -> Row:
+            row = _same_gradient(
+                "composite", question, theta, task,
+                lambda t: composite.loss(composite.outputs(t, task, *problem.held(t)), task),
+            )  # fmt: skip
+            return _curved(question, theta, task, generator) if row.verdict == "holds" else row
+
+        found["composite"] = of_composite
+    if parts is not None:
+        found["parts"] = lambda: _same_gradient(
+            "parts", question, theta, task, lambda t: parts(t, task, *problem.held(t)).sum()
+        )
+    return found
+
+
+def _same_gradient(
+    form: str, question: Question, theta: Params, task: Task, loss: Callable[[Params], Tensor]
+) -> Row:
+    subject = f"the declared {form} is the loss"
+    leaves = trees.leaves(theta)
+    with torch.enable_grad():
+        g = trees.gradient(loss(leaves), leaves)
+    wanted = pretrain_gradient(question.problem, theta, task)
+    size = float(trees.norm(wanted)) or 1.0
+    gap = float(trees.norm(trees.axpy(-1.0, wanted, g))) / size
+    if not gap > 100 * question.tolerance:
+        return Row(subject, "holds", gap=gap)
+    stopped = first_stopped(lambda: loss(leaves), leaves.values())
+    where = f" ({stopped} holds it constant)" if stopped else ""
+    note = f"{form}: its gradient in theta is not that of pretrain_loss, {gap:.2g} off{where}"
+    return Row(subject, "FAILED", gap=gap, note=note)
+
+
+def _curved(question: Question, theta: Params, task: Task, generator: torch.Generator) -> Row:
+    """The loss's second derivative in the outputs is that of its gradient."""
+    form, subject = question.problem.composite, "the declared composite is the loss"
+    assert form is not None
+    with torch.no_grad():
+        outputs = form.outputs(theta, task, *question.problem.held(theta))
+    v = trees.normal_like({"": outputs}, generator)[""]
+
+    def gradient(z: Tensor, graph: bool = False) -> tuple[Tensor, Tensor]:
+        leaf = z.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = form.loss(leaf, task)
+            if not loss.requires_grad:
+                return leaf, torch.zeros_like(leaf)
+            return leaf, torch.autograd.grad(loss, leaf, create_graph=graph)[0]
+
+    leaf, g = gradient(outputs, graph=True)
+    product = torch.zeros_like(leaf)
+    if g.requires_grad:
+        with torch.enable_grad():
+            product = trees.gradient((g * v).sum(), {"": leaf})[""]
+    measured = slope(lambda step: gradient(outputs + step * v)[1], unit=question.unit)
+    size = max(float(product.norm()), float(measured.value.norm())) or 1.0
+    gap = float((product.double() - measured.value).norm())
+    if not gap > max(100 * question.tolerance * size, SAFETY * measured.error):
+        return Row(subject, "holds", gap=gap / size)
+    stopped = first_stopped(lambda: form.loss(leaf, task), [leaf])
+    where = f": {stopped} holds a part of it constant" if stopped else ""
+    note = (
+        f"composite: the loss's second derivative in the outputs is not that of its gradient, "
+        f"{gap / size:.2g} off{where}"
+    )
+    return Row(subject, "FAILED", gap=gap / size, note=note)
 
 
 def _verdict(claim: _Claim, tolerance: float) -> Row:

@@ -10,7 +10,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.certification.engines import differenced_bound
 from vfunc.certification.promotion import Question, moved
-from vfunc.certification.report import Row, Verdict
+from vfunc.certification.report import ZERO, Row, Verdict
 from vfunc.certification.slopes import SAFETY, Slope, slope
 from vfunc.certification.subjects import engines_named, same_objective
 from vfunc.estimators import Estimator
@@ -85,7 +85,7 @@ def compare(subject: str, estimate: ValueEstimate, measured: Measured, question:
     ]
     size = max(float(trees.norm(estimate.grad)), *(abs(slope) for _, slope, _ in pairs))
     if size == 0.0:
-        return Row(subject, "exact", engine, 0.0, 0.0, "gradient and slope are zero")
+        return Row(subject, "exact", engine, 0.0, 0.0, ZERO)
     gap = max(abs(got - slope) for got, slope, _ in pairs) / size
     resolution = max(error for *_, error in pairs) / size
     wrong = any(

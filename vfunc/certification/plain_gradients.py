@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from vfunc import trees
 from vfunc.certification.promotion import Question, moved
 from vfunc.certification.report import Row, Verdict
 from vfunc.certification.slopes import SAFETY, slope
-from vfunc.problem import Task, feedback_gradient, pretrain_gradient
+from vfunc.certification.stopped import REMEDY, first_stopped
+from vfunc.problem import Task, construct_task, feedback_gradient, pretrain_gradient
 from vfunc.pullback.graph import custom_functions
 from vfunc.trees import Params
 
@@ -95,7 +96,10 @@ def same_gap(a: float, b: float) -> bool:
 def gradients(
     question: Question, theta: Params, task: Task, generator: torch.Generator
 ) -> Iterator[Row]:
-    """Compares plain gradients of both losses with their slopes, away from the live parameters."""
+    """Compares plain gradients of both losses with their slopes, away from the live parameters.
+
+    Theta's, and that of L_pre in the entries of the task that phi makes.
+    """
     problem = question.problem
     losses: dict[str, tuple[Callable[[Params], Tensor], Callable[[], Params]]] = {
         "pretrain_loss": (
@@ -113,20 +117,58 @@ def gradients(
         check = check_gradient(at, gradient(), question, generator)
         note = KINKED if check.verdict == "inconclusive" else ""
         if check.verdict == "FAILED":
-            note = _first_order_note(name, check.gap, loss, theta)
+            leaves = trees.leaves(theta)
+            note = _note(
+                name, "theta", check.gap, lambda at=leaves, loss=loss: loss(at), leaves.values()
+            )
         subject = f"{name} is differentiable in theta"
         yield Row(subject, check.verdict, "", check.gap, check.resolution, note)
 
 
-def _first_order_note(name: str, gap: float, loss: Any, theta: Params) -> str:
-    if not math.isfinite(gap):
-        return f"{name}: its value or its plain gradient in theta is not finite"
+def gradient_in_the_task(
+    question: Question, theta: Params, task: Task, generator: torch.Generator
+) -> Row:
+    """Compares the plain gradient of L_pre in what phi makes of the task with its slope."""
+    problem, subject = question.problem, "pretrain_loss is differentiable in the task"
+    designed = construct_task(problem, question.phi, problem.batches[0]).designed
+    made = {n: task[n] for n in designed if bool(torch.isfinite(task[n]).all())}
+    if not made:
+        return Row(subject, "holds")
+
+    def loss(made: Params) -> Tensor:
+        return problem.pretrain(theta, task | made, theta)
+
+    def at(step: float, along: Params) -> Tensor:
+        with torch.no_grad():
+            return loss(moved(made, step, along))
+
+    leaves = trees.leaves(made)
     with torch.enable_grad():
-        custom = custom_functions([loss(trees.leaves(theta))])
+        g = trees.gradient(loss(leaves), leaves)
+    check = check_gradient(at, g, question, generator)
+    note = KINKED if check.verdict == "inconclusive" else ""
+    if check.verdict == "FAILED":
+        names = f"the task's {' and '.join(map(repr, made))}"
+        note = _note("pretrain_loss", names, check.gap, lambda: loss(leaves), leaves.values())
+    return Row(subject, check.verdict, "", check.gap, check.resolution, note)
+
+
+def _note(
+    name: str, what: str, gap: float, loss: Callable[[], Tensor], leaves: Iterable[Tensor]
+) -> str:
+    """Why a plain gradient is not a slope: a stop-gradient, or else a function of its own."""
+    if not math.isfinite(gap):
+        return f"{name}: its value or its plain gradient in {what} is not finite"
+    wrong = f"{name}: its plain gradient in {what} is not its slope, wrong by {gap:.2g}"
+    stopped = first_stopped(loss, leaves)
+    if stopped:
+        return f"{wrong}: {stopped} holds constant what depends on it (a stop-gradient); {REMEDY}"
+    with torch.enable_grad():
+        custom = custom_functions([loss()])
     likely = f"the autograd function {custom[0]}" if custom else "gradient checkpointing"
     return (
-        f"{name}: its plain gradient in theta is not its slope, wrong by {gap:.2g}; look at "
-        f"{likely}, and at what recomputes under functional_call, after the parameters are back"
+        f"{wrong}; look at {likely}, and at what recomputes under functional_call, after the "
+        "parameters are back"
     )
 
 

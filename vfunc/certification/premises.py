@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from vfunc import trees
 from vfunc.certification.designer_gradient import designer_gradient_is_right
 from vfunc.certification.forms import forms
-from vfunc.certification.plain_gradients import gradients
+from vfunc.certification.plain_gradients import gradient_in_the_task, gradients
 from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
+from vfunc.certification.steadiness import changed_by
 from vfunc.certification.traced_calls import first_to_differ
 from vfunc.problem import Task, ValueProblem, construct_task, pretrain_gradient
 from vfunc.trees import Params
@@ -48,11 +49,13 @@ def premises(
     """
     yield repeats_itself(question)
     yield task_is_held(problem, theta, phi)
+    yield theta_is_used(problem, theta, phi)
     yield designer_gradient_is_right(question, generator)
     theta = _away(question.theta, generator)
     task = construct_task(question.problem, question.phi, question.problem.batches[0]).task
     yield from forms(question, theta, task, generator)
     yield from gradients(question, theta, task, generator)
+    yield gradient_in_the_task(question, theta, task, generator)
 
 
 def repeats_itself(question: Question) -> Row:
@@ -67,7 +70,7 @@ def repeats_itself(question: Question) -> Row:
         ]
         if differing or len(task) != len(again):
             entries = f" in the task's {', '.join(map(repr, differing))}" if differing else ""
-            where = _culprit(lambda b=batch: problem.construct(question.phi, b))
+            where = _culprit(lambda b=batch: problem.construct(question.phi, b), problem.construct)
             return Row(subject, "FAILED", note=f"construct does not repeat itself{entries}{where}")
     losses: dict[str, Callable[[], Tensor]] = {
         "pretrain_loss": lambda: problem.pretrain(question.theta, task),
@@ -76,15 +79,19 @@ def repeats_itself(question: Question) -> Row:
     with torch.no_grad():
         for name, function in losses.items():
             if not _same(function(), function(), question.unit):
-                note = f"{name} does not repeat itself{_culprit(function)}"
+                note = f"{name} does not repeat itself{_culprit(function, getattr(problem, name))}"
                 return Row(subject, "FAILED", note=note)
     return Row(subject, "holds")
 
 
-def _culprit(function: Callable[[], Any]) -> str:
+def _culprit(function: Callable[[], Any], asked: object) -> str:
     found = first_to_differ(function)
-    where = f": it draws at {found}" if found else ""
-    return f"{where}; fix the seed, or use eval mode"
+    if found:
+        return f": it draws at {found}; fix the seed, or use eval mode"
+    kept = changed_by(function, asked)
+    if kept:
+        return f": {kept} has changed meanwhile; an estimate must not depend on such state"
+    return "; fix the seed, or use eval mode"
 
 
 def task_is_held(problem: ValueProblem, theta: Params, phi: Params) -> Row:
@@ -109,6 +116,51 @@ def task_is_held(problem: ValueProblem, theta: Params, phi: Params) -> Row:
             )
             return Row(subject, "FAILED", gap=gap, note=note)
     return Row(subject, "holds")
+
+
+def theta_is_used(problem: ValueProblem, theta: Params, phi: Params) -> Row:
+    """Checks that both losses are functions of theta, and not of the live parameters behind it."""
+    subject = "the losses are functions of theta"
+    task = construct_task(problem, phi, problem.batches[0]).task
+    losses: dict[str, Callable[[Params], Tensor]] = {
+        "pretrain_loss": lambda t: problem.pretrain(t, task),
+        "feedback_loss": problem.feedback_loss,
+    }
+    for name, loss in losses.items():
+        leaves = trees.leaves(theta)
+        with torch.enable_grad():
+            found = loss(leaves)
+        reached = trees.reached_gradient(found, leaves)
+        if name == "feedback_loss" and problem.silent:
+            continue
+        own = {id(x) for x in leaves.values()}
+        foreign = [x for x in _graph_leaves([found]) if id(x) not in own]
+        live = _taken_for_theta(foreign, theta, reached)
+        if live:
+            note = (
+                f"{name} uses the live parameter {live!r} in place of theta's: call the module "
+                "with theta (vfunc.functional, torch.func.functional_call)"
+            )
+            return Row(subject, "FAILED", note=note)
+        if not reached:
+            note = f"{name} does not depend on theta: it has no gradient in any of its parameters"
+            return Row(subject, "FAILED", note=note)
+    return Row(subject, "holds")
+
+
+def _taken_for_theta(foreign: list[Tensor], theta: Params, reached: Params) -> str:
+    """The name of a parameter that a live one stands for; "" if there is none.
+
+    It shares theta's memory; or it is equal to it, and theta's own is not reached.
+    """
+    for name, x in theta.items():
+        for leaf in foreign:
+            if leaf.shape != x.shape or not x.numel():
+                continue
+            same = leaf.data_ptr() == x.data_ptr()
+            if same or (name not in reached and torch.equal(leaf.detach().to(x), x)):
+                return name
+    return ""
 
 
 def _effect_of_attaching(

@@ -11,6 +11,9 @@ from rich.table import Table
 
 from vfunc.printable import SafeConsole
 
+ZERO = "gradient and slope are zero"
+"""The note of a row that says nothing of an estimator's arithmetic."""
+
 Verdict = Literal["holds", "exact", "approximate", "inconclusive", "skipped", "FAILED"]
 
 
@@ -63,6 +66,12 @@ class Certification:
     def estimators(self) -> tuple[Row, ...]:
         """The rows of estimators, without the premises."""
         return tuple(row for row in self.rows if not row.premise)
+
+    @property
+    def certified(self) -> tuple[Row, ...]:
+        """The rows of estimators whose gradient was held against something, and passed."""
+        passed = [row for row in self.estimators if row.verdict in ("exact", "approximate")]
+        return tuple(row for row in passed if row.note != ZERO)
 
     def line(self) -> str:
         """The verdict on the estimators in one line, such as for a log."""

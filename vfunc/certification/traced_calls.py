@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,9 @@ class Operation:
 
 def located(module: str, func: Callable[..., Any]) -> str:
     """A function's name with the module that it is in before it."""
-    name = resolve_name(func) or getattr(func, "__name__", repr(func))
+    # torch fails on what is none of its own functions
+    resolved = None if isinstance(func, CustomCall) else resolve_name(func)
+    name = resolved or getattr(func, "__name__", repr(func))
     return f"{module}: {name}" if module else name
 
 
@@ -66,7 +69,7 @@ def with_leaves(x: Any, tensors: Iterator[Tensor]) -> Any:
     return x
 
 
-class _Watch(TorchFunctionMode):
+class Watch(TorchFunctionMode):
     """Calls `before` ahead of each torch function, and what that returns with its result."""
 
     def __init__(self, before: Callable[..., Callable[[Any], None] | None]) -> None:
@@ -103,7 +106,7 @@ def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
             return None
         copies = iter([x.detach().clone() for x in tensors])
         args, kwargs = with_leaves((args, kwargs), copies)
-        operation = Operation(func, args, kwargs, active, _innermost(tracker))
+        operation = Operation(func, args, kwargs, active, innermost(tracker))
 
         def after(result: Any) -> None:
             if any(x.requires_grad for x in leaves_of(result)):
@@ -111,9 +114,50 @@ def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
 
         return after
 
-    with ModuleTracker() as tracker, _Watch(before), torch.enable_grad():
+    with ModuleTracker() as tracker, Watch(before), functions_too(before), torch.enable_grad():
         function()
     return list(found.values())
+
+
+@contextlib.contextmanager
+def functions_too(before: Callable[..., Callable[[Any], None] | None]) -> Iterator[None]:
+    """Custom `torch.autograd.Function`s, which are no torch functions, go through `before` too."""
+    kind, real = torch.autograd.Function, torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        call = real.__get__(None, cls)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return call(*args, **kwargs)
+
+        function.__name__ = function.__qualname__ = cls.__name__
+        after = before(CustomCall(function, cls), args, kwargs)
+        result = call(*args, **kwargs)
+        if after is not None:
+            after(result)
+        return result
+
+    kind.apply = classmethod(apply)  # pyright: ignore[reportAttributeAccessIssue]: put back below
+    try:
+        yield
+    finally:
+        kind.apply = real
+
+
+@dataclass(frozen=True)
+class CustomCall:
+    """A custom function's call, equal to any other call of the same function."""
+
+    call: Callable[..., Any] = field(compare=False)
+    function: type
+
+    @property
+    def __name__(self) -> str:
+        return self.function.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The call itself."""
+        return self.call(*args, **kwargs)
 
 
 @dataclass
@@ -143,15 +187,15 @@ def _trace(function: Callable[[], Any]) -> _Trace:
 
     def before(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None]:
         taken = _fingerprint((args, kwargs))
-        name = located(_innermost(tracker), func)
+        name = located(innermost(tracker), func)
         return lambda result: trace.calls.append((name, taken, _fingerprint(result)))
 
-    with ModuleTracker() as tracker, _Watch(before), torch.no_grad():
+    with ModuleTracker() as tracker, Watch(before), torch.no_grad():
         function()
     return trace
 
 
-def _innermost(tracker: ModuleTracker) -> str:
+def innermost(tracker: ModuleTracker) -> str:
     """Path of the innermost running module, without its root's class."""
     path = max(tracker.parents - {"Global"}, key=len, default="")
     return path.partition(".")[2]

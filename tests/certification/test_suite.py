@@ -1,0 +1,753 @@
+"""Wrong problems are caught and their culprit is named; right ones are not accused.
+
+Each case is a small change to one plain problem: a tanh network, two designed views of a batch, one
+of them the target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import measures
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import vfunc
+from vfunc import trees
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+class Plain:
+    """The parts of a problem, to be changed before it is put together."""
+
+    def __init__(self, module=None, width=3):
+        torch.manual_seed(0)
+        draw = measures.generator(0)
+        self.module = module or nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        self.f = vfunc.functional(self.module)
+        self.teacher = nn.Linear(width, 2).requires_grad_(False)
+        self.phi = {
+            "a": 0.3 * measures.normal(draw, width),
+            "b": 0.3 * measures.normal(draw, width),
+        }
+        self.batches = tuple(measures.normal(draw, 5, width) for _ in range(2))
+        self.x, self.y = measures.normal(draw, 6, width), measures.normal(draw, 6, 2)
+        self.rule: Any = vfunc.SGD(0.3)
+        self.state: dict = {}
+        self.estimator: Any = vfunc.FirstOrder()
+        self.more: dict[str, Any] = {}
+
+    def construct(self, phi, batch):
+        return {"x": batch + phi["a"] * batch.sin(), "y": batch + phi["b"] * batch.cos()}
+
+    def pretrain_loss(self, theta, task):
+        return (self.f(theta, task["x"]) - self.teacher(task["y"])).square().mean()
+
+    def feedback_loss(self, theta):
+        return (self.f(theta, self.x) - self.y).square().mean()
+
+    def certify(self):
+        problem = vfunc.ValueProblem(
+            self.construct,
+            self.pretrain_loss,
+            self.feedback_loss,
+            self.batches,
+            vfunc.UpdateRule(self.rule),
+            self.state,
+            **self.more,
+        )
+        return vfunc.certify(
+            problem, self.f.theta, self.phi, self.estimator, directions=1, quiet=True
+        )
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A custom function whose derivatives can be wrong by a factor."""
+
+    first: float = 1.0
+    second: float = 1.0
+    tangent: float = 1.0
+
+    def __call__(self, x):
+        one = self
+
+        class Backward(torch.autograd.Function):
+            generate_vmap_rule = True
+
+            @staticmethod
+            def forward(x, g):
+                return one.first * g * x.cos()
+
+            @staticmethod
+            def setup_context(ctx, inputs, output):
+                ctx.save_for_backward(*inputs)
+                ctx.save_for_forward(*inputs)
+
+            @staticmethod
+            def backward(ctx, h):
+                x, g = ctx.saved_tensors
+                return -one.second * one.first * h * g * x.sin(), one.first * h * x.cos()
+
+            @staticmethod
+            def jvp(ctx, tx, tg):
+                x, g = ctx.saved_tensors
+                return one.first * (tg * x.cos() - one.tangent * g * x.sin() * tx)
+
+        class Sine(torch.autograd.Function):
+            generate_vmap_rule = True
+
+            @staticmethod
+            def forward(x):
+                return x.sin()
+
+            @staticmethod
+            def setup_context(ctx, inputs, output):
+                ctx.save_for_backward(*inputs)
+                ctx.save_for_forward(*inputs)
+
+            @staticmethod
+            def backward(ctx, g):
+                return Backward.apply(ctx.saved_tensors[0], g)
+
+            @staticmethod
+            def jvp(ctx, tx):
+                return tx * ctx.saved_tensors[0].cos()
+
+        return Sine.apply(x)
+
+
+class None_(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, g):
+        return None
+
+
+class Cut(nn.Module):
+    """A layer that cuts its input off."""
+
+    def forward(self, x):
+        return x.detach() * 1.0
+
+
+class Ema(nn.Module):
+    """A layer with a moving average that is no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.average = nn.Linear(3, 2), torch.zeros(2)
+
+    def forward(self, x):
+        y = self.inner(x)
+        self.average = 0.9 * self.average + 0.1 * y.detach().mean(0)
+        return y - self.average
+
+
+class Counting(nn.Module):
+    """A layer that is another one in every n-th call."""
+
+    def __init__(self, every):
+        super().__init__()
+        self.inner, self.every, self.calls = nn.Linear(3, 2), every, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x) * (1.1 if self.calls % self.every == 0 else 1.0)
+
+
+WRONG: dict[str, tuple[Callable[[Plain], Any], str]] = {}
+"""What changes the problem, and what the message has to say."""
+
+
+def wrong(said: str, name: str = "") -> Callable[[Any], Any]:
+    def keep(change):
+        WRONG[(name or change.__name__).replace("_", " ")] = (change, said)
+        return change
+
+    return keep
+
+
+# -- stop-gradients -------------------------------------------------------------------------------
+
+STOP = r"in the task's .*torch\.Tensor\.{} holds constant .*stop-gradient"
+
+
+def cut_target(cut: Callable[[Plain, Any], Any]):
+    def change(p):
+        p.pretrain_loss = lambda th, t: (p.f(th, t["x"]) - cut(p, t["y"])).square().mean()
+
+    return change
+
+
+def _under_no_grad(p, y):
+    with torch.no_grad():
+        return p.teacher(y)
+
+
+for name, said, cut in (
+    ("detach after the teacher", STOP.format("detach"), lambda p, y: p.teacher(y).detach()),
+    ("detach before the teacher", STOP.format("detach"), lambda p, y: p.teacher(y.detach())),
+    ("data", STOP.format("data"), lambda p, y: p.teacher(y.data)),
+    ("a teacher under no grad", r"linear, under torch\.no_grad\(\), holds constant", _under_no_grad),
+    ("item", STOP.format("item"), lambda p, y: y.square().sum().item()),
+    ("tolist", STOP.format("tolist"), lambda p, y: torch.tensor(y[:, :2].tolist())),
+    ("numpy", STOP.format("detach"), lambda p, y: torch.tensor(y[:, :2].detach().numpy())),
+    ("straight through", STOP.format("detach"),
+     lambda p, y: y[:, :2] + (y[:, :2].sign() - y[:, :2]).detach()),
+    ("a function without a gradient", "look at the autograd function None_",
+     lambda p, y: None_.apply(y)[:, :2]),
+    ("half of it", STOP.format("detach"), lambda p, y: p.teacher(0.5 * y + 0.5 * y.detach())),
+):  # fmt: skip
+    wrong(said, name)(cut_target(cut))
+
+
+@wrong(r"pretrain_loss: its plain gradient in theta .*Tensor\.detach holds constant")
+def own_target(p):
+    p.pretrain_loss = lambda th, t: (p.f(th, t["x"]) - p.f(th, t["y"]).detach()).square().mean()
+
+
+@wrong(r"pretrain_loss: its plain gradient in theta .*1: torch\.Tensor\.detach holds constant")
+def a_layer_that_cuts(p):
+    p.__init__(nn.Sequential(nn.Linear(3, 4), Cut(), nn.Linear(4, 2)))
+
+
+@wrong(r"feedback_loss: its plain gradient in theta .*Tensor\.detach holds constant")
+def feedback_weighted_by_a_constant(p):
+    plain = p.feedback_loss
+    p.feedback_loss = lambda th: plain(th) * (1 + plain(th).detach())
+
+
+@wrong(r"feedback_loss: its plain gradient in theta .*Tensor\.item holds constant")
+def feedback_weighted_by_a_number(p):
+    plain = p.feedback_loss
+    p.feedback_loss = lambda th: plain(th) * (1 + plain(th).item())
+
+
+@wrong(r"feedback_loss: its plain gradient in theta .*under torch\.no_grad")
+def feedback_weighted_under_no_grad(p):
+    plain = p.feedback_loss
+
+    def feedback_loss(theta):
+        with torch.no_grad():
+            weight = plain(theta) + 1
+        return plain(theta) * weight
+
+    p.feedback_loss = feedback_loss
+
+
+# -- the designer ---------------------------------------------------------------------------------
+
+
+def designed(how: Callable[[Any, Any], Any]):
+    def change(p):
+        p.construct = lambda phi, b: {"x": how(phi["a"], b), "y": b + phi["b"] * b.cos()}
+
+    return change
+
+
+for name, how in (
+    ("a designer that detaches", lambda a, b: b + a * b.sin() + a.detach() * b),
+    ("a designer that takes data", lambda a, b: b + a * b.sin() + a.data * b),
+    ("a designer that takes numbers", lambda a, b: b + a * b.sin() + a.sum().item() * b),
+    ("a designer with a wrong backward", lambda a, b: b + Scaled(1.01)(a) * b),
+):
+    wrong(r"the task's 'x' in phi's 'a' is not its slope", name)(designed(how))
+
+
+@wrong(r"construct's 'y' depends differentiably on the learner's")
+def a_target_that_is_attached(p):
+    p.construct = lambda phi, b: {"x": b + phi["a"] * b.sin(), "y": p.module(b + phi["a"])}
+    p.pretrain_loss = lambda th, t: (p.f(th, t["x"]) - t["y"]).square().mean()
+
+
+# -- functions with wrong derivatives -------------------------------------------------------------
+
+
+def through(function: Callable[[Any], Any], engine: str = "auto"):
+    def change(p):
+        p.pretrain_loss = lambda th, t: (
+            (function(p.f(th, t["x"])) - p.teacher(t["y"])).square().mean()
+        )
+        p.estimator = vfunc.FirstOrder(engine=engine)
+
+    return change
+
+
+for factor in (1.01, -1.0, 0.5):
+    wrong("in theta is not its slope.*look at the autograd function Sine",
+          f"a backward {factor} times")(through(Scaled(first=factor)))  # fmt: skip
+    wrong(r"engine 'reverse': wrong by .* at (Sine|Backward)",
+          f"a double backward {factor} times")(through(Scaled(second=factor), "reverse"))  # fmt: skip
+    wrong(r"engine 'forward': wrong by .* at (Sine|Backward)",
+          f"a tangent {factor} times")(through(Scaled(tangent=factor), "forward"))  # fmt: skip
+
+
+@wrong("feedback_loss: its plain gradient .*look at the autograd function Sine")
+def a_feedback_with_a_wrong_backward(p):
+    p.feedback_loss = lambda th: Scaled(0.9)(p.f(th, p.x) - p.y).square().mean()
+
+
+# -- the optimizer's rule -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WrongRule:
+    """Momentum with a pullback that is wrong by factors."""
+
+    lr: float = 0.3
+    g: float = 1.0
+    p: float = 1.0
+    buffer: float = 1.0
+    inner: Any = field(default_factory=lambda: vfunc.SGD(0.3, 0.9, weight_decay=0.1))
+
+    def step(self, p, state, g):
+        return self.inner.step(p, state, g)
+
+    def vjp(self, p, state, g, p_bar, buffers_bar):
+        p_bar, before, g_bar = self.inner.vjp(p, state, g, p_bar, buffers_bar)
+        return self.p * p_bar, {k: self.buffer * x for k, x in before.items()}, self.g * g_bar
+
+
+def ruled(value="preconditioned", **factors):
+    def change(p):
+        p.rule = WrongRule(**factors)
+        p.state = {n: vfunc.simulate.TensorState(1, {"momentum_buffer": torch.ones_like(x)})
+                   for n, x in p.f.theta.items()}  # fmt: skip
+        p.estimator = vfunc.FirstOrder(value)
+
+    return change
+
+
+for part, where in (("g", "the gradient"), ("p", "theta"), ("buffer", "the optimizer's buffers")):
+    for factor in (1.1, -1.0):
+        wrong(f"the rule WrongRule: its vjp is not the pullback of its step in {where}",
+              f"a rule {factor} times in {part}")(ruled(**{part: factor}))  # fmt: skip
+
+# -- declared forms -------------------------------------------------------------------------------
+
+
+def linear(coefficients: Callable[[Plain, Any, Any], Any]):
+    def change(p):
+        p.construct = lambda phi, b: {"x": b, "q": (b + phi["a"])[:, :2]}
+        p.pretrain_loss = lambda th, t: (t["q"] * p.f(th, t["x"])).sum()
+        p.more = {"linear": vfunc.LinearForm("q", lambda th, t: coefficients(p, th, t))}
+
+    return change
+
+
+for name, said, coefficients in (
+    ("coefficients that are detached", "linear: its gradient in theta .*Tensor.detach holds",
+     lambda p, th, t: p.f(th, t["x"]).detach()),
+    ("coefficients of another size", "linear: <q, coefficients> is not L_pre",
+     lambda p, th, t: 2 * p.f(th, t["x"])),
+    ("coefficients that read q", "linear: its coefficients read 'q'",
+     lambda p, th, t: p.f(th, t["x"]) * t["q"]),
+    ("coefficients half detached", "linear: its gradient in theta .*Tensor.detach holds",
+     lambda p, th, t: 0.5 * p.f(th, t["x"]) + 0.5 * p.f(th, t["x"]).detach()),
+):  # fmt: skip
+    wrong(said, name)(linear(coefficients))
+
+
+def composite(outputs: Callable[[Plain, Any, Any], Any], loss: Callable[[Plain, Any, Any], Any]):
+    def change(p):
+        p.more = {
+            "composite": vfunc.CompositeForm(
+                lambda th, t: outputs(p, th, t), lambda z, t: loss(p, z, t)
+            )
+        }
+        p.estimator = vfunc.Implicit(10.0, curvature="gauss_newton")
+
+    return change
+
+
+def _outputs(p, th, t):
+    return p.f(th, t["x"])
+
+
+def _outputs_under_no_grad(p, th, t):
+    with torch.no_grad():
+        return p.f(th, t["x"])
+
+
+def _loss(p, z, t):
+    return (z - p.teacher(t["y"])).square().mean()
+
+
+for name, said, change in (
+    ("outputs that are detached", "composite: its gradient .*Tensor.detach holds",
+     composite(lambda p, th, t: p.f(th, t["x"]).detach(), _loss)),
+    ("outputs under no grad", "composite: its gradient .*under torch.no_grad",
+     composite(_outputs_under_no_grad, _loss)),
+    ("a loss that detaches its residual", "composite: .*second derivative .*Tensor.detach",
+     composite(_outputs, lambda p, z, t: _half_detached(z - p.teacher(t["y"])))),
+    ("a loss that detaches its outputs", "composite: its gradient",
+     composite(_outputs, lambda p, z, t: _loss(p, z.detach(), t))),
+    ("a composite of another size", r"composite: loss\(outputs\(theta, task\), task\) is not",
+     composite(_outputs, lambda p, z, t: 2 * _loss(p, z, t))),
+):  # fmt: skip
+    wrong(said, name)(change)
+
+
+def _half_detached(r):
+    """Right in value and gradient, half of it in the second derivative."""
+    return (2 * r * r.detach() - r.detach().square()).mean()
+
+
+def parts(terms: Callable[[Any], Any]):
+    def change(p):
+        p.more = {"parts": lambda th, t: terms((p.f(th, t["x"]) - p.teacher(t["y"])).square())}
+
+    return change
+
+
+for name, said, terms in (
+    ("parts that are detached", "parts: its gradient in theta .*Tensor.detach holds",
+     lambda r: r.mean(1).detach() / 5),
+    ("parts of another sum", "parts: their sum is not L_pre", lambda r: r.mean(1)),
+):  # fmt: skip
+    wrong(said, name)(parts(terms))
+
+# -- state ----------------------------------------------------------------------------------------
+
+
+@wrong("pretrain_loss does not repeat itself: it draws at 1: torch.nn.functional.dropout")
+def dropout(p):
+    p.__init__(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)))
+
+
+@wrong("construct does not repeat itself")
+def noise_in_the_task(p):
+    p.construct = lambda phi, b: {"x": b + phi["a"] + 0.1 * torch.randn(3), "y": b + phi["b"]}
+
+
+@wrong("(does not repeat itself|gives another number).*('average' of Ema|Ema)")
+def a_moving_average(p):
+    p.__init__(Ema())
+
+
+for every in (7, 40):
+
+    @wrong(
+        r"(repeat itself|gives another number).*'calls' of Counting( '\w*')? has changed",
+        f"every {every}th call",
+    )
+    def counted(p, every=every):
+        p.__init__(Counting(every))
+
+
+@wrong("feedback_loss gives another number by now")
+def a_feedback_that_drifts(p):
+    plain, calls = p.feedback_loss, []
+
+    def feedback_loss(theta):
+        calls.append(1)
+        return plain(theta) * (1.0 if len(calls) < 8 else 1.5)
+
+    p.feedback_loss = feedback_loss
+
+
+# -- live modules in place of theta ---------------------------------------------------------------
+
+
+@wrong("pretrain_loss uses the live parameter '0.weight' in place of theta's")
+def a_live_learner(p):
+    p.pretrain_loss = lambda th, t: (p.module(t["x"]) - p.teacher(t["y"])).square().mean()
+
+
+@wrong("feedback_loss uses the live parameter '0.weight' in place of theta's")
+def a_live_learner_in_the_feedback(p):
+    p.feedback_loss = lambda th: (p.module(p.x) - p.y).square().mean()
+
+
+@wrong("pretrain_loss uses the live parameter '2.weight' in place of theta's")
+def a_live_layer(p):
+    def pretrain_loss(theta, task):
+        hidden = F.linear(task["x"], theta["0.weight"], theta["0.bias"]).tanh()
+        return (p.module[2](hidden) - p.teacher(task["y"])).square().mean()
+
+    p.pretrain_loss = pretrain_loss
+
+
+@wrong("pretrain_loss does not depend on theta")
+def a_loss_without_theta(p):
+    p.pretrain_loss = lambda th, t: p.teacher(t["y"]).square().mean()
+
+
+# -- estimators -----------------------------------------------------------------------------------
+
+
+def answering(change: Callable[[Any], Any]):
+    def keep(p):
+        inner = vfunc.FirstOrder()
+        p.estimator = lambda problem, theta, phi: change(inner(problem, theta, phi))
+
+    return keep
+
+
+for name, said, how in (
+    ("an estimate of twice the gradient", "reverse. is right on this problem, so it is the estimator's own",
+     lambda e: replace(e, grad=trees.scale(e.grad, 2.0))),
+    ("an estimate of the other sign", "reverse. is right on this problem, so it is the estimator's own",
+     lambda e: replace(e, grad=trees.scale(e.grad, -1.0))),
+    ("an estimate without one parameter", "<grad, direction> is",
+     lambda e: replace(e, grad=e.grad | {"a": torch.zeros(3)})),
+    ("an estimate that is no number", "not finite: grad of 'a'",
+     lambda e: replace(e, grad=e.grad | {"a": torch.full((3,), torch.nan)})),
+    ("an estimate that draws", "asked the same again, it answers otherwise",
+     lambda e: replace(e, grad=trees.scale(e.grad, 1 + float(torch.rand(()))))),
+):  # fmt: skip
+    wrong(said, name)(answering(how))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_caught_and_named(name):
+    change, said = WRONG[name]
+    plain = Plain()
+    change(plain)
+    with pytest.raises(vfunc.CertificationError, match=f"(?s){said}"):
+        plain.certify()
+
+
+# -- right ones -----------------------------------------------------------------------------------
+
+
+class Seen(nn.Module):
+    """A layer between two others, on sequences of a batch where it wants them."""
+
+    def __init__(self, layer, sequences=False):
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(3, 4), layer, nn.Linear(4, 2)
+        self.sequences = sequences
+
+    def forward(self, x):
+        h = self.first(x)
+        h = self.layer(h[None])[0] if self.sequences else self.layer(h)
+        h = h[0] if isinstance(h, tuple) else h
+        return self.last(h[0] if self.sequences and h.ndim == 3 else h)
+
+
+class Turned(nn.Module):
+    """A recurrent layer's outputs without its state."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0][None]
+
+
+def encoder():
+    return nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).eval()
+
+
+def normed(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nn.utils.parametrizations.weight_norm(layer)
+
+
+LAYERS = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "layer norm": lambda: nn.LayerNorm(4),
+    "rms norm": lambda: nn.RMSNorm(4),
+    "group norm": lambda: nn.GroupNorm(2, 4),
+    "batch norm": lambda: nn.BatchNorm1d(4).eval(),
+    "dropout, off": lambda: nn.Dropout(0.5).eval(),
+    "weight norm": lambda: normed(nn.Linear(4, 4)),
+    "softmax": lambda: nn.Softmax(-1),
+}
+SEQUENTIAL = {
+    "lstm": lambda: Turned(nn.LSTM(4, 4, batch_first=True)),
+    "encoder": encoder,
+}
+ESTIMATORS = {
+    "dot": vfunc.FirstOrder(),
+    "cosine": vfunc.FirstOrder("cosine"),
+    "unrolled": vfunc.Unrolled(2),
+}
+RULES = {
+    "dot": vfunc.SGD(0.3),
+    "cosine": vfunc.AdamW(0.1),
+    "unrolled": vfunc.SGD(0.3, 0.9, nesterov=True, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator"),
+    [*((n, e) for n in LAYERS for e in ESTIMATORS), *((n, "dot") for n in SEQUENTIAL)],
+)
+def test_right_learners_are_not_accused(name, estimator):
+    torch.manual_seed(1)
+    make = LAYERS.get(name) or SEQUENTIAL[name]
+    plain = Plain(Seen(make(), name in SEQUENTIAL))
+    plain.estimator, plain.rule = ESTIMATORS[estimator], RULES[estimator]
+    plain.certify()
+
+
+RIGHT: dict[str, Callable[[Plain], Any]] = {}
+
+
+def right(change):
+    RIGHT[change.__name__.replace("_", " ")] = change
+    return change
+
+
+@right
+def a_maximum_that_cancels(p):
+    def pretrain_loss(theta, task):
+        z = p.f(theta, task["x"]) + p.teacher(task["y"])
+        top = z.max(-1, keepdim=True).values.detach()
+        return ((z - top).exp().sum(-1).log() + top[:, 0]).mean()
+
+    p.pretrain_loss = pretrain_loss
+
+
+@right
+def a_detached_number_for_a_log(p):
+    seen, plain = [], p.pretrain_loss
+
+    def pretrain_loss(theta, task):
+        loss = plain(theta, task)
+        seen.append(loss.detach().item())
+        return loss
+
+    p.pretrain_loss = pretrain_loss
+
+
+@right
+def theta_held_as_an_argument(p):
+    p.pretrain_loss = lambda th, t, h: (p.f(th, t["x"]) - p.f(h, t["y"])).square().mean()
+    p.more = {"stop_gradient": True}
+
+
+@right
+def theta_held_and_looked_ahead(p):
+    theta_held_as_an_argument(p)
+    p.estimator = vfunc.Unrolled(2)
+
+
+@right
+def a_teacher_of_the_same_numbers(p):
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).requires_grad_(False)
+    p.pretrain_loss = lambda th, t: (p.f(th, t["x"]) - teacher(t["y"])).square().mean()
+
+
+@right
+def a_trainable_teacher(p):
+    teacher = nn.Linear(3, 2)
+    p.pretrain_loss = lambda th, t: (p.f(th, t["x"]) - teacher(t["y"])).square().mean()
+
+
+@right
+def a_hard_choice(p):
+    p.pretrain_loss = lambda th, t: (
+        p.f(th, t["x"]) * (t["y"][:, :2] > 0.1) + p.f(th, t["x"]).square()
+    ).mean()
+
+
+@right
+def a_target_of_the_live_learner_that_is_detached(p):
+    p.construct = lambda phi, b: {"x": b + phi["a"], "y": p.module(b).detach() + phi["b"][:2]}
+    p.pretrain_loss = lambda th, t: (p.f(th, t["x"]) - t["y"]).square().mean()
+
+
+@right
+def a_linear_form(p):
+    linear(lambda p, th, t: p.f(th, t["x"]))(p)
+
+
+@right
+def a_composite_form(p):
+    composite(_outputs, _loss)(p)
+
+
+@right
+def parts_of_examples(p):
+    parts(lambda r: r.mean(1) / 5)(p)
+
+
+@right
+def a_right_rule(p):
+    ruled()(p)
+
+
+@right
+def a_right_custom_function(p):
+    through(Scaled(), "reverse")(p)
+
+
+@right
+def a_right_tangent(p):
+    through(Scaled(), "forward")(p)
+
+
+@right
+def a_part_of_the_learner(p):
+    p.f = vfunc.functional(p.module, "re:2")
+
+
+@right
+def a_step_of_zero(p):
+    p.rule = vfunc.SGD(0.0)
+
+
+@right
+def implicit(p):
+    p.estimator = vfunc.Implicit(10.0)
+
+
+@right
+def the_preconditioned_value(p):
+    p.rule, p.estimator = vfunc.AdamW(0.1), vfunc.FirstOrder("preconditioned")
+
+
+@right
+def finite_differences(p):
+    p.estimator = vfunc.FirstOrder(engine="finite_difference")
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_is_not_accused(name):
+    plain = Plain()
+    RIGHT[name](plain)
+    found = plain.certify()
+    assert found.certified or found.estimators[0].verdict == "inconclusive"
+
+
+def test_there_are_enough_of_both():
+    assert len(WRONG) >= 50
+    assert len(RIGHT) + len(ESTIMATORS) * len(LAYERS) + len(SEQUENTIAL) >= 50
+
+
+def test_where_every_estimator_is_skipped_nothing_is_certified(monkeypatch):
+    def refuse(*args):
+        raise vfunc.UserError("it has no derivative")
+
+    @dataclasses.dataclass(frozen=True)
+    class Refusing:
+        def __call__(self, problem, theta, phi):
+            return refuse()
+
+    for name in list(vfunc.ESTIMATORS):
+        monkeypatch.delitem(vfunc.ESTIMATORS, name)
+    monkeypatch.setitem(vfunc.ESTIMATORS, "refusing", Refusing)
+    plain = Plain()
+    plain.estimator = None
+    with pytest.raises(vfunc.CertificationError, match="nothing was certified: it has no deriv"):
+        plain.certify()
