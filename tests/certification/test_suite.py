@@ -510,6 +510,40 @@ for name, said, how in (
     wrong(said, name)(answering(how))
 
 
+class Doubled(torch.optim.Adam):
+    """A step of its own, under a name that a simulation knows."""
+
+    def step(self, closure=None):
+        super().step()
+        return super().step()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: torch.optim.SGD(p, 0.3), None),
+        (lambda p: torch.optim.SGD(p, 0.4), "0.weight"),
+        (lambda p: Doubled(p, 0.3), "step"),
+        (lambda p: torch.optim.AdamW(p, 0.3), "0.weight"),
+    ],
+    ids=["the same", "another rate", "a step of its own", "another kind"],
+)
+def test_the_live_optimizer_is_asked(make, said):
+    plain = Plain()
+    problem = vfunc.ValueProblem(
+        plain.construct, plain.pretrain_loss, plain.feedback_loss, plain.batches,
+        vfunc.UpdateRule(plain.rule),
+    )  # fmt: skip
+    optimizer = make(plain.module.parameters())
+    asked = {"optimizer": optimizer, "parameters": plain.f.live, "directions": 1, "quiet": True}
+    if said is None:
+        found = vfunc.certify(problem, plain.f.theta, plain.phi, vfunc.FirstOrder(), **asked)
+        assert "the simulated step is the optimizer's own" in str(found)
+        return
+    with pytest.raises(vfunc.CertificationError, match=said):
+        vfunc.certify(problem, plain.f.theta, plain.phi, vfunc.FirstOrder(), **asked)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_caught_and_named(name):
     change, said = WRONG[name]

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vfunc.certification.adam_moments import with_smooth_adam
 from vfunc.certification.engines import engine_is_right
@@ -18,7 +19,7 @@ from vfunc.certification.judge import answer_of, judge
 from vfunc.certification.premises import premises
 from vfunc.certification.promotion import Question, most_exact
 from vfunc.certification.report import ZERO, Certification, Row
-from vfunc.certification.rules import rule_is_right
+from vfunc.certification.rules import rule_is_right, step_is_live
 from vfunc.certification.steadiness import beginning
 from vfunc.certification.subjects import (
     Subject,
@@ -53,6 +54,8 @@ def certify(
     directions: int = 3,
     seed: int = 0,
     quiet: bool = False,
+    optimizer: torch.optim.Optimizer | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> Certification:
     """Compares value gradients with central finite differences of their own objectives.
 
@@ -77,6 +80,9 @@ def certify(
         directions: number of random directions in phi, each half along the gradient.
         seed: seed of the directions.
         quiet: if set, the table is not printed.
+        optimizer: the learner's live optimizer: the problem's rule and state are held against a
+            step of a copy of it. None leaves that out.
+        parameters: the live parameters in S by name, which the optimizer holds.
 
     Returns:
         The verdicts, none of which is a failure.
@@ -89,6 +95,8 @@ def certify(
     """
     if directions < 1:
         raise UserError(f"directions must be at least 1, not {directions}")
+    if (optimizer is None) != (parameters is None):
+        raise UserError("certify takes optimizer and parameters together: the live ones")
     generator = torch.Generator().manual_seed(seed)
     with _random_states_kept():
         question = most_exact(problem, theta, phi)
@@ -97,6 +105,9 @@ def certify(
         if not _failed(rows):
             easier, note = with_smooth_adam(question.problem, question.theta, question.phi)
             question, notes = replace(question, problem=easier), (note,) if note else ()
+            if optimizer is not None and parameters is not None:
+                rows.append(replace(step_is_live(problem, optimizer, parameters), premise=True))
+        if not _failed(rows):
             rows.append(replace(rule_is_right(question, generator), premise=True))
         if not _failed(rows):
             asked = _Asked(problem, theta, phi, question, directions, generator)
@@ -133,8 +144,10 @@ class _Asked:
         Raises:
             UserError: it does not run as it is.
         """
+        # copies: an estimator that writes to what it is given is found later
+        theta, phi = ({n: x.clone() for n, x in at.items()} for at in (self.theta, self.phi))
         try:
-            usual = estimator(self.problem, self.theta, self.phi)
+            usual = estimator(self.problem, theta, phi)
         except (NotConvergedError, NonFiniteError):
             return estimator  # the check has an answer to that
         engine = engines_named(usual) if isinstance(usual, ValueEstimate) else ""

@@ -137,7 +137,7 @@ def functions_too(before: Callable[..., Callable[[Any], None] | None]) -> Iterat
             after(result)
         return result
 
-    kind.apply = classmethod(apply)  # pyright: ignore[reportAttributeAccessIssue]: put back below
+    kind.apply = classmethod(apply)
     try:
         yield
     finally:
