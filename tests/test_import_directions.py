@@ -19,6 +19,7 @@ ROOT = Path(vfunc.__file__).parent
 CORE = [
     ["errors"],
     ["extras", "typecheck", "printable"],
+    ["storage"],
     ["hub", "float64", "precision", "recomputation", "designer_file"],
     ["trees"],
     ["learner"],
@@ -29,11 +30,11 @@ CORE = [
     ["modality", "feedback", "certification"],
 ]
 ORDER = [
-    *CORE[:2],
+    *CORE[:3],
     ["config"],
     ["arms"],
     ["conditions"],
-    *CORE[2:],
+    *CORE[3:],
     ["evaluation"],
     ["report"],
     ["language", "vision"],

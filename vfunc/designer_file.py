@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from vfunc.errors import UserError
 from vfunc.extras import needs
+from vfunc.storage.digests import digest_of_json, digest_of_tensors
+from vfunc.storage.manifest import require_as_written
 
 with needs("run", "safetensors"):
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
+_DIGEST = "sha256"
 _LONGEST = 200  # characters of a reason
 
 _Designer = TypeVar("_Designer", bound=nn.Module)
@@ -34,8 +37,10 @@ def save_designer(designer: nn.Module, path: Path | str) -> None:
     """
     tensors = {name: x.detach().cpu().contiguous() for name, x in designer.state_dict().items()}
     config: Any = designer.config
+    said = asdict(config)
     # one entry: safetensors writes several in no fixed order, and equal designers differ in bytes
-    save_file(tensors, str(path), metadata={_format(type(designer)): json.dumps(asdict(config))})
+    said |= {_DIGEST: _digest(said, tensors)}
+    save_file(tensors, str(path), metadata={_format(type(designer)): json.dumps(said)})
 
 
 def read_designer(
@@ -58,13 +63,18 @@ def read_designer(
     """
     if not Path(path).is_file():
         raise UserError(f"the designer {str(path)!r} does not exist; give a .safetensors file")
+    require_as_written(Path(path))
     header, tensors = _read(path)
     if _format(kind) not in header:
         other = next((name for name in header if name.startswith("vfunc.")), None)
         found = "" if other is None else f"; it holds a {other}"
         raise UserError(f"{str(path)!r} is not a saved {called}{found}")
     try:
-        designer = make(json.loads(header[_format(kind)]))
+        said = json.loads(header[_format(kind)])
+        digest = said.pop(_DIGEST, None)  # files of before have none
+        if digest is not None and digest != _digest(said, tensors):
+            raise ValueError("its digest differs")
+        designer = make(said)
         empty = any(p.is_meta for p in designer.parameters())
         designer.load_state_dict(tensors, assign=empty)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
@@ -73,6 +83,11 @@ def read_designer(
         if not x.isfinite().all():
             raise UserError(f"the designer {str(path)!r} is damaged: {name} is not finite")
     return designer
+
+
+def _digest(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """The digest of all that makes a designer."""
+    return digest_of_json([json.loads(json.dumps(config)), digest_of_tensors(tensors)])
 
 
 def _format(kind: type[nn.Module]) -> str:

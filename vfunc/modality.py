@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,17 @@ class Saving:
 
 @dataclass(frozen=True)
 class Modality:
-    """A modality on a run's own data: a side for the loop, one for reports, one for files."""
+    """A modality on a run's own data: a side for the loop, one for reports, one for files.
+
+    Attributes:
+        workload: the loop's side.
+        reporting: the report's.
+        saving: the files'.
+        digests: digests of data that come from no file, by what they are: two runs on the same
+            data have the same.
+    """
 
     workload: Workload
     reporting: Reporting
     saving: Saving
+    digests: Mapping[str, str] = field(default_factory=dict)

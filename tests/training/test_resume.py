@@ -192,14 +192,24 @@ def test_a_second_ctrl_c_stops_at_once(command, monkeypatch, tmp_path, capsys):
     assert saved["counters"]["step"] == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"garbage", None])
-def test_a_damaged_checkpoint_is_refused_in_a_line(command, monkeypatch, tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    command, monkeypatch, tmp_path, capsys, undisturbed
+):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "baseline", 1)
+        interrupt_at(patch, "vpretraining", 4)
         assert command("--name", "x", **PLAIN) == 130
-    path = tmp_path / "runs/x/checkpoints/baseline.pt"
-    path.write_bytes(path.read_bytes()[:5000] if damage is None else damage)
+    path = tmp_path / "runs/x/checkpoints/vpretraining.pt"
+    older = path.with_name("vpretraining.previous.pt")
+    whole = older.read_bytes()
+    path.write_bytes(path.read_bytes()[:5000])
+    older.write_bytes(b"garbage")
     capsys.readouterr()
     assert command("--resume", "x", small_data=False) == 2
     said = capsys.readouterr().err
-    assert "checkpoints/baseline.pt does not fit this run" in said and said.count("\n") == 1
+    assert "checkpoints/vpretraining.pt does not fit this run" in said and said.count("\n") == 1
+    older.write_bytes(whole)
+    assert command("--resume", "x", small_data=False) == 0
+    said = capsys.readouterr().out
+    assert "vpretraining.pt does not fit this run: it is damaged, its digest differs" in said
+    assert "going on from the one before, of step 3" in said
+    require_equal(contents(tmp_path / "runs/x"), undisturbed(command, str(PLAIN), PLAIN))

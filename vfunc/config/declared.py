@@ -160,6 +160,8 @@ class Option:
             own; it refuses names that are none. Of such variants only options that are given are
             kept, since another variant's are not there to be left at their defaults.
         hidden: the field is not an option: it is made from others when a run is built.
+        reads: the values name files or folders that a run reads. Two runs are the same if what is
+            in them is, whatever they are called.
     """
 
     help: str = ""
@@ -179,6 +181,7 @@ class Option:
     variants: Mapping[str, Callable[..., Any]] | None = None
     find: Callable[[str], Callable[..., Any]] | None = None
     hidden: bool = False
+    reads: bool = False
 
 
 def option(

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
 from vfunc.language.sound_learner import require_tokenizer, require_whole
+from vfunc.storage.manifest import require_as_written
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Modules that the paper adapts; those that a learner does not have are left out."""
@@ -42,6 +43,7 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         UserError: it cannot be loaded; one line says why.
     """
     _require_present(name)
+    require_as_written(Path(name))
     with contextlib.nullcontext(True) if Path(name).is_dir() else hub_within_reach() as reachable:
         try:
             with quiet():

@@ -71,6 +71,7 @@ class DataOptions:
         default=None,
         shown="the embedded problem's",
         metavar="SOURCE [SOURCE ...]",
+        reads=True,
     )
     feedback: tuple[str, ...] | None = option(
         "Labelled examples that only the value signal sees; with --stream. Several are as many "
@@ -78,12 +79,14 @@ class DataOptions:
         default=None,
         shown="the embedded problem's",
         metavar="SOURCE [SOURCE ...]",
+        reads=True,
     )
     eval: str | None = option(
         "Held-out examples to evaluate on; with --stream.",
         default=None,
         shown="the embedded problem's",
         metavar="SOURCE",
+        reads=True,
     )
     stream_fields: str | None = option(
         "Which fields of every --stream to read: prompt=FIELD,completion=FIELD or text=FIELD.",

@@ -106,6 +106,12 @@ def read_events(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no such file, or a line other than a torn last one is no JSON object.
     """
+    return [event for _, event in read_lines(path)]
+
+
+@typed
+def read_lines(path: Path | str) -> list[tuple[bytes, dict[str, Any]]]:
+    """The same, each event with its line as it stands in the file, end included."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no event log there.")
@@ -115,9 +121,9 @@ def read_events(path: Path | str) -> list[dict[str, Any]]:
         event = _parse(line)
         if event is None:
             raise UserError(f"{path}, line {number}: not a JSON object; mend or remove that line.")
-        events.append(event)
+        events.append((line + b"\n", event))
     unfinished = _parse(last)
-    return events if unfinished is None else [*events, unfinished]
+    return events if unfinished is None else [*events, (last + b"\n", unfinished)]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from vfunc.report.seed_statistics import ArmOverSeeds, common_metrics, compare_o
 from vfunc.report.table import markdown
 from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.training.checkpoint import write_atomically, write_json
+from vfunc.training.files.identity import differences, told
 from vfunc.training.provenance import git_commit
 
 _MADE_WITH = ("git_commit", "device", "threads", "versions")
@@ -64,6 +65,10 @@ def write_comparison(
     if len(made_with) > 1:
         differing = [k for k in _MADE_WITH if len(_distinct([m[k] for m in made_with])) > 1]
         notes.append(f"The runs differ in what made them: {', '.join(differing)}.")
+    notes += _other_data(found)
+    for one in found:
+        for change in one.content.get("accepted_changes", ()):
+            notes.append(f"{one.path} went on with a change that was accepted: {change}.")
     write_json(
         folder / "comparison.json",
         {
@@ -98,6 +103,17 @@ def write_comparison(
     console.print(
         f"\nfiles    {folder}/comparison.json, .md, .png", highlight=False, soft_wrap=True
     )
+
+
+def _other_data(found: Sequence[FoundRun]) -> list[str]:
+    """Which files had other contents for another seed of a setting."""
+    first: dict[str, FoundRun] = {}
+    changes: dict[str, None] = {}
+    for one in found:
+        base = first.setdefault(one.setting, one)
+        if base.reads["inputs"] and one.reads["inputs"]:
+            changes |= dict.fromkeys(differences(base.reads, one.reads))
+    return [f"The runs read different data: {told(list(changes))}."] if changes else []
 
 
 def _page(

@@ -13,7 +13,9 @@ from vfunc.errors import UserError
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import UNITS_PER_SECOND, SeedRun
+from vfunc.storage.manifest import read_manifest, require_as_written
 from vfunc.training.build.configuration import COMMAND
+from vfunc.training.files.identity import files_only
 from vfunc.training.run_directory import RunDirectory
 
 # What does not make a setting of its own: a seed is not one, arms are compared within runs.
@@ -42,6 +44,12 @@ class FoundRun:
         with self._being_read():
             metrics = tuple(Metric(**fields) for fields in self.content["metrics"])
             return Measures(self.content["unit"], metrics)
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """What it read from files, see `vfunc.training.files.identity`; nothing where unknown."""
+        manifest = read_manifest(self.path)
+        return files_only({} if manifest is None else manifest.identity)
 
     @property
     def seed_run(self) -> SeedRun:
@@ -84,6 +92,7 @@ def read_run(path: Path, setting: str = "") -> FoundRun:
         UserError: it holds no metrics.json that can be read.
     """
     metrics = RunDirectory(path).metrics
+    require_as_written(metrics)
     try:
         content = json.loads(metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

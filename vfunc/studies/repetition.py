@@ -23,6 +23,9 @@ from vfunc.report.measures import LOSS
 from vfunc.studies.finished_runs import language_metrics
 from vfunc.training.assemble import assemble
 from vfunc.training.build.configuration import COMMAND, default_name, resolve
+from vfunc.training.files.identity import INDIFFERENT, differences, files_only
+from vfunc.training.files.identity import told as in_a_line
+from vfunc.training.files.inputs import digests_of
 from vfunc.training.options import VISION, RunConfig
 from vfunc.training.run_command_line import PRESETS, given_on_command_line, options_there, parse
 from vfunc.training.run_directory import RunDirectory
@@ -31,8 +34,6 @@ BARRED = {
     "seed": "every run has its own; give --seeds",
     "resume": "the same command given again goes on with what was interrupted",
 }
-# What may differ between a run that is there and the one that is wanted.
-INDIFFERENT = (*COMMAND, "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
         UserError: a run is there that was made with other options, a setting's learner or data
             cannot be loaded or do not fit together, or no run measures the primary metric.
     """
-    loaded = set()
+    loaded, digests = set(), {}
     for one in planned:
         if one.state == "to do":
             continue
@@ -176,6 +177,14 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
                 f"{path} was run with other options ({told}); give --name for another comparison, "
                 "or --overwrite to replace it"
             )
+        manifest = one.directory.manifest()
+        if manifest is not None and manifest.identity:
+            reads = {"options": {}, "inputs": digests_of(one.config, digests)}
+            if changes := differences(files_only(manifest.identity), reads):
+                raise UserError(
+                    f"{path} was run on other data ({in_a_line(changes)}); undo that, or give "
+                    "--name for another comparison, or --overwrite to replace it"
+                )
     named = primary not in (None, LOSS)
     if named and planned[0].config.run.modality != VISION:
         _require_metric(primary, language_metrics())

@@ -1,4 +1,4 @@
-"""Writes and reads checkpoints: all that an arm needs to resume, written atomically."""
+"""Writes and reads checkpoints: all that an arm needs to resume, written whole and sealed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,20 @@ import torch
 from safetensors import SafetensorError
 
 from vfunc.errors import UserError
+from vfunc.storage.sealed import seal_holds, write_sealed
+from vfunc.training.files.sound_state import checked_counters, require_sound
 from vfunc.training.state import ArmState, Counters
 
 
-def save_checkpoint(state: ArmState, path: Path) -> None:
-    """Write the arm's state; an interrupted write leaves the previous checkpoint whole.
+def save_checkpoint(state: ArmState, path: Path, made_of: Mapping[str, Any] | None = None) -> None:
+    """Write the arm's state and its seal; the checkpoint before it is kept beside it.
+
+    An interrupted write leaves both of the earlier ones whole.
 
     Args:
         state: the arm's state; random state of the CPU, and of the learner's GPU, is written too.
         path: the file; its folder is made.
+        made_of: plain data to keep with it: what the run is, and how far its log was.
 
     Raises:
         OSError: it cannot be written (a full disk).
@@ -41,44 +46,116 @@ def save_checkpoint(state: ArmState, path: Path) -> None:
         "counters": asdict(state.counters),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "made_of": dict(made_of or {}),
     }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+    def write(temporary: str) -> None:
+        write_sealed(Path(temporary), lambda name: torch.save(content, name))
+        to_disk(Path(temporary))
+        if path.exists():
+            os.replace(path, previous(path))
+
+    write_atomically(path, write)
 
 
-def load_checkpoint(state: ArmState, path: Path) -> None:
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the newest is."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def load_checkpoint(state: ArmState, path: Path, *, unsealed: bool = False) -> dict[str, Any]:
     """Put a fresh arm where the checkpoint left it.
 
     Args:
-        state: an arm built from the same configuration; changed in place.
+        state: an arm built from the same configuration; changed in place, if all is well.
         path: the file.
+        unsealed: whether a file without a seal is taken: one of before there were seals.
+
+    Returns:
+        What `save_checkpoint` was given to keep.
 
     Raises:
         UserError: the file does not fit the arm, or is damaged.
     """
     device = next(state.learner.parameters()).device
     try:
+        holds = seal_holds(path)
+        if holds is False or (holds is None and not unsealed):
+            raise UserError("it is damaged, its digest differs")
         content = torch.load(path, map_location=device, weights_only=True)
+        counters = checked_counters(content["counters"])
+        require_sound(content, state)
         state.learner.load_state_dict(content["learner"])
         state.optimizer.load_state_dict(content["optimizer"])
         if state.designer is not None:
             state.designer.load_state_dict(content["designer"])
         if state.designer_optimizer is not None:
             state.designer_optimizer.load_state_dict(content["designer_optimizer"])
-        state.counters = Counters(**content["counters"])
+        torch.set_rng_state(content["random"].cpu())
+        if content["random_cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(content["random_cuda"].cpu(), device)
+        state.counters = counters
+        return content.get("made_of", {})
     except (
         RuntimeError,
         KeyError,
         TypeError,
-        ValueError,
+        ValueError,  # a UserError is one
+        AttributeError,
+        IndexError,
         EOFError,
         OSError,  # a file that was cut off
         pickle.UnpicklingError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the checkpoint {path} does not fit this run: {reason}") from error
-    torch.set_rng_state(content["random"].cpu())
-    if content["random_cuda"] is not None:
-        torch.cuda.set_rng_state(content["random_cuda"].cpu(), device)
+
+
+def peek(path: Path) -> tuple[Counters, dict[str, Any]] | None:
+    """A checkpoint's counters and what was kept with it, without its tensors and unchecked.
+
+    None where they cannot be had; the one before the newest is asked then.
+    """
+    for candidate in (path, previous(path)):
+        with contextlib.suppress(Exception):  # whatever damage: reading it for good tells
+            content = torch.load(candidate, map_location="cpu", weights_only=True, mmap=True)
+            return checked_counters(content["counters"]), dict(content.get("made_of", {}))
+    return None
+
+
+def load_newest(
+    state: ArmState, path: Path, *, unsealed: bool = False
+) -> tuple[dict[str, Any] | None, str]:
+    """Put a fresh arm where its newest checkpoint left it that is sound.
+
+    Args:
+        state: as in `load_checkpoint`.
+        path: the newest; the one before stands beside it. One that is damaged is removed.
+        unsealed: as in `load_checkpoint`.
+
+    Returns:
+        What was kept with it, None where there is no checkpoint; and a warning, or "".
+
+    Raises:
+        UserError: neither is sound.
+    """
+    before = previous(path)
+    if not path.exists():
+        if not before.exists():
+            return None, ""
+        os.replace(before, path)  # the process died between two renames
+    try:
+        return load_checkpoint(state, path, unsealed=unsealed), ""
+    except UserError as error:
+        if not before.exists():
+            raise
+        damaged = error
+    try:
+        kept = load_checkpoint(state, before, unsealed=unsealed)
+    except UserError:
+        raise damaged from None
+    os.replace(before, path)
+    return kept, f"{damaged}; going on from the one before, of step {state.counters.step}"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -88,17 +165,36 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Write beside `path` and rename, so that the file is always whole."""
+    """Write beside `path`, have it on the disk, and rename, so that the file is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_file(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         try:
             write(temporary)
+            to_disk(Path(temporary))
             os.replace(temporary, path)
+            to_disk(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def to_disk(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk: a power cut must not undo it."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():  # Windows opens no folders
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what the file system cannot do
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

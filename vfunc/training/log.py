@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from vfunc.printable import printable
 from vfunc.report.events import EventLog
 from vfunc.report.progress import Progress, Status
+from vfunc.storage.digests import so_far
 from vfunc.training.checkpoint import naming_file, save_checkpoint
 from vfunc.training.state import ArmState
 
@@ -46,8 +47,16 @@ class Silent:
 class RunLog:
     """An arm's news: to the event log, the display, and the checkpoint file."""
 
-    def __init__(self, events: EventLog, display: Progress, checkpoint: Path, unit: str) -> None:
+    def __init__(
+        self,
+        events: EventLog,
+        display: Progress,
+        checkpoint: Path,
+        unit: str,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self._events, self._display, self._checkpoint = events, display, checkpoint
+        self._identity = dict(identity or {})
         self._rate = f"{unit}_per_second"
         self._latest: dict[str, float] = {}
 
@@ -77,4 +86,5 @@ class RunLog:
 
     def checkpoint(self, state: ArmState) -> None:
         """See `Log.checkpoint`."""
-        save_checkpoint(state, self._checkpoint)
+        made_of = {"identity": self._identity, "log": so_far(self._events.path)}
+        save_checkpoint(state, self._checkpoint, made_of)

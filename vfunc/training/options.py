@@ -95,9 +95,15 @@ class CommandOptions:
     overwrite: bool = option("Replace the run of that name, if there is one.", default=False)
     resume: str | None = option(
         "Go on with an interrupted run: its name or directory. Its own options hold; only "
-        "--budget, --device, --threads, --runs-dir, --dry-run and --debug go with it.",
+        "--budget, --device, --threads, --runs-dir, --accept-changes, --dry-run and --debug go "
+        "with it.",
         default=None,
         metavar="RUN",
+    )
+    accept_changes: bool = option(
+        "Go on with a run whose configuration, data or log have changed since; its results say so.",
+        default=False,
+        needs=(Need(lambda options: options["resume"] is not None, "it is for --resume"),),
     )
     dry_run: bool = option("Check everything, print the configuration and stop.", default=False)
     debug: bool = option("Show the traceback of an error.", default=False)
@@ -173,6 +179,7 @@ class LearnerOptions:
         "name: any causal language model of transformers, or any ViT of timm.",
         default=EMBEDDED,
         metavar="DIR|ID",
+        reads=True,
     )
     precision: Literal["float32", "bfloat16"] = option("Of the learner.", default="float32")
     device: str = option(
@@ -256,6 +263,7 @@ class DesignerOptions:
         default=None,
         shown="a new one",
         metavar="PATH",
+        reads=True,
         needs=(DESIGNED,),
     )
     freeze_designer: bool = option(

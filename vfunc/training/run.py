@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import json
 import shlex
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from vfunc.errors import NonFiniteError, NotConvergedError, UserError
+from vfunc.errors import NonFiniteError, NotConvergedError
 from vfunc.printable import SafeConsole
-from vfunc.report.events import EventLog, read_events
+from vfunc.report.events import EventLog, read_lines
 from vfunc.report.progress import progress
+from vfunc.storage.lock import locked
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.build.configuration import default_name, to_toml
 from vfunc.training.certifying import Costly, certified_arm, certify_start
 from vfunc.training.checkpoint import (
-    load_checkpoint,
+    load_newest,
     naming_file,
+    previous,
+    to_disk,
     write_atomically,
     write_json,
+)
+from vfunc.training.files.identity import identity_of, kept_with_checkpoints
+from vfunc.training.files.opening import (
+    begin,
+    cleared,
+    go_on,
+    new_folder,
+    require_own,
+    run_there,
 )
 from vfunc.training.interrupt import Interrupted
 from vfunc.training.log import RunLog
 from vfunc.training.loop import run_arm
 from vfunc.training.options import RunConfig
-from vfunc.training.run_directory import RunDirectory, free_name, new_run
+from vfunc.training.run_directory import RunDirectory
 from vfunc.training.start import start_arm
 from vfunc.training.state import Counters
 from vfunc.training.summary import describe_run, finish
@@ -55,39 +67,74 @@ def run(config: RunConfig) -> None:
     """
     console = SafeConsole()
     if config.command.dry_run and config.described(console):
-        console.print(to_toml(config), end="", markup=False, highlight=False)
+        console.print(to_toml(config), end="")
         return
-    assembled = assemble(config)
-    console.print(describe_run(assembled), highlight=False)
-    if config.command.dry_run:
-        console.print(to_toml(config), end="", markup=False, highlight=False)
-        return
-    runs = Path(config.command.runs_dir)
-    if config.command.resume:
-        directory = RunDirectory(Path(config.command.resume))
-        _require_same_budget(config, directory)
-        text = to_toml(config)
-        write_atomically(directory.config, lambda t: Path(t).write_text(text, encoding="utf-8"))
-    else:
-        certified = _certify(assembled, console)
-        name = config.command.name or free_name(runs, default_name(config))
-        directory = new_run(runs, name, to_toml(config), overwrite=config.command.overwrite)
-        _log_certification(certified, directory)
+    with contextlib.ExitStack() as owned:
+        there = None if config.command.dry_run else run_there(config)
+        if there is not None:
+            owned.enter_context(locked(there.path))
+        assembled = assemble(config)
+        console.print(describe_run(assembled))
+        if config.command.dry_run:
+            console.print(to_toml(config), end="")
+            return
+        identity = identity_of(assembled)
+        if config.command.resume:
+            assert there is not None
+            directory = there
+            lines, changed = go_on(directory, config, identity)
+            for line in lines:
+                console.print(line, soft_wrap=True)
+        else:
+            certified, changed = _certify(assembled, console), False
+            if there is None:
+                runs = Path(config.command.runs_dir)
+                directory = new_folder(runs, config.command.name, default_name(config))
+                owned.enter_context(locked(directory.path))
+            else:
+                directory = cleared(there)
+            begin(directory, config, identity)
+            _log_certification(certified, directory)
+        _carry_out(Running(assembled, directory, identity, console, changed))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run under way.
+
+    Attributes:
+        assembled: what its arms share.
+        directory: its folder, owned by this process.
+        identity: what it is.
+        console: the console to print on.
+        changed: whether it goes on with something that has changed, which was accepted.
+    """
+
+    assembled: Assembled
+    directory: RunDirectory
+    identity: Mapping[str, Any]
+    console: Console
+    changed: bool = False
+
+
+def _carry_out(run: Running) -> None:
+    """Train the arms that are not finished, and summarise; what breaks off says how to go on."""
+    config, directory = run.assembled.config, run.directory
     try:
-        if not directory.start.exists():
-            _evaluate_start(assembled, directory)
+        if directory.read(directory.start) is None:
+            _evaluate_start(run.assembled, directory)
         for arm in config.run.arms:
             if directory.finished(arm) is None:
-                _run_one(arm, assembled, directory)
-        finish(assembled, directory, console)
+                _run_one(arm, run)
+        finish(run.assembled, directory, run.console)
     except KeyboardInterrupt as stop:
-        message = f"{str(stop) or 'stopped'}; go on with {_resuming(config, directory)}"
+        message = f"{str(stop) or 'stopped'}; go on with {_resuming(directory)}"
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         raise Interrupted(message, signum) from stop
     except (NonFiniteError, NotConvergedError) as error:
         raise type(error)(
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
-            f"{_resuming(config, directory)}"
+            f"{_resuming(directory)}"
         ) from error
 
 
@@ -119,22 +166,10 @@ def _log_certification(event: dict[str, Any] | None, directory: RunDirectory) ->
             events.write(event)
 
 
-def _resuming(config: RunConfig, directory: RunDirectory) -> str:
+def _resuming(directory: RunDirectory) -> str:
     """The option that goes on with this run."""
     path = directory.path
     return f"--resume {shlex.quote(path.name if path.parent == Path('runs') else str(path))}"
-
-
-def _require_same_budget(config: RunConfig, directory: RunDirectory) -> None:
-    """Arms are compared at equal budgets, and a finished arm has spent its own."""
-    for arm in config.run.arms:
-        done = directory.finished(arm)
-        if done is not None and done["budget"] != str(config.run.budget):
-            raise UserError(
-                f"--budget {config.run.budget}: the arm {arm} of {directory.path} has finished "
-                f"with {done['budget']}, and arms share one budget; leave --budget out, or start "
-                "a new run"
-            )
 
 
 def _evaluate_start(assembled: Assembled, directory: RunDirectory) -> None:
@@ -142,25 +177,34 @@ def _evaluate_start(assembled: Assembled, directory: RunDirectory) -> None:
     learner = copy.deepcopy(assembled.learner).to(assembled.device)
     evaluation = assembled.workload.evaluate(learner, final=True)
     write_json(directory.start, dict(evaluation.metrics))
+    directory.record(directory.start)
 
 
-def _run_one(name: str, assembled: Assembled, directory: RunDirectory) -> None:
+def _run_one(name: str, running: Running) -> None:
     """Train one arm to its end, and write what it leaves."""
+    assembled, directory = running.assembled, running.directory
     if assembled.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(assembled.device)
     run = start_arm(name, assembled)
     checkpoint = directory.checkpoint(name)
-    if checkpoint.exists():
-        load_checkpoint(run.state, checkpoint)
+    kept, warning = load_newest(run.state, checkpoint, unsealed=directory.is_adopted(checkpoint))
+    if warning:
+        running.console.print(f"warning: {warning}", soft_wrap=True)
+    if kept is not None and not running.changed:
+        require_own(kept, directory, running.identity)
     _forget_events_after(directory, name, run.state.counters)
     with EventLog(directory.events) as events, progress(name, start=run.fraction) as display:
-        log = RunLog(events, display, checkpoint, assembled.reporting.unit)
+        identity = kept_with_checkpoints(running.identity)
+        log = RunLog(events, display, checkpoint, assembled.reporting.unit, identity)
+        if kept is not None and running.changed:  # the ones on disk are of what was before
+            log.checkpoint(run.state)
         began = time.perf_counter()
         evaluation = run_arm(replace(run, log=log))
         wall = time.perf_counter() - began
     # the last checkpoint stays until the results are whole
     _write_results(run, assembled, directory, evaluation, wall)
-    checkpoint.unlink(missing_ok=True)
+    for path in (checkpoint, previous(checkpoint)):
+        path.unlink(missing_ok=True)
 
 
 def _write_results(
@@ -168,9 +212,13 @@ def _write_results(
 ) -> None:
     name, state = run.arm.name, run.state
     learner = directory.learner(name)
-    learner.parent.mkdir(parents=True, exist_ok=True)
+    learner.mkdir(parents=True, exist_ok=True)
+    others = {file: file.stat().st_mtime_ns for file in learner.rglob("*")}
     with naming_file(learner):
         assembled.saving.learner(state.learner, learner)
+        saved = [f for f in learner.rglob("*") if others.get(f) != f.stat().st_mtime_ns]
+        for file in (*saved, learner):
+            to_disk(file)
     if state.designer is not None:
         designer = state.designer
         write_atomically(
@@ -191,15 +239,17 @@ def _write_results(
     if next(state.learner.parameters()).device.type == "cuda":
         content["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     write_json(directory.result(name), content)
+    made = [*saved, directory.designer(name), directory.result(name)]
+    directory.record(*(path for path in made if path.exists()), events=True)
 
 
 def _forget_events_after(directory: RunDirectory, arm: str, at: Counters) -> None:
     """A resumed arm goes on from its checkpoint: what the log holds beyond it did not happen."""
     if not directory.events.exists():
         return
-    kept = [e for e in read_events(directory.events) if e["arm"] != arm or _happened(e, at)]
-    whole = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
-    write_atomically(directory.events, lambda t: Path(t).write_text(whole, encoding="utf-8"))
+    lines = read_lines(directory.events)
+    whole = b"".join(line for line, e in lines if e["arm"] != arm or _happened(e, at))
+    write_atomically(directory.events, lambda t: Path(t).write_bytes(whole))
 
 
 def _happened(event: Mapping[str, Any], at: Counters) -> bool:

@@ -32,7 +32,16 @@ from vfunc.training.options import LANGUAGE, VISION, RunConfig
 
 PRESETS = Path(vfunc.__file__).resolve().parent / "presets"
 CONFIG_NAME = "config.toml"
-WITH_RESUME = ("resume", "budget", "device", "threads", "runs_dir", "dry_run", "debug")
+WITH_RESUME = (
+    "resume",
+    "budget",
+    "device",
+    "threads",
+    "runs_dir",
+    "accept_changes",
+    "dry_run",
+    "debug",
+)
 
 DESCRIPTION = """Train a learner with and without learned tasks, from one start, and compare.
 

@@ -7,38 +7,27 @@ runs/<name>/
   table.txt, table.md   the final table
   arms/<arm>.json       one finished arm's results, with every example's outcome
   start.json            the learner that all of them start from, evaluated
-  checkpoints/<arm>.pt  an unfinished arm, to resume from
+  checkpoints/<arm>.pt  an unfinished arm, to resume from; <arm>.previous.pt, the one before
   learners/<arm>/       save_pretrained directory
   designers/<arm>.safetensors
   plots/*.png
+  manifest.json         digests of all of these, and of what the run was made from
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vfunc.errors import UserError
-from vfunc.training.checkpoint import write_atomically
+from vfunc.storage.digests import digest_of_file, so_far
+from vfunc.storage.manifest import NAME, Manifest, read_manifest, require_digest
+from vfunc.training.checkpoint import write_json
+from vfunc.training.files.written import ENTRIES, strangers
 
-ENTRIES = (
-    "config.toml",
-    "events.jsonl",
-    "metrics.json",
-    "table.txt",
-    "table.md",
-    "arms",
-    "start.json",
-    "checkpoints",
-    "learners",
-    "designers",
-    "plots",
-)
-"""Everything that a run leaves in its folder."""
-TEMPORARY = tuple(f".{name}." for name in ENTRIES)
+__all__ = ["ENTRIES", "RunDirectory", "free_name", "require_replaceable"]
 
 
 @dataclass(frozen=True)
@@ -89,49 +78,101 @@ class RunDirectory:
         return self.path / "designers" / f"{arm}.safetensors"
 
     def finished(self, arm: str) -> dict[str, Any] | None:
-        """A finished arm's results, or None."""
-        path = self.result(arm)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """A finished arm's results, or None.
+
+        Raises:
+            UserError: they are not as they were written.
+        """
+        return self.read(self.result(arm))
+
+    def read(self, path: Path) -> dict[str, Any] | None:
+        """A JSON file of the run, checked; None where it is not there, or not wholly written.
+
+        Raises:
+            UserError: it is not as it was written.
+        """
+        if not path.exists():
+            return None
+        manifest = self.manifest()
+        if manifest is not None:
+            digest = manifest.files.get(self.name_of(path))
+            if digest is None:  # the process died before it was done
+                return None
+            require_digest(path, digest)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged: it holds no results")
+        return content
+
+    def manifest(self) -> Manifest | None:
+        """The run's manifest; None for a run of before there were any.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return read_manifest(self.path)
+
+    def is_adopted(self, path: Path) -> bool:
+        """Whether a checkpoint is one of before there were seals, as it was when first seen."""
+        manifest = self.manifest()
+        digest = None if manifest is None else manifest.files.get(self.name_of(path))
+        return digest is not None and path.exists() and digest_of_file(path) == digest
+
+    def name_of(self, path: Path) -> str:
+        """A file's name in the manifest."""
+        return path.relative_to(self.path).as_posix()
+
+    def digests(self, *paths: Path) -> dict[str, str]:
+        """Digests of files, and of all files below folders, by their names in the manifest."""
+        files = (f for path in paths for f in ([path] if path.is_file() else path.rglob("*")))
+        return {self.name_of(f): digest_of_file(f) for f in sorted(files) if f.is_file()}
+
+    def keep(self, manifest: Manifest) -> None:
+        """Write the manifest.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_json(self.path / NAME, manifest.as_json())
+
+    def record(self, *paths: Path, events: bool = False) -> None:
+        """Add files to the manifest, and those below folders, as they are now.
+
+        Args:
+            *paths: files and folders that have been written.
+            events: whether the event log is recorded as far as it has come.
+
+        A folder without a manifest gets none: what stands in it already would count as unfinished.
+
+        Raises:
+            UserError: the manifest is damaged.
+            OSError: it cannot be written.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            return
+        log = so_far(self.events) if events else manifest.events
+        files = {**manifest.files, **self.digests(*paths)}
+        self.keep(replace(manifest, files=files, events=log))
 
 
-def new_run(runs: Path, name: str, config: str, *, overwrite: bool) -> RunDirectory:
-    """Make a run's folder with its configuration in it.
-
-    Args:
-        runs: the folder of all runs.
-        name: this run's.
-        config: the run's resolved configuration, as TOML.
-        overwrite: whether a run of that name is replaced.
+def require_replaceable(run: RunDirectory) -> None:
+    """What is replaced holds what a run writes, and directly in its folder nothing else.
 
     Raises:
-        UserError: it exists and is not to be replaced, or is no run.
+        UserError: it is no run, or holds something else; it is left alone.
     """
-    run = RunDirectory(runs / name)
-    if run.path.exists():
-        if not overwrite:
-            raise UserError(
-                f"the run {run.path} exists; give --name another name, --overwrite to replace it, "
-                f"or --resume {name} to go on with it"
-            )
-        _require_run(run)
-        shutil.rmtree(run.path)
-    run.path.mkdir(parents=True)
-    write_atomically(run.config, lambda t: Path(t).write_text(config, encoding="utf-8"))
-    return run
-
-
-def _require_run(run: RunDirectory) -> None:
-    """What is deleted holds what a run writes, and nothing else."""
     if not run.path.is_dir() or run.path.is_symlink():
         raise UserError(f"--overwrite: {run.path} is not a run's directory; left alone")
-    there = sorted(entry.name for entry in run.path.iterdir())
+    there = sorted(entry.name for entry in run.path.iterdir() if entry.name != ".lock")
     if there and not run.config.exists():
         raise UserError(f"--overwrite: {run.path} is not a run (no config.toml); left alone")
-    # a write that was killed leaves its temporary file: .config.toml.x1y2z3
-    strangers = [n for n in there if n not in ENTRIES and not n.startswith(TEMPORARY)]
-    if strangers:
+    if strange := strangers(run.path):
         raise UserError(
-            f"--overwrite: {run.path} holds {strangers[0]!r}, which no run writes; left alone"
+            f"--overwrite: {run.path} holds {strange[0]!r}, which no run writes; left alone"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -59,7 +58,9 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
     reporting = assembled.reporting
     measures = Measures(reporting.unit, reporting.metrics)
     comparisons = compare_with_baseline(arms, measures.metrics)
-    start = json.loads(directory.start.read_text(encoding="utf-8"))
+    start = directory.read(directory.start) or {}
+    manifest = directory.manifest()
+    accepted = () if manifest is None else manifest.accepted
     events = read_events(directory.events)
     probes = probe_summaries(events)
     write_json(
@@ -69,6 +70,7 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
                 k: _plain(v) for k, v in assembled.config.options.items() if k not in COMMAND
             },
             **provenance(assembled.device),
+            **({"accepted_changes": list(accepted)} if accepted else {}),
             "data": dict(reporting.data),
             "unit": measures.unit,
             "metrics": [asdict(metric) for metric in measures.metrics],
@@ -96,6 +98,8 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
     (directory.path / "table.md").write_text(text, encoding="utf-8")
     directory.plots.mkdir(exist_ok=True)
     written, undrawn = _drawn(reporting, measures, events, directory.plots)
+    made = [directory.metrics, directory.path / "table.txt", directory.path / "table.md"]
+    directory.record(*(path for path in (*made, *written) if path.exists()), events=True)
     for t in tables:
         console.print()
         console.print(t)

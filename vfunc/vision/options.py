@@ -66,6 +66,7 @@ class DataOptions:
         default=None,
         shown="the training pictures of --feedback",
         metavar="SOURCE",
+        reads=True,
     )
     feedback: tuple[str, ...] | None = option(
         "Labelled pictures that only the value signal sees: a folder of pictures with label or "
@@ -73,12 +74,14 @@ class DataOptions:
         default=None,
         shown="the embedded scenes",
         metavar="SOURCE [SOURCE ...]",
+        reads=True,
     )
     eval: str | None = option(
         "Held-out pictures to evaluate on: a folder like --feedback's.",
         default=None,
         shown="held-out pictures of --feedback",
         metavar="SOURCE",
+        reads=True,
     )
     stream_size: int | None = option(
         "Embedded: scenes in the stream; it is read again from the start when it ends.",
@@ -250,6 +253,7 @@ class DenseOptions:
         default=None,
         shown="none",
         metavar="DIR",
+        reads=True,
     )
     fit_size: int = option(
         "Labelled pictures, at most, that the evaluation's probes are trained on.",

@@ -74,6 +74,11 @@ def catalogue_of(modality: str, estimators: tuple[str, ...] = ()) -> Catalogue:
     return _catalogue(modality, tuple(own), tuple(ESTIMATORS.items()))
 
 
+def catalogue_of_config(config: RunConfig) -> Catalogue:
+    """The options of a configuration, those of its own estimator among them."""
+    return catalogue_of(config.run.modality, _estimators(config.options))
+
+
 @functools.lru_cache(maxsize=16)
 def _catalogue(modality: str, own: _Named, registered: _Named) -> Catalogue:
     """The same; estimators that are registered later make another."""

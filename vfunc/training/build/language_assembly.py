@@ -22,6 +22,7 @@ from vfunc.language.reporting import language_reporting, language_saving
 from vfunc.language.workload import LanguageWorkload
 from vfunc.modality import Modality
 from vfunc.training.build.language_config import LanguageConfig
+from vfunc.training.build.language_digests import digests_of_examples
 
 
 def language_parts(
@@ -73,7 +74,8 @@ def language_parts(
         seed=config.run.seed,
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
     )
-    return module, Modality(workload, language_reporting(data), language_saving(tokenizer))
+    digests = digests_of_examples(config.data, raw)
+    return module, Modality(workload, language_reporting(data), language_saving(tokenizer), digests)
 
 
 def _read(data: DataOptions, seed: int) -> RawData:

@@ -15,6 +15,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from vfunc.errors import UserError
+from vfunc.storage.manifest import require_as_written
 from vfunc.vision.encoder.architecture import Architecture
 from vfunc.vision.encoder.encoder import Encoder
 from vfunc.vision.encoder.timm_vit import build_encoder, create_vit
@@ -62,6 +63,7 @@ def load_encoder(
         UserError: something is missing, damaged, no ViT, or does not fit together.
     """
     directory = Path(directory)
+    require_as_written(directory)
     architecture = _architecture(directory)
     meta = torch.device(device).type == "meta"
     if pretrained and not meta:

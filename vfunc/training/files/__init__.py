@@ -1,0 +1,1 @@
+"""What a run keeps in its folder beside its results: what it is, and what is whole."""
