@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +20,7 @@ from vfunc import trees
 from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.extras import needs
+from vfunc.printable import SafeConsole
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
 from vfunc.pullback import pull_back
 from vfunc.split import Whole
@@ -96,7 +96,7 @@ def measure(argv: Sequence[str]) -> None:
     assert isinstance(config, VisionConfig)
     parts = assemble(config)
     rows = rows_of(parts, options.repeats)
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = SafeConsole(width=None if sys.stdout.isatty() else 100)
     console.print(
         f"{config.options['objective']}, S = {config.estimator.align}, {config.data.batch_size} "
         f"pictures a step, {config.views.meta_batch_size} of them in an estimate, on "

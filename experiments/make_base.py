@@ -27,6 +27,7 @@ from vfunc.language.data.examples import Example
 from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.data.tokenise import end_of_text
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER, greedy_pass_at_1
+from vfunc.printable import one_line
 
 with needs("run", "tyro"), needs("language", "transformers"):
     import tyro
@@ -209,5 +210,5 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Options, description=__doc__))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)

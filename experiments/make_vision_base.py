@@ -19,6 +19,7 @@ import torch
 
 from vfunc.errors import UserError
 from vfunc.extras import needs
+from vfunc.printable import one_line
 from vfunc.vision.data.vision_data import stream_pictures
 from vfunc.vision.encoder.embedded_encoder import EMBEDDED_ENCODER, embedded_encoder
 from vfunc.vision.encoder.encoder_file import save_encoder
@@ -131,7 +132,7 @@ def main() -> int:
     try:
         make(tyro.cli(Options, description=__doc__))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0
 

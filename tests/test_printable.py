@@ -62,3 +62,18 @@ def test_a_name_that_is_not_utf8_is_refused_at_the_start(capsys):
     for words in (["--runs-dir", "runs/\udcff"], ["--feedback", "a.jsonl", "\udce4.jsonl"]):
         assert run_guarded(lambda config: 0, words) == 2
         assert "is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--modality", "\x1b[2J"],
+        ["--seed", "\x1b[2J"],
+        ["--no\x1b[2Jsuch", "3"],
+        ["--vary", "\x1b[2J"],
+    ],
+)
+def test_a_command_line_that_is_refused_is_not_echoed_as_commands(words, capsys):
+    assert run_guarded(lambda config: None, words) == 2
+    found = capsys.readouterr()
+    assert "\x1b[2J" not in found.out + found.err and "\\x1b[2J" in found.out + found.err

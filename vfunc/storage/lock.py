@@ -90,8 +90,10 @@ def _alive(owner: dict[str, Any]) -> bool:
     if owner.get("host") != socket.gethostname():
         return True
     pid = owner.get("pid")
-    if not isinstance(pid, int) or pid == os.getpid():
-        return pid == os.getpid()
+    if os.name == "nt":  # where asking for a process may end it
+        return True
+    if not isinstance(pid, int):
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -139,7 +141,11 @@ def _read(handle: int) -> dict[str, Any]:
 
 
 def _refusal(path: Path, owner: dict[str, Any]) -> str:
-    who = "another process"
+    who, stale = "another process", ""
     if owner:
         who = f"process {owner.get('pid')} on {owner.get('host')} (since {owner.get('since')})"
-    return f"{path.parent} is in use by {who}; wait until it ends, or give --name another name"
+    if os.name == "nt" or owner.get("host", socket.gethostname()) != socket.gethostname():
+        stale = f"; if that runs no more, remove {path}"
+    return (
+        f"{path.parent} is in use by {who}; wait until it ends, or give --name another name{stale}"
+    )

@@ -11,7 +11,7 @@ import tyro
 from rich.table import Table
 
 from vfunc.errors import UserError
-from vfunc.printable import SafeConsole
+from vfunc.printable import SafeConsole, echoing
 from vfunc.training.run_command_line import parse, run_guarded
 
 if TYPE_CHECKING:
@@ -63,13 +63,14 @@ def main(argv: Sequence[str], program: str = "vfunc bench") -> int:
 
 def _measure(argv: Sequence[str], program: str) -> None:
     described = DESCRIPTION.replace("%(run)s", program.replace("bench", "run"))
-    options, rest = tyro.cli(
-        BenchOptions,
-        args=list(argv),
-        prog=program,
-        description=described.replace("%(prog)s", program),
-        return_unknown_args=True,
-    )
+    with echoing(argv):
+        options, rest = tyro.cli(
+            BenchOptions,
+            args=list(argv),
+            prog=program,
+            description=described.replace("%(prog)s", program),
+            return_unknown_args=True,
+        )
     # only now: --help need not wait for it
     from vfunc.studies.bench import CANDIDATES, bench
     from vfunc.training.assemble import assemble

@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from vfunc.errors import UserError
+from vfunc.printable import echoing
 from vfunc.training.run_command_line import PRESETS, run_guarded
 
 DESCRIPTION = """Train every arm once a seed, and compare the arms over the seeds.
@@ -122,13 +123,14 @@ def options_of(
         SystemExit: `--help`, or a value that tyro refuses.
     """
     described = DESCRIPTION.replace("%(run)s", program.replace("compare", "run"))
-    options, rest = tyro.cli(
-        CompareOptions,
-        args=list(argv),
-        prog=program,
-        description=described.replace("%(prog)s", program),
-        return_unknown_args=True,
-    )
+    with echoing(argv):
+        options, rest = tyro.cli(
+            CompareOptions,
+            args=list(argv),
+            prog=program,
+            description=described.replace("%(prog)s", program),
+            return_unknown_args=True,
+        )
     seeds = options.seeds
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
         raise UserError("--seeds wants at least one seed, and none twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -71,7 +72,8 @@ def _carried_out(
                 run(one.config.changed(resume=resume))
             except KeyboardInterrupt:
                 again = " without --overwrite" if one.config.command.overwrite else ""
-                console.print(f"\nthe same command{again} goes on from here")
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    console.print(f"\nthe same command{again} goes on from here")
                 raise
         found.append(read_run(path, one.setting))
         # better now than after all runs

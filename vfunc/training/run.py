@@ -27,7 +27,6 @@ from vfunc.training.certifying import Costly, certified_arm, certify_start
 from vfunc.training.checkpoint import (
     load_newest,
     naming_file,
-    previous,
     to_disk,
     write_atomically,
     write_json,
@@ -203,8 +202,7 @@ def _run_one(name: str, running: Running) -> None:
         wall = time.perf_counter() - began
     # the last checkpoint stays until the results are whole
     _write_results(run, assembled, directory, evaluation, wall)
-    for path in (checkpoint, previous(checkpoint)):
-        path.unlink(missing_ok=True)
+    directory.forget_checkpoints(name)
 
 
 def _write_results(

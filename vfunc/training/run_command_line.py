@@ -19,7 +19,7 @@ from vfunc.config.layers import Layer, merged
 from vfunc.config.toml import read_preset, read_toml
 from vfunc.errors import UserError, VfuncError
 from vfunc.estimators import ESTIMATORS
-from vfunc.printable import one_line
+from vfunc.printable import echoing, one_line
 from vfunc.training.build.configuration import (
     MODALITIES,
     catalogue_of,
@@ -119,14 +119,15 @@ def given_on_command_line(
     groups = groups_of(modality).items()
     titles = {name: (made.__doc__ or "").partition("\n\n")[0] for name, made in groups}
     titles |= {name: f"With --estimator {name}." for name in (*ESTIMATORS, *named, *estimators)}
-    return parse_words(
-        argv,
-        catalogue,
-        program=program,
-        description=DESCRIPTION.replace("%(prog)s", program),
-        titles=titles,
-        known={"modality": modality},
-    )
+    with echoing(argv):
+        return parse_words(
+            argv,
+            catalogue,
+            program=program,
+            description=DESCRIPTION.replace("%(prog)s", program),
+            titles=titles,
+            known={"modality": modality},
+        )
 
 
 def options_there(argv: Sequence[str], presets: Path, estimators: Sequence[str] = ()) -> Catalogue:

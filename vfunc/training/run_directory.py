@@ -24,7 +24,7 @@ from typing import Any
 from vfunc.errors import UserError
 from vfunc.storage.digests import digest_of_file, so_far
 from vfunc.storage.manifest import NAME, Manifest, read_manifest, require_digest
-from vfunc.training.checkpoint import write_json
+from vfunc.training.checkpoint import previous, write_json
 from vfunc.training.files.written import ENTRIES, strangers
 
 __all__ = ["ENTRIES", "RunDirectory", "free_name", "require_replaceable"]
@@ -98,7 +98,10 @@ class RunDirectory:
             digest = manifest.files.get(self.name_of(path))
             if digest is None:  # the process died before it was done
                 return None
-            require_digest(path, digest)
+            try:
+                require_digest(path, digest)
+            except UserError as error:
+                raise UserError(f"{error}, or remove it, and it is made again") from error
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -114,6 +117,12 @@ class RunDirectory:
             UserError: it is damaged.
         """
         return read_manifest(self.path)
+
+    def forget_checkpoints(self, arm: str) -> None:
+        """Remove the checkpoints of an arm that is finished."""
+        newest = self.checkpoint(arm)
+        for path in (newest, previous(newest)):
+            path.unlink(missing_ok=True)
 
     def is_adopted(self, path: Path) -> bool:
         """Whether a checkpoint is one of before there were seals, as it was when first seen."""

@@ -6,11 +6,14 @@ or other data would compare what was trained on the one with what was trained on
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vfunc.config.known import flag
-from vfunc.storage.digests import digest_of_json, digest_of_tensors
+from vfunc.estimators import find_estimator
+from vfunc.storage.digests import digest_of_file, digest_of_json, digest_of_tensors
 from vfunc.training.assemble import Assembled
 from vfunc.training.build.configuration import COMMAND
 from vfunc.training.files.inputs import differing, digests_of
@@ -34,6 +37,8 @@ def identity_of(assembled: Assembled) -> dict[str, Any]:
     if not any(found["option"] == "learner" for found in inputs.values()):
         tensors = dict(assembled.learner.state_dict())
         inputs["the start learner"] = {"sha256": digest_of_tensors(tensors)}
+    if code := _own_code(config.options["estimator"]):
+        inputs["the estimator's code"] = {"sha256": code}
     inputs |= {role: {"sha256": digest} for role, digest in assembled.modality.digests.items()}
     return {
         "options": {
@@ -105,6 +110,14 @@ def kept_with_checkpoints(identity: Mapping[str, Any]) -> dict[str, Any]:
         for role, found in identity["inputs"].items()
     }
     return {**identity, "inputs": short}
+
+
+def _own_code(estimator: str) -> str | None:
+    """The digest of the file that a user's own estimator is in."""
+    if ":" not in estimator:
+        return None
+    file = inspect.getsourcefile(find_estimator(estimator))
+    return None if file is None else digest_of_file(Path(file))
 
 
 def _counted(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -131,6 +131,9 @@ def go_on(
     before = manifest.before
     if changes and manifest.identity:
         before = tuple(dict.fromkeys((*before, digest_of_identity(manifest.identity))))
+    for arm in config.run.arms:
+        if directory.finished(arm) is not None:  # the process died before it removed these
+            directory.forget_checkpoints(arm)
     _write_config(directory, config)
     directory.keep(
         replace(

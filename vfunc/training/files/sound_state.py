@@ -91,7 +91,7 @@ def _require_optimizer(
             raise UserError(f"the {what} is for other parameters")
         p = parameters[numbers.index(index)]
         for name, x in kept.items():
-            if isinstance(x, Tensor) and x.dim() and x.shape != p.shape:
+            if isinstance(x, Tensor) and x.dim() and not _suits(x, p):
                 raise UserError(f"{name} of the {what} has another shape")
             if isinstance(x, Tensor) and not _finite(x):
                 raise UserError(f"{name} of the {what} is not finite")
@@ -100,6 +100,11 @@ def _require_optimizer(
     for name, value in _numbers(found["param_groups"]):
         if not math.isfinite(value):
             raise UserError(f"{name} of the {what} is {value}")
+
+
+def _suits(x: Tensor, p: Tensor) -> bool:
+    """Whether a moment has a parameter's shape; factored ones have 1 in some places."""
+    return x.dim() == p.dim() and all(n in (1, m) for n, m in zip(x.shape, p.shape, strict=True))
 
 
 def _numbers(groups: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
