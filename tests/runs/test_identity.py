@@ -23,6 +23,7 @@ from vfunc.storage.digests import so_far
 from vfunc.storage.manifest import read_manifest
 from vfunc.studies.comparison_files import _other_data
 from vfunc.studies.finished_runs import FoundRun
+from vfunc.studies.repetition import PlannedRun, check
 from vfunc.training import loop
 from vfunc.training.checkpoint import save_checkpoint
 from vfunc.training.files.identity import (
@@ -31,6 +32,7 @@ from vfunc.training.files.identity import (
     identity_of,
     kept_with_checkpoints,
 )
+from vfunc.training.files.inputs import read_by
 from vfunc.training.files.opening import begin, go_on, require_own
 from vfunc.training.run_command_line import parse
 from vfunc.training.run_directory import RunDirectory
@@ -303,3 +305,27 @@ def test_a_changed_stream_from_end_to_end(command, monkeypatch, tmp_path, files,
         3,
     ]
     assert command("--resume", "x", small_data=False) == 0  # it is the run's own by now
+
+
+def test_a_comparison_takes_no_run_on_other_data_for_its_own(begun):
+    config = parse(words(OPTIONS | {"budget": "6steps"}))
+    one = PlannedRun("", config, begun.directory)
+    assert one.state == "interrupted"
+    check([one])
+    in_file("feedback.jsonl")()
+    with pytest.raises(UserError, match=r"was run on other data .--feedback feedback.jsonl: other"):
+        check([one])
+
+
+def test_what_is_read_is_known_by_its_place_and_not_by_a_likeness(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("embedded", "main", "copy/images"):
+        Path(name).mkdir(parents=True)
+    Path("a.jsonl").write_text("{}")
+    language = parse(["--stream", "a.jsonl", "some/set:main", "--feedback", "x/y", "--eval", "x/z"])
+    assert read_by(language) == {"--stream (1)": ("stream", Path("a.jsonl"))}
+    vision = parse(["--modality", "vision", "--feedback", "ade20k:copy", "--retrieval", "main"])
+    assert read_by(vision) == {
+        "--feedback": ("feedback", Path("copy")),
+        "--retrieval": ("retrieval", Path("main")),
+    }

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vfunc.conditions import EMBEDDED
 from vfunc.config.known import flag
 from vfunc.errors import UserError
 from vfunc.storage.digests import digest_of_file, digest_of_json, digests_below
 from vfunc.training.build.configuration import catalogue_of_config
-from vfunc.training.options import RunConfig
+from vfunc.training.options import VISION, RunConfig
 
 _NAMED = 2000  # files of a folder, of which each keeps a digest of its own
 
@@ -27,7 +28,7 @@ def read_by(config: RunConfig) -> dict[str, tuple[str, Path]]:
             continue
         values = value if isinstance(value, tuple) else (value,)
         for number, text in enumerate(values, 1):
-            path = _path_of(text)
+            path = _path_of(text, config.run.modality)
             if path is not None:
                 role = flag(name) if len(values) == 1 else f"{flag(name)} ({number})"
                 found[role] = name, path
@@ -83,9 +84,11 @@ def _digested(path: Path) -> dict[str, Any]:
     return found
 
 
-def _path_of(text: str) -> Path | None:
-    """Where a name leads to; `ade20k:DIR` to the folder."""
-    for spelled in (text, text.partition(":")[2]):
+def _path_of(text: str, modality: str) -> Path | None:
+    """Where a name leads to; of pictures `ade20k:DIR` to the folder. What is embedded has none."""
+    if text == EMBEDDED:
+        return None
+    for spelled in (text, text.partition(":")[2] if modality == VISION else ""):
         path = Path(spelled).expanduser()
         if spelled and path.exists():
             return path
