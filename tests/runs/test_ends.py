@@ -93,8 +93,8 @@ def test_a_closed_terminal_does_not_end_a_run(live):
         display.message("engine")
 
 
-@pytest.mark.parametrize("name", ["[/x]", "a [bold]b", "esc\x1b[2J", "$x_$"])
-def test_a_runs_name_is_no_markup(command, tmp_path, name, capsys):
+def test_a_runs_name_is_no_markup(command, tmp_path, capsys):
+    name = "[/x] [bold]b $x_$ \x1b[2J"  # in one run: each alone would do
     options = BASELINE | {"runs_dir": f"runs/{name}"}
     assert command("--name", "x", **options) == 0
     assert (tmp_path / "runs" / name / "x/metrics.json").exists()
