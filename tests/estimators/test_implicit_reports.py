@@ -334,3 +334,22 @@ def test_passes_are_what_was_spent(options, curvature, monkeypatch):
         ).diagnostics
         assert spent["forwards"] + spent["tangents"] == len(forwards), engine
         assert spent["backwards"] == len(backwards), engine
+
+
+@pytest.mark.parametrize(("bend", "kinked"), [(torch.abs, True), (torch.square, False)])
+def test_a_minimum_on_a_kink_says_so(bend, kinked):
+    """|theta| + (damping / 2) (theta - theta_t)^2 has its minimum at the kink."""
+    problem = vfunc.ValueProblem(
+        lambda phi, batch: {"c": phi["c"]},
+        lambda theta, task: task["c"].sum() * bend(theta["w"]).sum(),
+        lambda theta: (theta["w"] - 1).square().sum(),
+        (None,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+    )
+    theta, phi = {"w": torch.tensor([0.3, 2.0])}, {"c": torch.ones(1)}
+    ask = vfunc.Implicit(damping=1.0, max_iterations=8)
+    if not kinked:
+        ask(problem, theta, phi)
+        return
+    with pytest.raises(vfunc.errors.NotConvergedError, match="it has stopped on a kink"):
+        ask(problem, theta, phi)

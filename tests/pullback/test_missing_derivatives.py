@@ -199,3 +199,29 @@ def test_a_compiled_learner_runs():
 def test_other_errors_are_left_as_they_are(error):
     with pytest.raises(type(error), match=re.escape(str(error))), missing_told("reverse"):
         raise error
+
+
+def test_gauss_newton_goes_on_by_differences():
+    problem, theta, phi = asked(Applied(Cube.apply), PICTURES)
+    learner = problem.pretrain_loss.__closure__[0].cell_contents
+    form = vfunc.CompositeForm(
+        lambda th, t: learner(th, PICTURES), lambda z, t: (z - t["t"]).square().mean()
+    )
+    problem = vfunc.ValueProblem(**{**vars(problem), "composite": form})
+    found = vfunc.Implicit(10.0, curvature="gauss_newton")(problem, theta, phi)
+    assert found.diagnostics["hessian_engine"] == "finite_difference"
+    with pytest.raises(MissingDerivativeError, match="forward mode"):
+        vfunc.Implicit(10.0, curvature="gauss_newton", engine="forward")(problem, theta, phi)
+
+
+def test_parts_need_a_forward_mode():
+    problem, theta, phi = asked(Applied(Cube.apply), PICTURES)
+    learner = problem.pretrain_loss.__closure__[0].cell_contents
+    problem = vfunc.ValueProblem(
+        **{
+            **vars(problem),
+            "parts": lambda th, t: (learner(th, PICTURES) - t["t"]).square().mean(-1),
+        }
+    )
+    with pytest.raises(vfunc.UserError, match="value_of_parts needs forward mode"):
+        vfunc.value_of_parts(problem, theta, phi)

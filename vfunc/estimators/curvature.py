@@ -12,6 +12,7 @@ from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueProblem
 from vfunc.pullback import ENGINES, Engine, Passes, attention_for, mixed_product
 from vfunc.pullback.gauss_newton import GaussNewton
+from vfunc.pullback.missing import MissingDerivativeError, missing_told
 from vfunc.simulate import Adam, TensorState
 from vfunc.trees import Params
 
@@ -91,21 +92,34 @@ def curvature_at(
             "the problem declares no `composite` form; take curvature 'hessian'"
         )
     differences = name == "finite_difference" or problem.no_second_order is not None
-    kernels = ENGINES["finite_difference" if differences else "forward"]
-    with attention_for(kernels):
-        matrix = GaussNewton.at(
-            problem.composite,
-            theta,
-            construction.task,
-            differences=differences,
-            compute_dtype=problem.compute_dtype,
-        )
+    composite, task = problem.composite, construction.task
+
+    def matrix_by(differences: bool) -> tuple[GaussNewton, Engine]:
+        kernels = ENGINES["finite_difference" if differences else "forward"]
+        with attention_for(kernels):
+            matrix = GaussNewton.at(
+                composite,
+                theta,
+                task,
+                differences=differences,
+                compute_dtype=problem.compute_dtype,
+            )
+        return matrix, kernels
+
+    made = [matrix_by(differences)]
 
     def gauss_newton(x: Params) -> tuple[Params, Passes, str]:
-        with attention_for(kernels):
-            return matrix(x), matrix.one, kernels.name
+        matrix, kernels = made[0]
+        try:
+            with attention_for(kernels), missing_told(kernels.name):
+                return matrix(x), matrix.one, kernels.name
+        except MissingDerivativeError:
+            if kernels.name == "finite_difference" or name != "auto":
+                raise
+        made[0] = matrix_by(True)  # as auto does it for the Hessian
+        return gauss_newton(x)
 
-    return DampedCurvature(gauss_newton, damping, matrix.built, semidefinite=True)
+    return DampedCurvature(gauss_newton, damping, made[0][0].built, semidefinite=True)
 
 
 def optimizer_preconditioner(problem: ValueProblem, theta: Params, damping: float) -> Params:

@@ -10,6 +10,7 @@ from vfunc.estimators.first_order import stepped
 from vfunc.problem import ValueProblem, construct_task, entry, feedback_gradient
 from vfunc.problem.arguments import blaming
 from vfunc.pullback import ENGINES, attention_for
+from vfunc.pullback.missing import MissingDerivativeError, missing_told
 from vfunc.pullback.tangent import tangent_along
 from vfunc.trees import Params
 from vfunc.typecheck import typed
@@ -60,5 +61,12 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
 
     _, g_down = feedback_gradient(problem, theta)
     with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
-        _, tangents = tangent_along(terms, theta, stepped(problem, g_down))
+        try:
+            with missing_told("forward"):
+                _, tangents = tangent_along(terms, theta, stepped(problem, g_down))
+        except MissingDerivativeError as missing:
+            raise UserError(
+                f"value_of_parts needs forward mode, and {missing.operation or 'an operation'} of "
+                f"the learner has none ({missing.said})"
+            ) from missing
     return tangents.detach()

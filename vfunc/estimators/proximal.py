@@ -6,6 +6,7 @@ of theta by the damping, which in float32 at damping = 1 / eta drowns the gradie
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -109,10 +110,17 @@ def solve_proximal(
     at = _start(proximal)
     while (answer := rule.answer(at)) is None:
         if rule.ended(at) or not math.isfinite(at.size):
+            advice = "raise --damping or --solver-tolerance"
+            if math.isfinite(at.size) and proximal.kinked(at.shift, at.g):
+                advice = (
+                    "it has stopped on a kink (a ReLU's, a clamp's), where a minimum has no "
+                    "gradient of zero, and no derivative in phi: take another --damping, or a "
+                    "smooth loss"
+                )
             raise NotConvergedError(
                 f"implicit, proximal problem at damping {damping:g}: relative gradient "
-                f"{at.gap:.1e} after {at.iteration} Newton steps, tolerance {tolerance:.1e}; raise "
-                "--damping or --solver-tolerance"
+                f"{at.gap:.1e} after {at.iteration} Newton steps, tolerance {tolerance:.1e}; "
+                f"{advice}"
             )
         at = replace(at, met=rule.met(at))
         matrix = curvature_at(proximal.theta(at.shift))
@@ -136,6 +144,26 @@ class _Proximal:
         with torch.no_grad():
             loss = self.problem.pretrain(self.theta(shift), self.task)
             return float(loss) + 0.5 * self.damping * float(trees.dot(shift, shift))
+
+    def kinked(self, shift: Params, g: Params) -> bool:
+        """Whether a kink is near: the slopes to both sides along the gradient differ.
+
+        A curvature makes them differ in proportion to the step; a kink that is within reach of it
+        does not.
+        """
+        size, eps = float(trees.norm(g)), max(torch.finfo(x.dtype).eps for x in shift.values())
+        if not size > 0:
+            return False
+        along, here = trees.scale(g, -1 / size), self.value(shift)
+
+        def jump(step: float) -> float:
+            ahead, behind = (self.value(trees.axpy(way, along, shift)) for way in (step, -step))
+            return (ahead - 2 * here + behind) / step
+
+        step = eps ** (1 / 3) * max(float(trees.norm(self.theta(shift))), 1.0)
+        jumps = [jump(step * 4.0**k) for k in range(-2, 9)]
+        pairs = itertools.pairwise(jumps)
+        return any(near > max(0.5 * size, 0.6 * far) for near, far in pairs)
 
     def gradient(self, shift: Params) -> Params:
         g_pre = pretrain_gradient(self.problem, self.theta(shift), self.task)
