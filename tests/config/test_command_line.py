@@ -263,4 +263,6 @@ def test_a_process_ends_with_the_code_and_without_a_traceback():
         [sys.executable, "-c", code, "--momentum", "0.5"], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr == "error: --momentum does nothing here: it is for --optimizer sgd\n"
+    assert (
+        done.stderr == "error: --momentum does nothing here: it is for --optimizer sgd or rmsprop\n"
+    )

@@ -121,7 +121,12 @@ def test_the_stream_of_a_problem_is_its_preset_until_its_parts_are_given(name):
         ({"arms": "baseline,basline"}, "unknown arm 'basline'; did you mean baseline.*known_wrong"),
         ({"arms": "baseline,vpretraining,baseline"}, "names baseline twice"),
         ({"arms": ","}, "names no arm"),
-        ({"optimizer": "sgd"}, "give --lr"),
+        ({"optimizer": "sgd"}, "--optimizer sgd has no learning rate .* give --lr"),
+        ({"optimizer": "adafactor"}, "--optimizer adafactor has no learning rate .* give --lr"),
+        (
+            {"optimizer": "rmsprop", "lr": 0.1, "betas": (0.9, 0.9)},
+            "--betas .* it is for --optimizer adamw, adam, nadam, radam or adamax",
+        ),
         ({"designer_width": 50}, "--designer-width 50 must be even and divisible"),
         ({"designer_heads": 5}, "--designer-heads 5"),
         ({"levels": (0.0, 0.0, 0.0)}, "--levels"),

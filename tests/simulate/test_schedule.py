@@ -170,6 +170,23 @@ def test_step_sizes_that_are_tensors_are_copied():
     assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.1)
 
 
+def test_what_a_scheduler_s_method_belongs_to_is_not_copied():
+    """A trainer that holds the learner, and gives its own method to the scheduler."""
+
+    class Trainer:
+        def __deepcopy__(self, memo):
+            raise AssertionError("copied")
+
+        def factor(self, k):
+            return 1 / (1 + k)
+
+    parameters, optimizer = live_one()
+    inner = lr_scheduler.LambdaLR(optimizer, Trainer().factor)
+    for scheduler in (inner, lr_scheduler.ChainedScheduler([inner], optimizer)):
+        rule, _ = from_optimizer(optimizer, parameters, schedule=scheduler)
+        assert [rule.at(k).eta for k in range(3)] == [0.1, 0.05, 0.1 * (1 / 3)]
+
+
 @dataclass
 class Closed:
     """What cannot be copied."""

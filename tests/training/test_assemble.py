@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -14,8 +15,12 @@ from vfunc.designer_file import save_designer
 from vfunc.errors import UserError
 from vfunc.estimators import FirstOrder, estimator
 from vfunc.problem import pretrain_gradient
+from vfunc.simulate import check_step
 from vfunc.training import step
 from vfunc.training.assemble import pick_device
+from vfunc.training.build.vision_memory import BUFFERS
+from vfunc.training.options import OptimizerName, OptimizerOptions
+from vfunc.training.state import build_optimizer
 
 ESTIMATORS = [
     {"estimator": "first_order", "value": "dot"},
@@ -193,3 +198,35 @@ def test_a_device_that_is_not_there_is_refused(device):
 def test_estimators_by_name_are_the_tested_ones():
     tested = {options["estimator"] for options in ESTIMATORS}
     assert set(estimator.ESTIMATORS) <= tested
+
+
+@pytest.mark.parametrize("kind", get_args(OptimizerName))
+def test_every_optimizer_of_the_command_line_is_made_and_simulated(kind):
+    """With its options, by its own class, and as estimates see it."""
+    options = OptimizerOptions(
+        optimizer=kind,
+        lr=0.03,
+        betas=(0.7, 0.8),
+        momentum=0.4,
+        weight_decay=0.1,
+        clip=0.0,
+        warmup=0.0,
+        final_lr=1.0,
+        accumulate=1,
+    )
+    learner = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(options, learner)
+    assert type(optimizer).__name__.lower() == kind
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.03, 0.1)
+    assert group.get("betas", (0.7, 0.8)) == (0.7, 0.8)
+    assert group.get("momentum", 0.4) == 0.4
+    for _ in range(2):
+        learner(torch.ones(4, 3)).square().mean().backward()
+        optimizer.step()
+    assert check_step(optimizer, dict(learner.named_parameters())) < 1e-4
+    kept = sum(
+        x.numel() for s in optimizer.state.values() for x in s.values() if x.shape != ()
+    ) / sum(p.numel() for p in learner.parameters())
+    foreseen = BUFFERS[kind] + (kind in ("sgd", "rmsprop"))
+    assert foreseen == (round(kept) if kind != "adafactor" else 0)

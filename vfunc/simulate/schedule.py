@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -101,7 +102,7 @@ def later_by_scheduler(
     require_scheduler(scheduler, optimizer)
     stand_in = _Groups(optimizer)
     try:
-        twin = copy.deepcopy(scheduler, {id(optimizer): stand_in})
+        twin = copy.deepcopy(scheduler, {id(optimizer): stand_in, **_shared(scheduler)})
     except Exception as error:  # whatever a user's scheduler holds
         raise UserError(
             f"the schedule, a {type(scheduler).__name__}, cannot be copied "
@@ -136,6 +137,18 @@ def require_scheduler(scheduler: LRScheduler, optimizer: torch.optim.Optimizer) 
         )
     if getattr(scheduler, "optimizer", None) is not optimizer:
         raise UserError(f"the schedule, a {type(scheduler).__name__}, is that of another optimizer")
+
+
+def _shared(scheduler: LRScheduler) -> dict[int, Any]:
+    """Methods of other objects that a scheduler calls, by id: what they belong to is not copied."""
+    found: dict[int, Any] = {}
+    for value in vars(scheduler).values():
+        for x in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(x, LRScheduler):
+                found |= _shared(x)
+            elif inspect.ismethod(x) and not isinstance(x.__self__, LRScheduler):
+                found[id(x)] = x
+    return found
 
 
 class _Groups:

@@ -22,6 +22,22 @@ from vfunc.training.budget import Budget, parse_budget
 
 LANGUAGE, VISION = "language", "vision"
 ModalityName = Literal["language", "vision"]
+OptimizerName = Literal[
+    "adamw",
+    "sgd",
+    "adam",
+    "nadam",
+    "radam",
+    "adamax",
+    "adagrad",
+    "rmsprop",
+    "adadelta",
+    "adafactor",
+    "asgd",
+]
+WITH_BETAS = ("adamw", "adam", "nadam", "radam", "adamax")
+ADAMS_RATE = ("adamw", "adam", "nadam", "radam")
+"""Optimizers that share AdamW's default learning rates."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
@@ -34,8 +50,9 @@ _OWN_DIRECTION = Need(
 )
 
 
-def _of_optimizer(name: str) -> Need:
-    return Need(lambda options: options["optimizer"] == name, f"it is for --optimizer {name}")
+def _of_optimizer(*names: str) -> Need:
+    listed = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return Need(lambda options: options["optimizer"] in names, f"it is for --optimizer {listed}")
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -194,9 +211,12 @@ class LearnerOptions:
 class OptimizerOptions:
     """How the learner takes its steps."""
 
-    optimizer: Literal["adamw", "sgd"] = option("The learner's optimizer.", default="adamw")
+    optimizer: OptimizerName = option(
+        "The learner's optimizer; what has no option here is as torch has it by default.",
+        default="adamw",
+    )
     lr: float = option(
-        "Peak learning rate; sgd has none by default.",
+        "Peak learning rate; none by default for optimizers other than adamw, adam, nadam, radam.",
         default=By(
             "modality",
             {
@@ -207,22 +227,22 @@ class OptimizerOptions:
         above=0,
     )
     betas: tuple[float, float] = option(
-        "AdamW's decay rates of the first and second moment.",
+        "Decay rates of the first and second moment.",
         default=Cases(((EMBEDDED_LEARNER, (0.9, 0.99)),), (0.9, 0.999)),
         metavar="B1 B2",
         least=0,
         below=1,
-        needs=(_of_optimizer("adamw"),),
+        needs=(_of_optimizer(*WITH_BETAS),),
     )
     momentum: float = option(
-        "sgd's momentum.",
+        "Momentum of sgd and rmsprop.",
         default=0.0,
         least=0,
         below=1,
-        needs=(_of_optimizer("sgd"),),
+        needs=(_of_optimizer("sgd", "rmsprop"),),
     )
     weight_decay: float = option(
-        "Weight decay (decoupled in AdamW).",
+        "Weight decay (decoupled in adamw and adafactor).",
         default=By("modality", {LANGUAGE: 0.0, VISION: 0.04}),
         least=0,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from vfunc.learner import FunctionalLearner, functional
-from vfunc.training.options import OptimizerOptions
+from vfunc.training.options import WITH_BETAS, OptimizerName, OptimizerOptions
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,30 @@ class ArmState:
     counters: Counters = field(default_factory=Counters)
 
 
+OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adamax": torch.optim.Adamax,
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": torch.optim.RMSprop,
+    "adadelta": torch.optim.Adadelta,
+    "adafactor": torch.optim.Adafactor,
+    "asgd": torch.optim.ASGD,
+}
+
+
 def build_optimizer(options: OptimizerOptions, learner: nn.Module) -> torch.optim.Optimizer:
     """The learner's optimizer over every trainable parameter."""
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            options.lr,
-            momentum=options.momentum,
-            dampening=0.0,
-            weight_decay=options.weight_decay,
-        )
-    return torch.optim.AdamW(
-        parameters, options.lr, betas=options.betas, weight_decay=options.weight_decay
-    )
+    kind = options.optimizer
+    own: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+    if kind in WITH_BETAS:
+        own["betas"] = options.betas
+    if kind in ("sgd", "rmsprop"):
+        own["momentum"] = options.momentum
+    return OPTIMIZERS[kind]([p for p in learner.parameters() if p.requires_grad], **own)
 
 
 def new_arm_state(

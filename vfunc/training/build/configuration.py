@@ -25,7 +25,14 @@ from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, find_estimator, option_names
 from vfunc.estimators.estimator import require_options
 from vfunc.extras import MissingExtraError
-from vfunc.training.options import LANGUAGE, VISION, CommandOptions, ModalityName, RunConfig
+from vfunc.training.options import (
+    ADAMS_RATE,
+    LANGUAGE,
+    VISION,
+    CommandOptions,
+    ModalityName,
+    RunConfig,
+)
 
 _Named = tuple[tuple[str, Callable[..., Estimator]], ...]
 MODALITIES: tuple[str, ...] = get_args(ModalityName)
@@ -221,8 +228,11 @@ def _check_combination(resolved: ResolvedOptions) -> None:
             "a time"
         )
     made.check(resolved.given, resolved)
-    if resolved["optimizer"] == "sgd" and "lr" not in resolved.given:
-        raise UserError("--optimizer sgd has no learning rate that suits most learners; give --lr")
+    if resolved["optimizer"] not in ADAMS_RATE and "lr" not in resolved.given:
+        raise UserError(
+            f"--optimizer {resolved['optimizer']} has no learning rate that suits most learners; "
+            "give --lr"
+        )
 
 
 def _config(resolved: ResolvedOptions) -> RunConfig:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from vfunc.precision import autocast
-from vfunc.training.options import OptimizerOptions
+from vfunc.training.options import OptimizerName, OptimizerOptions
 from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.objectives.objective import Objective
 
@@ -40,6 +40,14 @@ class Estimated:
         return self.weights + self.optimizer + self.activations
 
 
+BUFFERS: dict[OptimizerName, int] = {
+    **dict.fromkeys(("adamw", "adam", "nadam", "radam", "adamax", "adadelta"), 2),
+    **dict.fromkeys(("adagrad", "rmsprop", "asgd"), 1),
+    **dict.fromkeys(("sgd", "adafactor"), 0),
+}
+"""Copies of the parameters that an optimizer keeps, without momentum."""
+
+
 def estimated(
     learner: nn.Module,
     objective: Objective,
@@ -59,7 +67,7 @@ def estimated(
         pictures: number of pictures in a step.
         dtype: dtype of mixed precision, or None.
     """
-    copies = 3 if optimizer.optimizer == "adamw" else 2 if optimizer.momentum else 1
+    copies = 1 + BUFFERS[optimizer.optimizer] + bool(optimizer.momentum)
     trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in learner.parameters())
     # copies of weights in lower precision are of a step, not of a picture
