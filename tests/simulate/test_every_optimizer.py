@@ -245,9 +245,12 @@ def test_muon_in_full_precision_is_smooth():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("case", ["NAdam", "RMSprop centered", "Adafactor", "Rprop", "Muon"])
-def test_certify_accuses_none_of_them(case):
+@pytest.mark.parametrize(
+    ("case", "taken"),
+    [("NAdam", 0), ("RMSprop all", 0), ("Adafactor", 0), ("Rprop", 3), ("Muon", 0)],
+)
+def test_certify_accuses_none_of_them(case, taken):
     """Closed form, automatic, a sign, and bfloat16 that is a staircase."""
-    problem, theta, phi, _ = asked(case, 3)
+    problem, theta, phi, _ = asked(case, taken)
     found = vfunc.certify(problem, theta, phi, vfunc.Unrolled(2), directions=1, quiet=True)
     assert any("full precision" in note for note in found.notes) is (case == "Muon")

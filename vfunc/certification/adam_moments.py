@@ -14,8 +14,35 @@ import torch
 from torch import Tensor
 
 from vfunc.problem import ValueProblem, construct_task, pretrain_gradient
-from vfunc.simulate import Adam, TensorState
+from vfunc.simulate import (
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    NAdam,
+    RAdam,
+    RMSprop,
+    TensorState,
+)
+from vfunc.simulate.rule import Rule
 from vfunc.trees import Params
+
+ROOTS: dict[type, tuple[str, ...]] = {
+    NAdam: ("exp_avg_sq",),
+    RAdam: ("exp_avg_sq",),
+    RMSprop: ("square_avg",),
+    Adadelta: ("square_avg",),
+    Adagrad: ("sum",),
+    Adamax: ("exp_inf",),
+    Adafactor: ("variance", "row_var", "col_var"),
+}
+"""What the other optimizers divide by, or by the root of: fresh, they step by signs too."""
+
+OTHERS_NOTE = (
+    "the optimizer's second moments were raised to the gradient's size for this check: in a fresh "
+    "state its step is next to a sign, and has no finite difference"
+)
 
 SHARP = 1e-2
 """Relative width below which Adam's step, as a function of the gradient, counts as a sign."""
@@ -55,16 +82,35 @@ def with_smooth_adam(
     task = construct_task(problem, phi, problem.batches[0]).task
     g = problem.rule.effective(pretrain_gradient(problem, theta, task))
     adam = {n: rule for n in theta if n in g and isinstance(rule := problem.rule.rule(n), Adam)}
-    moving = [x[x != 0].double().flatten().cpu() for x in (g[n] for n in adam)]
+    others = {n: rule for n in theta if n in g and type(rule := problem.rule.rule(n)) in ROOTS}
+    moving = [x[x != 0].double().flatten().cpu() for x in (g[n] for n in (*adam, *others))]
     entries = torch.cat([torch.zeros(0), *moving])
     size = float(entries.pow(2).mean().sqrt()) if len(entries) else 0.0
-    if not any(_is_sharp(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()):
-        return problem, muon
-    warm = {n: _warmed(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()}
-    state = {**problem.state, **warm}
-    domains = {name: replace(part, state=state) for name, part in problem.domains.items()}
-    note = NOTE if muon is None else f"{NOTE}; {muon}"
-    return replace(problem, state=state, domains=domains), note
+    warm = {n: _raised(rule, problem.state.get(n), g[n], size) for n, rule in others.items()}
+    warm = {n: state for n, state in warm.items() if state is not problem.state.get(n)}
+    notes = [OTHERS_NOTE] if warm else []
+    if any(_is_sharp(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()):
+        warm |= {n: _warmed(rule, problem.state.get(n), g[n], size) for n, rule in adam.items()}
+        notes.append(NOTE)
+    notes += [muon] if muon else []
+    if warm:
+        state = {**problem.state, **warm}
+        domains = {name: replace(part, state=state) for name, part in problem.domains.items()}
+        problem = replace(problem, state=state, domains=domains)
+    return problem, "; ".join(notes) or None
+
+
+def _raised(rule: Rule, state: TensorState | None, g: Tensor, size: float) -> TensorState | None:
+    """The state with what the rule divides by at least of the gradient's size; itself if it is."""
+    given, state = state, state or TensorState()
+    least = 2 * size if isinstance(rule, Adamax) else size**2
+    _, stepped = rule.step(torch.zeros_like(g), state, torch.zeros_like(g))  # what there is to keep
+    buffers = {name: state.buffers.get(name, x) for name, x in stepped.buffers.items()}
+    roots = [name for name in ROOTS[type(rule)] if name in buffers]
+    if all(bool((buffers[name] >= SHARP**2 * least).all()) for name in roots):
+        return given
+    buffers |= {name: buffers[name].clamp(min=least) for name in roots}
+    return TensorState(max(state.step, 1), buffers, state.scalars)
 
 
 def _is_sharp(rule: Adam, state: TensorState | None, g: Tensor, size: float) -> bool:
