@@ -28,3 +28,7 @@ class TwoBatches:
 
 def not_an_estimator():
     return 3
+
+
+def an_estimator(problem, theta, phi, *, share=0.5):
+    return TwoBatches(share)(problem, theta, phi)

@@ -9,6 +9,7 @@ import torch
 
 from vfunc.config.known import flag
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
+from vfunc.studies import bench_command, compare_command
 from vfunc.training.build.configuration import MODALITIES, catalogue_of, resolve, to_toml
 from vfunc.training.run_command_line import given_on_command_line, parse, run_guarded
 
@@ -197,6 +198,18 @@ def test_help_shows_every_option_of_the_modality_within_the_terminal(help_of, mo
         assert not re.search(rf"^. {flag(name)}\b", text, re.M), name
     assert max(map(len, text.splitlines())) <= columns
     assert "unset" not in text and "None)" not in text and "%(prog)s" not in text
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", [compare_command, bench_command])
+def test_help_of_the_other_commands_fits_the_terminal(capsys, monkeypatch, command, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for program in ("vfunc compare", "compare.py"):
+        assert command.main(["--help"], program) == 0
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+        assert max(map(len, lines)) <= columns, max(lines, key=len)
+        examples = lines.index("Examples:")
+        assert lines[examples + 1].startswith(f"  {program}")
 
 
 def test_help_names_the_program():

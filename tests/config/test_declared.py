@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,10 +24,13 @@ from vfunc.config.declared import (
     same,
 )
 from vfunc.config.fields import readable
-from vfunc.config.known import known_options
+from vfunc.config.known import RESERVED, known_options
 from vfunc.config.partial import Partial
 from vfunc.config.resolved import ResolvedOptions
 from vfunc.errors import UserError
+from vfunc.studies.compare_command import CompareOptions
+from vfunc.training.build.configuration import groups_of
+from vfunc.training.run_command_line import parse
 
 LARGE = Condition("for large ones", lambda options: options["size"] > 5)
 
@@ -191,3 +195,50 @@ def test_the_mechanism_knows_nothing_of_what_it_configures():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vfunc"):
                 below = ("vfunc.config", "vfunc.errors", "vfunc.extras")
                 assert node.module.startswith(below), path
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"no_certify": bool}, "field 'no_certify', and --no-certify turns --certify off already"),
+        ({"no_certify": int}, "and --no-certify turns --certify off already; rename the field"),
+        ({"flip": bool, "no_flip": bool}, "and --no-flip turns --flip off already; rename"),
+        ({"help": str}, "which is an option of every command already; rename the field"),
+        *(
+            ({name: int}, f"{name!r}, which is an option of compare already; rename the field")
+            for name in ("seeds", "primary", "vary", "output")
+        ),
+    ],
+)
+def test_a_variant_s_field_whose_flag_is_taken_is_refused(fields, said):
+    made = dataclasses.make_dataclass("Own", [(n, k, k()) for n, k in fields.items()], frozen=True)
+    with pytest.raises(UserError, match=said):
+        known_options(groups_of("language"), {"own:Own": made})
+
+
+def test_the_options_that_compare_keeps_for_itself_are_reserved():
+    own = {field.name.rstrip("_") for field in dataclasses.fields(CompareOptions)}
+    assert own < RESERVED.keys()
+
+
+def test_a_field_that_only_looks_like_a_switch_is_an_option():
+    made = dataclasses.make_dataclass("Own", [("no_lr", float, 1.0), ("no_flip", bool, False)])
+    assert {"no_lr", "no_flip"} < known_options(groups_of("language"), {"own:Own": made}).keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--seed 99999999999999999999999", "--seed must be at "),
+        ("--seed 4294967296", "--seed must be at least 0 and at most 4294967295, not 4294967296"),
+        ("--config=", "--config '' names no file"),
+        ("--threads 9999999999999999", "--threads must be at least 0 and at most 4096"),
+        (
+            "--batch-size 99999999999999999999999",
+            "--batch-size must be at most 9223372036854775807",
+        ),
+    ],
+)
+def test_a_value_that_nothing_could_hold_is_refused(line, said):
+    with pytest.raises(UserError, match=said):
+        parse(line.split())

@@ -93,6 +93,7 @@ def test_a_user_s_own_estimator_is_loaded_and_right():
         ("vfunc.errors:UserError", "is no estimator: it has to be a class"),
         ("torch:nn", "is no estimator"),
         ("user_estimator:not_an_estimator", "makes a int, which cannot be called"),
+        ("user_estimator:an_estimator", "is a function of theta and phi, .* write a class"),
         (":Name", "cannot be imported"),
         (".relative:Name", "cannot be imported"),
     ],

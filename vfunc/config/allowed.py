@@ -11,6 +11,9 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from vfunc.config.declared import Option, declaration
 from vfunc.errors import UserError
 
+LARGEST = 2**63 - 1
+"""The largest whole number that torch, and a TOML file, hold."""
+
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
@@ -76,6 +79,8 @@ def check_bounds(name: str, number: float | int, declared: Option) -> None:
     Raises:
         UserError: it is not; the message says what is allowed.
     """
+    if isinstance(number, int) and abs(number) > LARGEST:
+        raise UserError(f"{name} must be at most {LARGEST} in size, not {number}")
     bounds = (
         ("above", declared.above, declared.above is None or number > declared.above),
         ("at least", declared.least, declared.least is None or number >= declared.least),
@@ -83,7 +88,11 @@ def check_bounds(name: str, number: float | int, declared: Option) -> None:
         ("at most", declared.most, declared.most is None or number <= declared.most),
     )
     if not math.isfinite(number) or not all(held for _, _, held in bounds):
-        wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in bounds if bound is not None)
+        wanted = " and ".join(
+            f"{word} {bound if isinstance(bound, int) else f'{bound:g}'}"
+            for word, bound, _ in bounds
+            if bound is not None
+        )
         raise UserError(f"{name} must be {wanted or 'finite'}, not {number}")
 
 

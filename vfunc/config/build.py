@@ -47,8 +47,8 @@ def arguments(
 
     Args:
         made: a dataclass, or anything else that makes a component from named arguments.
-        options: by their names. A variant is given by its name, or made already. One of a user's
-            own is made from the given ones of a `ResolvedOptions` alone.
+        options: values by option name. A variant is given by its name, or made already. One of a
+            user's own is made from the given ones of a `ResolvedOptions` alone.
         of: the component that the arguments change; None if they make a new one.
         hidden: whether fields that are hidden from users of the command line are given too. A
             run's options may have their names and mean something else.
@@ -158,7 +158,7 @@ class _Asked:
     """What components are built from.
 
     Attributes:
-        options: by their names.
+        options: values by option name.
         hidden: whether hidden fields are among them.
     """
 

@@ -6,6 +6,8 @@ back holds what was given, and nothing else.
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
@@ -31,6 +33,21 @@ def last_value(words: Sequence[str], name: str) -> str | None:
         if spelled.replace("_", "-") == flag(name):
             found = value if equals else " ".join(words[place + 1 : place + 2])
     return found
+
+
+def wrapped(description: str) -> str:
+    """A description for `--help`: its paragraphs as wide as the terminal, indented lines kept."""
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(_paragraph(text, width) for text in description.split("\n\n"))
+
+
+def _paragraph(text: str, width: int) -> str:
+    if "\n  " in text or len(text) <= width:
+        return text
+    # indented: tyro joins lines that start with a letter, and does not wrap them again
+    return textwrap.fill(
+        text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
 
 
 def parse_words(

@@ -63,6 +63,12 @@ class Known:
         return None
 
 
+RESERVED = {
+    "help": "every command",
+    **dict.fromkeys(("seeds", "primary", "vary", "from", "output"), "compare"),
+}
+"""Names that no option of a run may have, and the command that reads each of them itself."""
+
 Catalogue = Mapping[str, Known]
 """The options of a kind of run by name."""
 
@@ -82,14 +88,35 @@ def known_options(
         own: variants that users have named (an estimator of their own), by these names.
 
     Raises:
-        UserError: a variant's option has the name of another option of the run.
+        UserError: a variant's option has the name of another option of the run, of a switch's
+            `no_` form, or of an option that a command keeps for itself.
     """
     found: dict[str, Known] = {}
     for group, made in groups.items():
         for known in _walk(made, _Place(group), own or {}):
             before = found.get(known.name)
             found[known.name] = known if before is None else _merged(before, known)
+    for known in found.values():
+        if known.opened:
+            _refuse_taken(known, found)
     return found
+
+
+def _refuse_taken(known: Known, found: Catalogue) -> None:
+    """Refuse a variant's option whose flag would be another's: `--no-certify` turns certify off."""
+    bare = known.name.removeprefix("no_")
+    taken = ""
+    if known.name in RESERVED:
+        taken = f"which is an option of {RESERVED[known.name]}"
+    elif bare != known.name and bare in found and found[bare].kind is bool:
+        taken = f"and {flag(known.name)} turns {flag(bare)} off"
+    if taken:
+        raise UserError(_clash(known, taken))
+
+
+def _clash(known: Known, taken: str) -> str:
+    whose = f"{known.opened} {known.of[0]!r}"
+    return f"the {whose} has a field {known.field.name!r}, {taken} already; rename the field"
 
 
 @dataclass(frozen=True)
@@ -165,10 +192,7 @@ def _merged(first: Known, second: Known) -> Known:
     """One option that several fields share: the first tells what it is, any may need it."""
     if first.opened != second.opened:
         variant = first if first.opened else second
-        raise UserError(
-            f"the {variant.opened} {variant.of[0]!r} has a field {variant.name!r}, which is an "
-            "option of the run already; rename the field"
-        )
+        raise UserError(_clash(variant, "which is an option of the run"))
     choice = None
     if first.choice and second.choice and first.choice.option == second.choice.option:
         labels = dict.fromkeys((*first.choice.labels, *second.choice.labels))

@@ -60,7 +60,7 @@ def find_estimator(name: str) -> Callable[..., Estimator]:
 
     Raises:
         UserError: an unknown name (the known ones are listed), a module that does not import, or
-            something that makes no estimators.
+            something that makes no estimators, such as a function that is one.
     """
     factory = _imported(name) if ":" in name else ESTIMATORS.get(name)
     if factory is None:
@@ -69,6 +69,12 @@ def find_estimator(name: str) -> Callable[..., Estimator]:
         raise UserError(
             f"unknown estimator {name!r}{hint} Known: {', '.join(ESTIMATORS)}, "
             "or package.module:Name"
+        )
+    if inspect.isfunction(factory) and {"theta", "phi"} & {*inspect.signature(factory).parameters}:
+        raise UserError(
+            f"{name!r} is a function of theta and phi, so it has no place for options: write a "
+            "class whose instances are called with (problem, theta, phi), or a function that takes "
+            "the options and makes such an object"
         )
     if not _makes_estimators(factory):
         raise UserError(

@@ -51,7 +51,7 @@ def search(
 
     Args:
         objective: a forward pass of the learner.
-        gradient: of the objective.
+        gradient: the objective's gradient at the point.
         x: the point.
         g: the gradient there.
         direction: of descent; the full step is the first one tried.

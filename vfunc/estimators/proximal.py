@@ -254,7 +254,7 @@ class _StoppingRule:
 
 
 def _start(proximal: _Proximal) -> _Iterate:
-    """theta_t itself."""
+    """The learner's parameters at this step, theta_t, which the term pulls towards."""
     shift = trees.zeros_like(proximal.center)
     g = proximal.gradient(shift)
     size = float(trees.norm(g))

@@ -81,7 +81,7 @@ class Trajectory:
 
     Attributes:
         simulation: the steps.
-        end: s_K.
+        end: the state after the last step, s_K.
         marks: (k, s_k) from which later steps are made again, learner gradients included.
         spacing: steps from one mark to the next.
         latest: the steps since the last mark.
@@ -116,8 +116,8 @@ def simulate(
 
     Args:
         simulation: the steps.
-        start: s_0.
-        steps: K.
+        start: the state before the first step, s_0.
+        steps: how many steps there are, K.
         first: the first step that the adjoint goes through; nothing is kept of those before.
         every: steps between kept states; 1 keeps (s_k, g_k) of every step.
 

@@ -65,7 +65,7 @@ def require_params(name: str, value: object) -> None:
 
     Args:
         name: of the argument, for messages.
-        value: to check.
+        value: what was passed.
 
     Raises:
         UserError: it is not; the message says what is wrong, and of which entry.

@@ -175,7 +175,7 @@ def probed(solution: Solution, system: System, b: Params, steps: int, seed: int)
         system: what was solved.
         b: right-hand side.
         steps: products to spend, at most.
-        seed: of the start.
+        seed: seed of the random vector that the iteration starts from.
     """
     if solution.outcome not in (Outcome.converged, Outcome.steps):
         return solution

@@ -31,7 +31,7 @@ def smallest_ritz_value(
         matvec: x -> A x, A symmetric.
         like: the shapes of x.
         steps: products with A, at most.
-        seed: of the start.
+        seed: seed of the random vector that the iteration starts from.
 
     Returns:
         The value, and the products with A spent; fewer than `steps` where the span is invariant.

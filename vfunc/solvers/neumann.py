@@ -154,7 +154,7 @@ def largest_eigenvalue(
         matvec: x -> A x, A symmetric.
         like: the shapes of x.
         iterations: products with A, at most.
-        seed: of the start.
+        seed: seed of the random vector that the iteration starts from.
 
     Returns:
         The bound, the smallest <v, A v> seen, and the products with A spent.

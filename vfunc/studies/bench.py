@@ -89,7 +89,7 @@ def bench(
     """Measure estimators at one state.
 
     Args:
-        assembled: of a run.
+        assembled: the parts of a run: its learner, data and options.
         candidates: the estimators.
         steps: the learner's steps before the measurement.
         repeats: paired repeats of each time.

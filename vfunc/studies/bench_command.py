@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.table import Table
 
+from vfunc.config.command_line import wrapped
 from vfunc.errors import UserError
 from vfunc.printable import SafeConsole, echoing
 from vfunc.training.run_command_line import parse, run_guarded
@@ -68,7 +69,7 @@ def _measure(argv: Sequence[str], program: str) -> None:
             BenchOptions,
             args=list(argv),
             prog=program,
-            description=described.replace("%(prog)s", program),
+            description=wrapped(described.replace("%(prog)s", program)),
             return_unknown_args=True,
         )
     # only now: --help need not wait for it

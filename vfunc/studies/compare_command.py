@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from vfunc.config.command_line import wrapped
 from vfunc.errors import UserError
 from vfunc.printable import echoing
 from vfunc.training.run_command_line import PRESETS, run_guarded
@@ -36,7 +37,7 @@ Examples:
   %(prog)s --seeds 0 1 2
   %(prog)s --primary loss --arms baseline,vpretraining,known_wrong
   %(prog)s --vary estimator=first_order,unrolled,implicit --budget 1Mtokens
-  %(prog)s --vary value=dot,cosine --vary lr=5e-4,1e-3 --problem random_slips
+  %(prog)s --vary value=dot,cosine --vary lr=5e-4,1e-3
   %(prog)s --from runs/a runs/b"""
 
 
@@ -128,7 +129,7 @@ def options_of(
             CompareOptions,
             args=list(argv),
             prog=program,
-            description=described.replace("%(prog)s", program),
+            description=wrapped(described.replace("%(prog)s", program)),
             return_unknown_args=True,
         )
     seeds = options.seeds

@@ -158,7 +158,7 @@ class RunOptions:
         metavar="BUDGET",
         parse=parse_budget,
     )
-    seed: int = option("Of everything that is drawn.", default=0, least=0)
+    seed: int = option("Of everything that is drawn.", default=0, least=0, most=2**32 - 1)
     eval_every: float = option(
         "Fraction of the budget between evaluations on held-out data; 0 evaluates at the end only.",
         default=0.1,
@@ -184,7 +184,9 @@ class RunOptions:
         default=True,
         needs=(DESIGNED, TRAINED),
     )
-    threads: int = option("CPU threads; 0 leaves the choice to torch.", default=0, least=0)
+    threads: int = option(
+        "CPU threads; 0 leaves the choice to torch.", default=0, least=0, most=4096
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

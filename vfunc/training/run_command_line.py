@@ -90,6 +90,8 @@ def parse(
     if "preset" in given:
         layers.append(read_preset(given["preset"], presets))
     if "config" in given:
+        if not given["config"].strip():
+            raise UserError("--config '' names no file")
         layers.append(read_toml(Path(given["config"])))
     return resolve(*layers, Layer(given), estimators=estimators)
 

@@ -91,7 +91,7 @@ class TokenStream:
         Args:
             position: number of sequences before; a batch may run across epochs. The next
                 batch stands at `position + batch_size`.
-            batch_size: B.
+            batch_size: sequences in a batch, B.
         """
         _require_batch_size(batch_size)
         chosen = in_turn((self.encoded.sequences,), self.seed, position, batch_size)
