@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,65 @@ from transformers.utils import logging
 
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
+from vfunc.language.adapters import named, saved_adapters
+from vfunc.language.known_tokens import with_end_and_padding
 from vfunc.language.sound_learner import require_tokenizer, require_whole
 from vfunc.storage.manifest import require_as_written
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Modules that the paper adapts; those that a learner does not have are left out."""
+
+
+@dataclass(frozen=True)
+class StartLearner:
+    """What a run starts from.
+
+    Attributes:
+        module: what is trained: the model, or the model with adapters.
+        model: the model itself; adapters are layers of it.
+        tokenizer: its tokenizer.
+        note: what became of adapters that were loaded, for the first lines of a run; "" for none.
+    """
+
+    module: nn.Module
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    note: str = ""
+
+
+def start_learner(name: str, rank: int, alpha: float, dropout: float) -> StartLearner:
+    """The learner that a run trains, as `--learner` and the options of adapters say.
+
+    A directory of adapters that a run wrote is trained on where the rank is the same; otherwise
+    its adapters are merged into their base.
+
+    Args:
+        name: directory or Hub id, as for `load_learner`.
+        rank: rank of the adapters to train, 0 to train the learner itself.
+        alpha: numerator of their scale, alpha / rank.
+        dropout: dropout rate on their input.
+
+    Raises:
+        UserError: it cannot be loaded, or its adapters have another scale than asked for.
+    """
+    saved = saved_adapters(name)
+    if saved is None or saved.rank != rank:
+        model, tokenizer = load_learner(name)
+        module = with_lora(model, rank, alpha, dropout) if rank else model
+        if saved is None:
+            return StartLearner(module, model, tokenizer)
+        new = f"; new ones of rank {rank} are trained" if rank else ", which is trained as a whole"
+        note = f"adapters of rank {saved.rank} in {name} merged into their base {saved.base}{new}"
+        return StartLearner(module, model, tokenizer, note)
+    if saved.config.lora_alpha != alpha:
+        raise UserError(
+            f"the adapters in {name!r} have --lora-alpha {saved.config.lora_alpha:g}, not "
+            f"{alpha:g}; give theirs, or another --lora-rank than {rank} to merge them"
+        )
+    base, tokenizer = _base_and_tokenizer(name, saved.base)
+    adapted = saved.onto(base, dropout)
+    note = f"adapters of rank {rank} in {name} are trained on; their base is {saved.base}"
+    return StartLearner(adapted, base, tokenizer, note)
 
 
 def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -34,7 +89,8 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Mixed precision is autocast's: a bfloat16 parameter loses updates of a small step size.
 
     Args:
-        name: a directory that `save_pretrained` wrote, or a Hub id.
+        name: a directory that `save_pretrained` wrote, or a Hub id. LoRA adapters are merged into
+            their base.
 
     Returns:
         The learner in eval mode, on the CPU, and its tokenizer (with a padding token).
@@ -43,7 +99,14 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         UserError: it cannot be loaded; one line says why.
     """
     _require_present(name)
+<<<<<<< HEAD
     require_as_written(Path(name))
+=======
+    saved = saved_adapters(name)
+    if saved is not None:
+        base, tokenizer = _base_and_tokenizer(name, saved.base)
+        return saved.merged(base), tokenizer
+>>>>>>> 5112caa (Adapters that a run wrote are trained on or merged; ends and padding are tokens that the learner has)
     with contextlib.nullcontext(True) if Path(name).is_dir() else hub_within_reach() as reachable:
         try:
             with quiet():
@@ -69,11 +132,29 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             raise UserError(f"the learner {name!r} cannot be loaded: {reason[:240]}") from error
     require_tokenizer(name, tokenizer)
     require_whole(name, learner, info)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"the learner {name!r} has a tokenizer without an end-of-text token")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    with_end_and_padding(name, learner, tokenizer)
+    if Path(name).is_dir():  # adapters of it look for it from wherever they are loaded
+        named(learner, str(Path(name).resolve()))
     return learner, tokenizer
+
+
+def _base_and_tokenizer(
+    name: str, base_name: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base of adapters, and the tokenizer beside them, or else the base's."""
+    base, tokenizer = load_learner(str(Path(base_name).expanduser()))
+    if (Path(name) / "tokenizer_config.json").is_file():
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except Exception as error:  # tokenizers raise bare ones
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"the tokenizer in {name!r} cannot be loaded: {reason[:240]}"
+            ) from error
+        require_tokenizer(name, tokenizer)
+        with_end_and_padding(name, base, tokenizer)
+    return base, tokenizer
 
 
 def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -29,9 +30,10 @@ METRICS = (
 )
 
 
-def language_reporting(data: LanguageData) -> Reporting:
-    """The report's side of a language run on these data."""
-    return Reporting("tokens", METRICS, _lines(data), dict(data.summary), draw_value_map)
+def language_reporting(data: LanguageData, note: str = "") -> Reporting:
+    """The report's side of a language run on these data; the note is of the learner."""
+    lines = (f"learner   {note}", *_lines(data)) if note else _lines(data)
+    return Reporting("tokens", METRICS, lines, dict(data.summary), draw_value_map)
 
 
 def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
@@ -39,8 +41,11 @@ def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
 
     def save_learner(learner: nn.Module, path: Path) -> None:
         assert isinstance(learner, PreTrainedModel | PeftModel)
+        # peft would look up the base's vocabulary, by a name that may be an adapters' directory;
+        # none of the modules that are adapted is an embedding
+        own: dict[str, Any] = {"save_embedding_layers": False} if isinstance(learner, PeftModel) else {}
         with quiet():
-            learner.save_pretrained(str(path))
+            learner.save_pretrained(str(path), **own)
             tokenizer.save_pretrained(path)
 
     return Saving(save_learner, save_designer)

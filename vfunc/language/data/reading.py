@@ -16,6 +16,7 @@ from vfunc.language.data.sequences import InterleavedStream, TokenStream, fixed_
 from vfunc.language.data.sources import Split, load_examples
 from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.data.tokenise import EncodedSet, encode_examples, prompt_tokens
+from vfunc.language.known_tokens import require_known
 from vfunc.language.rewards import PromptStream, checkable_prompts
 
 EVALUATION_BATCH = 64
@@ -171,6 +172,7 @@ def tokenised(
     seed: int,
     *,
     rewarded: bool = False,
+    vocabulary: int | None = None,
 ) -> LanguageData:
     """Encode everything for one learner.
 
@@ -180,12 +182,13 @@ def tokenised(
         sequence_length: T, largest number of predictions in a sequence.
         seed: seed of the order in which stream and feedback are read.
         rewarded: whether the feedback is prompts to complete, whose solutions are not read.
+        vocabulary: rows of the learner's embedding, which the data's tokens are held to.
 
     Returns:
         The data, with a summary of counts: sequences, dropped by reason, truncated.
 
     Raises:
-        UserError: a split with no usable example.
+        UserError: a split with no usable example, or with a token that the learner does not know.
     """
     splits = {"stream": raw.stream, "feedback": raw.feedback, "eval": raw.evaluation}
     if rewarded:
@@ -207,9 +210,16 @@ def tokenised(
         counts = Counter(raw.dropped.get("feedback", {})) + Counter(dropped)
         kept = {"sequences": len(prompts), "dropped": dict(counts), "truncated": 0}
         summary = {"stream": summary["stream"], "feedback": kept, "eval": summary["eval"]}
+        if vocabulary is not None:
+            largest = (max(prompt.tokens) for prompt in prompts)
+            require_known(largest, vocabulary, "feedback", tokenizer)
         feedback = PromptStream(_by_domain(prompts, raw.tasks, "feedback"), seed + 1)
     else:
         feedback = _stream(encoded["feedback"], raw.tasks, "feedback", seed + 1)
+    if vocabulary is not None:
+        for split, e in encoded.items():
+            largest = (int(sequence.tokens.max()) for sequence in e.sequences)
+            require_known(largest, vocabulary, split, tokenizer)
     if unmeasured:
         kept = {"sequences": len(problems), "dropped": dict(unmeasured), "truncated": 0}
         summary[PASS_AT_1] = kept

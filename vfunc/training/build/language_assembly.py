@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -16,7 +15,8 @@ from vfunc.language.data.reading import RawData, Source, embedded_data, file_dat
 from vfunc.language.designer import DesignerConfig, load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.feedback_options import FeedbackTasks
-from vfunc.language.loading import load_learner, with_lora
+from vfunc.language.known_tokens import vocabulary as rows_of
+from vfunc.language.loading import start_learner
 from vfunc.language.options import DataOptions
 from vfunc.language.reporting import language_reporting, language_saving
 from vfunc.language.workload import LanguageWorkload
@@ -39,18 +39,21 @@ def language_parts(
         UserError: something is missing or does not fit together.
     """
     name = config.learner.learner
-    learner, tokenizer = load_learner(str(EMBEDDED_LEARNER) if name == EMBEDDED else name)
-    vocabulary = cast("int", learner.get_input_embeddings().num_embeddings)
+    lora = config.adapters
+    start = start_learner(
+        str(EMBEDDED_LEARNER) if name == EMBEDDED else name,
+        lora.lora_rank,
+        lora.lora_alpha,
+        lora.lora_dropout,
+    )
+    learner, tokenizer, module = start.model, start.tokenizer, start.module
+    vocabulary = rows_of(learner)
     require_top_k(config.targets.top_k, vocabulary)
     context = getattr(learner.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and config.data.seq_len > context:
         raise UserError(
             f"--seq-len {config.data.seq_len} is longer than the learner's context of {context}"
         )
-    module: nn.Module = learner
-    lora = config.adapters
-    if lora.lora_rank:
-        module = with_lora(learner, lora.lora_rank, lora.lora_alpha, lora.lora_dropout)
     check(module)
     raw = _read(config.data, config.run.seed)
     data = tokenised(
@@ -59,6 +62,7 @@ def language_parts(
         config.data.seq_len,
         config.run.seed,
         rewarded=config.data.feedback_kind == "reward",
+        vocabulary=vocabulary,
     )
     workload = LanguageWorkload(
         data=data,
@@ -74,8 +78,13 @@ def language_parts(
         seed=config.run.seed,
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
     )
+<<<<<<< HEAD
     digests = digests_of_examples(config.data, raw)
     return module, Modality(workload, language_reporting(data), language_saving(tokenizer), digests)
+=======
+    reporting = language_reporting(data, start.note)
+    return module, Modality(workload, reporting, language_saving(tokenizer))
+>>>>>>> 5112caa (Adapters that a run wrote are trained on or merged; ends and padding are tokens that the learner has)
 
 
 def _read(data: DataOptions, seed: int) -> RawData:
