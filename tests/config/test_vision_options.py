@@ -50,7 +50,7 @@ EMBEDDED = {
     "classification_weight": 1.0, "head_size": 128, "head_steps": 50, "head_lr": 1.0,
     "feature_layers": 1, "void_label": None, "depth_scale": 0.001, "fit_size": 512,
     "heads_size": 512, "label_size": None, "retrieval": None, "colour": 0.4,
-    "probe_steps": 200,
+    "probe_steps": 200, "bad_files": None,
 }  # fmt: skip
 EMBEDDED_SHARED = {
     "learner": "embedded", "batch_size": 32, "feedback_batch_size": 64, "lr": 5e-4,
@@ -65,6 +65,7 @@ PAPER = EMBEDDED | {
     "image_size": 224, "local_size": 96, "output_dim": 8192, "teacher_momentum": 0.996,
     "meta_batch_size": 64, "sparsity_penalty": 0.131, "tv_penalty": 0.144, "labels": None,
     "head_size": 64, "heads_size": 2000, "fit_size": 2000, "probe_steps": 20_000, "colour": 1.0,
+    "bad_files": "refuse",
 }  # fmt: skip
 PAPER_SHARED = EMBEDDED_SHARED | TIMM | {
     "batch_size": 256, "feedback_batch_size": 32, "lr": 4.15e-6, "betas": (0.9, 0.999), "budget": Budget(300, "steps"),
@@ -150,7 +151,8 @@ def test_options_of_language_are_refused_for_pictures(name):
 
 @pytest.mark.parametrize("name", VISION_ONLY)
 def test_options_of_vision_are_refused_for_text(name):
-    value = {"void_label": 11, "label_size": (64, 64), "retrieval": "oxford"}.get(
+    known = {"void_label": 11, "label_size": (64, 64), "retrieval": "oxford", "bad_files": "skip"}
+    value = known.get(
         name, EMBEDDED[name]
     )
     flag = "--" + name.replace("_", "-")

@@ -23,8 +23,7 @@ from transformers.utils import logging
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
 from vfunc.language.adapters import named, saved_adapters
-from vfunc.language.known_tokens import with_end_and_padding
-from vfunc.language.sound_learner import require_tokenizer, require_whole
+from vfunc.language.sound_learner import require_tokenizer, require_whole, with_end_and_padding
 from vfunc.storage.manifest import require_as_written
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -99,14 +98,11 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         UserError: it cannot be loaded; one line says why.
     """
     _require_present(name)
-<<<<<<< HEAD
-    require_as_written(Path(name))
-=======
     saved = saved_adapters(name)
     if saved is not None:
         base, tokenizer = _base_and_tokenizer(name, saved.base)
         return saved.merged(base), tokenizer
->>>>>>> 5112caa (Adapters that a run wrote are trained on or merged; ends and padding are tokens that the learner has)
+    require_as_written(Path(name))
     with contextlib.nullcontext(True) if Path(name).is_dir() else hub_within_reach() as reachable:
         try:
             with quiet():
@@ -142,6 +138,7 @@ def _base_and_tokenizer(
     name: str, base_name: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base of adapters, and the tokenizer beside them, or else the base's."""
+    require_as_written(Path(name))
     base, tokenizer = load_learner(str(Path(base_name).expanduser()))
     if (Path(name) / "tokenizer_config.json").is_file():
         try:

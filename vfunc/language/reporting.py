@@ -43,7 +43,8 @@ def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
         assert isinstance(learner, PreTrainedModel | PeftModel)
         # peft would look up the base's vocabulary, by a name that may be an adapters' directory;
         # none of the modules that are adapted is an embedding
-        own: dict[str, Any] = {"save_embedding_layers": False} if isinstance(learner, PeftModel) else {}
+        adapted = isinstance(learner, PeftModel)
+        own: dict[str, Any] = {"save_embedding_layers": False} if adapted else {}
         with quiet():
             learner.save_pretrained(str(path), **own)
             tokenizer.save_pretrained(path)

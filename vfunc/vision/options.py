@@ -83,6 +83,16 @@ class DataOptions:
         metavar="SOURCE",
         reads=True,
     )
+    bad_files: Literal["refuse", "skip"] | None = option(
+        "Pictures and maps that cannot be read: name them and end, or go on without them and say "
+        "how many. All are opened once at the start.",
+        default=Computed(
+            "refuse",
+            lambda options: None if EMBEDDED_SCENES.holds(options) else "refuse",
+            "refuse",
+        ),
+        needs=(OWN_PICTURES,),
+    )
     stream_size: int | None = option(
         "Embedded: scenes in the stream; it is read again from the start when it ends.",
         default=Computed(

@@ -16,8 +16,8 @@ from vfunc.language.data.sequences import InterleavedStream, TokenStream, fixed_
 from vfunc.language.data.sources import Split, load_examples
 from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.data.tokenise import EncodedSet, encode_examples, prompt_tokens
-from vfunc.language.known_tokens import require_known
 from vfunc.language.rewards import PromptStream, checkable_prompts
+from vfunc.language.sound_learner import require_known
 
 EVALUATION_BATCH = 64
 """Sequences in an evaluation batch."""

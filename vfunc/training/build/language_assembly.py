@@ -15,10 +15,10 @@ from vfunc.language.data.reading import RawData, Source, embedded_data, file_dat
 from vfunc.language.designer import DesignerConfig, load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.feedback_options import FeedbackTasks
-from vfunc.language.known_tokens import vocabulary as rows_of
 from vfunc.language.loading import start_learner
 from vfunc.language.options import DataOptions
 from vfunc.language.reporting import language_reporting, language_saving
+from vfunc.language.sound_learner import vocabulary as rows_of
 from vfunc.language.workload import LanguageWorkload
 from vfunc.modality import Modality
 from vfunc.training.build.language_config import LanguageConfig
@@ -78,13 +78,9 @@ def language_parts(
         seed=config.run.seed,
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
     )
-<<<<<<< HEAD
+    reporting, saving = language_reporting(data, start.note), language_saving(tokenizer)
     digests = digests_of_examples(config.data, raw)
-    return module, Modality(workload, language_reporting(data), language_saving(tokenizer), digests)
-=======
-    reporting = language_reporting(data, start.note)
-    return module, Modality(workload, reporting, language_saving(tokenizer))
->>>>>>> 5112caa (Adapters that a run wrote are trained on or merged; ends and padding are tokens that the learner has)
+    return module, Modality(workload, reporting, saving, digests)
 
 
 def _read(data: DataOptions, seed: int) -> RawData:

@@ -118,6 +118,7 @@ def _source(
             split=split,
             seed=config.run.seed,
             counts=counts,
+            bad_files=data.bad_files or "refuse",
         )
     tasks = asked[name]
     maps = len(asked) == 1 or tasks is None or "segmentation" in tasks
@@ -132,4 +133,5 @@ def _source(
         depth_scale=dense.depth_scale,
         seed=config.run.seed,
         counts=counts,
+        bad_files=data.bad_files or "refuse",
     )

@@ -72,8 +72,18 @@ def decode(file: File, read: Callable[[Image.Image], _T]) -> _T:
     Raises:
         UserError: it cannot be opened or read, or `read` raises `RefusedError`.
     """
-    with _opened(file) as stream, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        return decode_in_threads(file, read)
+
+
+def decode_in_threads(file: File, read: Callable[[Image.Image], _T]) -> _T:
+    """Does what `decode` does, without its hold on warnings, which is the whole process's.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    with _opened(file) as stream:
         try:
             with Image.open(stream) as picture:
                 return read(picture)

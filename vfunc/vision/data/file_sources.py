@@ -15,6 +15,7 @@ from vfunc.typecheck import typed
 from vfunc.vision.data.decoding import File
 from vfunc.vision.data.layouts import Entry
 from vfunc.vision.data.listing import PICTURES, list_files
+from vfunc.vision.data.orientation import turned
 from vfunc.vision.data.pictures import read_depth, read_image, read_labels
 from vfunc.vision.data.vision_data import Example
 
@@ -100,12 +101,12 @@ class LabelledFiles:
         entry = self.entries[index]
         image = self.cache.get("image", entry.image, read_image)
         maps = {}
-        for kind, file, read in (
-            ("segmentation", entry.segmentation, self._compact),
-            ("depth", entry.depth, self.depth),
+        for kind, file, read, turn in (
+            ("segmentation", entry.segmentation, self._compact, entry.segmentation_turn),
+            ("depth", entry.depth, self.depth, entry.depth_turn),
         ):
             if file is not None:
-                maps[kind] = self.cache.get(kind, file, read)
+                maps[kind] = turned(self.cache.get(kind, file, read), turn)
                 require_size(entry.image, image.shape[1:], file, maps[kind].shape)
         label = None if entry.category is None else self.categories.index(entry.category)
         return Example(image, **maps, label=label, name=str(entry.image))

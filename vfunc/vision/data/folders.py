@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from vfunc.vision.data.file_sources import (
 from vfunc.vision.data.folder_stream import unlabeled_pictures
 from vfunc.vision.data.label_values import segmentation_rule
 from vfunc.vision.data.layouts import SPLIT_FOLDERS, Entry, Pairs, find_pairs
+from vfunc.vision.data.opening import BadFiles, sound_entries
+from vfunc.vision.data.orientation import turned_size, with_turns
 from vfunc.vision.data.pictures import picture_size, read_depth
 from vfunc.vision.data.splits import (
     TRAINING,
@@ -49,6 +52,7 @@ def folder_data(
     counts: Mapping[str, int] | None = None,
     shuffle: bool = False,
     cache_bytes: int = CACHE_BYTES,
+    bad_files: BadFiles = "refuse",
 ) -> VisionData:
     """Labelled pictures of a folder, split by use, and a stream.
 
@@ -77,6 +81,8 @@ def folder_data(
         counts: at most so many pictures of a split, evenly spaced; "test" is what is measured on.
         shuffle: split at random: only for pictures that are no video.
         cache_bytes: decoded pictures that are kept in memory.
+        bad_files: whether files that cannot be read are refused, all of which are opened here, or
+            left out and counted.
 
     Raises:
         UserError: what a folder holds is not as above, or a file cannot be read.
@@ -96,6 +102,12 @@ def folder_data(
         for pairs in found_pairs:
             if pairs.split != "train":
                 given[pairs.split] = [*(given.get(pairs.split) or ()), *_complete([pairs], wanted)]
+    parts = {"train": pool, **{name: list(e) for name, e in given.items() if e is not None}}
+    parts, left_out, turns = _sound(parts, wanted, bad_files)
+    pool = parts["train"]
+    if not pool:
+        raise UserError(f"{feedback}: no picture for training can be read")
+    given = {name: parts.get(name) for name in given}
     splits, twice = without_duplicates(split_pool(pool, given, shuffle=shuffle, seed=seed))
 
     cache = Cache(cache_bytes)
@@ -108,7 +120,9 @@ def folder_data(
         counts or {},
         seed,
     )
-    unlabeled, about = unlabeled_pictures(stream, [*found_pairs, *measured], splits, cache)
+    unlabeled, about = unlabeled_pictures(
+        stream, [*found_pairs, *measured], splits, cache, bad_files
+    )
     names = {"classification": tuple(rules["categories"])} if "categories" in rules else {}
     summary = {
         "source": str(feedback),
@@ -117,10 +131,11 @@ def folder_data(
         "pictures": {"stream": len(unlabeled)} | {r: len(s) for r, s in sources.items()},
         "stream": about,
         "left out": _left_out([*found_pairs, *measured], wanted)
+        | left_out
         | _unused(feedback, found_pairs)
         | {f"{name}, in another role too": {"count": n} for name, n in twice.items()},
         **found,
-    }
+    } | ({"orientation": turns} if turns else {})
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     return VisionData(
         unlabeled,
@@ -157,7 +172,24 @@ def _complete(found_pairs: Sequence[Pairs], tasks: Sequence[str]) -> list[Entry]
 def _only(entries: Sequence[Entry], tasks: Sequence[str]) -> list[Entry]:
     """Entries without unused labels, which need not even be readable."""
     fields = [FIELDS[task] for task in tasks]
-    return [Entry(e.image, **{field: getattr(e, field) for field in fields}) for e in entries]
+    unused = {field: None for field in FIELDS.values() if field not in fields}
+    return [replace(entry, **unused) for entry in entries]
+
+
+def _sound(
+    parts: Mapping[str, Sequence[Entry]], tasks: Sequence[str], bad_files: BadFiles
+) -> tuple[dict[str, list[Entry]], dict[str, Any], dict[str, Any]]:
+    """The entries that can be read, with how they are turned; what was left out; what was turned.
+
+    All at once: one error lists the bad files of every part.
+    """
+    fields = [FIELDS[task] for task in tasks]
+    everything = [entry for entries in parts.values() for entry in entries]
+    kept, left_out = sound_entries(everything, fields, bad_files)
+    made, turns = with_turns(kept, fields)
+    turned = dict(zip(kept, made, strict=True))
+    sound = {name: [turned[e] for e in some if e in turned] for name, some in parts.items()}
+    return sound, left_out, turns
 
 
 def _measured(folder: Path, split: Split) -> list[Pairs]:
@@ -190,8 +222,8 @@ def _rules(
         found["depth"] = {"metres a unit": depth_scale}
         for entry in everything:
             assert entry.depth is not None
-            sizes = picture_size(entry.image), picture_size(entry.depth)
-            require_size(entry.image, sizes[0], entry.depth, sizes[1])
+            size = turned_size(picture_size(entry.depth), entry.depth_turn)
+            require_size(entry.image, picture_size(entry.image), entry.depth, size)
     if "classification" in tasks:
         names = rules["categories"] = categories(training)
         classes["classification"] = len(names)

@@ -15,6 +15,7 @@ from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.decoding import File
 from vfunc.vision.data.file_sources import require_size
 from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.orientation import turned_size
 from vfunc.vision.data.pictures import picture_size, read_labels
 
 
@@ -60,7 +61,8 @@ def segmentation_rule(
         file = entry.segmentation
         assert file is not None
         labels = read_labels(file, void, binary=False)
-        require_size(entry.image, picture_size(entry.image), file, labels.shape)
+        size = turned_size(labels.shape, entry.segmentation_turn)
+        require_size(entry.image, picture_size(entry.image), file, size)
         # a count is ten times as fast as a sort
         here = set((labels.flatten() - IGNORE).bincount().nonzero().flatten().tolist()) - {0}
         void_maps += not here

@@ -42,12 +42,16 @@ class Entry:
         segmentation: its label map.
         depth: its depth map.
         category: the name of its class.
+        segmentation_turn: how the label map is to be turned, as EXIF counts; 1 is not at all.
+        depth_turn: the same of the depth map.
     """
 
     image: File
     segmentation: File | None = None
     depth: File | None = None
     category: str | None = None
+    segmentation_turn: int = 1
+    depth_turn: int = 1
 
 
 @dataclass(frozen=True)

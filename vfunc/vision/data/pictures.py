@@ -18,6 +18,8 @@ from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.decoding import File, RefusedError, decode, is_array, load_array
 
 WHITE = (255, 255, 255, 255)
+ORIENTATION = 0x0112
+"""EXIF's tag of how a picture is to be turned."""
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")
 
 
@@ -30,12 +32,13 @@ def read_image(file: File) -> UInt8[Tensor, "3 h w"]:
     white.
 
     Args:
-        file: a file of any format that Pillow reads, with one picture.
+        file: a file of any format that Pillow reads, with one picture; of a camera's MPO, a JPEG
+            with previews or a second view behind it, the first is taken.
 
     Raises:
         UserError: missing, empty, truncated, corrupt, several pages, or floating-point pixels.
     """
-    return torch.from_numpy(decode(file, _rgb))
+    return torch.from_numpy(decode(file, rgb))
 
 
 @typed
@@ -124,13 +127,18 @@ def picture_size(file: File) -> tuple[int, int]:
 def _size(picture: Image.Image) -> tuple[int, int]:
     # looking for EXIF, Pillow decodes the whole of a PNG that has none
     bare = picture.format == "PNG" and "exif" not in picture.info
-    turned = not bare and picture.getexif().get(0x0112, 1) >= 5  # these swap the sides
+    turned = not bare and picture.getexif().get(ORIENTATION, 1) >= 5  # these swap the sides
     width, height = picture.size
     return (width, height) if turned else (height, width)
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
-    pages = getattr(picture, "n_frames", 1)
+def rgb(picture: Image.Image) -> np.ndarray:
+    """The pixels of an open picture, as `read_image` gives them.
+
+    Raises:
+        RefusedError: several pages, or values of no known range.
+    """
+    pages = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
     if pages > 1:
         raise RefusedError(f"holds {pages} pages; save each as a file of its own")
     picture = ImageOps.exif_transpose(picture)
@@ -148,6 +156,7 @@ def _rgb(picture: Image.Image) -> np.ndarray:
 
 
 def _indices(picture: Image.Image) -> np.ndarray:
+    picture = _as_shown(picture)
     mode, values = picture.mode, np.asarray(picture)
     if mode in ("1", "L", "P", *SIXTEEN_BIT):
         return values.astype(np.int64)
@@ -166,4 +175,10 @@ def _measured(picture: Image.Image) -> np.ndarray:
         raise RefusedError(
             f"depth of mode {picture.mode} is not measured depth; store it as 16-bit PNG or .npy"
         )
-    return np.asarray(picture)
+    return np.asarray(_as_shown(picture))
+
+
+def _as_shown(picture: Image.Image) -> Image.Image:
+    """A map turned as its own EXIF says, which few have."""
+    bare = picture.format == "PNG" and "exif" not in picture.info
+    return picture if bare else ImageOps.exif_transpose(picture)

@@ -11,9 +11,11 @@ from vfunc.typecheck import typed
 from vfunc.vision.data.duplicates import without_duplicates
 from vfunc.vision.data.file_sources import CACHE_BYTES, Cache, LabelledFiles, PictureFiles
 from vfunc.vision.data.folder_stream import unlabeled_pictures
-from vfunc.vision.data.folders import Split
+from vfunc.vision.data.folders import FIELDS, Split
 from vfunc.vision.data.hub_pictures import hub_entries
 from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.opening import BadFiles, sound_entries
+from vfunc.vision.data.orientation import with_turns
 from vfunc.vision.data.public_sets import (
     HUB_CATEGORIES,
     SETS,
@@ -107,6 +109,7 @@ def public_data(
     seed: int = 0,
     counts: Mapping[str, int] | None = None,
     cache_bytes: int = CACHE_BYTES,
+    bad_files: BadFiles = "refuse",
 ) -> VisionData:
     """Labelled pictures of ADE20K, NYUv2 or ImageNet, split by use, and a stream.
 
@@ -125,9 +128,10 @@ def public_data(
         seed: of the order in which heads, feedback and held-out pictures are read.
         counts: pictures of a split, in place of these; "test" is what is measured on.
         cache_bytes: decoded pictures that are kept in memory.
+        bad_files: whether files that cannot be read are refused, or left out and counted.
 
     Raises:
-        UserError: no copy, no network, or too few pictures.
+        UserError: no copy, no network, too few pictures, or files that cannot be read.
     """
     spec = SETS[name]
     wanted = {"heads": spec.heads, "feedback": spec.feedback} | OTHERS | dict(counts or {})
@@ -145,6 +149,12 @@ def public_data(
         test = open_public(name, root, "test", limit=measured or (2000 if root is None else None))
         splits["test"] = list(test.entries)
     splits, twice = without_duplicates(splits)
+    fields = [FIELDS[spec.task]]
+    everything = [entry for entries in splits.values() for entry in entries]
+    sound, left_out = sound_entries(everything, fields, bad_files)
+    made, turns = with_turns(sound, fields)
+    turned = dict(zip(sound, made, strict=True))
+    splits = {key: [turned[e] for e in some if e in turned] for key, some in splits.items()}
 
     cache = Cache(cache_bytes)
     sources = labelled_sources(
@@ -154,14 +164,15 @@ def public_data(
         seed,
     )
     streamed = blocks | {key: splits[key] for key in ("validation", "test") if key in splits}
-    unlabeled, about = unlabeled_pictures(stream, [], streamed, cache)
+    unlabeled, about = unlabeled_pictures(stream, [], streamed, cache, bad_files)
     summary: dict[str, Any] = {
         "source": name if root is None else f"{name}:{root}",
         "split": split,
         "pictures": {"stream": len(unlabeled)} | {r: len(s) for r, s in sources.items()},
         "stream": about,
-        "left out": {f"{key}, in another role too": {"count": n} for key, n in twice.items()},
-    }
+        "left out": {f"{key}, in another role too": {"count": n} for key, n in twice.items()}
+        | left_out,
+    } | ({"orientation": turns} if turns else {})
     return VisionData(
         unlabeled,
         **sources,

@@ -9,6 +9,7 @@ from torch import nn
 
 from vfunc.learner import mode
 from vfunc.modality import Metric
+from vfunc.vision.data.opening import UNREADABLE
 from vfunc.vision.data.vision_data import VisionData
 from vfunc.vision.evaluation.revisited import Revisited, evaluate_revisited
 from vfunc.vision.objectives.objective import encoder_of
@@ -58,4 +59,9 @@ def described(sources: Sequence[VisionData]) -> list[str]:
         for reason, found in said.get("left out", {}).items():
             named = f" ({', '.join(found['first'])})" if "first" in found else ""
             lines.append(f"{'':9} {found['count']:,} {reason}{named}")
+        for reason, found in said.get("orientation", {}).items():
+            lines.append(f"{'':9} {found['count']:,} {reason}")
+        skipped = said.get("stream", {}).get("left out", {}).get(UNREADABLE)
+        if skipped:
+            lines.append(f"{'':9} {skipped:,} {UNREADABLE}, of the stream")
     return lines
