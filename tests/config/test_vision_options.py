@@ -152,9 +152,7 @@ def test_options_of_language_are_refused_for_pictures(name):
 @pytest.mark.parametrize("name", VISION_ONLY)
 def test_options_of_vision_are_refused_for_text(name):
     known = {"void_label": 11, "label_size": (64, 64), "retrieval": "oxford", "bad_files": "skip"}
-    value = known.get(
-        name, EMBEDDED[name]
-    )
+    value = known.get(name, EMBEDDED[name])
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError) as caught:
         resolve({name: value})
