@@ -301,3 +301,33 @@ def test_real_files(name, records, answered, raw):
     assert loaded.dropped == {}
     assert sum(example.answer is not None for example in loaded.examples) == answered
     assert all((example.prompt == "") == raw for example in loaded.examples)
+
+
+def test_csv_and_parquet_are_read_like_other_files(tmp_path):
+    rows = [{"question": 'a, "b"', "answer": "x\n#### 3"}, {"question": "ü", "answer": "#### 4"}]
+    text = 'question,answer\r\n"a, ""b""","x\n#### 3"\r\nü,#### 4\r\n'
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        examples = load_examples(tmp_path / name, split="feedback").examples
+        assert [e.prompt for e in examples] == ['a, "b"\n', "ü\n"]
+        assert [e.completion for e in examples] == ["x\n#### 3", "#### 4"]
+        assert [e.answer for e in examples] == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.csv", b"question,answer\n1,2,3\n", "line 2: not 2 fields"),
+        ("a.csv", b"question,answer\n1\n", "line 2: not 2 fields"),
+        ("a.csv", b"answer,answer\n1,2\n", "two columns of one name"),
+        ("a.csv", b'question,answer\n"1,2\n', "malformed CSV"),
+        ("a.csv", b"question,answer\n\xff,2\n", "not UTF-8"),
+        ("a.parquet", b"no parquet at all", "no parquet file"),
+    ],
+)
+def test_damaged_tables_are_one_line(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=said) as caught:
+        load_examples(tmp_path / name, split="stream")
+    assert "\n" not in str(caught.value)

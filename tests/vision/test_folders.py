@@ -594,3 +594,23 @@ def test_real_folders(name, options, task, classes, sizes):
     if name == "camvid":
         assert len(data.test) == 233
         assert not any("annot" in str(path) for path in data.stream.files)
+
+
+@pytest.mark.parametrize(
+    "images, maps", [("images", "masks"), ("image", "mask"), ("JPEGImages", "SegmentationClass")]
+)
+def test_masks_beside_pictures_and_pascal_voc(tmp_path, images, maps):
+    for k in range(24):
+        save(tmp_path / images / f"{k}.jpg", picture(k))
+        values = labels(k)
+        values[1, 1] = 255 if images == "JPEGImages" else 0
+        mask = Image.fromarray(values)
+        mask.putpalette([value % 256 for value in range(3, 771)])  # colours, which are not read
+        (tmp_path / maps).mkdir(exist_ok=True)
+        mask.save(tmp_path / maps / f"{k}.png")
+    data = folder_data(tmp_path, image_size=8)
+    assert data.classes == {"segmentation": 3}
+    example = data.test[0]
+    assert (example.segmentation[1, 1] == IGNORE) == (images == "JPEGImages")
+    number = int(Path(example.name).stem)
+    assert example.segmentation[2, 2] == number % 3

@@ -1,15 +1,17 @@
 """Reads records, each with its place, from a file or a data set of the Hugging Face Hub.
 
-A file is `.jsonl` (one JSON object a line), `.json` (a list of objects) or `.txt` (one document,
-a record with the single field `text`), each also gzipped with `.gz` appended and then read as a
-stream. A Hub id is `ID[:CONFIG[:SPLIT]]`. What cannot be read is a `UserError` that names the
-file and the line.
+A file is `.jsonl` (one JSON object a line), `.json` (a list of objects), `.csv` (a header, then a
+record a row) or `.txt` (one document, a record with the single field `text`), each also gzipped
+with `.gz` appended and then read as a stream; or `.parquet`. A Hub id is `ID[:CONFIG[:SPLIT]]`.
+What cannot be read is a `UserError` that names the file and the line.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import gzip
+import io
 import json
 import re
 import zlib
@@ -23,7 +25,10 @@ from vfunc.hub import hub_within_reach
 
 Record = tuple[str, Mapping[str, Any]]  # where it stands (for messages), and its fields
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz")
+SUFFIXES = (
+    *(".jsonl", ".jsonl.gz", ".json", ".json.gz", ".txt", ".txt.gz"),
+    *(".csv", ".csv.gz", ".parquet"),
+)
 
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?::[^:]*){0,2}")
 
@@ -71,6 +76,9 @@ def _require_file(path: Path) -> None:
 def _file_records(path: Path) -> Iterator[Record]:
     _require_file(path)
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        yield from _parquet_records(path)
+        return
     try:
         # As bytes: decoding a line at a time tells which line is not UTF-8.
         with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
@@ -85,6 +93,9 @@ def _file_records(path: Path) -> Iterator[Record]:
         raise UserError(f"{path}: corrupt or cut-off gzip file ({error}).") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if kind == "csv":
+        yield from _csv_records(path, whole)
+        return
     if kind == "txt":
         yield str(path), {"text": whole.replace("\r\n", "\n")}
         return
@@ -93,6 +104,42 @@ def _file_records(path: Path) -> Iterator[Record]:
         raise UserError(f"{path}: a .json file holds a list of records; for one a line use .jsonl.")
     for number, record in enumerate(records, start=1):
         yield _as_record(f"{path}, record {number}", record)
+
+
+def _csv_records(path: Path, whole: str) -> Iterator[Record]:
+    limit = csv.field_size_limit(len(whole) + 1)
+    try:
+        reader = csv.DictReader(io.StringIO(whole, newline=""), strict=True)
+        names = list(reader.fieldnames or ())
+        if len(set(names)) < len(names):
+            raise UserError(f"{path}: two columns of one name in the header {', '.join(names)}.")
+        for record in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in record or None in record.values():
+                raise UserError(
+                    f"{where}: not {len(names)} fields as in the header; quote those with commas."
+                )
+            yield where, record
+    except csv.Error as error:
+        raise UserError(f"{path}: malformed CSV ({error}).") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet_records(path: Path) -> Iterator[Record]:
+    try:
+        import pyarrow.parquet  # comes with datasets: only where it is needed
+    except ImportError as error:
+        raise UserError(f"{path}: reading it needs pyarrow; pip install pyarrow.") from error
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{path}, record {number}", record
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: no parquet file, or a damaged one ({reason}).") from error
 
 
 def _decode(where: str, raw: bytes) -> str:

@@ -19,7 +19,7 @@ from vfunc.vision.data.file_sources import (
 )
 from vfunc.vision.data.folder_stream import unlabeled_pictures
 from vfunc.vision.data.label_values import segmentation_rule
-from vfunc.vision.data.layouts import SPLIT_FOLDERS, Entry, Pairs, find_pairs
+from vfunc.vision.data.layouts import SPLIT_FOLDERS, VOC, VOC_VOID, Entry, Pairs, find_pairs
 from vfunc.vision.data.opening import BadFiles, sound_entries
 from vfunc.vision.data.orientation import turned_size, with_turns
 from vfunc.vision.data.pictures import picture_size, read_depth
@@ -74,7 +74,8 @@ def folder_data(
         split: whether to measure on validation or test pictures.
         tasks: of segmentation, depth and classification; None takes all that the folder has.
             A picture without one of them is left out, and counted.
-        void: value in the label maps of pixels that say nothing.
+        void: value in the label maps of pixels that say nothing; None is 255 of
+            Pascal VOC's layout.
         depth_scale: metres a unit of whole-number depth maps.
         seed: of the order in which heads, feedback and held-out pictures are read, and of the
             split if it is shuffled.
@@ -89,6 +90,8 @@ def folder_data(
     """
     found_pairs = find_pairs(feedback)
     wanted = _tasks(feedback, found_pairs, tasks)
+    if void is None and "segmentation" in wanted and all(VOC in p.layout for p in found_pairs):
+        void = VOC_VOID
     pool = _complete([p for p in found_pairs if p.split == "train"], wanted)
     if not pool:
         raise UserError(f"{feedback}: no picture for training has {' and '.join(wanted)}")

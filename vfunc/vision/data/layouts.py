@@ -2,6 +2,8 @@
 
 - `images/` with `labels/` and/or `depth/`, and the same as `image/`, `label/`, `depth/`: matched
   by the path below them, without the suffix;
+- the same with `masks/` (or `image/` with `mask/`), and `JPEGImages/` with `SegmentationClass/` as
+  Pascal VOC has them, whose palettes are class indices and whose 255 is no class;
 - `NAME/` with `NAMEannot/`, any number of them (CamVid as SegNet has it);
 - `*.color.*` with `*.depth.*` (7-Scenes), at any depth;
 - `images/` of folders named after classes, for classification;
@@ -22,9 +24,19 @@ from vfunc.vision.data.decoding import File
 from vfunc.vision.data.listing import MAPS, PICTURES, by_stem, keyed, list_files, natural
 
 KNOWN = (
-    "images/ with labels/ or depth/, image/ with label/, NAME/ with NAMEannot/, *.color.* with "
+    "images/ with labels/, masks/ or depth/, image/ with label/ or mask/, JPEGImages/ with "
+    "SegmentationClass/, NAME/ with NAMEannot/, *.color.* with "
     "*.depth.*, or images/ of class folders"
 )
+BESIDE = (
+    ("images", "labels"),
+    ("image", "label"),
+    ("images", "masks"),
+    ("image", "mask"),
+    ("JPEGImages", "SegmentationClass"),
+)
+VOC, VOC_VOID = "SegmentationClass/", 255
+"""How a layout of Pascal VOC is told by its title, and its value of pixels without a class."""
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
@@ -132,9 +144,11 @@ def _candidates(folder: Path) -> dict[str, Callable[[], dict[str, _Layout]]]:
     """The possible layouts of a folder, each still to be read."""
     names = {f.name for f in _folders(folder)}
     found: dict[str, Callable[[], dict[str, _Layout]]] = {}
-    for images, labels in (("images", "labels"), ("image", "label")):
+    for images, labels in sorted(BESIDE, key=lambda pair: pair[1] not in names):
         beside = {"label": labels, "depth": "depth"}
         beside = {kind: name for kind, name in beside.items() if name in names}
+        if labels not in names and any(title.startswith(f"{images}/ with") for title in found):
+            continue  # depth/ beside these pictures has been found
         if images in names and beside:
             title = f"{images}/ with {' and '.join(f'{name}/' for name in beside.values())}"
             found[title] = _reader(_beside, folder, title, images, beside)
