@@ -72,7 +72,7 @@ def test_reads_a_home_path(tmp_path, monkeypatch):
             gzip.compress(b"x" * 99, mtime=0)[:10] + b"\xff" * 20,
             ["d.txt.gz", "invalid block"],
         ),
-        ("d.tsv", b"a,b", ["d.csv", "unknown kind", ".jsonl.gz"]),
+        ("d.tsv", b"a,b", ["d.tsv", "unknown kind", ".jsonl.gz"]),
     ],
 )
 def test_unreadable_files_are_named(tmp_path, name, content, said):
