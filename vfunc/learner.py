@@ -71,6 +71,7 @@ class FunctionalLearner:
         """
         self._require_own(theta)
         frozen = {name: p.detach() for name, p in self.module.named_parameters()}
+        frozen |= {name: frozen[name].clone() for name in _rescaled(self.module) if name in frozen}
         # copies: batch norm in train mode writes its running statistics
         buffers = {name: b.clone() for name, b in self.module.named_buffers()}
         with without_recomputation(self.module):
@@ -90,6 +91,15 @@ class FunctionalLearner:
                 raise UserError(
                     f"theta[{name!r}] is on {theta[name].device}, the {kind} on {p.device}"
                 )
+
+
+def _rescaled(module: nn.Module) -> list[str]:
+    """Names of weights that their own forward writes to: those of embeddings with a `max_norm`."""
+    return [
+        f"{path}.weight" if path else "weight"
+        for path, part in module.named_modules()
+        if getattr(part, "max_norm", None) is not None
+    ]
 
 
 def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:

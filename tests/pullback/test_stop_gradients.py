@@ -120,9 +120,11 @@ def test_constant_in_theta_alone_is_right_by_exact_engines_and_refused_for_other
         stop_gradient=True,
     )
     wanted = vfunc.FirstOrder()(held, at.theta, at.phi).grad
-    for engine in ("auto", "reverse", "forward"):
+    for engine in ("auto", "reverse"):
         found = vfunc.FirstOrder(engine=engine)(problem, at.theta, at.phi).grad
         assert measures.apart(found, wanted) < 1e-12
+    with pytest.raises(vfunc.UserError, match=r"goes through torch\.no_grad"):
+        vfunc.FirstOrder(engine="forward")(problem, at.theta, at.phi)
     with pytest.raises(vfunc.UserError, match=r"depends on theta .* take the engine reverse"):
         vfunc.FirstOrder(engine="finite_difference")(problem, at.theta, at.phi)
     for estimator in (vfunc.Unrolled(2), vfunc.Unrolled(2, engine="forward"), vfunc.Implicit()):
@@ -253,3 +255,63 @@ def test_the_loss_is_looked_at_once_for_each_piece_of_code(at):
 
     assert spent() > 1
     assert spent() == spent() == 1
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0, 10.0])
+def test_terms_without_theta_do_not_hide_one(weight, at):
+    def loss(theta, task):
+        own = detached(at)(theta, task)
+        return own + weight * (task["x"].square().mean() + task["y"].square().mean())
+
+    with pytest.raises(vfunc.UserError, match="a stop-gradient"):
+        vfunc.FirstOrder()(at.problem(loss), at.theta, at.phi)
+
+
+def test_forward_mode_goes_through_no_grad_and_leaves_it_to_reverse(at):
+    def coefficients(theta, task):
+        with torch.no_grad():
+            own = at.learner(theta, task["x"].flip(0))
+        return (at.learner(theta, task["x"]) - own).square()
+
+    problem = at.problem(
+        lambda th, t: (t["q"] * coefficients(th, t)).sum(),
+        lambda phi, batch: {"x": batch, "q": (batch @ phi["a"])[:, None] * torch.ones(2)},
+        linear=vfunc.LinearForm("q", coefficients),
+    )
+    found = vfunc.FirstOrder()(problem, at.theta, at.phi)
+    assert found.diagnostics["engine"] == "reverse"
+    for engine in ("linear", "forward"):
+        with pytest.raises(vfunc.UserError, match=r"goes through torch\.no_grad"):
+            vfunc.FirstOrder(engine=engine)(problem, at.theta, at.phi)
+
+
+def test_a_weight_that_a_closure_raises_from_zero_is_looked_at_again(at):
+    def loss_at(weight):
+        return lambda th, t: (
+            (at.learner(th, t["x"]) - weight * at.learner(th, t["y"]).detach()).square().mean()
+        )
+
+    vfunc.FirstOrder()(at.problem(loss_at(0.0)), at.theta, at.phi)
+    with pytest.raises(vfunc.UserError, match="a stop-gradient"):
+        vfunc.FirstOrder()(at.problem(loss_at(1.0)), at.theta, at.phi)
+
+
+def test_a_mask_of_minus_infinity_hides_nothing(at):
+    mask = torch.tensor([0.0, 0.0, -torch.inf])
+
+    def loss(theta, task):
+        weights = task["z"].softmax(0)[:2]
+        return (weights * at.learner(theta, task["x"]) - at.learner(theta, task["y"]).detach()
+                ).square().mean()  # fmt: skip
+
+    problem = at.problem(loss, lambda phi, b: at.views(phi, b) | {"z": phi["a"] + mask})
+    with pytest.raises(vfunc.UserError, match="a stop-gradient"):
+        vfunc.FirstOrder()(problem, at.theta, at.phi)
+
+
+def test_complex_entries_of_a_task_are_refused(at):
+    problem = at.problem(
+        detached(at), lambda phi, b: at.views(phi, b) | {"c": torch.fft.rfft(phi["a"])}
+    )
+    with pytest.raises(vfunc.UserError, match="complex numbers as 'c'"):
+        vfunc.FirstOrder()(problem, at.theta, at.phi)

@@ -23,7 +23,11 @@ def designer_gradient_is_right(question: Question, generator: torch.Generator) -
     floating = {n: x for n, x in construction.task.items() if x.is_floating_point()}
     if not floating:
         return Row(subject, "holds")
-    r = trees.normal_like(floating, generator)
+    # masks of -inf have no slope
+    r = {
+        n: x.where(torch.isfinite(floating[n]), 0)
+        for n, x in trees.normal_like(floating, generator).items()
+    }
     check = check_gradient(
         lambda step, along: _inner(r, _made(question, step, along)),
         construction.pull(r),

@@ -154,6 +154,11 @@ def require_task(task: object) -> None:
                 f"construct returned a {type(x).__name__} as {name!r}; every entry of a task is a "
                 "tensor, and what is none belongs in the batch or in the loss"
             )
+        if x.is_complex():
+            raise UserError(
+                f"construct returned complex numbers as {name!r}; a task is real: give "
+                "torch.view_as_real of it"
+            )
 
 
 def scalar(name: str, loss: object) -> Tensor:

@@ -23,14 +23,17 @@ from vfunc.problem.arguments import blaming
 REMEMBERED = 512
 """How many pieces of code are remembered, at most."""
 
+MANY = 32
+"""Entries of a collection that are looked at, at most."""
+
 _watched: OrderedDict[Hashable, None] = OrderedDict()
 
 
 def code_of(x: object, depth: int = 3) -> Hashable:
     """What tells one piece of code from another, the same for closures that a loop makes anew.
 
-    Of what a function closes over, truth values, words, other functions, modules and types count;
-    numbers and tensors do not.
+    Of what a function closes over, truth values, words, other functions, modules with their
+    switches, and types count; of numbers whether they are zero; tensors do not.
 
     Args:
         x: anything that is called, or that a function closes over.
@@ -38,8 +41,14 @@ def code_of(x: object, depth: int = 3) -> Hashable:
     """
     if isinstance(x, bool | str | None):
         return x
+    if isinstance(x, int | float):
+        return (type(x), x == 0)
     if isinstance(x, nn.Module):
-        return (type(x), id(x), x.training)
+        flags = (v for part in x.modules() for v in vars(part).values() if isinstance(v, bool))
+        return (type(x), id(x), *flags)
+    if isinstance(x, dict | list | tuple) and depth > 0 and len(x) <= MANY:
+        held = list(x.items()) if isinstance(x, dict) else list(x)
+        return (type(x), *(code_of(part, depth - 1) for part in held))
     if isinstance(x, types.MethodType):
         return (code_of(x.__func__, depth), code_of(x.__self__, depth))
     if isinstance(x, types.FunctionType):
@@ -47,7 +56,12 @@ def code_of(x: object, depth: int = 3) -> Hashable:
             return x.__code__
         cells = [_content(cell) for cell in x.__closure__ or ()]
         defaults = [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-        return (x.__code__, *(code_of(held, depth - 1) for held in (*cells, *defaults)))
+        named = [x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__]
+        functions = [
+            one for one in named if isinstance(one, types.FunctionType | bool | int | dict)
+        ]
+        held = (*cells, *defaults, *functions)
+        return (x.__code__, *(code_of(part, depth - 1) for part in held))
     if isinstance(x, functools.partial):
         held = (x.func, *x.args, *x.keywords.values())
         return ("partial", *(code_of(part, depth - 1) for part in held))

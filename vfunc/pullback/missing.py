@@ -12,7 +12,8 @@ _SAYS = re.compile(
     r"derivative for|derivative is not implemented|derivative of '?\w+'? is not implemented|"
     r"forward AD|forward-mode|forward mode|jvp|double backward|once_differentiable|"
     r"donated buffer|setup_context|differentiated twice|differentiate twice|"
-    r"not supported|does not support|sparse|vmap|functorch|functionalization|batching rule",
+    r"doesn't have storage|not supported|does not support|sparse|vmap|functorch|"
+    r"functionalization|batching rule",
     re.IGNORECASE,
 )
 """How torch tells that a derivative, or a kind of differentiation, is not there."""

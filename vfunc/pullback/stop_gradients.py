@@ -19,6 +19,7 @@ from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem.purity import code_of, first_time, remember
 from vfunc.pullback.engine import ProductRequest
+from vfunc.pullback.missing import MissingDerivativeError
 from vfunc.trees import Params
 
 APART = 0.03
@@ -61,28 +62,39 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
         UserError: the loss holds constant what phi reaches; or what theta reaches, where the engine
             is `finite_difference` or a Hessian product is wanted.
     """
-    if engine == "linear" or request.round_off > COARSEST:
+    if request.round_off > COARSEST:
         return
-    wants = request.hessian or engine == "finite_difference"
+    reverse = engine == "reverse" and not request.hessian
     code = (code_of(request.problem.pretrain_loss), request.designed, request.problem.stop_gradient)
     clean, half_clean = (code, "no stop-gradient"), (code, "none in the task")
-    if not first_time(clean) or not (wants or first_time(half_clean)):
+    if not first_time(clean) or not (first_time(half_clean) or not reverse):
         return
     found = hidden(request)
-    if found.task:
+    if found.task and engine != "linear":
         raise UserError(
             "pretrain_loss holds constant what depends on the task's "
             f"{' and '.join(map(repr, request.designed))} (a stop-gradient), and the value's "
             f"gradient in phi would lack that: {REMEDY}, or make it a part of the batch"
         )
-    if found.theta and wants:
+    if found.theta and not reverse:
+        raise _refusal(request, engine)
+    remember(half_clean if found.theta else clean)
+
+
+def _refusal(request: ProductRequest, engine: str) -> UserError:
+    """What a stop-gradient in theta makes wrong: Hessian products, differences, tangents.
+
+    Forward mode goes through `torch.no_grad()`, though not through `.detach()`.
+    """
+    if request.hessian or engine == "finite_difference":
         what = "Hessian products, which lack" if request.hessian else "differences, which move"
-        raise UserError(
+        return UserError(
             f"pretrain_loss holds constant what depends on theta (a stop-gradient), and the engine "
             f"{engine!r} takes {what} that: {REMEDY}"
             + ("" if request.hessian else ", or take the engine reverse")
         )
-    remember(half_clean if found.theta else clean)
+    said = "forward mode goes through torch.no_grad(); write it with theta as a third argument"
+    return MissingDerivativeError(engine, "a stop-gradient in theta", said)
 
 
 def hidden(request: ProductRequest) -> Hidden:
@@ -110,8 +122,34 @@ def hidden(request: ProductRequest) -> Hidden:
 
     step = request.round_off ** (1 / 3)
     return Hidden(
-        bool(made) and _apart(in_the_task, request.made, g_made, at, step),
+        bool(made)
+        and (
+            _apart(in_the_task, request.made, g_made, at, step)
+            or _apart_beyond_theta(request, g_made, at, step)
+        ),
         _apart(in_theta, request.theta, g_theta, at, step),
+    )
+
+
+def _apart_beyond_theta(request: ProductRequest, g_made: Params, at: Tensor, step: float) -> bool:
+    """The same for L(theta') - L(theta): terms that do not depend on theta hide nothing there."""
+    generator = torch.Generator().manual_seed(1)
+    noise = trees.normal_like(request.theta, generator)
+    along = {n: 0.1 * x * _size(request.theta[n]) for n, x in noise.items()}
+    there = trees.axpy(1.0, along, request.theta)
+    held = there if request.problem.stop_gradient else None
+    made = trees.leaves(request.made)
+    with torch.enable_grad():
+        loss = request.loss(there, made, held)
+        g = trees.gradient(loss, made)
+
+    def difference(step: float, along: Params) -> Tensor:
+        task = trees.axpy(step, along, request.made)
+        return request.loss(there, task, held) - request.loss(request.theta, task)
+
+    between = loss.detach() - at
+    return _apart(
+        difference, request.made, trees.axpy(-1.0, g_made, g), between, step, abs(float(at))
     )
 
 
@@ -121,39 +159,63 @@ def _apart(
     gradient: Params,
     at: Tensor,
     step: float,
+    size: float = 0.0,
 ) -> bool:
     """Whether slopes along random directions differ from the gradient's: along two of three.
 
     Along one a difference may be missed, where it happens to be orthogonal to the direction.
     """
     generator = torch.Generator().manual_seed(0)
-    first, second = (_apart_along(loss, point, gradient, at, step, generator) for _ in range(2))
-    if first == second:
-        return first
-    return _apart_along(loss, point, gradient, at, step, generator)
+
+    def apart() -> bool:
+        drawn = trees.normal_like(point, generator)
+        along = {
+            n: (x * _size(point[n])).where(torch.isfinite(point[n]), 0) for n, x in drawn.items()
+        }
+        expected = float(trees.dot(finite(gradient), along))
+        one, other = (_gap(loss, along, expected, at, h, size) for h in (step, step / 2))
+        return one.found and other.found and abs(one.gap - other.gap) < 0.3 * abs(one.gap)
+
+    first, second = apart(), apart()
+    return first if first == second else apart()
 
 
-def _apart_along(
+def finite(gradient: Params) -> Params:
+    """A gradient with zeros for what is not finite (masks)."""
+    return {n: g.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for n, g in gradient.items()}
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A slope less the gradient's, and whether neither a kink nor rounding explains it."""
+
+    gap: float
+    found: bool
+
+
+def _gap(
     loss: Callable[[float, Params], Tensor],
-    point: Params,
-    gradient: Params,
+    along: Params,
+    expected: float,
     at: Tensor,
     step: float,
-    generator: torch.Generator,
-) -> bool:
-    along = {n: x * _size(point[n]) for n, x in trees.normal_like(point, generator).items()}
+    size: float,
+) -> _Gap:
     with torch.no_grad():
         ahead, behind = (float(loss(way * step, along)) for way in (1, -1))
     if not (math.isfinite(ahead) and math.isfinite(behind)):
-        return False
+        return _Gap(0.0, False)
     here = float(at)
     slope, kink = (ahead - behind) / (2 * step), abs(ahead - 2 * here + behind) / step
-    expected = float(trees.dot(gradient, along))
-    rounding = 8 * torch.finfo(at.dtype).eps * max(abs(ahead), abs(behind), abs(here)) / step
-    gap = abs(slope - expected)
-    return gap > APART * max(abs(slope), abs(expected)) + 2 * kink + rounding
+    largest = max(abs(ahead), abs(behind), abs(here), size)
+    rounding = 8 * torch.finfo(at.dtype).eps * largest / step
+    gap = slope - expected
+    bound = APART * max(abs(slope), abs(expected)) + 2 * kink + rounding
+    return _Gap(gap, abs(gap) > bound)
 
 
 def _size(x: Tensor) -> Tensor:
     """The size of a tensor's entries, so that a step changes all of them by the same share."""
-    return x.detach().double().pow(2).mean().sqrt().clamp(min=1e-3).to(x)
+    x = x.detach()
+    square = x.double().where(torch.isfinite(x), 0).pow(2).mean()
+    return square.sqrt().clamp(min=1e-3).to(x)
