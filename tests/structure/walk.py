@@ -86,6 +86,7 @@ def first_step() -> Walk:
 
     from vfunc.training.loop import one_step
 
+    one_step(new_run())  # what is looked at once for each piece of code
     run = new_run()
     walk = walked(lambda: one_step(run))
     assert run.state.counters.updates == 1

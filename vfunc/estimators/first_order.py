@@ -23,6 +23,7 @@ from vfunc.problem import (
 )
 from vfunc.problem.arguments import require_engine
 from vfunc.pullback import GRADIENT, Engine, EngineName, Passes, pull_back
+from vfunc.simulate import UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
@@ -70,7 +71,7 @@ class FirstOrder:
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
     ) -> ValueEstimate:
         rule = problem.rule
-        w = {name: rule.at_unit.learning_rate(name) * g for name, g in g_down.items()}
+        w = stepped(rule.at_unit, g_down)
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = {"g_down_norm": float(trees.norm(g_down))}
         value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
@@ -94,7 +95,7 @@ class FirstOrder:
         )
         w = trees.scale(across, 1 / pre)
         pulled = pull_back(problem, theta, construction, w, self.engine)
-        value = trees.dot(stepped(problem, g_down), g_pre)
+        value = trees.dot(stepped(problem.rule, g_down), g_pre)
         notes = alignment(g_down, g_pre)
         return pulled.estimate(value, 1.0, notes, objective=cosine, spent=GRADIENT + GRADIENT)
 
@@ -120,9 +121,9 @@ class FirstOrder:
         )
 
 
-def stepped(problem: ValueProblem, g_down: Params) -> Params:
+def stepped(rule: UpdateRule, g_down: Params) -> Params:
     """eta g_down, each parameter with its own group's eta."""
-    return {name: problem.rule.learning_rate(name) * g for name, g in g_down.items()}
+    return {name: rule.learning_rate(name) * g for name, g in g_down.items()}
 
 
 def alignment(g_down: Params, g_pre: Params) -> dict[str, float]:
@@ -139,4 +140,4 @@ def first_order_value(
 ) -> tuple[Scalar, Passes]:
     """eta V alone, from one plain gradient."""
     g_pre = pretrain_gradient(problem, theta, construction.task)
-    return trees.dot(stepped(problem, g_down), g_pre), GRADIENT
+    return trees.dot(stepped(problem.rule, g_down), g_pre), GRADIENT

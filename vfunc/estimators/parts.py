@@ -63,7 +63,7 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
     with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
         try:
             with missing_told("forward"):
-                _, tangents = tangent_along(terms, theta, stepped(problem, g_down))
+                _, tangents = tangent_along(terms, theta, stepped(problem.rule, g_down))
         except MissingDerivativeError as missing:
             raise UserError(
                 f"value_of_parts needs forward mode, and {missing.operation or 'an operation'} of "

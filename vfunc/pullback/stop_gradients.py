@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,11 +66,13 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
         return
     reverse = engine == "reverse" and not request.hessian
     code = (code_of(request.problem.pretrain_loss), request.designed, request.problem.stop_gradient)
+    code = (*code, engine == "linear")
     clean, half_clean = (code, "no stop-gradient"), (code, "none in the task")
     if not first_time(clean) or not (first_time(half_clean) or not reverse):
         return
-    found = hidden(request)
-    if found.task and engine != "linear":
+    # a form that is linear in what the designer makes says all that there is to say of the task
+    found = hidden(replace(request, designed=()) if engine == "linear" else request)
+    if found.task:
         raise UserError(
             "pretrain_loss holds constant what depends on the task's "
             f"{' and '.join(map(repr, request.designed))} (a stop-gradient), and the value's "
@@ -173,8 +175,11 @@ def _apart(
             n: (x * _size(point[n])).where(torch.isfinite(point[n]), 0) for n, x in drawn.items()
         }
         expected = float(trees.dot(finite(gradient), along))
-        one, other = (_gap(loss, along, expected, at, h, size) for h in (step, step / 2))
-        return one.found and other.found and abs(one.gap - other.gap) < 0.3 * abs(one.gap)
+        one = _gap(loss, along, expected, at, step, size)
+        if not one.found:
+            return False
+        other = _gap(loss, along, expected, at, step / 2, size)
+        return other.found and abs(one.gap - other.gap) < 0.3 * abs(one.gap)
 
     first, second = apart(), apart()
     return first if first == second else apart()
