@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from importlib import _bootstrap_external
 from importlib.machinery import PathFinder, SourceFileLoader
@@ -111,6 +112,17 @@ def pytest_collection_finish():
     """The libraries' million objects are no garbage: the collector leaves them alone from now on."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _no_signal_is_ignored():
+    """A shell that starts the tests with `nohup`, or in the background, has some ignored."""
+    ignored = [s for s in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(s) == signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
+    yield
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)

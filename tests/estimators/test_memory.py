@@ -139,6 +139,7 @@ def test_a_graph_that_is_kept_is_noticed(monkeypatch):
         kept.append(real(*args))
         return kept[-1]
 
+    beyond(made, *rule, 2, engine="reverse")  # the first call of a function is watched with copies
     two = beyond(made, *rule, 2, engine="reverse")
     monkeypatch.setattr(trajectory, "construct_task", keeping)
     sixteen = beyond(made, *rule, 16, engine="reverse")

@@ -131,8 +131,8 @@ def theta_is_used(problem: ValueProblem, theta: Params, phi: Params) -> Row:
         with torch.enable_grad():
             found = loss(leaves)
         reached = trees.reached_gradient(found, leaves)
-        if name == "feedback_loss" and problem.silent:
-            continue
+        if name == "feedback_loss" and not found.requires_grad:
+            continue  # its gradient says so, or the problem does (`silent`)
         own = {id(x) for x in leaves.values()}
         foreign = [x for x in _graph_leaves([found]) if id(x) not in own]
         live = _taken_for_theta(foreign, theta, reached)
