@@ -196,8 +196,8 @@ def certified(**options):
 
 
 CERTIFIED = [
-    ({"objective": "dino"}, 240),
-    ({"objective": "ijepa", "accumulate": 2, "value": "cosine"}, 175),
+    ({"objective": "dino"}, 280),
+    ({"objective": "ijepa", "accumulate": 2, "value": "cosine"}, 195),
 ]
 
 
