@@ -51,8 +51,11 @@ class Hidden:
 def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
     """Refuse what an engine would get wrong because of a stop-gradient in the loss.
 
-    The loss is looked at once for each piece of code that computes it: two forwards for each of two
-    directions, and a plain gradient, which no estimate counts among its passes.
+    The loss is looked at once for each piece of code that computes it, by a gradient and two
+    forwards for each of two directions: in theta, in the task, and in the part of it that depends
+    on theta.
+    No estimate counts these among its passes. The memory is by code, truth values and zeros that
+    the loss closes over (`code_of`): what an entry of a batch switches on later is not seen.
 
     Args:
         request: what the engine is asked for.
@@ -61,6 +64,8 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
     Raises:
         UserError: the loss holds constant what phi reaches; or what theta reaches, where the engine
             is `finite_difference` or a Hessian product is wanted.
+        MissingDerivativeError: it holds constant what theta reaches, and the engine takes tangents:
+            `auto` goes on to `reverse`.
     """
     if request.round_off > COARSEST:
         return
