@@ -20,7 +20,7 @@ CORE = [
     ["errors"],
     ["extras", "typecheck", "printable"],
     ["storage"],
-    ["hub", "float64", "precision", "recomputation", "designer_file"],
+    ["hub", "float64", "forward_pass", "designer_file"],
     ["trees"],
     ["learner"],
     ["split", "simulate"],

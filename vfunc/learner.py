@@ -18,8 +18,7 @@ from torch.func import functional_call
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.precision import autocast
-from vfunc.recomputation import without_recomputation
+from vfunc.forward_pass import autocast, without_recomputation
 from vfunc.trees import Params
 
 Blocks: TypeAlias = nn.ModuleList | nn.Sequential

@@ -8,8 +8,9 @@ thousands of times an estimate: their arguments' types are checked in tests alon
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TypeAlias
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -157,6 +158,20 @@ def reached_gradient(output: Scalar, inputs: Params) -> Params:
         return {}
     grads = torch.autograd.grad(output, list(inputs.values()), allow_unused=True)
     return {name: dense(g) for name, g in zip(inputs, grads, strict=True) if g is not None}
+
+
+def tangent_along(function: Callable[[Params], Any], theta: Params, w: Params) -> tuple[Any, Any]:
+    """(function(theta), its directional derivative along w), by one forward-mode pass.
+
+    w is read by theta's names, in theta's order: torch wants the two dicts in the same order.
+
+    torch 2.13 and later warn of `torch.jit.script`, which they use themselves the first time that
+    forward mode is asked for.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=Warning)
+        along = {n: w[n].detach() for n in theta}
+        return cast("tuple[Any, Any]", torch.func.jvp(function, (theta,), (along,)))
 
 
 def dense(g: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vfunc.evaluation.peak_bytes import counting_peak
-from vfunc.pullback.tangent import tangent_along
+from vfunc.trees import tangent_along
 
 CPU = torch.device("cpu")
 

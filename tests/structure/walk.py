@@ -6,7 +6,7 @@
 One tiny language run is followed through its first optimizer step with a designer update. A *move*
 is a call from a function of one file of the package into one of another; a call that is repeated at
 once (for each parameter, say) is one move. What runs outside the package, and the checks of
-annotations, arguments and purity that stand around functions, are no part of the walk.
+annotations, arguments, purity and optimizers that stand around functions, are no part of the walk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = f"{Path(vfunc.__file__).parent}/"
 CHECKS = {
     f"{ROOT}{name}"
     for name in ("typecheck.py", "problem/arguments.py", "problem/purity.py",
-                 "pullback/stop_gradients.py", "pullback/missing.py")
+                 "pullback/stop_gradients.py", "pullback/missing.py", "simulate/overrides.py")
 }  # fmt: skip
 
 

@@ -224,11 +224,11 @@ def test_lookahead_has_the_step_sizes_that_later_steps_take(budget, accumulate):
     run = new_run(budget=budget, accumulate=accumulate, meta_period=1000, **options)
     workload, foreseen, taken = run.workload, [], []
     batches = tuple(workload.look_ahead(run.state.learner, workload.batch(k)) for k in range(3))
-    while run.fraction < 1:
+    while loop._fraction(run) < 1:
         taken.append(loop.one_step(run)["lr"])
         # what the next window's estimates are told, once its size is set
         for group in run.state.optimizer.param_groups:
-            group["lr"] = run.plan.lr * run.plan.schedule.factor(run.fraction)
+            group["lr"] = run.plan.size(loop._fraction(run))
         problem = step.value_problem(run, batches, 0)
         foreseen.append([problem.rule.at(k).eta for k in range(3)])
         assert problem.notes.get("later_sizes_predicted", False) is (budget == "3000tokens")

@@ -12,7 +12,7 @@ from small_run import words
 from small_vision_run import defaults, tiny_learner
 from torch.func import functional_call
 
-from vfunc.precision import autocast
+from vfunc.forward_pass import autocast
 from vfunc.training.build import vision_dry_run
 from vfunc.training.build.configuration import resolve
 from vfunc.training.build.vision_memory import estimated, kept_bytes

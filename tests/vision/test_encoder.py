@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vfunc
 from vfunc.errors import UserError
-from vfunc.pullback.tangent import tangent_along
 from vfunc.split import Split, split_at_edge
+from vfunc.trees import tangent_along
 from vfunc.vision.encoder.architecture import Architecture
 from vfunc.vision.encoder.named_encoder import Encoder
 from vfunc.vision.encoder.positions import resampled

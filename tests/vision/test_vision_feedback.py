@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import vfunc
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.pullback.tangent import tangent_along
+from vfunc.trees import tangent_along
 from vfunc.vision.data.batches import IGNORE, LabelledBatch
 from vfunc.vision.encoder.named_encoder import Encoder
 from vfunc.vision.feedback.dense_feedback import dense_losses, feedback_loss

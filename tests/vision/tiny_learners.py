@@ -7,7 +7,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from vfunc.pullback.tangent import tangent_along
+from vfunc.trees import tangent_along
 from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.encoder.named_encoder import Encoder
 

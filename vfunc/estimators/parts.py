@@ -11,8 +11,7 @@ from vfunc.problem import ValueProblem, construct_task, entry, feedback_gradient
 from vfunc.problem.arguments import blaming
 from vfunc.pullback import ENGINES, attention_for
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
-from vfunc.pullback.tangent import tangent_along
-from vfunc.trees import Params
+from vfunc.trees import Params, tangent_along
 from vfunc.typecheck import typed
 
 

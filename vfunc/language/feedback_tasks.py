@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vfunc.feedback import weighted_feedback
+from vfunc.forward_pass import autocast
 from vfunc.language.candidates import ObservedBatch
 from vfunc.language.data.examples import TokenBatch, take_rows
 from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptBatch, draw_samples, surrogate
-from vfunc.precision import autocast
 from vfunc.problem import ValueProblem
 from vfunc.trees import Params, Scalar
 

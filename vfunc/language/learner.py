@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from vfunc.errors import UserError
+from vfunc.forward_pass import autocast
 from vfunc.language.candidates import ObservedBatch
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_loss import next_token_loss
 from vfunc.learner import FunctionalLearner, RandomState, as_estimated
-from vfunc.precision import autocast
 from vfunc.split import UNCUT, Split, Whole, split_at_edge
 from vfunc.trees import Params, Scalar
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
+from vfunc.forward_pass import autocast
 from vfunc.language.candidates import ObservedBatch, observe
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.reading import LanguageData
@@ -27,7 +28,6 @@ from vfunc.language.targets import mix
 from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode
-from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar

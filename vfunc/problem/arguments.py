@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.problem.question import ValueProblem
+from vfunc.problem.contract import ValueProblem
 from vfunc.simulate import AutomaticRule
 
 _P = ParamSpec("_P")

@@ -14,11 +14,11 @@ from vfunc.pullback.engine import (
     Passes,
     ProductRequest,
 )
-from vfunc.pullback.finite_difference import DIFFERENCES, FiniteDifference, differenced
+from vfunc.pullback.finite_difference import FiniteDifference
 from vfunc.pullback.forward import Forward
 from vfunc.pullback.linear import Linear
 from vfunc.pullback.product import attention_for, mixed_product
-from vfunc.pullback.pullback import Pullback, pull_back
+from vfunc.pullback.pullback import DIFFERENCES, Pullback, differenced, pull_back
 from vfunc.pullback.reverse import Reverse
 
 __all__ = [

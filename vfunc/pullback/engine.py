@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.precision import coarsest_round_off
+from vfunc.forward_pass import coarsest_round_off
 from vfunc.problem import Task, ValueProblem
 from vfunc.problem.arguments import scalar
 from vfunc.trees import Params, Scalar

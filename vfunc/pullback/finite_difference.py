@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from vfunc import trees
 from vfunc.errors import NotConvergedError, UserError
-from vfunc.precision import coarser, coarsest_round_off, round_off
+from vfunc.forward_pass import coarser, coarsest_round_off, round_off
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest, by_theta, joined
 from vfunc.trees import Params
 
 GROSS = 0.1
 """Relative disagreement above which a result is refused: of the two step sizes, or of a step and
 what rounding leaves of it."""
-
-DIFFERENCES = "finite differences of the learner's gradient"
-"""How the phrase of `differenced` begins."""
 
 
 @dataclass(frozen=True)
@@ -106,27 +102,6 @@ def _no_direction(request: ProductRequest) -> MixedProduct:
     inner = torch.zeros((), device=next(iter(request.theta.values())).device)
     hessian = trees.zeros_like(request.theta) if request.hessian else None
     return MixedProduct(inner, trees.zeros_like(request.made), hessian, Passes())
-
-
-def differenced(
-    engines: str, diagnostics: Mapping[str, float | int | bool | str]
-) -> tuple[str, ...]:
-    """Why a gradient is not exact, where finite differences made it: for `approximations`.
-
-    Args:
-        engines: names of the engines that made it, separated by ", ", as diagnostics have them.
-        diagnostics: with `fd_disagreement`, where the engine has estimated it.
-
-    Returns:
-        One phrase, or none where `finite_difference` is not among the engines.
-    """
-    if "finite_difference" not in engines.split(", "):
-        return ()
-    if "fd_disagreement" not in diagnostics:
-        return (DIFFERENCES,)
-    return (
-        f"{DIFFERENCES}, whose two step sizes disagree by {diagnostics['fd_disagreement']:.1e}",
-    )
 
 
 def require_kept(

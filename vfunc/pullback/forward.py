@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
-from vfunc.pullback.tangent import tangent_along
-from vfunc.trees import Params
+from vfunc.trees import Params, tangent_along
 
 
 @dataclass(frozen=True)

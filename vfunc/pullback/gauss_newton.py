@@ -11,8 +11,7 @@ from vfunc import trees
 from vfunc.problem import CompositeForm, Task
 from vfunc.pullback.engine import Passes
 from vfunc.pullback.finite_difference import require_kept, step_length
-from vfunc.pullback.tangent import tangent_along
-from vfunc.trees import Params
+from vfunc.trees import Params, tangent_along
 
 
 @dataclass(frozen=True)

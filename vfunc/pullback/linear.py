@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vfunc import trees
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
-from vfunc.pullback.tangent import tangent_along
+from vfunc.trees import tangent_along
 
 
 @dataclass(frozen=True)

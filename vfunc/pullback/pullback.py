@@ -11,10 +11,12 @@ import torch
 from vfunc import trees
 from vfunc.problem import Construction, ValueEstimate, ValueProblem, entry
 from vfunc.pullback.engine import Engine, Passes
-from vfunc.pullback.finite_difference import differenced
 from vfunc.pullback.product import mixed_product
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
+
+DIFFERENCES = "finite differences of the learner's gradient"
+"""How the phrase of `differenced` begins."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,6 +161,27 @@ def pull_back(
         {product.engine: product.why},
         product.diagnostics,
         product.hessian,
+    )
+
+
+def differenced(
+    engines: str, diagnostics: Mapping[str, float | int | bool | str]
+) -> tuple[str, ...]:
+    """Why a gradient is not exact, where finite differences made it: for `approximations`.
+
+    Args:
+        engines: names of the engines that made it, separated by ", ", as diagnostics have them.
+        diagnostics: with `fd_disagreement`, where the engine has estimated it.
+
+    Returns:
+        One phrase, or none where `finite_difference` is not among the engines.
+    """
+    if "finite_difference" not in engines.split(", "):
+        return ()
+    if "fd_disagreement" not in diagnostics:
+        return (DIFFERENCES,)
+    return (
+        f"{DIFFERENCES}, whose two step sizes disagree by {diagnostics['fd_disagreement']:.1e}",
     )
 
 

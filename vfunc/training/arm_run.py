@@ -8,7 +8,7 @@ from typing import Any
 
 from vfunc.arms import Arm
 from vfunc.estimators import Estimator
-from vfunc.training.budget import Budget, Schedule, spent_fraction
+from vfunc.training.budget import ArmPlan
 from vfunc.training.log import Log
 from vfunc.training.state import ArmState
 from vfunc.workload import Workload
@@ -40,27 +40,6 @@ class StepOptions:
 
 
 @dataclass(frozen=True)
-class ArmPlan:
-    """What an arm's training is bounded and followed by.
-
-    Attributes:
-        budget: the budget of its training.
-        lr: peak step size.
-        schedule: step size as a function of the budget's spent fraction.
-        eval_every: fraction of the budget between held-out evaluations.
-        save_every: fraction of the budget between checkpoints.
-        probe_batches: batches of the one-step probe, made halfway; 0 makes none.
-    """
-
-    budget: Budget
-    lr: float
-    schedule: Schedule
-    eval_every: float
-    save_every: float
-    probe_batches: int
-
-
-@dataclass(frozen=True)
 class ArmRun:
     """One arm in training. `vfunc.training.start.start_arm` makes it.
 
@@ -85,12 +64,6 @@ class ArmRun:
     plan: ArmPlan
     log: Log
 
-    @property
-    def fraction(self) -> float:
-        """The fraction of the budget that is spent."""
-        at = self.state.counters
-        return spent_fraction(self.plan.budget, at.step, at.units, at.seconds)
-
     def later_size(self, k: int) -> float:
         """The learner's step size k optimizer steps after the next one.
 
@@ -104,8 +77,7 @@ class ArmRun:
             units = at.units / at.micro_batch * (begun + k * every)
         if at.step:
             seconds = at.seconds / at.step * (at.step + k)
-        fraction = spent_fraction(self.plan.budget, at.step + k, round(units), seconds)
-        return self.plan.lr * self.plan.schedule.factor(fraction)
+        return self.plan.size(self.plan.spent(at.step + k, round(units), seconds))
 
     @property
     def where(self) -> str:

@@ -11,8 +11,8 @@ from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.learner import select
 from vfunc.modality import Modality, Reporting, Saving
-from vfunc.training.arm_run import ArmPlan, StepOptions
-from vfunc.training.budget import Schedule
+from vfunc.training.arm_run import StepOptions
+from vfunc.training.budget import ArmPlan, Schedule
 from vfunc.training.options import RunConfig
 from vfunc.workload import Workload
 

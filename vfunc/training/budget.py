@@ -1,4 +1,4 @@
-"""Budgets of an arm, and schedules over the fraction of a budget spent."""
+"""Budgets of an arm, schedules over the fraction of a budget spent, and the plan of both."""
 
 from __future__ import annotations
 
@@ -132,3 +132,32 @@ class Schedule:
             return self.start + (1 - self.start) * (fraction / self.warmup)
         left = (1 - min(fraction, 1.0)) / (1 - self.warmup)
         return self.final + (1 - self.final) * left
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What an arm's training is bounded and followed by.
+
+    Attributes:
+        budget: the budget of its training.
+        lr: peak step size.
+        schedule: step size as a function of the budget's spent fraction.
+        eval_every: fraction of the budget between held-out evaluations.
+        save_every: fraction of the budget between checkpoints.
+        probe_batches: batches of the one-step probe, made halfway; 0 makes none.
+    """
+
+    budget: Budget
+    lr: float
+    schedule: Schedule
+    eval_every: float
+    save_every: float
+    probe_batches: int
+
+    def spent(self, steps: int, units: int, seconds: float) -> float:
+        """The fraction of the budget that is spent; see `spent_fraction`."""
+        return spent_fraction(self.budget, steps, units, seconds)
+
+    def size(self, fraction: float) -> float:
+        """The learner's step size at that fraction of the budget."""
+        return self.lr * self.schedule.factor(fraction)

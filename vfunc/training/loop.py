@@ -13,7 +13,6 @@ from vfunc import trees
 from vfunc.errors import NonFiniteError
 from vfunc.learner import mode
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.budget import spent_fraction
 from vfunc.training.interrupt import noting_interrupts
 from vfunc.training.probing import probe
 from vfunc.training.step import MicroBatch, micro_batch, optimizer_step
@@ -43,7 +42,7 @@ def run_arm(run: ArmRun) -> Evaluation:
         run.log.checkpoint(run.state)
     with noting_interrupts() as stop:
         _follow(run)  # what an interrupt left undone
-        while (before := run.fraction) < 1.0:
+        while (before := _fraction(run)) < 1.0:
             first = run.state.counters.updates == 0
             done = one_step(run)
             _report(run, done, first=first)
@@ -52,15 +51,15 @@ def run_arm(run: ArmRun) -> Evaluation:
                 at = run.state.counters
                 raise stop.raised(f"stopped after step {at.step} of {run.arm.name}")
             _follow(run)
-            if run.fraction == 1.0 or _crosses(run.plan.save_every, before, run.fraction):
+            if _fraction(run) == 1.0 or _crosses(run.plan.save_every, before, _fraction(run)):
                 _save(run)
     return _evaluate(run, final=True)
 
 
 def one_step(run: ArmRun) -> dict[str, Any]:
     """One optimizer step: its micro-batches, then the step; returns what to log."""
-    state, fraction = run.state, run.fraction
-    lr = run.plan.lr * run.plan.schedule.factor(fraction)
+    state, fraction = run.state, _fraction(run)
+    lr = run.plan.size(fraction)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     began, before = time.perf_counter(), state.counters
@@ -76,6 +75,12 @@ def one_step(run: ArmRun) -> dict[str, Any]:
         "units_a_second": units / seconds if seconds > 0 else 0.0,
         **_mean_notes(taken),
     }
+
+
+def _fraction(run: ArmRun) -> float:
+    """The fraction of the arm's budget that is spent."""
+    at = run.state.counters
+    return run.plan.spent(at.step, at.units, at.seconds)
 
 
 def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _report(run: ArmRun, done: dict[str, Any], *, first: bool) -> None:
         notes = {name: done["estimate"].get(name, "") for name in ENGINE_NOTES}
         run.log.event("engine", counted | notes)
     run.log.event("step", counted | done)
-    run.log.progress(run.fraction, counted | done)
+    run.log.progress(_fraction(run), counted | done)
 
 
 def _follow(run: ArmRun) -> None:
@@ -110,8 +115,8 @@ def _follow(run: ArmRun) -> None:
     The counters remember when that was: an arm that is stopped between a step and its evaluation
     makes it up when it is resumed.
     """
-    at, plan, now = run.state.counters, run.plan, run.fraction
-    before = spent_fraction(plan.budget, *at.followed)
+    at, plan, now = run.state.counters, run.plan, _fraction(run)
+    before = plan.spent(*at.followed)
     if _crosses(plan.eval_every, before, now) and now < 1.0:
         _evaluate(run, final=False)
     if run.arm.designed and plan.probe_batches and now >= 0.5 and not at.probed:

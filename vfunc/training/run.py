@@ -192,7 +192,9 @@ def _run_one(name: str, running: Running) -> None:
     if kept is not None and not running.changed:
         require_own(kept, directory, running.identity)
     _forget_events_after(directory, name, run.state.counters)
-    with EventLog(directory.events) as events, progress(name, start=run.fraction) as display:
+    at = run.state.counters
+    spent = run.plan.spent(at.step, at.units, at.seconds)
+    with EventLog(directory.events) as events, progress(name, start=spent) as display:
         identity = kept_with_checkpoints(running.identity)
         log = RunLog(events, display, checkpoint, assembled.reporting.unit, identity)
         if kept is not None and running.changed:  # the ones on disk are of what was before

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, as_estimated
-from vfunc.precision import autocast
 from vfunc.problem import Task
 from vfunc.split import UNCUT, Split, Whole, split_at_edge
 from vfunc.trees import Params

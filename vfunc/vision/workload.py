@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vfunc.errors import UserError
+from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, RandomState
-from vfunc.precision import autocast
 from vfunc.problem import Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar

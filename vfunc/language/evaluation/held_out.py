@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_loss import candidate_log_probs
 from vfunc.learner import mode
-from vfunc.precision import autocast
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""Switches activation checkpointing off during estimates."""
+"""Conditions of a learner's forward pass: mixed precision, its round-off, activations kept."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vfunc.errors import UserError
 
@@ -18,9 +18,42 @@ _RECOMPUTES = (
     "backward pass; an estimate would get gradients of other parameters: switch it off"
 )
 
-
 _INPUT_HOOKS = ("make_inputs_require_grad", "make_inputs_require_grads")
 """PEFT's and transformers' hooks for it, whose `requires_grad_` no transform allows."""
+
+
+def autocast(
+    device: torch.device, dtype: torch.dtype | None
+) -> torch.autocast | contextlib.nullcontext:
+    """Mixed precision, without the weight cache: a cast of one theta must not serve another.
+
+    Args:
+        device: device of the forward pass.
+        dtype: dtype of matrix products; None keeps the parameters'.
+    """
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)
+
+
+def round_off(dtype: torch.dtype) -> float:
+    """The distance from 1 to the next number of a dtype."""
+    return torch.finfo(dtype).eps
+
+
+def coarser(dtype: torch.dtype, other: torch.dtype | None) -> torch.dtype:
+    """The one of two dtypes with the larger round-off; None is no dtype."""
+    return dtype if other is None else max(dtype, other, key=round_off)
+
+
+def coarsest_round_off(theta: Mapping[str, Tensor], compute_dtype: torch.dtype | None) -> float:
+    """The largest round-off of the dtypes that a loss goes through.
+
+    Args:
+        theta: the learner's parameters.
+        compute_dtype: what the loss is computed in, where that is coarser than theta's own.
+    """
+    return max(round_off(coarser(x.dtype, compute_dtype)) for x in theta.values())
 
 
 @contextlib.contextmanager
