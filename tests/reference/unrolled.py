@@ -9,11 +9,18 @@ from __future__ import annotations
 import torch
 
 
-def unrolled(problem, theta, phi, optimizer, steps, first=0):
+def unrolled(problem, theta, phi, optimizer, steps, first=0, windows=None):
     """L_down(theta_0) - L_down(theta_K), and its gradient in phi, by reverse mode through it all.
 
-    The tasks of steps before `first` are held constant.
+    The tasks of steps before `first` are held constant. `windows` has the shares of each step's
+    micro-batches; by default the first step ends its window, and later ones have whole windows
+    where there are the batches for them.
     """
+    if windows is None:
+        count = round(1 / optimizer.weight)
+        count = count if 1 + (steps - 1) * count <= len(problem.batches) else 1
+        windows = [[optimizer.weight], *[[1 / count] * count] * (steps - 1)]
+    unseen = list(problem.batches)
     phi = {n: x.detach().clone().requires_grad_() for n, x in phi.items()}
     point = {n: x.detach().clone().requires_grad_() for n, x in theta.items()}
     before = problem.feedback_loss(point).detach()
@@ -21,14 +28,18 @@ def unrolled(problem, theta, phi, optimizer, steps, first=0):
     buffers = {n: dict(b) for n, b in optimizer.buffers.items()}
     for k in range(steps):
         designed = phi if k >= first else {n: x.detach() for n, x in phi.items()}
-        loss = problem.pretrain_loss(point, problem.construct(designed, problem.batches[k]))
-        grads = torch.autograd.grad(
-            loss, list(point.values()), create_graph=True, allow_unused=True
-        )
-        # what the loss does not reach has no .grad, and torch.optim skips it
-        g = {n: x for n, x in zip(point, grads, strict=True) if x is not None}
+        g = {}
+        for share in windows[k]:
+            task = problem.construct(designed, unseen.pop(0))
+            loss = share * problem.pretrain_loss(point, task)
+            grads = torch.autograd.grad(
+                loss, list(point.values()), create_graph=True, allow_unused=True
+            )
+            # what the loss does not reach has no .grad, and torch.optim skips it
+            for n, x in zip(point, grads, strict=True):
+                if x is not None:
+                    g[n] = g[n] + x if n in g else x
         if k == 0:  # later steps have windows of their own
-            g = {n: optimizer.weight * x for n, x in g.items()}
             for n, x in (optimizer.accumulated or {}).items():
                 g[n] = x + g[n] if n in g else x
         if optimizer.max_norm is not None:

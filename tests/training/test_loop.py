@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from small_run import Memory, new_run, same, train
 
 import vfunc
 from vfunc import trees
+from vfunc.estimators.trajectory import Point, Simulation, simulate
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import loop, step
 
@@ -238,6 +240,57 @@ def test_lookahead_has_the_step_sizes_that_later_steps_take(budget, accumulate):
         for later, size in enumerate(sizes):
             if k + 1 + later < len(taken):
                 assert size == pytest.approx(taken[k + 1 + later], rel=near)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_lookahead_takes_the_windows_of_later_steps(at):
+    """What an estimate foresees at a place in a window is what training then does.
+
+    A gate of zero makes every task the true tokens, whatever the learner is by then.
+    """
+    run = new_run(
+        alpha_max=0.0, estimator="unrolled", lookahead_steps=2, budget="9steps", accumulate=3,
+        meta_period=1000, burn_in=3 + at,
+    )  # fmt: skip
+    asked = []
+
+    class Watching:
+        """Keeps the first question that is asked, and what its answer is."""
+
+        def __call__(self, problem, theta, phi):
+            rule = replace(problem.rule, accumulated=copied(problem.rule.accumulated or {}) or None)
+            state = {
+                n: replace(x, buffers=copied(x.buffers)) for n, x in dict(problem.state).items()
+            }
+            asked.append((replace(problem, rule=rule, state=state), copied(theta), phi))
+            return vfunc.Unrolled(2)(problem, theta, phi)
+
+    run = replace(run, estimator=Watching())
+    estimate = None
+    for _ in range(3):
+        done = loop.one_step(run)
+        estimate = done.get("estimate", estimate)
+    ((problem, theta, phi),) = asked
+    assert len(problem.batches) == 3 - at + 3
+    assert estimate["later_steps_single"] is estimate["window_incomplete"] is False
+    taken = problem.rule.taken(2, len(problem.batches))
+    foreseen = simulate(Simulation(problem, phi, taken), Point(theta, problem.state), 2).end.theta
+    moved = trees.norm(trees.axpy(-1.0, theta, foreseen))
+    # in float32, and Adam's step is nearly a sign
+    apart = trees.norm(trees.axpy(-1.0, run.state.functional.theta, foreseen))
+    assert float(apart) <= 1e-3 * float(moved)
+
+
+def copied(tensors):
+    return {name: x.clone() for name, x in tensors.items()}
+
+
+def test_a_lookahead_of_one_step_takes_one_micro_batch():
+    """As it stands: the rest of its window is left out, and said."""
+    options = {"estimator": "unrolled", "lookahead_steps": 1, "accumulate": 2, "budget": "1steps"}
+    for period, incomplete in ((1, False), (2, True)):  # asked last at the window's end, or start
+        (said,) = train(meta_period=period, **options).of("estimate")
+        assert said["window_incomplete"] is incomplete
 
 
 def test_a_run_starts_with_a_step_of_a_copy_of_its_optimizer(monkeypatch):

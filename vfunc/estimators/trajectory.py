@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from vfunc import trees
 from vfunc.problem import ValueProblem, construct_task, step_gradient
 from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.simulate.windows import Taken
 from vfunc.trees import Params
 
 
@@ -20,19 +22,31 @@ class Point:
 
 @dataclass(frozen=True)
 class Simulation:
-    """The learner's next steps, step k on the task c_phi(B_k)."""
+    """The learner's next steps, step k on the tasks c_phi(B) of its window's batches B.
+
+    Attributes:
+        problem: the question.
+        phi: the designer's parameters.
+        taken: the batches of each step.
+    """
 
     problem: ValueProblem
     phi: Params
+    taken: Taken
 
     def rule(self, k: int) -> UpdateRule:
         """U of step k: the first belongs to the window that is open now."""
-        return self.problem.rule.at(k)
+        return self.problem.rule.summed(k)
 
     def gradient(self, k: int, point: Point) -> Params:
-        """g_k; the task is made again on the way back, so that its graph is not kept."""
-        task = construct_task(self.problem, self.phi, self.problem.batches[k]).task
-        return step_gradient(self.problem, point.theta, task)
+        """g_k; the tasks are made again on the way back, so that their graphs are not kept."""
+        total: Params = {}
+        for position, share in self.taken.of_step(k):
+            task = construct_task(self.problem, self.phi, self.problem.batches[position]).task
+            g = step_gradient(self.problem, point.theta, task)
+            g = g if share == 1.0 else trees.scale(g, share)
+            total |= {name: total[name] + x if name in total else x for name, x in g.items()}
+        return total
 
     def step(self, k: int, point: Point, g: Params) -> Point:
         """s_{k+1} = U(s_k, g_k)."""
@@ -95,8 +109,9 @@ class Trajectory:
 
     @property
     def made_again(self) -> int:
-        """How many of the K gradients `backwards` computes a second time."""
-        return self.spacing * len(self.marks)
+        """How many of the micro-batches' gradients `backwards` computes a second time."""
+        steps = [k for first, _ in self.marks for k in range(first, first + self.spacing)]
+        return sum(len(self.simulation.taken.shares[k]) for k in steps)
 
     def backwards(self) -> Iterator[tuple[int, Point, Params]]:
         """(k, s_k, g_k) from the last step to the first that is kept. Can be gone over once."""

@@ -21,14 +21,18 @@ from vfunc.typecheck import typed
 @register_estimator("unrolled")
 @dataclass(frozen=True)
 class Unrolled:
-    """L_down(theta_0) - L_down(theta_K) after K simulated optimizer steps on B_0 ... B_{K-1}.
+    """L_down(theta_0) - L_down(theta_K) after K simulated optimizer steps on B_0, B_1, ...
+
+    A step takes one batch, or, where the learner accumulates gradients, its whole window of
+    micro-batches, if the problem holds as many batches (`UpdateRule.taken`); the diagnostics say
+    where it does not.
 
     The gradient is exact: lambda_K = (grad L_down(theta_K), 0) is carried back by
     lambda_k = (d s_{k+1} / d s_k)^T lambda_{k+1}, s = (theta, optimizer state), the total
-    derivative, through g_k too. Per step one second-order pass over the joint gradient (in theta
-    and in the task) along w_k = -(dU / dg_k)^T lambda_{k+1} gives both the Hessian product that
-    moves the adjoint and the pullback that the designer needs. The earliest step needs the
-    pullback alone. Activations of one step exist at a time.
+    derivative, through g_k too. Per micro-batch one second-order pass over the joint gradient (in
+    theta and in the task) along w_k = -(dU / dg_k)^T lambda_{k+1} gives both the Hessian product
+    that moves the adjoint and the pullback that the designer needs. The earliest step needs the
+    pullback alone. Activations of one micro-batch exist at a time.
 
     With `truncate` = k < K the sum of pullbacks, sum over j of grad_phi <w_j, g_j(theta_j, phi)>,
     keeps its last k terms, j = K - k ... K - 1: the slope of the same value with s_{K-k}, and so
@@ -73,23 +77,24 @@ class Unrolled:
     @entry
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
-        """See `Estimator.__call__`; the first K of the problem's batches are used in turn."""
+        """See `Estimator.__call__`; the problem's batches are used in turn."""
         steps = self.lookahead_steps
         if len(problem.batches) < steps:
             raise UserError(
                 f"lookahead_steps {steps} needs as many unlabeled batches; "
                 f"the problem has {len(problem.batches)}"
             )
+        taken = problem.rule.taken(steps, len(problem.batches))
         before, g_down = feedback_gradient(problem, theta)
         trajectory = simulate(
-            Simulation(problem, phi),
+            Simulation(problem, phi, taken),
             Point(theta, problem.state),
             steps,
             first=steps - self._reach,
             every=self.checkpoint_every,
         )
         end = trajectory.end.theta
-        gradients = steps + trajectory.made_again
+        gradients = taken.batches + trajectory.made_again
         after, theta_bar = feedback_gradient(problem, end)
         value = before - after
         notes = lookahead_notes(g_down, theta_bar, trees.axpy(-1.0, theta, end), value)
@@ -106,7 +111,7 @@ class Unrolled:
             spent=spent,
             approximations=(cut,) if self._reach < steps else (),
         )
-        said = {**estimate.diagnostics, **problem.rule.notes(steps)}
+        said = {**estimate.diagnostics, **problem.rule.notes(steps, len(problem.batches))}
         return replace(estimate, diagnostics=said)
 
     @property
@@ -121,19 +126,20 @@ class Unrolled:
         state_bar: dict[str, Buffers] = {}
         total = Pullback.zero(phi)
         for k, point, g in trajectory.backwards():
-            construction = construct_task(problem, phi, problem.batches[k])
-            direct, state_bar, g_bar = trajectory.simulation.rule(k).vjp(
+            theta_bar, state_bar, g_bar = trajectory.simulation.rule(k).vjp(
                 point.theta, point.state, g, theta_bar, state_bar
             )
-            w = trees.scale(g_bar, -1.0)
-            pulled = pull_back(
-                problem, point.theta, construction, w, self.engine, hessian=k > first
-            )
-            if pulled.hessian is not None:
-                theta_bar = trees.axpy(-1.0, pulled.hessian, direct)
-                pulled = replace(pulled, hessian=None)
-            total = total + pulled
-            del construction, pulled  # one designer's graph at a time
+            for position, share in trajectory.simulation.taken.of_step(k):
+                construction = construct_task(problem, phi, problem.batches[position])
+                w = trees.scale(g_bar, -share)
+                pulled = pull_back(
+                    problem, point.theta, construction, w, self.engine, hessian=k > first
+                )
+                if pulled.hessian is not None:
+                    theta_bar = trees.axpy(-1.0, pulled.hessian, theta_bar)
+                    pulled = replace(pulled, hessian=None)
+                total = total + pulled
+                del construction, w, pulled  # one designer's graph at a time
         return total
 
 

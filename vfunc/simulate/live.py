@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -28,6 +27,7 @@ from vfunc.simulate.overrides import INSTEAD, refuse_gradient_hooks, refuse_over
 from vfunc.simulate.rule import OptimizerState, Rule, TensorState
 from vfunc.simulate.schedule import Groups, Schedule, later_by_factors, later_by_scheduler
 from vfunc.simulate.update import UpdateRule
+from vfunc.simulate.windows import read_windows
 
 Reader: TypeAlias = Callable[[Mapping[str, Any]], Rule]
 
@@ -64,6 +64,7 @@ def from_optimizer(
     accumulated: Mapping[str, Tensor | None] | None = None,
     weight: float = 1.0,
     closes_window: bool = True,
+    windows: Sequence[Sequence[float]] | None = None,
     schedule: Schedule | None = None,
 ) -> tuple[UpdateRule, OptimizerState]:
     """Read the next step of a live optimizer: its hyper-parameters and a view of its state.
@@ -79,6 +80,10 @@ def from_optimizer(
             name; None stands for no gradient yet, and names outside S are left out.
         weight: this micro-batch's weight in its window.
         closes_window: whether the optimizer steps right after this micro-batch.
+        windows: in place of these two, the shares of the micro-batches that each step takes: this
+            window's, from this one on, then those of later steps, the problem's batches in turn.
+            None: later windows have 1 / weight equal shares, and so has this one, where nothing
+            is accumulated yet. `Unrolled` takes whole windows where the problem has the batches.
         schedule: what the step sizes of later steps follow: the optimizer's scheduler, stepped
             once after every step (a copy is stepped here), or k -> the size of the k-th later
             step as a multiple of the next one's. None keeps the present size.
@@ -100,6 +105,14 @@ def from_optimizer(
         )
     if accumulated is not None:
         accumulated = _gradients(accumulated, parameters)
+    shares = None
+    if windows is not None:
+        shares = read_windows(windows)
+        if weight not in (1.0, shares[0][0]):
+            raise UserError(
+                f"weight is {weight:g}, and windows says {shares[0][0]:g}: leave `weight` out"
+            )
+        weight, closes_window = shares[0][0], len(shares[0]) == 1
     reader = _reader(optimizer)
     places = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     missing = [name for name, p in parameters.items() if id(p) not in places]
@@ -125,9 +138,17 @@ def from_optimizer(
             "schedule takes a scheduler of torch.optim.lr_scheduler, or a function of the step, "
             f"not a {type(schedule).__name__}"
         )
-    rule = UpdateRule(rules, clip, accumulated, weight, closes_window, later)
-    cleared = _cleared(parameters, accumulated)
-    rule = replace(rule, cleared=cleared, origin=(optimizer, parameters))
+    rule = UpdateRule(
+        rules,
+        clip,
+        accumulated,
+        weight,
+        closes_window,
+        shares,
+        later,
+        cleared=_cleared(parameters, accumulated),
+        origin=(optimizer, parameters),
+    )
     return rule, _state(optimizer, parameters)
 
 

@@ -18,6 +18,7 @@ from vfunc.simulate.optimizers.rprop import Rprop
 from vfunc.simulate.optimizers.sgd import SGD
 from vfunc.simulate.rule import Buffers, OptimizerState, Rule, TensorState
 from vfunc.simulate.schedule import Later, Rules
+from vfunc.simulate.windows import Shares, Taken, equal_windows, given_windows
 from vfunc.trees import Params
 
 
@@ -32,7 +33,11 @@ class UpdateRule:
             accumulated + weight * g.
         weight: this micro-batch's share of its window, 1 / n.
         closes_window: whether the live optimizer steps right after this micro-batch; elsewhere
-            the simulated step leaves out what the window has yet to add.
+            one step of it leaves out what the window has yet to add, and a lookahead takes it
+            from the batches that follow.
+        windows: the shares of what each step takes, this window from this micro-batch on and later
+            ones. None: later windows are of 1 / weight equal shares, and this one too, where
+            nothing has been accumulated yet.
         later: k -> the rules of the k-th step after the next one, where their step sizes follow a
             schedule; None keeps the present ones.
         origin: the live optimizer and the parameters that the rule was read from, for `check_step`.
@@ -45,6 +50,7 @@ class UpdateRule:
     accumulated: Params | None = None
     weight: float = 1.0
     closes_window: bool = True
+    windows: tuple[Shares, ...] | None = None
     later: Later | None = field(default=None, compare=False)
     cleared: Mapping[str, Tensor] = field(default_factory=dict)
     origin: tuple[torch.optim.Optimizer, Mapping[str, Tensor]] | None = field(
@@ -57,6 +63,13 @@ class UpdateRule:
                 raise UserError(
                     f"accumulated[{name!r}] is {x!r:.40}, not a gradient: leave the entry out "
                     "where there is none yet"
+                )
+        if self.windows is not None:
+            now = self.windows[0]
+            if now[0] != self.weight or (len(now) == 1) != self.closes_window:
+                raise UserError(
+                    f"windows begins with {now}, of this micro-batch on: `weight` is the first of "
+                    "these, and `closes_window` whether it is the only one"
                 )
 
     def __repr__(self) -> str:
@@ -109,7 +122,32 @@ class UpdateRule:
         if k == 0:
             return self
         rules = self.rules if self.later is None else self.later(k)
-        return replace(self, rules=rules, accumulated=None, weight=1.0, closes_window=True)
+        return replace(
+            self, rules=rules, accumulated=None, weight=1.0, closes_window=True, windows=None
+        )
+
+    def summed(self, k: int) -> UpdateRule:
+        """The rule of the k-th step from now, for its micro-batches' gradients times their shares.
+
+        Args:
+            k: 0 is the next step, whose window may hold something already.
+        """
+        return replace(self.at(k), weight=1.0, closes_window=True, windows=None)
+
+    def taken(self, steps: int, batches: int) -> Taken:
+        """Which micro-batches each of the next steps takes.
+
+        Args:
+            steps: how many steps are simulated.
+            batches: how many batches there are.
+        """
+        if self.windows is not None:
+            windows = given_windows(self.windows)
+        else:
+            windows = equal_windows(
+                self.weight, closes=self.closes_window, begins=self.accumulated is None
+            )
+        return windows.taken(steps, batches)
 
     def eta_over(self, first: int, stop: int) -> float:
         """The sum of eta over the steps `first` to `stop` - 1 from now."""
@@ -133,29 +171,31 @@ class UpdateRule:
             later=None if later is None else lambda k: all_of(later(k)),
         )
 
-    def notes(self, steps: int = 1) -> dict[str, bool]:
+    def notes(self, steps: int = 1, batches: int | None = None) -> dict[str, bool]:
         """Where simulated steps are approximations of the live ones, for the diagnostics.
 
-        - `window_incomplete`: micro-batches that the window has yet to add are left out.
+        - `window_incomplete`: micro-batches that this window has yet to add are left out.
         - `clip_outside_held`: the norm outside S enters the clipping as a constant.
         - `later_steps_single`: steps after the next one take one micro-batch where the live ones
-          average a window of them.
+          average a window of them: there are not so many batches.
         - `sign_step` (Rprop): the step is a sign, and its slope in the gradient is zero.
         - `bfloat16_step` (Muon): the value is that of bfloat16's iteration, the gradient that of
           the same iteration in full precision.
 
         Args:
             steps: how many steps are simulated.
+            batches: how many batches there are for them; None is one a step.
         """
+        taken = self.taken(steps, steps if batches is None else batches)
         kinds = {type(rule) for rule in self._each}
         said = {
             "sign_step": Rprop in kinds,
             "bfloat16_step": any(isinstance(r, Muon) and r.narrow for r in self._each),
         }
         return {
-            "window_incomplete": self.weight != 1.0 and not self.closes_window,
+            "window_incomplete": not taken.open_full,
             "clip_outside_held": self.clip is not None and self.clip.outside is not None,
-            "later_steps_single": steps > 1 and self.weight != 1.0,
+            "later_steps_single": not taken.later_full,
             **{name: True for name, holds in said.items() if holds},
         }
 

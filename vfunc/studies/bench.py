@@ -24,7 +24,13 @@ from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled
 from vfunc.training.start import start_arm
-from vfunc.training.step import micro_batch, optimizer_step, value_problem
+from vfunc.training.step import (
+    batches_ahead,
+    micro_batch,
+    optimizer_step,
+    value_problem,
+    windows_ahead,
+)
 from vfunc.trees import Params
 
 
@@ -98,17 +104,34 @@ def bench(
         A row each, in order; one that does not apply here says why.
     """
     run = _warm(start_arm("vpretraining", assembled), steps)
-    ahead = max(int(c.options.get("lookahead_steps", 1)) for c in candidates)
+    ahead = max(map(_ahead, candidates))
     problem, step = _question(run, ahead)
     designer, theta = run.state.designer, run.state.functional.theta
     assert designer is not None
     phi = trees.detach(dict(designer.named_parameters()))
     with counting_peak(assembled.device) as own:
         step()
-    exact = Unrolled(1, engine="reverse")(problem, theta, phi)
+    next_alone = replace(problem, batches=problem.batches[:1])
+    exact = Unrolled(1, engine="reverse")(next_alone, theta, phi)
     return [
-        _row(c, problem, theta, phi, exact, step, own.peak, repeats, assembled) for c in candidates
+        _row(
+            c,
+            problem if _ahead(c) > 1 else next_alone,
+            theta,
+            phi,
+            exact,
+            step,
+            own.peak,
+            repeats,
+            assembled,
+        )
+        for c in candidates
     ]
+
+
+def _ahead(candidate: Candidate) -> int:
+    """How many steps the estimator looks ahead."""
+    return int(candidate.options.get("lookahead_steps", 1))
 
 
 def _row(
@@ -132,7 +155,7 @@ def _row(
     for _ in range(repeats):
         plain = _seconds(step, assembled.device)
         ratios.append(_seconds(lambda: estimator(problem, theta, phi), assembled.device) / plain)
-    notes, ahead = estimate.diagnostics, candidate.options.get("lookahead_steps", 1)
+    notes = estimate.diagnostics
     size = float(trees.norm(estimate.grad) * trees.norm(exact.grad))
     return Row(
         candidate.label,
@@ -143,7 +166,7 @@ def _row(
         (statistics.median(ratios), min(ratios), max(ratios)),
         peak.peak / own_peak,
         float(trees.dot(estimate.grad, exact.grad)) / size if size else None,
-        float(estimate.value) / float(exact.value) if ahead == 1 else None,
+        float(estimate.value) / float(exact.value) if _ahead(candidate) == 1 else None,
     )
 
 
@@ -160,9 +183,11 @@ def _warm(run: ArmRun, steps: int) -> ArmRun:
 def _question(run: ArmRun, ahead: int) -> tuple[ValueProblem, Callable[[], None]]:
     """The value problem of the next step, and the learner's own forward and backward on it."""
     workload, learner, at = run.workload, run.state.learner, run.state.counters
-    batches = [workload.batch(at.micro_batch + k) for k in range(ahead)]
+    further = replace(run, options=replace(run.options, look_ahead=ahead))
+    batches = [workload.batch(at.micro_batch + k) for k in range(batches_ahead(further))]
     observed = tuple(workload.look_ahead(learner, batch) for batch in batches)
     problem = value_problem(run, observed, 0)
+    problem = replace(problem, rule=replace(problem.rule, windows=windows_ahead(further)))
 
     def step() -> None:
         forward = workload.forward(learner, batches[0], observe=False)

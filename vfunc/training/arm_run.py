@@ -23,7 +23,7 @@ class StepOptions:
         clip: full-model gradient-norm clipping; 0 is off.
         meta_period: r, micro-batches between designer updates.
         burn_in: micro-batches before the first; until then a designer's arm is the baseline.
-        look_ahead: unlabeled batches that the estimator wants.
+        look_ahead: learner steps that the estimator looks ahead.
         penalties: lambda of each term of the designer's regulariser R(phi), by its name.
         train_mode: whether estimates repeat the learner's dropout masks.
         seed: seed of what estimators sample.

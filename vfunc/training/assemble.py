@@ -117,7 +117,7 @@ def _has_dropout(module: nn.Module) -> bool:
 
 
 def _look_ahead(config: RunConfig) -> int:
-    """Unlabeled batches that the estimator wants: its `lookahead_steps`, where it has any."""
+    """Learner steps that the estimator looks ahead: its `lookahead_steps`, where it has any."""
     if not any(ARMS[name].designed and not ARMS[name].random for name in config.run.arms):
         return 1
     return getattr(config.estimator.estimator, "lookahead_steps", 1)

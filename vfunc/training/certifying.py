@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from vfunc import trees
@@ -14,7 +16,7 @@ from vfunc.learner import RandomState
 from vfunc.problem import ValueProblem
 from vfunc.training.assemble import Assembled
 from vfunc.training.start import start_arm
-from vfunc.training.step import value_problem
+from vfunc.training.step import batches_ahead, value_problem
 from vfunc.trees import Params
 
 EXAMPLES = 2
@@ -58,10 +60,13 @@ def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
         devices=[assembled.device] if assembled.device.type == "cuda" else []
     ):
         run = start_arm(arm, assembled, workload=assembled.workload.smaller(EXAMPLES))
+        if run.options.look_ahead > 1:  # two of a window's micro-batches stand for all
+            fewer = replace(run.options, accumulate=min(run.options.accumulate, 2))
+            run = replace(run, options=fewer)
         state, workload, options = run.state, run.workload, run.options
         dropout = RandomState.now(assembled.device) if options.train_mode else None
         observed = tuple(
-            workload.look_ahead(state.learner, workload.batch(k)) for k in range(options.look_ahead)
+            workload.look_ahead(state.learner, workload.batch(k)) for k in range(batches_ahead(run))
         )
         problem = value_problem(run, observed, 0, dropout)
         assert state.designer is not None and run.estimator is not None

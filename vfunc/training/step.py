@@ -20,6 +20,7 @@ from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.simulate import Clip, from_optimizer
+from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
 from vfunc.trees import Params
 from vfunc.workload import Forward
@@ -121,8 +122,7 @@ def value_problem(
         accumulated={n: p.grad.detach() for n, p in live.items() if p.grad is not None}
         if in_window
         else None,
-        weight=1 / options.accumulate,
-        closes_window=in_window == options.accumulate - 1,
+        windows=windows_ahead(run),
         schedule=(lambda k: run.later_size(k) / size) if options.look_ahead > 1 else None,
     )
     problem = run.workload.problem(
@@ -139,6 +139,31 @@ def value_problem(
     if foreseen:  # a budget of steps says what they will be
         problem = replace(problem, notes={**problem.notes, "later_sizes_predicted": True})
     return problem
+
+
+def windows_ahead(run: ArmRun) -> tuple[Shares, ...]:
+    """The shares of what each step takes that is looked ahead to; of this window, the rest.
+
+    Args:
+        run: the arm, before a micro-batch.
+    """
+    every = run.options.accumulate
+    left = every - run.state.counters.micro_batch % every
+    later = run.options.look_ahead - 1
+    return ((1 / every,) * left, *((1 / every,) * every,) * later)
+
+
+def batches_ahead(run: ArmRun) -> int:
+    """How many unlabeled batches an estimate takes, the present micro-batch's first.
+
+    Where it is of the next step alone, or in a random direction, that one is enough: the rest of
+    its window is left out.
+
+    Args:
+        run: the arm, before a micro-batch.
+    """
+    further = run.options.look_ahead > 1 and not run.arm.random
+    return sum(map(len, windows_ahead(run))) if further else 1
 
 
 def _simulated_clip(run: ArmRun) -> Clip | None:
@@ -168,7 +193,7 @@ def _update_designer(run: ArmRun, forward: Forward, dropout: RandomState | None)
     estimated = run.estimated if dropout is None else None
     ahead = tuple(
         workload.look_ahead(state.learner, workload.batch(at.micro_batch + k), estimated=estimated)
-        for k in range(1, run.options.look_ahead)
+        for k in range(1, batches_ahead(run))
     )
     problem = value_problem(run, (forward.observed, *ahead), at.updates, dropout)
     phi = trees.detach(dict(designer.named_parameters()))
