@@ -66,8 +66,8 @@ class DataOptions:
         needs=(OF_EMBEDDED_PROBLEM,),
     )
     stream: tuple[str, ...] | None = option(
-        "Unlabeled text to train on: a .jsonl, .jsonl.gz or .txt file, or a Hub data set "
-        "ID[:CONFIG[:SPLIT]]. Several are read in turn, a sequence of each.",
+        "Unlabeled text to train on: a .jsonl, .json, .csv, .parquet or .txt file, or a Hub data "
+        "set ID[:CONFIG[:SPLIT]]. Several are read in turn, a sequence of each.",
         default=None,
         shown="the embedded problem's",
         metavar="SOURCE [SOURCE ...]",
@@ -89,7 +89,8 @@ class DataOptions:
         reads=True,
     )
     stream_fields: str | None = option(
-        "Which fields of every --stream to read: prompt=FIELD,completion=FIELD or text=FIELD.",
+        "Which fields of every --stream to read: prompt=FIELD,completion=FIELD, text=FIELD, or "
+        "messages=FIELD of a chat.",
         default=None,
         shown="recognised",
         metavar="FIELDS",

@@ -30,9 +30,16 @@ METRICS = (
 )
 
 
-def language_reporting(data: LanguageData, note: str = "") -> Reporting:
-    """The report's side of a language run on these data; the note is of the learner."""
-    lines = (f"learner   {note}", *_lines(data)) if note else _lines(data)
+def language_reporting(data: LanguageData, note: str = "", chat: str = "") -> Reporting:
+    """The report's side of a language run on these data.
+
+    Args:
+        data: the data.
+        note: a line about the learner.
+        chat: how conversations are written, where there are any.
+    """
+    notes = {"learner": note, "chat": chat}
+    lines = (*(f"{name:9} {said}" for name, said in notes.items() if said), *_lines(data))
     return Reporting("tokens", METRICS, lines, dict(data.summary), draw_value_map)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vfunc.errors import UserError
 from vfunc.language.data.arithmetic import STYLES
+from vfunc.language.data.chat_format import ChatFormat, plain_chat
 from vfunc.language.data.examples import Example, TokenBatch
 from vfunc.language.data.sequences import InterleavedStream, TokenStream, fixed_batches
 from vfunc.language.data.sources import Split, load_examples
@@ -71,6 +72,7 @@ class RawData:
         dropped: numbers of examples that reading dropped, by split and reason.
         sources: number of sources of the stream, to be read in turn; 1 reads it as one.
         tasks: names of the feedback's tasks, by their examples' domain; one name takes all as one.
+        chat: whether some source holds conversations.
     """
 
     stream: Sequence[Example]
@@ -79,6 +81,7 @@ class RawData:
     dropped: Mapping[str, Mapping[str, int]]
     sources: int = 1
     tasks: tuple[str, ...] = ("feedback",)
+    chat: bool = False
 
 
 def embedded_data(
@@ -113,7 +116,11 @@ def embedded_data(
 
 
 def file_data(
-    stream: Sequence[Source], feedback: Sequence[Source], evaluation: Source, seed: int
+    stream: Sequence[Source],
+    feedback: Sequence[Source],
+    evaluation: Source,
+    seed: int,
+    chat: ChatFormat = plain_chat,
 ) -> RawData:
     """Files or Hub data sets. Evaluation examples that are feedback too are left out, and counted.
 
@@ -122,6 +129,7 @@ def file_data(
         feedback: labelled examples, a source for each task.
         evaluation: labelled examples.
         seed: seed of the choice of examples where a limit is given.
+        chat: how conversations are written.
 
     Raises:
         UserError: a source cannot be read, or every evaluation example is feedback.
@@ -131,13 +139,13 @@ def file_data(
         ("feedback", feedback, seed),
         ("eval", (evaluation,), 0),
     )
-    read = {split: _read_all(split, sources, n) for split, sources, n in splits}
+    read = {split: _read_all(split, sources, n, chat) for split, sources, n in splits}
     seen = {(e.prompt, e.completion) for e in read["feedback"][0]}
     # an answer without a solution tells by its prompt alone
     prompts = {prompt for prompt, completion in seen if not completion}
     examples = read["eval"][0]
     kept = [e for e in examples if (e.prompt, e.completion) not in seen and e.prompt not in prompts]
-    dropped = {split: counts for split, (_, counts) in read.items()}
+    dropped = {split: counts for split, (_, counts, _) in read.items()}
     if not kept:
         raise UserError(
             f"every evaluation example of {evaluation.name} is among the feedback; give --eval "
@@ -152,6 +160,7 @@ def file_data(
         dropped,
         sources=len(stream),
         tasks=source_names(feedback) if len(feedback) > 1 else ("feedback",),
+        chat=any(of_turns for _, _, of_turns in read.values()),
     )
 
 
@@ -260,16 +269,20 @@ def _by_domain(
 
 
 def _read_all(
-    split: Split, sources: Sequence[Source], seed: int
-) -> tuple[list[Example], dict[str, int]]:
-    """The examples of all sources, marked by their source, and what was dropped of them."""
+    split: Split, sources: Sequence[Source], seed: int, chat: ChatFormat
+) -> tuple[list[Example], dict[str, int], bool]:
+    """The examples of all sources, marked by their source, what was dropped, and if any is chat."""
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
+    of_turns = False
     for domain, s in enumerate(sources):
-        loaded = load_examples(s.name, split=split, fields=s.fields, limit=s.limit, seed=seed)
+        loaded = load_examples(
+            s.name, split=split, fields=s.fields, limit=s.limit, seed=seed, chat=chat
+        )
+        of_turns |= loaded.chat
         examples += [replace(e, domain=domain) if domain else e for e in loaded.examples]
         dropped.update(loaded.dropped)
-    return examples, dict(dropped)
+    return examples, dict(dropped), of_turns
 
 
 def _answerable(

@@ -59,6 +59,18 @@ def is_text(source: str) -> bool:
     return is_file(source) and source.removesuffix(".gz").endswith(".txt")
 
 
+def require_unicode(where: str, text: str) -> None:
+    """Refuse a text that cannot be written as UTF-8: JSON can name halves of characters.
+
+    Raises:
+        UserError: there is such a half.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: not valid Unicode ({error.reason}).") from error
+
+
 def _require_file(path: Path) -> None:
     if not path.exists():
         folder = path.parent

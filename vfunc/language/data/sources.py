@@ -1,9 +1,10 @@
 """Reads text examples for stream, feedback and evaluation from files and Hub data sets.
 
 A record (see `vfunc.language.data.records`) becomes an `Example` by its fields: a prompt and a
-completion, or raw text. An option names the fields, or a known layout does. What cannot be read
-is a `UserError` that names the file, the line and the field; what is empty is dropped,
-counted and reported.
+completion, raw text, or a conversation (see `vfunc.language.data.chat`), of which the last
+assistant turn is the completion and what is before it the prompt. An option names the fields, or a
+known layout does. What cannot be read is a `UserError` that names the file, the line and the field;
+what is empty is dropped, counted and reported.
 """
 
 from __future__ import annotations
@@ -16,40 +17,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vfunc.errors import UserError
+from vfunc.language.data.chat import TRAILING, holds_turns, read_conversation
+from vfunc.language.data.chat_format import ChatFormat, plain_chat
 from vfunc.language.data.examples import Example
-from vfunc.language.data.records import is_text, read_records
+from vfunc.language.data.layouts import Split, detect_fields, parse_fields
+from vfunc.language.data.records import is_text, read_records, require_unicode
 from vfunc.language.evaluation.answers import is_readable, reference_answer
 from vfunc.typecheck import typed
 
-Split = Literal["stream", "feedback", "eval"]
-TEXTS = ("prompt", "completion", "text", "answer")
 EMPTY = {name: f"empty {name}" for name in ("prompt", "completion", "text")}
-
-# Layouts that are recognised unaided. One whose fields are a proper subset of another match gives
-# way to it, so that MBPP's (text, code) is not read as raw text.
-KNOWN_LAYOUTS = (
-    "prompt=question,completion=answer",  # GSM8K
-    "prompt=problem,completion=solution",  # NuminaMath-CoT, MATH
-    "prompt=problem,completion=solution,answer=answer",  # NuminaMath-1.5, MATH-500
-    "prompt=prompt,completion=completion",
-    "prompt=instruction,completion=output",
-    "prompt=instruction+input,completion=output",  # Alpaca
-    "prompt=instruction,completion=response",
-    "prompt=query,completion=response",  # MetaMathQA
-    "prompt=Body+Question,completion=Answer,answer=Answer",  # SVAMP
-    "prompt=text,completion=code",  # MBPP
-    "prompt=prompt,completion=code",  # MBPP, sanitized
-    "prompt=prompt,completion=canonical_solution",  # HumanEval
-    "text=text",
-    "text=content",
-)
-# For feedback by rewards: an answer that can be checked, and no solution.
-ANSWER_LAYOUTS = ("prompt=problem,answer=answer", "prompt=prompt,answer=answer")
-# A question with these is multiple choice: its answer is an index, not a completion.
-CHOICES = ("choices", "options")
 
 
 @dataclass(frozen=True)
@@ -62,6 +41,7 @@ class Loaded:
         available: number of usable examples in the source, before `limit`.
         fields: the layout read, as the option takes it ("" for a text file, which has none).
         source: the source's name, as passed in.
+        chat: whether the records are conversations.
     """
 
     examples: tuple[Example, ...]
@@ -69,6 +49,7 @@ class Loaded:
     available: int
     fields: str
     source: str
+    chat: bool = False
 
 
 @typed
@@ -79,6 +60,7 @@ def load_examples(
     fields: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    chat: ChatFormat = plain_chat,
 ) -> Loaded:
     """Read a file or a Hub data set into examples.
 
@@ -89,12 +71,14 @@ def load_examples(
     Args:
         source: a path, or a Hub id `ID[:CONFIG[:SPLIT]]` (default split: train).
         split: the split, whose option a message names.
-        fields: `prompt=FIELD[+FIELD],completion=FIELD` or `text=FIELD`, and `answer=FIELD` for
-            the final answer; feedback by rewards also `prompt=FIELD,answer=FIELD` alone. None
-            recognises `KNOWN_LAYOUTS` (and `ANSWER_LAYOUTS`) by the first record.
+        fields: `prompt=FIELD[+FIELD],completion=FIELD`, `text=FIELD` or `messages=FIELD`, and
+            `answer=FIELD` for the final answer; feedback by rewards also
+            `prompt=FIELD,answer=FIELD` alone. A prompt may be a list of turns, too. None recognises
+            `KNOWN_LAYOUTS`, `CHAT_LAYOUTS` (and `ANSWER_LAYOUTS`) by the first record.
         limit: number of examples to keep, sampled by `seed`. For one seed, fewer are a subset of
             more.
         seed: seed of the sample.
+        chat: how conversations are written.
 
     Returns:
         The examples, with what was dropped and which fields were read.
@@ -117,12 +101,18 @@ def load_examples(
 
     usable = 0
     used: dict[str, tuple[str, ...]] = {}
+    of_turns = False
 
     def examples() -> Iterator[Example]:
-        nonlocal usable, used
+        nonlocal usable, used, of_turns
         for where, record in records:
-            used = used or layout or _detect(where, record, split)
-            made = _example(where, record, used, split)
+            used = used or layout or detect_fields(where, record, split)
+            columns = _turn_columns(where, record, used, split)
+            if columns:
+                of_turns = True
+                made = _of_turns(where, record, used, columns, split, chat, dropped)
+            else:
+                made = _example(where, record, used, split)
             if isinstance(made, str):
                 dropped[made] += 1
             else:
@@ -140,37 +130,7 @@ def load_examples(
         why = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise UserError(f"{name}: no examples" + (f" left, dropped {why}." if why else ": empty."))
     written = "" if is_text(name) else ",".join(f"{k}={'+'.join(v)}" for k, v in used.items())
-    return Loaded(kept, dict(dropped), usable, written, name)
-
-
-@typed
-def parse_fields(fields: str, split: Split) -> dict[str, tuple[str, ...]]:
-    """Read `prompt=Body+Question,completion=Answer` into the record fields of each text.
-
-    Args:
-        fields: the option's text.
-        split: the split, whose option a message names.
-
-    Raises:
-        UserError: an unknown or repeated text, or neither raw text nor prompt with completion.
-    """
-    option = f"--{split}-fields {fields}"
-    layout: dict[str, tuple[str, ...]] = {}
-    for item in fields.split(","):
-        part, equals, names = (piece.strip() for piece in item.partition("="))
-        columns = tuple(column.strip() for column in names.split("+"))
-        if not equals or not all(columns) or part not in TEXTS:
-            raise UserError(
-                f"{option}: cannot read {item!r}; write PART=FIELD with PART one of "
-                f"{', '.join(TEXTS)}, as in prompt=question,completion=answer or text=text."
-            )
-        if part in layout:
-            raise UserError(f"{option}: {part} is given twice; join fields as {part}=A+B.")
-        layout[part] = columns
-    answers = split == "feedback" and set(layout) == {"prompt", "answer"}
-    if not answers and set(layout) - {"answer"} not in ({"text"}, {"prompt", "completion"}):
-        raise UserError(f"{option}: give either text=FIELD, or prompt=FIELD and completion=FIELD.")
-    return layout
+    return Loaded(kept, dict(dropped), usable, written, name, of_turns)
 
 
 @typed
@@ -181,28 +141,6 @@ def final_answer(completion: str) -> str | None:
         The answer as written, without surrounding space, or None if the solution marks none.
     """
     return reference_answer(completion)
-
-
-def _detect(where: str, record: Mapping[str, Any], split: Split) -> dict[str, tuple[str, ...]]:
-    option = f"--{split}-fields"
-    has = f"{where}: the record's fields are {', '.join(map(str, record)) or '(none)'}"
-    layouts = (*KNOWN_LAYOUTS, *(ANSWER_LAYOUTS if split == "feedback" else ()))
-    named = {fields: parse_fields(fields, split) for fields in layouts}
-    columns = {fields: set().union(*layout.values()) for fields, layout in named.items()}
-    matches = [fields for fields, wanted in columns.items() if wanted <= record.keys()]
-    # a solution tells more than its answer
-    matches = [a for a in matches if a in KNOWN_LAYOUTS] or matches
-    matches = [a for a in matches if not any(columns[a] < columns[b] for b in matches)]
-    if any(name in record for name in CHOICES):
-        matches = []
-    if len(matches) == 1:
-        return named[matches[0]]
-    if matches:
-        raise UserError(f"{has}; choose with {option} one of {' or '.join(matches)}.")
-    raise UserError(
-        f"{has}, of no known layout; name them with {option} prompt=FIELD,completion=FIELD or "
-        f"{option} text=FIELD."
-    )
 
 
 def _example(
@@ -225,7 +163,56 @@ def _example(
     return Example(prompt, texts["completion"], answer or final_answer(texts["completion"]))
 
 
-def _field_text(where: str, record: Mapping[str, Any], column: str, split: Split) -> str:
+def _turn_columns(
+    where: str, record: Mapping[str, Any], layout: Mapping[str, tuple[str, ...]], split: Split
+) -> tuple[str, ...]:
+    """The fields whose turns are the conversation; none where the record is none."""
+    if "messages" in layout:
+        for column in layout["messages"]:
+            _require_field(where, record, column, split)
+        return layout["messages"]
+    columns = (*layout.get("prompt", ()), *layout.get("completion", ()))
+    one_each = all(len(layout[part]) == 1 for part in ("prompt", "completion") if part in layout)
+    if not (columns and one_each and holds_turns(record.get(columns[0]))):
+        return ()
+    for column in columns:
+        _require_field(where, record, column, split)
+    return columns
+
+
+def _of_turns(
+    where: str,
+    record: Mapping[str, Any],
+    layout: Mapping[str, tuple[str, ...]],
+    columns: tuple[str, ...],
+    split: Split,
+    chat: ChatFormat,
+    dropped: Counter[str],
+) -> Example | str:
+    """The conversation's example, or the reason why it is dropped."""
+    answered = "messages" in layout or "completion" in layout
+    conversation = read_conversation(where, record, columns, answered=answered)
+    if isinstance(conversation, str):
+        return conversation
+    if not any(turn.text.strip() for turn in conversation.before):
+        return EMPTY["prompt"]
+    last = "" if conversation.answer is None else conversation.answer.text
+    if answered and not last.strip():
+        return EMPTY["completion"]
+    columns = layout.get("answer", ())
+    answer = " ".join(_field_text(where, record, column, split) for column in columns).strip()
+    answer = answer if answer and is_readable(answer) else None
+    if not answered and answer is None:
+        return "empty answer"
+    made = chat(conversation)
+    if isinstance(made, str):
+        return made
+    if conversation.trailing:
+        dropped[TRAILING] += 1
+    return Example(*made, answer or final_answer(last))
+
+
+def _require_field(where: str, record: Mapping[str, Any], column: str, split: Split) -> None:
     if column not in record:
         near = difflib.get_close_matches(column, map(str, record), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -234,6 +221,10 @@ def _field_text(where: str, record: Mapping[str, Any], column: str, split: Split
             f"{where}: there is no field {column!r}{hint}; the record's fields are {has}. "
             f"Name the right one with --{split}-fields."
         )
+
+
+def _field_text(where: str, record: Mapping[str, Any], column: str, split: Split) -> str:
+    _require_field(where, record, column, split)
     value = record[column]
     if value is None:
         return ""
@@ -242,12 +233,8 @@ def _field_text(where: str, record: Mapping[str, Any], column: str, split: Split
     elif isinstance(value, bool | float) or not isinstance(value, int | str):
         raise UserError(
             f"{where}, field {column!r}: expected text or a number, got {type(value).__name__} "
-            f"{str(value)[:40]}; name a text field with --{split}-fields."
+            f"{str(value)[:40]}; name a text field with --{split}-fields, or a chat's by messages=."
         )
     text = str(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        reason = f"not valid Unicode ({error.reason})"
-        raise UserError(f"{where}, field {column!r}: {reason}.") from error
+    require_unicode(f"{where}, field {column!r}", text)
     return text

@@ -11,6 +11,7 @@ from torch import nn
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
 from vfunc.language.candidates import require_top_k
+from vfunc.language.data.chat_format import ChatFormat, chat_format
 from vfunc.language.data.reading import RawData, Source, embedded_data, file_data, tokenised
 from vfunc.language.designer import DesignerConfig, load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
@@ -55,7 +56,8 @@ def language_parts(
             f"--seq-len {config.data.seq_len} is longer than the learner's context of {context}"
         )
     check(module)
-    raw = _read(config.data, config.run.seed)
+    chat, how = chat_format(tokenizer)
+    raw = _read(config.data, config.run.seed, chat)
     data = tokenised(
         raw,
         tokenizer,
@@ -78,12 +80,13 @@ def language_parts(
         seed=config.run.seed,
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
     )
-    reporting, saving = language_reporting(data, start.note), language_saving(tokenizer)
+    reporting = language_reporting(data, start.note, how if raw.chat else "")
+    saving = language_saving(tokenizer)
     digests = digests_of_examples(config.data, raw)
     return module, Modality(workload, reporting, saving, digests)
 
 
-def _read(data: DataOptions, seed: int) -> RawData:
+def _read(data: DataOptions, seed: int, chat: ChatFormat) -> RawData:
     if data.stream is None:
         assert data.stream_size is not None and data.eval_split is not None
         return embedded_data(
@@ -101,6 +104,7 @@ def _read(data: DataOptions, seed: int) -> RawData:
         [Source(name, data.feedback_fields, data.feedback_size) for name in data.feedback],
         Source(data.eval, data.eval_fields, data.eval_size),
         seed,
+        chat,
     )
 
 
