@@ -70,7 +70,8 @@ class DataOptions:
     )
     feedback: tuple[str, ...] | None = option(
         "Labelled pictures that only the value signal sees: a folder of pictures with label or "
-        "depth maps, or a public data set as above. Several are as many feedback tasks.",
+        "depth maps, or of folders named after classes, or a public data set as above. Several are "
+        "as many feedback tasks.",
         default=None,
         shown="the embedded scenes",
         metavar="SOURCE [SOURCE ...]",

@@ -56,6 +56,7 @@ def unlabeled_pictures(
         for pairs in found
         for path in (
             *pairs.unmatched,
+            *pairs.aside,
             *(f for e in pairs.entries for f in (e.segmentation, e.depth) if f is not None),
         )
         if isinstance(path, Path)

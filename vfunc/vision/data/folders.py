@@ -229,6 +229,10 @@ def _rules(
             require_size(entry.image, picture_size(entry.image), entry.depth, size)
     if "classification" in tasks:
         names = rules["categories"] = categories(training)
+        if len(names) < 2:
+            raise UserError(
+                f"{everything[0].image}: class {names[0]} alone; classification needs two classes"
+            )
         classes["classification"] = len(names)
         strange = [entry for entry in everything if entry.category not in names]
         if strange:
@@ -253,6 +257,7 @@ def _left_out(found_pairs: Sequence[Pairs], tasks: Sequence[str]) -> dict[str, A
     lacking = [str(e.image) for p in found_pairs for e in p.entries if not _has(e, tasks)]
     spare = [str(path) for pairs in found_pairs for path in pairs.unmatched]
     reasons = {"pictures without a label": lacking, "labels without a picture": spare}
+    reasons |= {why: list(names) for pairs in found_pairs for why, names in pairs.notes.items()}
     said: dict[str, Any] = {
         reason: {"count": len(names), "first": names[:3]}
         for reason, names in reasons.items()

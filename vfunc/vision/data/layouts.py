@@ -3,10 +3,11 @@
 - `images/` with `labels/` and/or `depth/`, and the same as `image/`, `label/`, `depth/`: matched
   by the path below them, without the suffix;
 - the same with `masks/` (or `image/` with `mask/`), and `JPEGImages/` with `SegmentationClass/` as
-  Pascal VOC has them, whose palettes are class indices and whose 255 is no class;
+  Pascal VOC has them, whose palettes are class indices and whose 255 is no class; lists in
+  `ImageSets/Segmentation/` name its parts (unless it is itself a part of what is below);
 - `NAME/` with `NAMEannot/`, any number of them (CamVid as SegNet has it);
 - `*.color.*` with `*.depth.*` (7-Scenes), at any depth;
-- `images/` of folders named after classes, for classification;
+- folders named after classes, in `images/` or without it (ImageFolder), for classification;
 - `train/`, `val/`, `test/`, each of one of these layouts.
 
 Files are taken in natural order (2 before 10), so that neighbours are neighbours in time.
@@ -15,18 +16,20 @@ Files are taken in natural order (2 before 10), so that neighbours are neighbour
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
+from vfunc.vision.data.class_folders import class_folders, is_no_class
 from vfunc.vision.data.decoding import File
 from vfunc.vision.data.listing import MAPS, PICTURES, by_stem, keyed, list_files, natural
+from vfunc.vision.data.voc_lists import LISTS, listed_parts, require_listed
 
 KNOWN = (
     "images/ with labels/, masks/ or depth/, image/ with label/ or mask/, JPEGImages/ with "
-    "SegmentationClass/, NAME/ with NAMEannot/, *.color.* with "
-    "*.depth.*, or images/ of class folders"
+    "SegmentationClass/, NAME/ with NAMEannot/, *.color.* with *.depth.*, or folders of pictures "
+    "named after classes (two or more), in images/ or not"
 )
 BESIDE = (
     ("images", "labels"),
@@ -35,6 +38,7 @@ BESIDE = (
     ("image", "mask"),
     ("JPEGImages", "SegmentationClass"),
 )
+_VOC_IMAGES, _VOC_OBJECTS = "JPEGImages", "SegmentationObject"
 VOC, VOC_VOID = "SegmentationClass/", 255
 """How a layout of Pascal VOC is told by its title, and its value of pixels without a class."""
 SPLIT_FOLDERS = {
@@ -76,6 +80,8 @@ class Pairs:
         entries: entries in natural order; an entry may lack one of the labels that others have.
         unmatched: label files without a picture.
         ignored: files of other kinds.
+        aside: maps that are not used, which are no pictures either.
+        notes: what else was left out, by reason.
     """
 
     name: str
@@ -83,6 +89,8 @@ class Pairs:
     entries: tuple[Entry, ...]
     unmatched: tuple[Path, ...] = ()
     ignored: int = 0
+    aside: tuple[Path, ...] = ()
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -97,6 +105,7 @@ class _Layout:
     maps: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     ignored: int = 0
     classes: bool = False
+    empty: tuple[str, ...] = ()
 
 
 @typed
@@ -122,7 +131,9 @@ def find_pairs(folder: Path) -> list[Pairs]:
         nested = [f for f in _folders(folder) if f.name.lower() in SPLIT_FOLDERS and _candidates(f)]
         if not nested:
             has = ", ".join(f"{f.name}/" for f in _folders(folder)) or "no folders"
-            raise UserError(f"{folder}: holds {has}; known are {KNOWN}")
+            no_classes = [f"{f.name}/" for f in _folders(folder) if is_no_class(f.name)]
+            why = f" (not with {' and '.join(no_classes)} among them)" if no_classes else ""
+            raise UserError(f"{folder}: holds {has}; known are {KNOWN}{why}")
         return [pairs for child in nested for pairs in _only(child, child.name)]
     return _only(folder, "")
 
@@ -132,7 +143,52 @@ def _only(folder: Path, name: str) -> list[Pairs]:
     if len(found) > 1:
         raise UserError(f"{folder}: ambiguous, it holds {' and '.join(found)}; keep one of them")
     (layouts,) = found.values()
-    return [_pairs(folder, name or title, layout) for title, layout in layouts().items()]
+    made = [_pairs(folder, name or title, layout) for title, layout in layouts().items()]
+    if (folder / _VOC_IMAGES).is_dir() and made[0].layout.startswith(_VOC_IMAGES):
+        return _voc_parts(folder, name, made[0])
+    return made
+
+
+def _voc_parts(folder: Path, name: str, pairs: Pairs) -> list[Pairs]:
+    """The parts that lists name; all of it where there are none."""
+    root, objects = folder / _VOC_IMAGES, folder / _VOC_OBJECTS
+    pairs = replace(pairs, aside=tuple(list_files(objects, MAPS)[0]) if objects.is_dir() else ())
+    parts = {} if name else listed_parts(folder)
+    if not parts:
+        return [pairs]
+    images = [entry.image for entry in pairs.entries if isinstance(entry.image, Path)]
+    stems = [str(image.relative_to(root).with_suffix("")) for image in images]
+    entries = dict(zip(stems, pairs.entries, strict=True))
+    require_listed(parts, set(entries), root)
+    made: list[Pairs] = []
+    notes: dict[str, tuple[str, ...]] = {}
+    for part, listed in parts.items():
+        named = set(listed.names)
+        chosen = tuple(entry for stem, entry in entries.items() if stem in named)
+        if any(_labelled(entry) for entry in chosen):
+            title = f"{pairs.layout}, parts by {LISTS.parts[0]}/"
+            made.append(Pairs(part, title, chosen))
+        else:
+            notes[f"pictures of {listed.file.name}, none of which has a label"] = listed.names
+    if not made:
+        raise UserError(f"{folder / LISTS}: none of the pictures listed there has a label")
+    everything = {stem for listed in parts.values() for stem in listed.names}
+    unlisted = [entry for stem, entry in entries.items() if stem not in everything]
+    if spare := tuple(str(entry.image) for entry in unlisted if _labelled(entry)):
+        notes["labelled pictures that no list names"] = spare
+    maps = [f for e in unlisted for f in (e.segmentation, e.depth) if isinstance(f, Path)]
+    first = replace(
+        made[0],
+        unmatched=pairs.unmatched,
+        ignored=pairs.ignored,
+        aside=(*pairs.aside, *maps),
+        notes=notes,
+    )
+    return [first, *made[1:]]
+
+
+def _labelled(entry: Entry) -> bool:
+    return entry.segmentation is not None or entry.depth is not None
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -157,15 +213,21 @@ def _candidates(folder: Path) -> dict[str, Callable[[], dict[str, _Layout]]]:
         annotated.sort(key=natural)
         title = " and ".join(f"{name}/ with {name}annot/" for name in annotated)
         found[title] = _reader(_annotated, folder, annotated)
-    if not found and "images" in names and _folders(folder / "images"):
+    inside = _folders(folder / "images") if not found and "images" in names else []
+    if any(f.name.lower() not in SPLIT_FOLDERS for f in inside):
         title = "images/ of class folders"
-        found[title] = _reader(_class_folders, folder, title)
+        found[title] = _reader(_class_folders, folder / "images", title, ())
     # sequences lie in folders of their own, but folders are searched one by one
     deep = not found and not any(name.lower() in SPLIT_FOLDERS for name in names)
     files = folder.rglob("*.*") if deep else folder.glob("*.*")
     if {n for f in files for n in ("color", "depth") if f".{n}." in f.name} == {"color", "depth"}:
         title = "*.color.* with *.depth.*"
         found[title] = _reader(_frames, folder, title)
+    if not found:
+        classes, empty = class_folders(_folders(folder))
+        if classes:
+            title = "class folders"
+            found[title] = _reader(_class_folders, folder, title, tuple(empty))
     return found
 
 
@@ -205,8 +267,7 @@ def _frames(folder: Path, title: str) -> dict[str, _Layout]:
     return {"": _Layout(title, colour, {"depth": depth}, ignored)}
 
 
-def _class_folders(folder: Path, title: str) -> dict[str, _Layout]:
-    root = folder / "images"
+def _class_folders(root: Path, title: str, empty: tuple[str, ...]) -> dict[str, _Layout]:
     files, ignored = list_files(root, PICTURES)
     loose = [path for path in files if path.parent == root]
     if loose:
@@ -214,7 +275,7 @@ def _class_folders(folder: Path, title: str) -> dict[str, _Layout]:
             f"{root}: holds class folders and {loose[0].name} beside them; put it into a class"
         )
     images = {str(path.relative_to(root)): path for path in files}
-    return {"": _Layout(title, images, ignored=ignored, classes=True)}
+    return {"": _Layout(title, images, ignored=ignored, classes=True, empty=empty)}
 
 
 def _pairs(folder: Path, name: str, layout: _Layout) -> Pairs:
@@ -236,4 +297,5 @@ def _pairs(folder: Path, name: str, layout: _Layout) -> Pairs:
     spare = [
         f for files in layout.maps.values() for key, f in files.items() if key not in layout.images
     ]
-    return Pairs(name, layout.title, tuple(entries), tuple(spare), layout.ignored)
+    notes = {"class folders without pictures": layout.empty} if layout.empty else {}
+    return Pairs(name, layout.title, tuple(entries), tuple(spare), layout.ignored, notes=notes)
