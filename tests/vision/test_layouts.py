@@ -13,6 +13,7 @@ from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.file_sources import PictureFiles
 from vfunc.vision.data.folders import folder_data
 from vfunc.vision.data.layouts import find_pairs
+from vfunc.vision.evaluation.metrics import described
 
 ROLES = ("heads", "feedback", "held_out", "fit", "test")
 
@@ -85,7 +86,7 @@ def test_class_folders_need_no_images_folder(tmp_path):
     data = folder_data(tmp_path, image_size=8)
     assert data.tasks == ("classification",) and data.classes == {"classification": 2}
     assert data.names == {"classification": ("cat", "dog")}
-    assert data.summary["layout"] == ["class folders"]
+    assert f"{'':9} read as class folders, 2 classes: cat, dog" in described([data])
     assert data.summary["left out"] == {
         "class folders without pictures": {"count": 1, "first": ["meta"]},
         "files of other kinds": {"count": 1},

@@ -25,6 +25,8 @@ METRICS = {
 }
 """Metrics by task, in the order of tables; the last of a run's is the primary one."""
 
+_NAMED = 5  # classes that are named in a line
+
 
 def metrics_of(sources: Sequence[VisionData], *, retrieval: bool) -> tuple[Metric, ...]:
     """The metrics of what these sources hold labels of, the primary one last."""
@@ -56,6 +58,8 @@ def described(sources: Sequence[VisionData]) -> list[str]:
         said = source.summary
         counts = ", ".join(f"{role} {count:,}" for role, count in said["pictures"].items())
         lines.append(f"{'pictures':9} {said['source']}, {said['split']} split: {counts}")
+        if "layout" in said:
+            lines.append(f"{'':9} read as {'; '.join(said['layout'])}{_classes(source)}")
         for reason, found in said.get("left out", {}).items():
             named = f" ({', '.join(found['first'])})" if "first" in found else ""
             lines.append(f"{'':9} {found['count']:,} {reason}{named}")
@@ -65,3 +69,9 @@ def described(sources: Sequence[VisionData]) -> list[str]:
         if skipped:
             lines.append(f"{'':9} {skipped:,} {UNREADABLE}, of the stream")
     return lines
+
+
+def _classes(source: VisionData) -> str:
+    names = source.names.get("classification", ())
+    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f", {len(names)} classes: {shown}" if names else ""
