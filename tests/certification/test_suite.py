@@ -134,6 +134,16 @@ class None_(torch.autograd.Function):
         return None
 
 
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
 class Cut(nn.Module):
     """A layer that cuts its input off."""
 
@@ -220,6 +230,66 @@ def own_target(p):
 @wrong(r"pretrain_loss: its plain gradient in theta .*1: torch\.Tensor\.detach holds constant")
 def a_layer_that_cuts(p):
     p.__init__(nn.Sequential(nn.Linear(3, 4), Cut(), nn.Linear(4, 2)))
+
+
+def own_target_of_the_batch(p, stop=lambda y: y.detach()):
+    """A target of the learner's own, phi in the other view alone."""
+    p.construct = lambda phi, b: {"x": b + phi["a"] * b.sin(), "y": b}
+    p.pretrain_loss = lambda th, t: (p.f(th, t["x"]) - stop(p.f(th, t["y"]))).square().mean()
+
+
+IN_THETA = (
+    r"{}pretrain_loss: torch\.Tensor\.detach holds constant what depends on theta and not on phi"
+)
+for name, estimator in (
+    ("unrolled 2", vfunc.Unrolled(2)),
+    ("unrolled 2", vfunc.Unrolled(2, engine="forward")),
+    ("implicit 10.0", vfunc.Implicit(10.0)),
+    ("first_order", vfunc.FirstOrder(engine="finite_difference")),
+    ("first_order", vfunc.FirstOrder(engine="forward")),
+):
+
+    @wrong(IN_THETA.format(f"{name}: "), f"own target of the batch, {estimator}")
+    def _(p, estimator=estimator):
+        own_target_of_the_batch(p)
+        p.estimator = estimator
+
+
+@wrong(r"plain gradient in theta .*; look at the autograd function Twice")
+def a_wrong_function_beside_a_stop_gradient(p):
+    own_target_of_the_batch(p)
+    plain = p.pretrain_loss
+    p.pretrain_loss = lambda th, t: plain(th, t) + Twice.apply(p.f(th, t["x"])).square().mean()
+
+
+@wrong(r"plain gradient in theta .*; look at the autograd function Twice")
+def a_wrong_function_beside_a_number_for_a_log(p):
+    def pretrain_loss(theta, task):
+        loss = Twice.apply(p.f(theta, task["x"])).square().mean()
+        loss.detach().item()
+        return loss
+
+    p.construct = lambda phi, b: {"x": b, "y": b + phi["a"]}
+    p.pretrain_loss = lambda th, t: pretrain_loss(th, t) + p.f(th, t["y"]).square().mean()
+
+
+@wrong("wrong by .*estimator's own arithmetic; pretrain_loss: torch.Tensor.detach")
+def an_estimator_that_lacks_it(p):
+    own_target_of_the_batch(p)
+    p.estimator = steps_by_autograd
+
+
+def steps_by_autograd(problem, theta, phi):
+    """Two plain gradient steps, differentiated by autograd, which the second needs right."""
+    phi = trees.leaves(phi)
+    at = trees.leaves(theta)
+    for batch in problem.batches:
+        loss = problem.pretrain(at, problem.construct(phi, batch))
+        g = torch.autograd.grad(loss, list(at.values()), create_graph=True)
+        at = {n: x - 0.3 * d for (n, x), d in zip(at.items(), g, strict=True)}
+    value = problem.feedback_loss(theta) - problem.feedback_loss(at)
+    grad = trees.gradient(value, phi)
+    return vfunc.ValueEstimate(value.detach(), value.detach(), grad, 1.0, {})
 
 
 @wrong(r"feedback_loss: its plain gradient in theta .*Tensor\.detach holds constant")
@@ -661,6 +731,65 @@ def a_detached_number_for_a_log(p):
         return loss
 
     p.pretrain_loss = pretrain_loss
+
+
+def _without_a_graph(y):
+    with torch.no_grad():
+        return 2 * y
+
+
+for name, change in (
+    ("a target network", own_target_of_the_batch),
+    ("a target network, one lookahead step",
+     lambda p: own_target_of_the_batch(p) or setattr(p, "estimator", vfunc.Unrolled(1))),
+    ("a target network, cosine",
+     lambda p: own_target_of_the_batch(p) or setattr(p, "estimator", vfunc.FirstOrder("cosine"))),
+    ("a target network, preconditioned", lambda p: own_target_of_the_batch(p) or vars(p).update(
+        rule=vfunc.AdamW(0.1), estimator=vfunc.FirstOrder("preconditioned"))),
+    ("a target network's data", lambda p: own_target_of_the_batch(p, lambda y: y.data)),
+    ("a target network under no grad", lambda p: own_target_of_the_batch(p, _without_a_graph)),
+    ("half of a target network",
+     lambda p: own_target_of_the_batch(p, lambda y: 0.5 * y + 0.5 * y.detach())),
+    ("a number of the learner's", lambda p: own_target_of_the_batch(
+        p, lambda y: y.square().mean().item())),
+    ("a list of the learner's", lambda p: own_target_of_the_batch(
+        p, lambda y: torch.tensor(y.tolist()))),
+    ("an array of the learner's", lambda p: own_target_of_the_batch(
+        p, lambda y: torch.tensor(y.detach().numpy() * 2))),
+    ("a custom function behind a stop-gradient",
+     lambda p: own_target_of_the_batch(p, lambda y: Twice.apply(y).detach())),
+    ("in place behind a stop-gradient",
+     lambda p: own_target_of_the_batch(p, lambda y: (2 * y).detach_())),
+):  # fmt: skip
+    RIGHT[name] = change
+
+
+@right
+def a_frozen_teacher_that_phi_does_not_reach(p):
+    def pretrain_loss(theta, task):
+        with torch.no_grad():
+            wanted = p.teacher(task["y"])
+        return (p.f(theta, task["x"]) - wanted).square().mean()
+
+    p.construct = lambda phi, b: {"x": b + phi["a"] * b.sin(), "y": b}
+    p.pretrain_loss = pretrain_loss
+
+
+@right
+def a_target_network_and_forms(p):
+    own_target_of_the_batch(p)
+
+    def terms(theta, task):
+        apart = p.f(theta, task["x"]) - p.f(theta, task["y"]).detach()
+        return apart.square().mean(1) / 5
+
+    p.more = {"parts": terms}
+
+
+@right
+def every_estimator_on_a_target_network(p):
+    own_target_of_the_batch(p)
+    p.estimator = None
 
 
 @right

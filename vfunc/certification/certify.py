@@ -16,6 +16,7 @@ from vfunc.certification.adam_moments import with_smooth_adam
 from vfunc.certification.engines import engine_is_right
 from vfunc.certification.gradient_error import Measured
 from vfunc.certification.judge import answer_of, judge
+from vfunc.certification.plain_gradients import IN_THETA
 from vfunc.certification.premises import premises
 from vfunc.certification.promotion import Question, most_exact
 from vfunc.certification.report import ZERO, Certification, Row
@@ -39,6 +40,7 @@ from vfunc.errors import (
 from vfunc.estimators import Estimator, make_estimator
 from vfunc.problem import ValueEstimate, ValueProblem, entry
 from vfunc.pullback import ENGINES
+from vfunc.pullback.stop_gradients import is_stop_gradient
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
@@ -110,9 +112,11 @@ def certify(
         if not _failed(rows):
             rows.append(replace(rule_is_right(question, generator), premise=True))
         if not _failed(rows):
+            stopped = next((row.note for row in rows if IN_THETA in row.note), "")
+            question = replace(question, stopped=stopped)
             asked = _Asked(problem, theta, phi, question, directions, generator)
             if estimator is None:
-                rows += _engines(question, generator)
+                rows += _engines(asked)
                 faults = {row.engine: row.note for row in rows if row.verdict == "FAILED"}
                 rows += _all(asked, faults)
             else:
@@ -134,6 +138,11 @@ class _Asked:
     question: Question
     directions: int
     generator: torch.Generator
+
+    def with_stopped(self, row: Row) -> Row:
+        """The row of a wrong estimator, with what the loss holds constant as the likely reason."""
+        wrong = row.verdict == "FAILED" and self.question.stopped
+        return replace(row, note=f"{row.note}; {self.question.stopped}") if wrong else row
 
     def as_it_runs(self, estimator: Estimator) -> Estimator:
         """The estimator by the engine that it takes outside of the check.
@@ -186,18 +195,18 @@ def _one(asked: _Asked, estimator: Estimator) -> list[Row]:
     """Judges one estimator, its engines first."""
     question, generator = asked.question, asked.generator
     label, rows = label_of(estimator), list[Row]()
-    with _as_row(label, rows):
+    with _as_row(label, rows, stopped=question.stopped):
         given = asked.as_it_runs(estimator)
         answer = answer_of(given, question)
         request = question.request(hessian=True)
         for engine in engines_of(given, answer):
-            hessian = takes_hessians(given, answer, engine, request)
+            hessian = takes_hessians(given, answer, engine, request) and not question.stopped
             row = engine_is_right(question, engine, generator, hessian=hessian)
             rows.append(replace(row, premise=True))
             if row.verdict == "FAILED":
                 return rows
         verdict, _ = judge(label, given, answer, question, asked.directions, generator)
-        rows.append(verdict)
+        rows.append(asked.with_stopped(verdict))
     return rows
 
 
@@ -228,8 +237,9 @@ def _concluded(
     return found
 
 
-def _engines(question: Question, generator: torch.Generator) -> Iterator[Row]:
+def _engines(asked: _Asked) -> Iterator[Row]:
     """Checks every engine that applies, apart from any estimator."""
+    question, generator = asked.question, asked.generator
     request, with_hessians = question.request(hessian=False), question.request(hessian=True)
     for name, engine in ENGINES.items():
         if engine.refusal(request) is not None:
@@ -238,7 +248,7 @@ def _engines(question: Question, generator: torch.Generator) -> Iterator[Row]:
             continue
         rows: list[Row] = []
         with _as_row("the engine is right", rows, name, skip=True):
-            hessian = engine.refusal(with_hessians) is None
+            hessian = engine.refusal(with_hessians) is None and not question.stopped
             rows.append(engine_is_right(question, engine, generator, hessian=hessian))
         yield from (replace(row, premise=True) for row in rows)
 
@@ -253,7 +263,7 @@ def _all(asked: _Asked, faults: Mapping[str, str]) -> Iterator[Row]:
         row, measured[0] = judge(
             label, given, answer, question, asked.directions, asked.generator, measured[0], faults
         )
-        return row
+        return asked.with_stopped(row)
 
     for subject in all_subjects():
         if not isinstance(subject, Subject):
@@ -268,8 +278,13 @@ def _all(asked: _Asked, faults: Mapping[str, str]) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _as_row(label: str, rows: list[Row], engine: str = "", *, skip: bool = False) -> Iterator[None]:
-    """Turns an estimate that fails into a row; with `skip`, whatever the error."""
+def _as_row(
+    label: str, rows: list[Row], engine: str = "", *, skip: bool = False, stopped: str = ""
+) -> Iterator[None]:
+    """Turns an estimate that fails into a row; with `skip`, whatever the error.
+
+    With `stopped`, what the loss holds constant, a refusal because of that is a failure.
+    """
     try:
         yield
     except NotConvergedError as error:
@@ -277,6 +292,9 @@ def _as_row(label: str, rows: list[Row], engine: str = "", *, skip: bool = False
     except NonFiniteError as error:
         rows.append(Row(label, "FAILED", engine, note=str(error)))
     except Exception as error:
+        if stopped and is_stop_gradient(error):
+            rows.append(Row(label, "FAILED", engine, note=stopped))
+            return
         if not skip:
             raise
         message = str(error).strip().partition("\n")[0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vfunc import trees
 from vfunc.certification.designer_gradient import designer_gradient_is_right
 from vfunc.certification.forms import forms
-from vfunc.certification.plain_gradients import gradient_in_the_task, gradients
+from vfunc.certification.plain_gradients import gradients
 from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
 from vfunc.certification.steadiness import changed_by
@@ -55,7 +55,6 @@ def premises(
     task = construct_task(question.problem, question.phi, question.problem.batches[0]).task
     yield from forms(question, theta, task, generator)
     yield from gradients(question, theta, task, generator)
-    yield gradient_in_the_task(question, theta, task, generator)
 
 
 def repeats_itself(question: Question) -> Row:

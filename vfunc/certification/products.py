@@ -12,6 +12,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.certification.promotion import Question, moved
 from vfunc.certification.slopes import SAFETY, slope
+from vfunc.certification.stopped import StoppedHeld
 from vfunc.problem import Construction, pretrain_gradient
 from vfunc.pullback import Engine, mixed_product
 from vfunc.pullback.engine import by_theta, joined
@@ -83,12 +84,18 @@ def check_product(
     # each in its own unit, so that the larger does not hide the smaller
     units = {name: _size(x) or 1.0 for name, x in got.items()}
 
+    stopped = StoppedHeld() if question.stopped else None
+
     def gradients(step: float) -> Tensor:
         at, made = moved(theta, step, w), trees.leaves({n: task[n] for n in designed})
-        at = trees.leaves(at) if hessian else at
+        at = trees.leaves(at) if hessian or stopped else at
         with torch.enable_grad():
             held = trees.leaves(theta) if hessian and problem.stop_gradient else {}
-            loss = problem.pretrain(at, task | made, held or theta)
+
+            def pretrain(at: Params) -> Tensor:
+                return problem.pretrain(at, task | made, held or theta)
+
+            loss = stopped(pretrain, at) if stopped else pretrain(at)
             found = trees.gradient(loss, joined(made, at if hessian else {}, held))
         flat = {
             MIXED: _flat({n: found[f"task {n}"] for n in designed}, designed) if designed else None,
@@ -96,6 +103,8 @@ def check_product(
         }
         return torch.cat([x / units[name] for name, x in flat.items() if x is not None])
 
+    if stopped:
+        gradients(0.0)  # what is held constant is that at theta
     measured = slope(
         gradients,
         enough=enough,

@@ -29,6 +29,7 @@ class Question:
         phi: copies of the designer's parameters.
         unit: unit round-off of the coarsest dtype that the numbers go through.
         precision: that dtype's name, and the reason where it is not float64.
+        stopped: what L_pre holds constant of theta alone, in words; "" if nothing.
     """
 
     problem: ValueProblem
@@ -36,6 +37,7 @@ class Question:
     phi: Params
     unit: float
     precision: str
+    stopped: str = ""
 
     @property
     def double(self) -> bool:

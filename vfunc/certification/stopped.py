@@ -1,12 +1,14 @@
-"""Names the operation by which a loss holds something constant: a stop-gradient."""
+"""Stop-gradients of a loss: the operation by name, and the loss with what they hold kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.module_tracker import ModuleTracker
 
 from vfunc.certification.traced_calls import (
@@ -17,6 +19,7 @@ from vfunc.certification.traced_calls import (
     leaves_of,
     located,
 )
+from vfunc.trees import Params
 
 CUTS = (
     Tensor.detach,
@@ -70,3 +73,108 @@ def first_stopped(function: Callable[[], Tensor], leaves: Iterable[Tensor]) -> s
     with ModuleTracker() as tracker, Watch(before), functions_too(before), torch.enable_grad():
         function()
     return found[0] if found else ""
+
+
+class OtherPathError(Exception):
+    """A second evaluation holds other things constant than the first: a choice went otherwise."""
+
+
+class StoppedHeld:
+    """Evaluations of a loss in which the results of stop-gradients are those of the first one.
+
+    Its slopes in theta there are the loss's plain gradient, if stop-gradients are all that sets
+    the two apart: a wrong derivative of some operation still does.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Any, Any]] | None = None
+
+    def __call__(self, loss: Callable[[Params], Tensor], theta: Params) -> Tensor:
+        """The loss at theta, with its graph.
+
+        Args:
+            loss: of theta; of the same code each time.
+            theta: autograd leaves.
+
+        Raises:
+            OtherPathError: it holds other things constant than the first time.
+        """
+        first = self._kept is None
+        kept = [] if self._kept is None else list(self._kept)
+        keeping = _Keeping({id(x) for x in theta.values()}, kept, first)
+        with keeping, functions_too(keeping.before_custom), torch.enable_grad():
+            found = loss(theta)
+        if first:
+            self._kept = kept
+        elif kept:
+            raise OtherPathError
+        return found
+
+
+@dataclass
+class _Keeping(TorchFunctionMode):
+    """Keeps the results of stop-gradients, or gives those that were kept in their place.
+
+    Attributes:
+        own: identities of theta's leaves.
+        kept: the functions and their results, in order.
+        first: whether they are to be kept.
+        inside: custom functions, whose own operations are always under no_grad.
+    """
+
+    own: set[int]
+    kept: list[tuple[Any, Any]]
+    first: bool
+    inside: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def before_custom(self, func: Any, args: Any, kwargs: Any) -> Callable[[Any], None] | None:
+        """Notes that a custom function runs."""
+        if not isinstance(func, CustomCall) or not torch.is_grad_enabled():
+            return None
+        self.inside.append(func)
+        return lambda result: self.inside.pop() and None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if not self._stops(func, args, kwargs):
+            return func(*args, **kwargs)
+        if self.first:
+            result = func(*args, **kwargs)
+            if self._says(func, result):
+                self.kept.append((func, result))
+            return result
+        if not self.kept or self.kept[0][0] != func:
+            result = func(*args, **kwargs)
+            if self._says(func, result):
+                raise OtherPathError
+            return result
+        result = self.kept.pop(0)[1]
+        if func == Tensor.detach_:
+            with torch.no_grad():
+                return func(*args, **kwargs).copy_(result)
+        return result
+
+    def _stops(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a call may make a constant of what depends on theta."""
+        if self.inside:
+            return False
+        depends = any(
+            x.requires_grad and (not x.is_leaf or id(x) in self.own)
+            for x in leaves_of((args, kwargs))
+        )
+        return depends and (not torch.is_grad_enabled() or self._cuts(func))
+
+    def _cuts(self, func: Any) -> bool:
+        return func in CUTS or getattr(func, "__name__", "") in NUMBERS
+
+    def _says(self, func: Any, result: Any) -> bool:
+        return self._cuts(func) or any(x.is_floating_point() for x in leaves_of(result))

@@ -35,6 +35,19 @@ REMEDY = (
 )
 
 
+IN_THETA = "a stop-gradient in theta"
+"""What lacks a derivative, to `MissingDerivativeError`, where forward mode goes through it."""
+
+
+class StopGradientError(UserError):
+    """A loss holds constant what an engine would have to differentiate."""
+
+
+def is_stop_gradient(error: Exception) -> bool:
+    """Whether an engine has refused because of a stop-gradient."""
+    return isinstance(error, StopGradientError) or getattr(error, "operation", "") == IN_THETA
+
+
 @dataclass(frozen=True)
 class Hidden:
     """Where plain gradients of a loss are not its slopes.
@@ -62,8 +75,8 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
         engine: its name.
 
     Raises:
-        UserError: the loss holds constant what phi reaches; or what theta reaches, where the engine
-            is `finite_difference` or a Hessian product is wanted.
+        StopGradientError: the loss holds constant what phi reaches; or what theta reaches, where
+            the engine is `finite_difference` or a Hessian product is wanted.
         MissingDerivativeError: it holds constant what theta reaches, and the engine takes tangents:
             `auto` goes on to `reverse`.
     """
@@ -78,7 +91,7 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
     # a form that is linear in what the designer makes says all that there is to say of the task
     found = hidden(replace(request, designed=()) if engine == "linear" else request)
     if found.task:
-        raise UserError(
+        raise StopGradientError(
             "pretrain_loss holds constant what depends on the task's "
             f"{' and '.join(map(repr, request.designed))} (a stop-gradient), and the value's "
             f"gradient in phi would lack that: {REMEDY}, or make it a part of the batch"
@@ -95,13 +108,13 @@ def _refusal(request: ProductRequest, engine: str) -> UserError:
     """
     if request.hessian or engine == "finite_difference":
         what = "Hessian products, which lack" if request.hessian else "differences, which move"
-        return UserError(
+        return StopGradientError(
             f"pretrain_loss holds constant what depends on theta (a stop-gradient), and the engine "
             f"{engine!r} takes {what} that: {REMEDY}"
             + ("" if request.hessian else ", or take the engine reverse")
         )
     said = "forward mode goes through torch.no_grad(); write it with theta as a third argument"
-    return MissingDerivativeError(engine, "a stop-gradient in theta", said)
+    return MissingDerivativeError(engine, IN_THETA, said)
 
 
 def hidden(request: ProductRequest) -> Hidden:
