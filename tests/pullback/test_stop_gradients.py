@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+
 import measures
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import nn
 
 import vfunc
 from vfunc import trees
+from vfunc.problem import purity
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -315,3 +319,73 @@ def test_complex_entries_of_a_task_are_refused(at):
     )
     with pytest.raises(vfunc.UserError, match="complex numbers as 'c'"):
         vfunc.FirstOrder()(problem, at.theta, at.phi)
+
+
+class Blocking(nn.Module):
+    """A layer that cuts what comes before it off."""
+
+    def forward(self, x):
+        return x.detach()
+
+
+def learner_of(*layers):
+    torch.manual_seed(0)
+    return vfunc.functional(nn.Sequential(*layers, nn.Linear(3, 2)))
+
+
+def on_a_view(at, learner):
+    def loss(theta, task):
+        return learner(theta, task["x"]).square().mean()
+
+    problem = at.problem(loss, at.one_view)
+    return vfunc.FirstOrder()(
+        dataclasses.replace(problem, feedback_loss=lambda th: learner(th, at.x).square().mean()),
+        learner.theta,
+        at.phi,
+    )
+
+
+def test_a_module_in_the_place_of_one_that_is_gone_is_looked_at(at, monkeypatch):
+    """Identities come again: here all objects have the same."""
+    monkeypatch.setattr(purity, "id", lambda x: 7, raising=False)
+    on_a_view(at, learner_of(nn.Identity()))
+    gc.collect()
+    with pytest.raises(vfunc.UserError, match="holds constant"):
+        on_a_view(at, learner_of(Blocking()))
+
+
+def test_a_module_has_a_number_that_no_other_has_had():
+    seen, again = {}, 0
+    for _ in range(300):
+        module = nn.Identity()
+        code = purity.code_of(module)
+        assert code == purity.code_of(module)
+        again += id(module) in seen
+        assert seen.get(id(module)) != code
+        seen[id(module)] = code
+        del module
+    assert again  # the interpreter does give an identity twice
+    gc.collect()
+    before = len(purity._numbers)
+    code = purity.code_of(nn.Linear(2, 2))
+    gc.collect()
+    assert len(purity._numbers) == before  # and nothing is kept of what is gone
+
+
+def test_a_module_with_an_equality_of_its_own_is_looked_at():
+    class Equal(nn.Identity):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = nn.Identity.__hash__
+
+    one, other = Equal(), Equal()
+    assert purity.code_of(one) == purity.code_of(one) != purity.code_of(other)
+
+
+def test_a_layer_that_is_replaced_is_looked_at(at):
+    learner = learner_of(nn.Identity())
+    on_a_view(at, learner)
+    learner.module[0] = Blocking()
+    with pytest.raises(vfunc.UserError, match="holds constant"):
+        on_a_view(at, learner)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ MANY = 32
 
 _watched: OrderedDict[Hashable, None] = OrderedDict()
 
+# not a WeakKeyDictionary: a module may define an equality of its own
+_numbers: dict[int, tuple[weakref.ref[nn.Module], int]] = {}
+_count = itertools.count()
+
 
 def code_of(x: object, depth: int = 3) -> Hashable:
     """What tells one piece of code from another, the same for closures that a loop makes anew.
@@ -44,8 +50,10 @@ def code_of(x: object, depth: int = 3) -> Hashable:
     if isinstance(x, int | float):
         return (type(x), x == 0)
     if isinstance(x, nn.Module):
-        flags = (v for part in x.modules() for v in vars(part).values() if isinstance(v, bool))
-        return (type(x), id(x), *flags)
+        return tuple(
+            (type(part), _number_of(part), *(v for v in vars(part).values() if isinstance(v, bool)))
+            for part in x.modules()
+        )
     if isinstance(x, dict | list | tuple) and depth > 0 and len(x) <= MANY:
         held = list(x.items()) if isinstance(x, dict) else list(x)
         return (type(x), *(code_of(part, depth - 1) for part in held))
@@ -68,6 +76,23 @@ def code_of(x: object, depth: int = 3) -> Hashable:
     if depth > 0 and callable(x) and not isinstance(x, type) and hasattr(x, "__dict__"):
         return (type(x), *(code_of(part, depth - 1) for part in vars(x).values()))
     return type(x)
+
+
+def _number_of(module: nn.Module) -> int:
+    """A module's own number, which no other ever has: identities come again once one is gone."""
+    place = id(module)
+    known = _numbers.get(place)
+    if known is not None and known[0]() is module:
+        return known[1]
+
+    def forget(gone: weakref.ref[nn.Module]) -> None:
+        held = _numbers.get(place)
+        if held is not None and held[0] is gone:
+            del _numbers[place]
+
+    number = next(_count)
+    _numbers[place] = weakref.ref(module, forget), number
+    return number
 
 
 def _content(cell: types.CellType) -> object:
