@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from vfunc import trees
 from vfunc.arms import ARMS
+from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.printable import SafeConsole
@@ -83,13 +84,14 @@ def measure(argv: Sequence[str]) -> None:
         UserError: the user's mistake.
     """
     program = Path(sys.argv[0]).name
-    options, rest = tyro.cli(
-        BenchOptions,
-        args=list(argv),
-        prog=program,
-        description=DESCRIPTION.replace("%(prog)s", program),
-        return_unknown_args=True,
-    )
+    with refused_in_a_line(argv):
+        options, rest = tyro.cli(
+            BenchOptions,
+            args=list(argv),
+            prog=program,
+            description=DESCRIPTION.replace("%(prog)s", program),
+            return_unknown_args=True,
+        )
     if options.repeats < 1:
         raise UserError("--repeats must be at least 1")
     config = parse(["--modality", "vision", *rest])

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.language.data.examples import Example
@@ -208,7 +209,9 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=__doc__))
+        with refused_in_a_line(sys.argv[1:]):
+            asked = tyro.cli(Options, description=__doc__)
+        main(asked)
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)

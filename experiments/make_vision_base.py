@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.printable import one_line
@@ -130,7 +131,9 @@ def _factor(spent: float, warmup: float) -> float:
 def main() -> int:
     """Carry out a command line."""
     try:
-        make(tyro.cli(Options, description=__doc__))
+        with refused_in_a_line(sys.argv[1:]):
+            asked = tyro.cli(Options, description=__doc__)
+        make(asked)
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2

@@ -70,7 +70,7 @@ def test_a_name_that_is_not_utf8_is_refused_at_the_start(capsys):
         ["--modality", "\x1b[2J"],
         ["--seed", "\x1b[2J"],
         ["--no\x1b[2Jsuch", "3"],
-        ["--vary", "\x1b[2J"],
+        ["--seed", "1", "\x1b[2J"],
     ],
 )
 def test_a_command_line_that_is_refused_is_not_echoed_as_commands(words, capsys):

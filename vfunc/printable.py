@@ -7,11 +7,8 @@ through `printable`, or through a `SafeConsole`, which calls it.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -32,25 +29,6 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The same in one line: every run of white space is a space."""
     return printable(" ".join(text.split()))
-
-
-@contextlib.contextmanager
-def echoing(words: Sequence[str]) -> Iterator[None]:
-    """While a library parses a command line, and quotes it in what it prints.
-
-    Args:
-        words: the command line. Without anything unsafe in it nothing is changed.
-    """
-    if all(printable(word) == word for word in words):
-        yield
-        return
-    said, told = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
-            yield
-    finally:
-        print(printable(said.getvalue()), end="")
-        print(printable(told.getvalue()), end="", file=sys.stderr)
 
 
 class SafeConsole(Console):

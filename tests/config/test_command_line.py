@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vfunc.config.known import flag
+from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.studies import bench_command, compare_command
 from vfunc.training.build.configuration import MODALITIES, catalogue_of, resolve, to_toml
@@ -157,20 +158,63 @@ def test_what_main_returns_is_the_exit_code():
     assert run_guarded(lambda config: 5, []) == 5
 
 
+LISTS = "--help lists what there is"
+
+
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("line", "said"),
     [
-        (["--learnr", "x"], "--learner"),
-        (["--optimizer", "adm"], "adamw"),
-        (["--lr", "fast"], "could not convert"),
-        (["--lr"], "--lr"),
-        (["stray"], "stray"),
+        ("--learnr x", f"--learnr is no option; did you mean --learner?; {LISTS}"),
+        ("--no-dry-rn", f"--no-dry-rn is no option; did you mean --dry-run?; {LISTS}"),
+        ("--zzz", f"--zzz is no option; {LISTS}"),
+        ("--learnr=x", f"--learnr is no option; did you mean --learner?; {LISTS}"),
+        ("-seed 3", f"'-seed' belongs to no option; did you mean --seed?; {LISTS}"),
+        ("zzz", f"'zzz' belongs to no option; {LISTS}"),
+        ("--seed 1 2", f"'2' belongs to no option; {LISTS}"),
+        ("--optimizer adm", "--optimizer must be one of "),
+        ("--lr fast", "--lr must be a number, not 'fast'"),
+        ("--seed 2.5", "--seed must be a whole number, not '2.5'"),
+        ("--seed=", "--seed must be a whole number, not ''"),
+        ("--seed 1 --seed x", "--seed must be a whole number, not 'x'"),
+        ("--betas 0.9 x", "--betas must be 2 numbers, not '0.9 x'"),
+        ("--betas 0.9", "--betas must be 2 numbers, not '0.9'"),
+        ("--lr", f"--lr wants a number, and nothing follows it; {LISTS}"),
+        ("--lr --seed 1", f"--lr wants a number, and nothing follows it; {LISTS}"),
+        (f"--seed {'x' * 200}", f"--seed must be a whole number, not '{'x' * 200}'"),
+        ("--se\x1b[2Jed 3", "--se\\x1b[2Jed is no option; did you mean --seed?; "),
     ],
 )
-def test_what_the_parser_refuses_exits_2_with_a_hint(capsys, argv, said):
-    assert run_guarded(lambda config: pytest.fail("ran"), argv) == 2
+def test_what_the_parser_refuses_is_one_line_with_a_hint(capsys, line, said):
+    ran = _raising(AssertionError("ran"))
+    assert run_guarded(ran, line.split(" ")) == 2
     captured = capsys.readouterr()
-    assert said in captured.err + captured.out and "Traceback" not in captured.err
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {said}") and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "said"),
+    [
+        (compare_command, "--seeds 0 x", "--seeds does not take '0 x'"),
+        (compare_command, "--primary", "--primary wants a value, and nothing follows it"),
+        (compare_command, "--seeds 0 --zzz 3", "--zzz is no option"),
+        (bench_command, "--repeats x", "--repeats does not take 'x'"),
+        (bench_command, "--learnr x", "--learnr is no option; did you mean --learner?"),
+    ],
+)
+def test_so_is_what_the_other_commands_refuse(capsys, command, line, said):
+    assert command.main(line.split(), "vfunc it") == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err == f"error: {said}; {LISTS}\n"
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_is_printed_beside_a_refusal_is_not_lost(capsys, code):
+    with pytest.raises(SystemExit), refused_in_a_line([]):
+        print("a warning", file=sys.stderr)
+        raise SystemExit(code)
+    assert capsys.readouterr().err == "a warning\n"
 
 
 @pytest.fixture

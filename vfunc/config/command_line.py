@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypedDict
 
 from vfunc.config.declared import Options, default_words
 from vfunc.config.known import Catalogue, Known, flag
+from vfunc.config.refusals import refuse_stray, refuse_unknown, refused_in_a_line
 from vfunc.extras import needs
 
 with needs("run", "tyro"):
@@ -70,15 +71,20 @@ def parse_words(
         known: options that are known before the line is parsed (the modality), for the defaults.
 
     Raises:
-        SystemExit: `--help` (0), or a flag or value that tyro refuses (2).
+        SystemExit: `--help`.
+        UserError: a word that belongs to no option, or a value that an option does not take.
     """
-    groups = tyro.cli(
-        _surface(catalogue, titles, known),
-        args=list(words),
-        prog=program,
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    refuse_unknown(words, catalogue)
+    with refused_in_a_line(words, catalogue):
+        groups, rest = tyro.cli(
+            _surface(catalogue, titles, known),
+            args=list(words),
+            prog=program,
+            description=description,
+            config=(tyro.conf.OmitArgPrefixes,),
+            return_unknown_args=True,
+        )
+    refuse_stray(rest, catalogue)
     return {name: value for group in groups.values() for name, value in group.items()}
 
 

@@ -11,8 +11,9 @@ import tyro
 from rich.table import Table
 
 from vfunc.config.command_line import wrapped
+from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
-from vfunc.printable import SafeConsole, echoing
+from vfunc.printable import SafeConsole
 from vfunc.training.run_command_line import parse, run_guarded
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def main(argv: Sequence[str], program: str = "vfunc bench") -> int:
 
 def _measure(argv: Sequence[str], program: str) -> None:
     described = DESCRIPTION.replace("%(run)s", program.replace("bench", "run"))
-    with echoing(argv):
+    with refused_in_a_line(argv):
         options, rest = tyro.cli(
             BenchOptions,
             args=list(argv),

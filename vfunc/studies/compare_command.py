@@ -17,8 +17,8 @@ from typing import Annotated
 import tyro
 
 from vfunc.config.command_line import wrapped
+from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
-from vfunc.printable import echoing
 from vfunc.training.run_command_line import PRESETS, run_guarded
 
 DESCRIPTION = """Train every arm once a seed, and compare the arms over the seeds.
@@ -120,11 +120,12 @@ def options_of(
         program: name of the command, for `--help`.
 
     Raises:
-        UserError: seeds that are missing or repeated, or nothing after `--vary` or `--from`.
-        SystemExit: `--help`, or a value that tyro refuses.
+        UserError: seeds that are missing or repeated, nothing after `--vary` or `--from`, or a
+            value that an option does not take.
+        SystemExit: `--help`.
     """
     described = DESCRIPTION.replace("%(run)s", program.replace("compare", "run"))
-    with echoing(argv):
+    with refused_in_a_line(argv):
         options, rest = tyro.cli(
             CompareOptions,
             args=list(argv),

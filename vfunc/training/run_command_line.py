@@ -19,7 +19,7 @@ from vfunc.config.layers import Layer, merged
 from vfunc.config.toml import read_preset, read_toml
 from vfunc.errors import UserError, VfuncError
 from vfunc.estimators import ESTIMATORS
-from vfunc.printable import echoing, one_line
+from vfunc.printable import one_line
 from vfunc.training.build.configuration import (
     MODALITIES,
     catalogue_of,
@@ -80,8 +80,8 @@ def parse(
         the run's directory.
 
     Raises:
-        UserError: see `resolve`, `read_toml` and `read_preset`.
-        SystemExit: `--help` (0), or a flag or value that tyro refuses (2).
+        UserError: see `given_on_command_line`, `resolve`, `read_toml` and `read_preset`.
+        SystemExit: `--help`.
     """
     given = given_on_command_line(argv, prog, presets, estimators)
     if "resume" in given:
@@ -111,8 +111,9 @@ def given_on_command_line(
         estimators: further estimators whose options may be there.
 
     Raises:
-        UserError: an option of the other modality, or an estimator that cannot be imported.
-        SystemExit: as `parse`.
+        UserError: an option that there is not, or of the other modality; a value that an option
+            does not take; an estimator that cannot be imported.
+        SystemExit: `--help`.
     """
     program = prog or Path(sys.argv[0]).name
     modality, named = _announced(argv, presets)
@@ -121,15 +122,14 @@ def given_on_command_line(
     groups = groups_of(modality).items()
     titles = {name: (made.__doc__ or "").partition("\n\n")[0] for name, made in groups}
     titles |= {name: f"With --estimator {name}." for name in (*ESTIMATORS, *named, *estimators)}
-    with echoing(argv):
-        return parse_words(
-            argv,
-            catalogue,
-            program=program,
-            description=DESCRIPTION.replace("%(prog)s", program),
-            titles=titles,
-            known={"modality": modality},
-        )
+    return parse_words(
+        argv,
+        catalogue,
+        program=program,
+        description=DESCRIPTION.replace("%(prog)s", program),
+        titles=titles,
+        known={"modality": modality},
+    )
 
 
 def options_there(argv: Sequence[str], presets: Path, estimators: Sequence[str] = ()) -> Catalogue:
@@ -192,7 +192,7 @@ def run_guarded(
         with ending_at_once():
             config = parse(argv, presets, program)
             return main(config) or 0
-    except SystemExit as stop:  # tyro: --help or its own usage error, already printed
+    except SystemExit as stop:  # --help; or a library's own
         if isinstance(stop.code, str):
             return _failed(stop.code, 1, argv)
         return stop.code or 0
