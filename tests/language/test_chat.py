@@ -145,6 +145,16 @@ def test_an_answer_of_its_own_goes_before_the_last_turn_s(tmp_path):
     assert texts(loaded)[0][1:] == (SAY["content"], "8")
 
 
+def test_a_system_text_of_its_own_opens_the_conversation(tmp_path):
+    path = jsonl(
+        tmp_path / "a.jsonl",
+        {"conversations": [ASK, SAY], "system": "Be short."},
+        {"conversations": [SYSTEM, ASK, SAY], "system": "Be long."},
+        {"conversations": [SYSTEM, ASK, SAY], "system": None},
+    )
+    assert {prompt for prompt, _, _ in texts(read(path))} == {f"Be short.\n{ASK['content']}\n"}
+
+
 def test_rewards_read_a_prompt_of_turns_and_an_answer(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", {"prompt": [SYSTEM, ASK], "answer": "7"})
     assert texts(read(path)) == [(f"Be short.\n{ASK['content']}\n", "", "7")]

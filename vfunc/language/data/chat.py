@@ -68,6 +68,8 @@ def read_conversation(
 ) -> Conversation | str:
     """The conversation that one or more fields of a record hold, one after another.
 
+    A text in the field `system` opens it, unless its own first turn does.
+
     Args:
         where: the record's place, for messages.
         record: the record.
@@ -98,6 +100,10 @@ def read_conversation(
         return reasons[0]
     if not turns:
         return NO_MESSAGES
+    system = record.get("system")
+    if isinstance(system, str) and system.strip() and turns[0].role != "system":
+        require_unicode(f"{where}, field 'system'", system)
+        turns.insert(0, Turn("system", system))
     if not answered:
         return Conversation(tuple(turns), None)
     last = max((n for n, turn in enumerate(turns) if turn.role == "assistant"), default=None)
