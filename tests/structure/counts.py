@@ -1,6 +1,6 @@
 """Counts the package's structure: `python tests/structure/counts.py` prints a line for each count.
 
-Files and lines of configuration, the fullest folders, file names that occur more than once, and the
+Options, and files and lines of their configuration, the fullest folders, file names that occur more than once, and the
 findings of basedpyright where it is installed.
 """
 
@@ -12,6 +12,8 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+
+from vfunc.training.build.configuration import MODALITIES, catalogue_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "vfunc").rglob("*.py"))
@@ -46,13 +48,17 @@ def type_findings() -> str:
 
 def main() -> None:
     """Print the counts."""
-    configuration = [p for p in FILES if p.parent.name == "config" or p.name == "options.py"]
+    mechanism = [path for path in FILES if path.parent.name == "config"]
+    groups = [path for path in FILES if path.name == "options.py"]
     folders = Counter(path.parent.relative_to(ROOT).as_posix() for path in FILES)
     largest = ", ".join(f"{name} {count}" for name, count in folders.most_common(3))
     names = Counter(path.name for path in FILES)
     twice = sorted(name for name, n in names.items() if n > 1 and name not in BY_MODALITY)
     print(f"package: {len(FILES)} files, {lines(FILES)} lines")
-    print(f"configuration: {len(configuration)} files, {lines(configuration)} lines")
+    options = {name for modality in MODALITIES for name in catalogue_of(modality)}
+    print(f"options: {len(options)}")
+    print(f"their mechanism: {len(mechanism)} files, {lines(mechanism)} lines")
+    print(f"groups of options: {len(groups)} files, {lines(groups)} lines")
     print(f"largest folders: {largest}")
     print(f"file names that occur twice: {len(twice)} ({', '.join(twice)})")
     print(f"type findings: {type_findings()}")

@@ -77,7 +77,7 @@ def _refusal(said: str, words: Sequence[str], options: Mapping[str, Known]) -> s
     given = {word.partition("=")[0] for word in words}
     named = next((name for name in _FLAG.findall(said) if name in given), None)
     if named is None:
-        return f"{said.rstrip('.')}; {_HELP}"
+        return f"{said.partition(' For full helptext')[0]}; {_HELP}"
     values = _values(words, named)
     option = options.get(named[2:].replace("-", "_"))
     if not values:
