@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from vfunc.errors import UserError
-from vfunc.language.data.layouts import parse_fields
+from vfunc.language.data.record_layouts import parse_fields
 from vfunc.language.data.sources import final_answer, load_examples
 
 

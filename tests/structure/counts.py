@@ -1,7 +1,7 @@
 """Counts the package's structure: `python tests/structure/counts.py` prints a line for each count.
 
-Options, and files and lines of their configuration, the fullest folders, file names that occur more than once, and the
-findings of basedpyright where it is installed.
+Options, and files and lines of their configuration, the fullest folders, file names that occur more
+than once, and the findings of basedpyright where it is installed.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from PIL import Image
 from vfunc.errors import UserError
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.file_sources import Cache, image_folder
+from vfunc.vision.data.folder_layouts import Entry, find_pairs
 from vfunc.vision.data.folders import folder_data
-from vfunc.vision.data.layouts import Entry, find_pairs
 from vfunc.vision.data.listing import natural
 from vfunc.vision.data.splits import split_pool
 from vfunc.vision.data.vision_data import Labelled, Pictures, labelled_batch, stream_pictures

@@ -11,8 +11,8 @@ from PIL import Image
 from vfunc.errors import UserError
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.file_sources import PictureFiles
+from vfunc.vision.data.folder_layouts import find_pairs
 from vfunc.vision.data.folders import folder_data
-from vfunc.vision.data.layouts import find_pairs
 from vfunc.vision.evaluation.metrics import described
 
 ROLES = ("heads", "feedback", "held_out", "fit", "test")

@@ -8,8 +8,8 @@ from PIL import Image
 
 from vfunc.errors import UserError
 from vfunc.vision.data.folders import folder_data
-from vfunc.vision.data.opening import open_all
 from vfunc.vision.data.pictures import read_image
+from vfunc.vision.data.soundness import open_all
 from vfunc.vision.evaluation.metrics import described
 
 ROLES = ("heads", "feedback", "held_out", "fit", "test")
@@ -106,7 +106,7 @@ def test_what_is_sound_is_not_opened_twice_unless_it_changed(tmp_path, monkeypat
     path = photograph(tmp_path / "a.jpg", 1)
     assert not open_all([path, path]).bad
     opened = []
-    fault = "vfunc.vision.data.opening._fault"
+    fault = "vfunc.vision.data.soundness._fault"
     monkeypatch.setattr(fault, lambda file, image: opened.append(file))
     open_all([path])
     assert not opened

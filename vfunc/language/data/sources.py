@@ -23,7 +23,7 @@ from vfunc.errors import UserError
 from vfunc.language.data.chat import TRAILING, holds_turns, read_conversation
 from vfunc.language.data.chat_format import ChatFormat, plain_chat
 from vfunc.language.data.examples import Example
-from vfunc.language.data.layouts import Split, detect_fields, parse_fields
+from vfunc.language.data.record_layouts import Split, detect_fields, parse_fields
 from vfunc.language.data.records import is_text, read_records, require_unicode
 from vfunc.language.evaluation.answers import is_readable, reference_answer
 from vfunc.typecheck import typed

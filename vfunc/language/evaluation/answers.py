@@ -2,7 +2,7 @@ r"""Reads the answer that a completion or a reference states, and checks the one
 
 Solutions state their answer after `####`, the convention of GSM8K (Cobbe et al. 2021,
 arXiv 2110.14168), or in `\boxed{...}`, that of the MATH data set (Hendrycks et al. 2021,
-arXiv 2103.03874). One reader serves completions and references (`vfunc.language.evaluation.reading`
+arXiv 2103.03874). One reader serves completions and references (`vfunc.language.evaluation.stated_answers`
 says how a stated answer is understood): a completion is scored by the first answer that it states,
 whatever it goes on to write; a worked reference is a text that somebody ended, and counts by its
 last.
@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 
 from vfunc.language.evaluation.equality import same_answer
-from vfunc.language.evaluation.reading import Quantity, Words, decorated, read_answer
+from vfunc.language.evaluation.stated_answers import Quantity, Words, decorated, read_answer
 from vfunc.typecheck import typed
 
 _MARK = re.compile(r"\#{4,}|\\(?:boxed|fbox)(?![A-Za-z])")

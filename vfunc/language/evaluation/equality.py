@@ -9,7 +9,7 @@ from fractions import Fraction
 import math_verify
 
 from vfunc.language.evaluation.decoration import decorated
-from vfunc.language.evaluation.reading import (
+from vfunc.language.evaluation.stated_answers import (
     Answer,
     Clock,
     Formula,

@@ -8,8 +8,8 @@ from pathlib import Path
 from vfunc.errors import UserError
 from vfunc.training.build.vision_config import VisionConfig
 from vfunc.vision.data.file_sources import image_folder
+from vfunc.vision.data.folder_layouts import find_pairs
 from vfunc.vision.data.folders import FIELDS, folder_data
-from vfunc.vision.data.layouts import find_pairs
 from vfunc.vision.data.public import parse_public, public_data, public_pictures
 from vfunc.vision.data.vision_data import Pictures, VisionData
 from vfunc.vision.scenes.scenes import embedded_scenes

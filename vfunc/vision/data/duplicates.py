@@ -10,7 +10,7 @@ from pathlib import Path
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.decoding import File
-from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.folder_layouts import Entry
 
 ORDER = ("test", "validation", "held_out", "fit", "feedback", "heads")
 """Which of two splits keeps a picture: the one that comes first."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.decoding import File
-from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.folder_layouts import Entry
 from vfunc.vision.data.listing import PICTURES, list_files
 from vfunc.vision.data.orientation import turned
 from vfunc.vision.data.pictures import read_depth, read_image, read_labels

@@ -12,8 +12,8 @@ from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.duplicates import content_keys
 from vfunc.vision.data.file_sources import Cache, PictureFiles, image_folder
-from vfunc.vision.data.layouts import Entry, Pairs, find_pairs
-from vfunc.vision.data.opening import UNREADABLE, BadFiles, sound_pictures
+from vfunc.vision.data.folder_layouts import Entry, Pairs, find_pairs
+from vfunc.vision.data.soundness import UNREADABLE, BadFiles, sound_pictures
 from vfunc.vision.data.vision_data import Pictures
 
 

@@ -17,12 +17,12 @@ from vfunc.vision.data.file_sources import (
     LabelledFiles,
     require_size,
 )
+from vfunc.vision.data.folder_layouts import SPLIT_FOLDERS, VOC, VOC_VOID, Entry, Pairs, find_pairs
 from vfunc.vision.data.folder_stream import unlabeled_pictures
 from vfunc.vision.data.label_values import segmentation_rule
-from vfunc.vision.data.layouts import SPLIT_FOLDERS, VOC, VOC_VOID, Entry, Pairs, find_pairs
-from vfunc.vision.data.opening import BadFiles, sound_entries
 from vfunc.vision.data.orientation import turned_size, with_turns
 from vfunc.vision.data.pictures import picture_size, read_depth
+from vfunc.vision.data.soundness import BadFiles, sound_entries
 from vfunc.vision.data.splits import (
     TRAINING,
     categories,

@@ -14,7 +14,7 @@ from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
 from vfunc.typecheck import typed
 from vfunc.vision.data.decoding import Encoded
-from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.folder_layouts import Entry
 
 BRANCH = "refs/convert/parquet"
 

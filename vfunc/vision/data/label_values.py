@@ -14,7 +14,7 @@ from vfunc.typecheck import typed
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.decoding import File
 from vfunc.vision.data.file_sources import require_size
-from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.folder_layouts import Entry
 from vfunc.vision.data.orientation import turned_size
 from vfunc.vision.data.pictures import picture_size, read_labels
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from vfunc.vision.data.decoding import File, decode, is_array
-from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.folder_layouts import Entry
 from vfunc.vision.data.pictures import ORIENTATION, picture_size
 
 _KINDS = ("segmentation", "depth")

@@ -10,11 +10,10 @@ from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.duplicates import without_duplicates
 from vfunc.vision.data.file_sources import CACHE_BYTES, Cache, LabelledFiles, PictureFiles
+from vfunc.vision.data.folder_layouts import Entry
 from vfunc.vision.data.folder_stream import unlabeled_pictures
 from vfunc.vision.data.folders import FIELDS, Split
 from vfunc.vision.data.hub_pictures import hub_entries
-from vfunc.vision.data.layouts import Entry
-from vfunc.vision.data.opening import BadFiles, sound_entries
 from vfunc.vision.data.orientation import with_turns
 from vfunc.vision.data.public_sets import (
     HUB_CATEGORIES,
@@ -23,6 +22,7 @@ from vfunc.vision.data.public_sets import (
     Published,
     imagenet_categories,
 )
+from vfunc.vision.data.soundness import BadFiles, sound_entries
 from vfunc.vision.data.splits import (
     TRAINING,
     labelled_sources,

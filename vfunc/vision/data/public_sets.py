@@ -19,8 +19,8 @@ from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.decoding import File
+from vfunc.vision.data.folder_layouts import Entry, find_pairs
 from vfunc.vision.data.hub_pictures import HubSet
-from vfunc.vision.data.layouts import Entry, find_pairs
 from vfunc.vision.data.listing import MAPS, PICTURES, by_stem, keyed, list_files
 from vfunc.vision.data.pictures import read_depth, read_labels
 

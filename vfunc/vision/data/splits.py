@@ -17,7 +17,7 @@ import numpy as np
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
-from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.folder_layouts import Entry
 from vfunc.vision.data.vision_data import Labelled
 
 TRAINING = {"heads": 0.25, "feedback": 0.3, "held_out": 0.2, "fit": 0.25}

@@ -9,7 +9,7 @@ from torch import nn
 
 from vfunc.learner import mode
 from vfunc.modality import Metric
-from vfunc.vision.data.opening import UNREADABLE
+from vfunc.vision.data.soundness import UNREADABLE
 from vfunc.vision.data.vision_data import VisionData
 from vfunc.vision.evaluation.revisited import Revisited, evaluate_revisited
 from vfunc.vision.objectives.objective import encoder_of

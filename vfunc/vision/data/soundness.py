@@ -16,7 +16,7 @@ from PIL import Image
 
 from vfunc.errors import UserError
 from vfunc.vision.data.decoding import File, decode_in_threads, is_array, load_array
-from vfunc.vision.data.layouts import Entry
+from vfunc.vision.data.folder_layouts import Entry
 from vfunc.vision.data.pictures import rgb
 
 BadFiles = Literal["refuse", "skip"]
