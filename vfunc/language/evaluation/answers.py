@@ -2,10 +2,9 @@ r"""Reads the answer that a completion or a reference states, and checks the one
 
 Solutions state their answer after `####`, the convention of GSM8K (Cobbe et al. 2021,
 arXiv 2110.14168), or in `\boxed{...}`, that of the MATH data set (Hendrycks et al. 2021,
-arXiv 2103.03874). One reader serves completions and references (`vfunc.language.evaluation.stated_answers`
-says how a stated answer is understood): a completion is scored by the first answer that it states,
-whatever it goes on to write; a worked reference is a text that somebody ended, and counts by its
-last.
+arXiv 2103.03874). One reader serves completions and references (`stated_answers` says how a stated
+answer is understood): a completion is scored by the first answer that it states, whatever it goes
+on to write; a worked reference is a text that somebody ended, and counts by its last.
 
 Numbers are compared exactly, units word by word, lists part by part, formulas by `math_verify`.
 What cannot be decided is wrong: an answer is never right that differs.
