@@ -12,7 +12,9 @@ from torch import nn
 
 import vfunc
 from vfunc import trees
-from vfunc.problem import purity
+from vfunc.problem import construct_task, purity
+from vfunc.pullback.engine import ProductRequest
+from vfunc.pullback.stop_gradients import Hidden, hidden
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -389,3 +391,62 @@ def test_a_layer_that_is_replaced_is_looked_at(at):
     learner.module[0] = Blocking()
     with pytest.raises(vfunc.UserError, match="holds constant"):
         on_a_view(at, learner)
+
+
+def stairs(count):
+    return lambda x: (count * x).round() / count
+
+
+STAIRCASES = {
+    "a picture of 256 levels": stairs(255),
+    "beside the view itself": lambda x: 0.5 * x + 0.5 * stairs(255)(x),
+    "a depth map": stairs(1000),
+    "whole numbers": lambda x: (400 * x).long().to(x.dtype) / 400,
+    "fine floors": lambda x: (500 * x).floor() / 500,
+}
+
+
+def seen(quantise, seed, behind=lambda x: x, dtype=torch.float32):
+    """What is found in a loss of a quantised view."""
+    torch.manual_seed(seed)
+    learner = vfunc.functional(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).to(dtype))
+    view, wanted = torch.randn(5, 3, dtype=dtype), torch.randn(5, 2, dtype=dtype)
+
+    def loss(theta, task):
+        return (behind(learner(theta, quantise(task["x"]))) - wanted).square().mean()
+
+    problem = vfunc.ValueProblem(
+        lambda phi, batch: {"x": batch + phi["a"] * batch.sin()},
+        loss,
+        lambda theta: learner(theta, view).square().mean(),
+        (view,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+    )
+    made = construct_task(problem, {"a": torch.randn(3, dtype=dtype)}, view)
+    theta = learner.theta
+    return hidden(ProductRequest(problem, theta, made.task, made.designed, theta))
+
+
+@pytest.mark.parametrize("name", STAIRCASES)
+def test_a_staircase_is_no_stop_gradient_in_float32(name):
+    """Its gradient is zero, and over steps as long as float32 needs them its slope is a line's."""
+    for seed in range(12):
+        assert seen(STAIRCASES[name], seed) == Hidden(task=False, theta=False)
+
+
+def test_a_stop_gradient_in_float32_is_found_all_the_same():
+    """In the task, in theta, and beside a staircase that is too coarse to look like a line."""
+    for seed in range(6):
+        assert seen(torch.detach, seed) == Hidden(task=True, theta=False)
+        assert seen(lambda x: x, seed, lambda y: y * y.detach()).theta
+        beside = seen(lambda x: x + stairs(1)(x) + x.sin().detach(), seed)
+        assert beside.task
+
+
+def test_what_cannot_be_computed_in_float64_stays_as_it_was_found():
+    def single(x):
+        if x.dtype == torch.float64:
+            raise RuntimeError("in single precision alone")
+        return x.detach()
+
+    assert seen(single, 0).task

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.errors import UserError
+from vfunc.float64 import promote_float64
 from vfunc.problem.purity import code_of, first_time, remember
 from vfunc.pullback.engine import ProductRequest
 from vfunc.pullback.missing import MissingDerivativeError
@@ -27,6 +28,9 @@ APART = 0.03
 
 COARSEST = 1e-5
 """Round-off above which differences of a loss tell nothing: bfloat16's and float16's."""
+
+CLOSER = 1e-6
+"""Relative step, in float64, at which what was found has to be there still."""
 
 REMEDY = (
     "look for .detach(), torch.no_grad(), .item() around something that depends on it. A "
@@ -121,8 +125,33 @@ def hidden(request: ProductRequest) -> Hidden:
     """Compare the slopes of a loss with its plain gradients, in the task and in theta.
 
     A kink (a ReLU's, a clamp's) makes the slopes to both sides differ, and is no finding; nor is
-    what rounding explains.
+    what rounding explains, nor a staircase (a quantiser), whose slope over steps as long as
+    float32 needs them is that of the line through its stairs.
     """
+    found = _looked_at(request, request.round_off ** (1 / 3))
+    if not (found.task or found.theta):
+        return found
+    try:
+        with promote_float64():
+            closer = _looked_at(_in_float64(request), CLOSER)
+    except Exception:  # the loss cannot be computed so: what was found stands
+        return found
+    return Hidden(found.task and closer.task, found.theta and closer.theta)
+
+
+def _in_float64(request: ProductRequest) -> ProductRequest:
+    theta, task = (
+        {n: x.double() if x.is_floating_point() else x for n, x in at.items()}
+        for at in (request.theta, request.task)
+    )
+    return replace(request, theta=theta, task=task)
+
+
+class _NotInFloat64Error(Exception):
+    """A loss of float64 parameters that is of another dtype."""
+
+
+def _looked_at(request: ProductRequest, step: float) -> Hidden:
     theta, made = trees.leaves(request.theta), trees.leaves(request.made)
     with torch.enable_grad():
         loss = request.loss(theta, made)
@@ -133,6 +162,8 @@ def hidden(request: ProductRequest) -> Hidden:
     g_theta = {n: found[f"theta {n}"] for n in theta}
     g_made = {n: found[f"task {n}"] for n in made}
     at = loss.detach()
+    if at.dtype != next(iter(theta.values())).dtype and step == CLOSER:
+        raise _NotInFloat64Error
 
     def in_theta(step: float, along: Params) -> Tensor:
         return request.loss(trees.axpy(step, along, request.theta), request.made)
@@ -140,7 +171,6 @@ def hidden(request: ProductRequest) -> Hidden:
     def in_the_task(step: float, along: Params) -> Tensor:
         return request.loss(request.theta, trees.axpy(step, along, request.made))
 
-    step = request.round_off ** (1 / 3)
     return Hidden(
         bool(made)
         and (
