@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,42 +11,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vfunc.errors import UserError
 from vfunc.simulate.clip import Clip
-from vfunc.simulate.optimizers.adadelta import Adadelta
-from vfunc.simulate.optimizers.adafactor import Adafactor
-from vfunc.simulate.optimizers.adagrad import Adagrad
-from vfunc.simulate.optimizers.adam import Adam
-from vfunc.simulate.optimizers.adamax import Adamax
-from vfunc.simulate.optimizers.asgd import ASGD
-from vfunc.simulate.optimizers.muon import Muon
-from vfunc.simulate.optimizers.nadam import NAdam
-from vfunc.simulate.optimizers.radam import RAdam
-from vfunc.simulate.optimizers.rmsprop import RMSprop
-from vfunc.simulate.optimizers.rprop import Rprop
-from vfunc.simulate.optimizers.sgd import SGD
+from vfunc.simulate.groups import READERS, Reader
 from vfunc.simulate.overrides import INSTEAD, refuse_gradient_hooks, refuse_overridden
 from vfunc.simulate.rule import OptimizerState, Rule, TensorState
 from vfunc.simulate.schedule import Groups, Schedule, later_by_factors, later_by_scheduler
 from vfunc.simulate.update import UpdateRule
 from vfunc.simulate.windows import read_windows
-
-Reader: TypeAlias = Callable[[Mapping[str, Any]], Rule]
-
-READERS: dict[str, Reader] = {
-    "SGD": SGD.of,
-    "Adam": Adam.of,
-    "AdamW": lambda group: Adam.of(group, decoupled=True),
-    "NAdam": NAdam.of,
-    "RAdam": RAdam.of,
-    "Adamax": Adamax.of,
-    "Adagrad": Adagrad.of,
-    "RMSprop": RMSprop.of,
-    "Adadelta": Adadelta.of,
-    "Rprop": Rprop.of,
-    "ASGD": ASGD.of,
-    "Muon": Muon.of,
-    "Adafactor": Adafactor.of,
-}
-"""How the rule of a parameter group is read, by the name of the class in torch.optim."""
 
 UNSUITED = {
     "LBFGS": "it asks for the loss several times in one step",

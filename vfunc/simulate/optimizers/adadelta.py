@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,17 +20,6 @@ class Adadelta:
     eps: float = 1e-6
     weight_decay: float = 0.0
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> Adadelta:
-        """The rule of a live parameter group."""
-        return cls(
-            float(group["lr"]),
-            float(group["rho"]),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: p - lr d, d = g sqrt(u0 + eps) / sqrt(v + eps), u the mean of d^2."""

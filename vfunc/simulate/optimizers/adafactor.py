@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,19 +31,6 @@ class Adafactor(AutomaticRule):
     d: float = 1.0
     weight_decay: float = 0.0
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> Adafactor:
-        """The rule of a live parameter group."""
-        least, smallest = group["eps"]
-        return cls(
-            float(group["lr"]),
-            float(group["beta2_decay"]),
-            (None if least is None else float(least), float(smallest)),
-            float(group["d"]),
-            float(group["weight_decay"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,18 +21,6 @@ class Adagrad:
     initial_accumulator_value: float = 0.0
     eps: float = 1e-10
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> Adagrad:
-        """The rule of a live parameter group."""
-        return cls(
-            float(group["lr"]),
-            float(group["lr_decay"]),
-            float(group["weight_decay"]),
-            float(group["initial_accumulator_value"]),
-            float(group["eps"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: p - lr / (1 + t lr_decay) g / (sqrt(s0 + g^2) + eps), t steps before."""

@@ -15,9 +15,7 @@ rounding of lr / |g|, not of lr eps / g^2. Over four steps of a constant gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,25 +34,6 @@ class Adam:
     decoupled: bool = False
     amsgrad: bool = False
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any], *, decoupled: bool = False) -> Adam:
-        """The rule of a live parameter group.
-
-        Args:
-            group: the group.
-            decoupled: whether weight decay is, where the group does not say.
-        """
-        b1, b2 = group["betas"]
-        return cls(
-            float(group["lr"]),
-            (float(b1), float(b2)),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-            bool(group.get("decoupled_weight_decay", decoupled)),
-            bool(group["amsgrad"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: p - (lr / c1) m / (sqrt(v / c2) + eps), c_i = 1 - beta_i^t.

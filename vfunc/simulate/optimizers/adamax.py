@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +20,6 @@ class Adamax:
     eps: float = 1e-8
     weight_decay: float = 0.0
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> Adamax:
-        """The rule of a live parameter group."""
-        b1, b2 = group["betas"]
-        return cls(
-            float(group["lr"]),
-            (float(b1), float(b2)),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: p - (lr / c1) m / n, n = max(b2 n0, |g| + eps)."""

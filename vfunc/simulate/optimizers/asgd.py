@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,18 +22,6 @@ class ASGD(AutomaticRule):
     t0: float = 1e6
     weight_decay: float = 0.0
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> ASGD:
-        """The rule of a live parameter group."""
-        return cls(
-            float(group["lr"]),
-            float(group["lambd"]),
-            float(group["alpha"]),
-            float(group["t0"]),
-            float(group["weight_decay"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: (1 - lambd eta) p - eta g; the step size of the next is made here."""

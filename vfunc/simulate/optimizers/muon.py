@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,21 +40,6 @@ class Muon(AutomaticRule):
     iterations: int = 5
     adjust_lr_fn: str | None = None
     narrow: bool = True
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> Muon:
-        """The rule of a live parameter group."""
-        a, b, c = group["ns_coefficients"]
-        return cls(
-            float(group["lr"]),
-            float(group["weight_decay"]),
-            float(group["momentum"]),
-            bool(group["nesterov"]),
-            (float(a), float(b), float(c)),
-            float(group["eps"]),
-            int(group["ns_steps"]),
-            group["adjust_lr_fn"],
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`; p is a matrix."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,20 +22,6 @@ class NAdam:
     momentum_decay: float = 4e-3
     decoupled: bool = False
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> NAdam:
-        """The rule of a live parameter group."""
-        b1, b2 = group["betas"]
-        return cls(
-            float(group["lr"]),
-            (float(b1), float(b2)),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-            float(group["momentum_decay"]),
-            bool(group.get("decoupled_weight_decay")),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: p - lr (a g + b m) / (sqrt(v / c2) + eps)."""

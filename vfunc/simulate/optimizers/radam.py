@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,19 +21,6 @@ class RAdam:
     weight_decay: float = 0.0
     decoupled: bool = False
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> RAdam:
-        """The rule of a live parameter group."""
-        b1, b2 = group["betas"]
-        return cls(
-            float(group["lr"]),
-            (float(b1), float(b2)),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-            bool(group.get("decoupled_weight_decay")),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: p - lr m / c1, times r sqrt(c2) / (sqrt(v) + eps) once that is sound."""

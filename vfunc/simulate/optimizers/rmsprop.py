@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,19 +22,6 @@ class RMSprop:
     momentum: float = 0.0
     centered: bool = False
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> RMSprop:
-        """The rule of a live parameter group."""
-        return cls(
-            float(group["lr"]),
-            float(group["alpha"]),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-            float(group["momentum"]),
-            bool(group["centered"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`: p - lr b, b = momentum b0 + g / (r + eps)."""

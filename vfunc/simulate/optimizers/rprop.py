@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,18 +23,6 @@ class Rprop(AutomaticRule):
     etas: tuple[float, float] = (0.5, 1.2)
     step_sizes: tuple[float, float] = (1e-6, 50.0)
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> Rprop:
-        """The rule of a live parameter group."""
-        less, more = group["etas"]
-        least, most = group["step_sizes"]
-        return cls(
-            float(group["lr"]),
-            (float(less), float(more)),
-            (float(least), float(most)),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`. Where the sign has turned, the step shrinks and is left out once."""

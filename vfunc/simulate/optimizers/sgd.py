@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +20,6 @@ class SGD:
     nesterov: bool = False
     weight_decay: float = 0.0
     maximize: bool = False
-
-    @classmethod
-    def of(cls, group: Mapping[str, Any]) -> SGD:
-        """The rule of a live parameter group."""
-        return cls(
-            float(group["lr"]),
-            float(group["momentum"]),
-            float(group["dampening"]),
-            bool(group["nesterov"]),
-            float(group["weight_decay"]),
-            bool(group.get("maximize")),
-        )
 
     def step(self, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
         """See `Rule.step`. The first momentum buffer is the gradient itself, undampened."""
