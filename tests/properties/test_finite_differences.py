@@ -15,10 +15,22 @@ SEEDS = st.integers(0, 10_000)
 HEAVY = settings(max_examples=1)
 
 
-@pytest.mark.parametrize(("name", "options"), variants())
+LONG = ("implicit",)
+"""Of these test_implicit differences the solved inner problem too, by every exact solver."""
+
+
+@pytest.mark.parametrize(("name", "options"), [v for v in variants() if v.values[0] not in LONG])
 @pytest.mark.parametrize("case", cases.SMALL)
 @given(seed=SEEDS)
 def test_gradient_of_the_objective(name, options, case, seed):
+    check(cases.situation(case, seed), name, options, seed)
+
+
+@pytest.mark.parametrize(("name", "options"), [v for v in variants() if v.values[0] in LONG])
+@pytest.mark.parametrize("case", cases.SMALL)
+@HEAVY
+@given(seed=SEEDS)
+def test_gradient_of_an_objective_that_is_solved_for(name, options, case, seed):
     check(cases.situation(case, seed), name, options, seed)
 
 

@@ -10,7 +10,7 @@ import measures
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.implicit import dense, optimum
 
@@ -83,6 +83,7 @@ def test_implicit_goes_over_into_first_order_as_damping_grows(case, seed):
 
 
 @pytest.mark.parametrize("case", cases.SMALL)
+@settings(max_examples=2)
 @given(seed=SEEDS)
 def test_repeated_gradient_steps_reach_the_implicit_solution(case, seed):
     """SGD on L_pre plus the proximal term, one batch, eta < 2 / (L + damping).
