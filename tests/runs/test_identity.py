@@ -145,7 +145,7 @@ CHANGES = {
     "designer": (other_designer, "--designer designer.safetensors: other contents"),
     "seed": (in_config("seed = 0", "seed = 3"), "--seed 0 then, 3 now"),
     "lr": (in_config("\nlr = 1.5e-05", "\nlr = 0.01"), r"--lr \S+ then, 0.01 now"),
-    "batch": (in_config("batch_size = 4", "batch_size = 2"), "--batch-size 4 then, 2 now"),
+    "batch": (in_config("batch_size = 2", "batch_size = 4"), "--batch-size 2 then, 4 now"),
     "source": (in_config("eval.jsonl", "feedback.jsonl"), "--eval feedback.jsonl: other"),
     "emptied": (emptied("runs/x/config.toml"), "config.toml is empty"),
     "no events": (emptied("runs/x/events.jsonl"), "events.jsonl has not the events"),

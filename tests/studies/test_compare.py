@@ -519,6 +519,7 @@ def test_two_seeds_from_end_to_end(compare, capsys):
         "1",
     ]
     line += ["--eval-size", "4", "--probe-batches", "0", "--arms", "baseline,vpretraining"]
+    line += ["--batch-size", "4", "--stream-size", "64", "--feedback-size", "32"]
     assert compare.main(line) == 0
     first = json.loads(Path("runs/c/comparison.json").read_text())
     value = first["arms"][1]

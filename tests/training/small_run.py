@@ -1,23 +1,31 @@
 """Small runs of the real thing: the embedded learner and problem, a handful of steps.
 
-`train` takes one arm through the loop in memory.
+`train` takes one arm through the loop in memory. Where `shallow` is in use the learner has two of
+its blocks: half of the time, and nothing that these tests hold depends on how well it does.
 """
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vfunc.config.known import flag
 from vfunc.config.layers import Layer
+from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
+from vfunc.training.build import language_assembly
 from vfunc.training.build.configuration import resolve
 from vfunc.training.loop import run_arm
 from vfunc.training.start import start_arm
@@ -28,7 +36,7 @@ SMALL: dict[str, Any] = {
     "stream_size": 64,
     "feedback_size": 32,
     "eval_size": 4,
-    "batch_size": 4,
+    "batch_size": 2,
     "budget": "3steps",
     "eval_every": 0.0,
     "probe_batches": 0,
@@ -37,7 +45,43 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "certify": False,  # tests of that are in tests/certification
 }
-cached_assemble = functools.lru_cache(maxsize=32)(assemble)
+BLOCKS = 2
+"""As many as a cut between what is trained and what is below it needs."""
+
+
+@functools.cache
+def shallow_learner() -> str:
+    """A directory with the first blocks of the embedded learner."""
+    directory = tempfile.mkdtemp(prefix="shallow-learner-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    learner = AutoModelForCausalLM.from_pretrained(EMBEDDED_LEARNER)
+    learner.model.layers = learner.model.layers[:BLOCKS]
+    learner.config.num_hidden_layers = BLOCKS
+    learner.config.layer_types = learner.config.layer_types[:BLOCKS]
+    learner.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(EMBEDDED_LEARNER).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """The embedded learner is a shallow one."""
+    monkeypatch.setattr(language_assembly, "EMBEDDED_LEARNER", shallow_learner())
+
+
+@pytest.fixture(scope="session")
+def deep():
+    """The embedded learner is itself: for runs that another process repeats, and for its answers."""
+
+
+def cached_assemble(config: Any) -> Assembled:
+    """`assemble`, once for each configuration and learner."""
+    return _assembled(config, language_assembly.EMBEDDED_LEARNER)
+
+
+@functools.lru_cache(maxsize=32)
+def _assembled(config: Any, learner: Any) -> Assembled:
+    return assemble(config)
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

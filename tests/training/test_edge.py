@@ -22,7 +22,8 @@ from vfunc.split import Split
 from vfunc.training.log import RunLog
 from vfunc.training.step import value_problem
 
-LAST = {"align": "last:1"}
+pytestmark = pytest.mark.usefixtures("deep")  # the edge has blocks below it
+LAST = {"align": "last:1", "batch_size": 4}
 
 
 def at_start(**options):

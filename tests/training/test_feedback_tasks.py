@@ -182,6 +182,7 @@ def written(path, rows):
     return str(path)
 
 
+@pytest.mark.usefixtures("deep")
 def test_rewards_never_read_a_worked_solution(tmp_path):
     rows = records(24)
     text = written(tmp_path / "text.jsonl", rows[:12])
@@ -205,6 +206,7 @@ def test_rewards_never_read_a_worked_solution(tmp_path):
         train(stream=text, feedback=feedback, eval=held_out, budget="2steps", eval_size=4)
 
 
+@pytest.mark.usefixtures("deep")
 def test_a_reward_reaches_the_learner_through_phi_alone():
     options = {"alpha_max": 0.0, "budget": "2steps"}
     worked, rewarded = train(**options), train(**REWARD, **options)
@@ -213,6 +215,7 @@ def test_a_reward_reaches_the_learner_through_phi_alone():
     assert not same(train(**REWARD, budget="2steps").phi, train(budget="2steps").phi)
 
 
+@pytest.mark.usefixtures("deep")
 def test_completions_are_drawn_anew_for_each_update_and_again_in_a_repeated_run(monkeypatch):
     drawn, seeds = [], []
 
@@ -230,6 +233,7 @@ def test_completions_are_drawn_anew_for_each_update_and_again_in_a_repeated_run(
     assert all(0 <= e["informative_groups"] <= 1 for e in first)
 
 
+@pytest.mark.usefixtures("deep")
 @pytest.mark.parametrize("options", [{"value": "cosine"}, {"probe_batches": 1}], ids=str)
 def test_rewards_that_do_not_differ_leave_the_designer_alone(monkeypatch, options):
     monkeypatch.setattr(language_feedback, "draw_samples", _all_right)
@@ -246,6 +250,7 @@ def _all_right(model, tokenizer, prompts, options, seed):
     return draw_samples(model, tokenizer, prompts, options, seed, lambda text, answer: 1.0)
 
 
+@pytest.mark.usefixtures("deep")
 def test_rewards_can_be_matched_too():
     options = STYLED | REWARD | {"feedback_batch_size": 8, "reward_samples": 3}
     problem, theta, _, _ = first_problem(**options, feedback_combine="matched")

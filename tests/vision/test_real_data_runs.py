@@ -15,7 +15,7 @@ from vfunc.vision.data.folders import folder_data
 
 DATA = Path(os.environ.get("VFUNC_DATA_DIR") or "real-data")
 SMALL = {
-    "batch_size": 4, "head_size": 4, "feedback_batch_size": 4, "head_steps": 5, "probe_steps": 5,
+    "batch_size": 2, "head_size": 4, "feedback_batch_size": 2, "head_steps": 5, "probe_steps": 5,
     "eval_size": 6, "fit_size": 6, "budget": "2steps", "meta_period": 1, "eval_every": 0,
     "probe_batches": 1, "threads": 1, "device": "cpu", "image_size": 32, "local_size": 16,
 }  # fmt: skip
@@ -47,7 +47,7 @@ def test_two_steps_on_real_pictures(tmp_path, monkeypatch, capfd, name, options,
     made = tmp_path / "runs" / "here"
     for arm in ("baseline", "vpretraining"):
         found = json.loads((made / "arms" / f"{arm}.json").read_text())
-        assert found["steps"] == 2 and found["images"] == 8
+        assert found["steps"] == 2 and found["images"] == 4
         assert math.isfinite(found["metrics"][metric]) and found["metrics"][metric] > 0
         if metric == "miou":
             assert found["metrics"][metric] <= 1
