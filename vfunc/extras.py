@@ -18,6 +18,7 @@ EXTRAS = {
         "peft",
         "datasets",
         "math_verify",
+        "latex2sympy2_extended",
         "einops",
         "huggingface_hub",
         "safetensors",

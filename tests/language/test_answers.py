@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 
 import pytest
 
 from vfunc.language.evaluation.answers import extract_answer, is_correct
+from vfunc.language.evaluation.bounded_calls import TooManyCalls, bounded_calls
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,7 @@ def test_wrong_answers(completion: str, answer: str) -> None:
         "3!!!!",
         "(9!)!",
         "\\binom{100000}{50000}",
+        "((9^{999})^{999})^{99}",
         "(" * 500,
     ],
 )
@@ -107,7 +111,9 @@ def test_an_answer_that_would_explode_is_wrong_and_never_evaluated(
 ) -> None:
     evaluated: list[str] = []
     # Evaluating in earnest would hang the test where the guard fails.
-    monkeypatch.setattr("math_verify.parse", lambda text, **_: evaluated.append(text))
+    monkeypatch.setattr(
+        "vfunc.language.evaluation.equality.latex2sympy", lambda text, **_: evaluated.append(text)
+    )
     assert not is_correct(f"\\boxed{{{answer}}}", "\\frac{1}{2}")
     assert not evaluated
 
@@ -125,3 +131,27 @@ def test_works_in_a_thread_and_logs_nothing(
     thread.join()
     assert results == [True]
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [("(x+1)^{999}", "x^{999}+1"), ("(x+y+z+w)^{99}", "x"), ("(x+1)^{500}(y+2)^{500}", "x+y")],
+)
+def test_an_answer_that_takes_too_many_calls_is_wrong(
+    answer: str, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vfunc.language.evaluation.equality._MOST_CALLS", 30_000)
+    assert not is_correct(f"\\boxed{{{answer}}}", reference)
+    assert sys.getprofile() is None
+
+
+def test_a_bound_of_calls_ends_what_catches_every_exception() -> None:
+    def endless() -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                len("")
+
+    with pytest.raises(TooManyCalls), bounded_calls(100):
+        endless()
+    with bounded_calls(100):
+        len("")

@@ -12,7 +12,8 @@ _SIGNS = {
     "∅": r"\emptyset ", "“": '"', "”": '"', "‘": "'", "’": "'", "\u200b": "", "\ufeff": "",
     "\u2060": "", "√": r"\sqrt ",
 }  # fmt: skip
-_POWERS = {"²": "^2", "³": "^3", "¹": "^1", "⁴": "^4", "⁻": "^-"}
+_RAISED = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+|[⁺⁻]?ⁿ")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|tt)?|mathrm|mathbf|mathit|mbox|operatorname|emph|bm)\s*\{([^{}]*)\}"
 )
@@ -44,7 +45,9 @@ def decorated(answer: str) -> str:
         before = text
         text = _unwrapped(re.sub(r"\s+", " ", text).strip())
         text = _PREFIX.sub("", text, count=1) if _PREFIX.match(text) else text
-        text = re.sub(r"^[=:]\s*", "", text)
+        text = re.sub(r"^(?:[=:→⇒]|(?:option|choice)\s+(?=\(?[A-Z]\)?$))\s*", "", text, flags=re.I)
+        text = re.sub(r"^([A-Z])[).]$", r"\1", text)
+        text = re.sub(r"(?<=[A-Za-z]{3})!+$", "", text)
         if not text.endswith(("...", "…")):
             text = text.rstrip(_TRAILING) if not text.endswith(r"\,") else text[:-2]
         if text == before:
@@ -53,9 +56,10 @@ def decorated(answer: str) -> str:
 
 def _usual_signs(text: str) -> str:
     made = []
-    for sign in text:
-        if sign in _SIGNS or sign in _POWERS:
-            made.append(_SIGNS.get(sign) or _POWERS.get(sign, ""))
+    text = _LOWERED.sub(lambda found: _set("_", found[0]), text)
+    for sign in _RAISED.sub(lambda found: _set("^", found[0]), text):
+        if sign in _SIGNS:
+            made.append(_SIGNS[sign])
         elif unicodedata.category(sign) == "Zs":
             made.append(" ")
         elif "⁄" in (plain := unicodedata.normalize("NFKC", sign)):
@@ -69,18 +73,26 @@ def _usual_signs(text: str) -> str:
     return re.sub(r"(?<![\w)])–(?=\s?[\d.$€£])", "-", "".join(made))
 
 
+def _set(how: str, digits: str) -> str:
+    """Raised or lowered digits as LaTeX."""
+    plain = unicodedata.normalize("NFKC", digits).replace("−", "-").replace("+", "")
+    return how + (plain if len(plain) == 1 else f"{{{plain}}}")
+
+
 def _latex(text: str) -> str:
     text = re.sub(r"(?<=\d)(?:\{,\}|\\[,!:; ]|~)(?=\d{3}(?!\d))", ",", text)
     text = re.sub(r"\\(?:left|right|big|Big|bigg|displaystyle|,?limits)(?![A-Za-z])", "", text)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text)
-    text = re.sub(r"\\(?:,|;|:|!|quad|qquad|\s)|(?<!\\)~", " ", text)
+    text = re.sub(r"(?<!\\)\\(?:,|;|:|!|quad|qquad|\s)|(?<=[\w.})$])~(?=[\w\\({$])", " ", text)
     text = re.sub(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree", "°", text)
     text = re.sub(r"\\([%#&])", r"\1", text)
     for _ in range(3):
         text = _TEXT.sub(_text, text)
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", text)
     text = re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text)
-    return re.sub(r"(?<=\d)\s*(?:[x*]|(?<= )X(?= ))\s*(?=\d)", r" \\times ", text)
+    # 0x1F is a number of base 16
+    times = r"(?<=\d)(?<!(?<![\d.])0(?=x))\s*(?:[x*]|(?<= )X(?= ))\s*(?=\d)"
+    return re.sub(times, r" \\times ", text)
 
 
 def _text(found: re.Match[str]) -> str:

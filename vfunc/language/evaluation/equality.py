@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import re
 from fractions import Fraction
+from typing import Any
 
-import math_verify
+from latex2sympy2_extended import NormalizationConfig, latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
 
+from vfunc.language.evaluation.bounded_calls import TooManyCalls, bounded_calls
 from vfunc.language.evaluation.decoration import decorated
 from vfunc.language.evaluation.stated_answers import (
     Answer,
@@ -20,6 +27,13 @@ from vfunc.language.evaluation.stated_answers import (
     read_answer,
 )
 
+# All of a text is a formula or none of it. The library's own search takes the last number of what
+# it cannot read (6 of `5 @ 6`), the last side of an equation, and letters off the end as units (3t
+# for 3).
+_NORMAL = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+)
+_CASES = ConversionConfig(lowercase_symbols=False)
 # Symbolic comparison evaluates what it reads, and a learner can write 9^{9^{9^9}}. A time limit
 # would make a score depend on the machine, so such expressions are recognised and never evaluated.
 _LONGEST_EXPRESSION = 200
@@ -32,12 +46,15 @@ _EXPLOSIVE = re.compile(
 # What math_verify reads past, so that it takes 5' for 5, 12_5 for 12_7, x -> 5 for 5, a date for a
 # difference, and 5-7 for -2 where these are dollars.
 _LOST = re.compile(
-    r"['?:#&@%°$€£¥]|\.\.\.|…|(?<=\d)\s*_|\d\s+\d|-0\d|\d/\d+/\d"
+    r"['?:#@%°$€£¥]|\.\.\.|…|(?<=\d)\s*_|\d\s+\d|-0\d|\d/\d+/\d|\.\d+\.|(?<![\d.])0[xX]"
+    r"|\\frac\s*\{\s*(?:d|\\partial)\s*\w*\s*\}\s*\{\s*(?:d\s*[A-Za-z]|\\partial)"  # is 0
     r"|\\(?:to|approx|sim|simeq|cong|equiv|[lcdv]?dots|mod|pmod|bmod|prime|hat|tilde|vec|overline|bar"
     r"|angle|triangle|text|rightarrow|mapsto|in|notin)(?![A-Za-z])"
 )
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|lt|gt|ne|neq)(?![A-Za-z])")
+_LARGEST_POWER = 10_000  # of powers of powers
 _DECIMALS = 6
+_MOST_CALLS = 3_000_000  # a few seconds; what people answer takes some 100,000
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -152,14 +169,27 @@ def _folded(text: str) -> str:
 def _formula(answer: Answer) -> str | None:
     """For `math_verify`; None for what it would read as less than it is."""
     if isinstance(answer, Formula):
-        return re.sub(r"\^\s*(-?\d+)", r"^{\1}", answer.text)  # 10^12 is no 10^1 2
+        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", _joined, answer.text)
+        return re.sub(r"\^\s*(-?\d+)", r"^{\1}", text)  # 10^12 is no 10^1 2
     assert isinstance(answer, Quantity)
     if answer.unit:
         return None
-    if answer.decimals is None:
+    if answer.decimals is None or "e" in answer.text.lower():
         sign = "-" if answer.value < 0 else ""
         return f"{sign}\\frac{{{abs(answer.value.numerator)}}}{{{answer.value.denominator}}}"
     return answer.text
+
+
+def _explodes(text: str) -> bool:
+    """Whether one operation on what a text says may take forever, where no call can be counted."""
+    if _EXPLOSIVE.search(text):
+        return True
+    exponents = [int(n) for n in re.findall(r"\^\s*\{?\s*-?(\d+)", text)]
+    return bool(re.search(r"[)}\]|]\s*\^", text)) and math.prod(exponents) > _LARGEST_POWER
+
+
+def _joined(grouped: re.Match[str]) -> str:
+    return grouped[0].replace(",", "")
 
 
 def _same_formula(stated: str | None, reference: str | None) -> bool:
@@ -171,18 +201,36 @@ def _same_formula(stated: str | None, reference: str | None) -> bool:
         return False
     for expression in (stated, reference):
         long = len(expression) > _LONGEST_EXPRESSION
-        if long or _EXPLOSIVE.search(expression) or _LOST.search(expression):
+        if long or _explodes(expression) or _LOST.search(expression):
             return False
     ours, theirs = _letters(stated), _letters(reference)
     if ours != theirs and {c.lower() for c in ours} == {c.lower() for c in theirs}:
-        return False  # math_verify takes N for n
-    # math_verify's own time limits are signals, which work in the main thread alone.
+        return False  # the parser takes E for e
+    # math_verify's own time limits are signals, which work in the main thread alone, and clocks
     try:
-        target = math_verify.parse(f"${stated}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]  None: no limit
-        gold = math_verify.parse(f"${reference}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]  None: no limit
-        return bool(math_verify.verify(gold, target, timeout_seconds=None))
+        _imported()
+        with bounded_calls(_MOST_CALLS):
+            target, gold = _parsed(stated), _parsed(reference)
+            return bool(verify(gold, target, timeout_seconds=None))
+    except TooManyCalls:
+        return False
     except Exception:  # any text at all reaches the parser, and its errors are of every kind
         return False
+
+
+@functools.cache
+def _imported() -> bool:
+    """Have all that the first comparison imports and caches, which is no work of an answer's."""
+    return bool(verify(_parsed("x^2+2x+1"), _parsed("(x+1)^2"), timeout_seconds=None))
+
+
+def _parsed(text: str) -> Any:
+    return latex2sympy(
+        text,
+        is_real=not should_treat_as_complex(text),
+        normalization_config=_NORMAL,
+        conversion_config=_CASES,
+    )
 
 
 def _letters(text: str) -> set[str]:

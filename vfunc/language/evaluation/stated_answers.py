@@ -23,6 +23,9 @@ _FRACTION = (
 )
 _NUMBER = re.compile(rf"(?:(?P<whole>\d+)\s*(?:(?<=\d)\s+(?=\d)|(?=\\)))?(?:{_FRACTION})")
 _PLAIN = re.compile(_DECIMAL)
+_POWER_OF_TEN = re.compile(
+    r"\s*\\(?:times|cdot)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|([+-]?\d{1,3})(?!\d))"
+)
 _SIGNS = "".join(sorted(re.escape(sign) for sign in SYMBOLS))
 _CURRENCY = rf"(?:(?:US|CA|AU|C|A)?\\?[{_SIGNS}]|(?:{'|'.join(CURRENCY_CODES)})\b\.?)"
 _HEAD = re.compile(rf"(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<inner>[+-]?)\s*", re.I)
@@ -145,6 +148,10 @@ def read_rational(text: str) -> tuple[Fraction, str, int | None, int] | None:
         return None
     value = Fraction(written[:-1] if written.endswith(".") else written)
     mantissa = re.split("[eE]", written)[0]
+    power = _POWER_OF_TEN.match(text, found.end())
+    if power is not None and mantissa == written:
+        exponent = int(power[1] or power[2])
+        return value * Fraction(10) ** exponent, f"{written}e{exponent}", 0, power.end()
     return value, written, len(mantissa.partition(".")[2]), found.end()
 
 
@@ -238,7 +245,7 @@ def _equation(text: str) -> Answer | None:
 
 
 def _is_words(text: str) -> bool:
-    bare = re.sub(r"\\[A-Za-z]+", " ", text)
+    bare = re.sub(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)
     for run in re.findall(r"[^\W\d_]{2,}", bare):
         low = _FUNCTIONS.sub("", run.lower())
         if len(low) < 2:

@@ -30,13 +30,14 @@ _SAME = {
     "ft": "foot", "feet": "foot", "inches": "inch", "yd": "yard", "mi": "mile", "ml": "milliliter",
     "millilitre": "milliliter", "litre": "liter", "mph": "mile per hour",
     "kph": "kilometer per hour",
-    "sq": "square", "people": "person", "children": "child", "men": "man", "women": "woman",
+    "sq": "^2", "square": "^2", "cu": "^3", "cubic": "^3",
+    "people": "person", "children": "child", "men": "man", "women": "woman",
     "wk": "week", "yr": "year", "mo": "month",
 }  # fmt: skip
 _SHORT = _words(
-    "km cm mm nm kg mg lb lbs oz ft in yd mi mph kph ml cl dl hr hrs min mins sec secs ms kb mb gb "
-    "tb hz khz mhz kw kwh cal kcal pts pcs pct deg st nd rd th sq cu usd eur gbp jpy inr cny chf "
-    "rs rmb wk wks yr yrs mo of cc ha"
+    "km kms cm cms mm nm kg kgs mg lb lbs oz ft in yd mi mph kph ml cl dl hr hrs min mins sec secs "
+    "ms kb mb gb tb hz khz mhz kw kwh cal kcal pts pcs pct deg st nd rd th sq cu usd eur gbp jpy "
+    "inr cny chf rs rmb wk wks yr yrs mo of cc ha"
 )
 _FILLERS = _words("in total all altogether overall the a an of left remaining exactly only then")
 # Words after which the number is another one, or is not alone.
@@ -95,6 +96,8 @@ def unit_words(text: str) -> tuple[str, ...] | None:
         if made is None:
             return None
         words += made
+    if len(words) == 2 and words[0] == "degree" and words[1] in ("celsius", "fahrenheit"):
+        words = words[1:]
     return tuple(words)
 
 

@@ -152,7 +152,7 @@ def rgb(picture: Image.Image) -> np.ndarray:
     if "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1))
+    return np.array(np.asarray(picture.convert("RGB")).transpose(2, 0, 1), order="C")
 
 
 def _indices(picture: Image.Image) -> np.ndarray:
