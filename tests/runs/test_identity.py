@@ -33,7 +33,7 @@ from vfunc.training.files.identity import (
     kept_with_checkpoints,
 )
 from vfunc.training.files.inputs import read_by
-from vfunc.training.files.opening import begin, go_on, require_own
+from vfunc.training.files.opening import begin, give_up_log, go_on, require_own
 from vfunc.training.run_command_line import parse
 from vfunc.training.run_directory import RunDirectory
 
@@ -185,6 +185,27 @@ def test_how_a_file_is_read_is_part_of_it(begun):
         file.write(Path("stream.jsonl").read_text())
     edit(begun.directory.config, "stream.jsonl", "packed.jsonl.gz")
     with pytest.raises(UserError, match=r"--stream packed.jsonl.gz: other contents"):
+        begun()
+
+
+def test_an_arm_that_is_trained_anew_changes_the_log_of_the_others(begun):
+    log = begun.directory.events
+    lines = log.read_bytes().splitlines(keepends=True)
+    give_up_log(begun.directory, b"".join(lines))  # the same: nothing is given up
+    assert not read_manifest(begun.directory.path).before
+    give_up_log(begun.directory, b"".join(lines[1:]))
+    log.write_bytes(b"".join(lines[1:]))
+    assert begun() == ([], False)
+    require_own(begun.kept, begun.directory, begun.identity(parse(["--resume", "x"])))
+    log.write_bytes(b"".join(lines[2:]))
+    assert begun() == ([], False)  # which log that is, is not known any more
+
+
+def test_what_was_no_log_that_a_checkpoint_has_seen_is_still_refused(begun):
+    log = begun.directory.events
+    edit(log, "2", "4")
+    give_up_log(begun.directory, b"")
+    with pytest.raises(UserError, match="has not the events"):
         begun()
 
 

@@ -180,3 +180,11 @@ def test_killed_writes_leave_nothing_behind_once_a_run_goes_on(tmp_path):
     remove_temporary(tmp_path)
     assert [n for n in gone + kept if (tmp_path / n).exists()] == kept
     assert re.fullmatch(r"[a-z0-9_]{8}", "x1y2z3_9")
+
+
+def test_a_lock_that_is_a_link_leaves_alone_what_it_leads_to(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / lock.NAME).symlink_to("mine")
+    with pytest.raises(OSError, match=r"\.lock"), locked(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"

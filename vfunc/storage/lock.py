@@ -54,7 +54,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _taken(path: Path) -> int:
     for _ in range(_TRIES):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        # a link would have what it leads to overwritten
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             if not _free(handle):
                 raise UserError(_refusal(path, _owner(path)))

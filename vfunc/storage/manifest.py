@@ -28,7 +28,8 @@ class Manifest:
         files: digests of finished files, by their path in the folder.
         identity: configuration and data of the run, see `vfunc.training.files.identity`.
         events: how long the event log was when the last arm was finished, and its digest so far.
-        before: digests of identities that have been given up by `--accept-changes`.
+        before: digests that count no more: of identities that were given up by `--accept-changes`,
+            and of logs from which the events of an arm were dropped that is trained anew.
         accepted: what had changed then, in words.
     """
 

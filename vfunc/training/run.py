@@ -35,6 +35,7 @@ from vfunc.training.files.identity import identity_of, kept_with_checkpoints
 from vfunc.training.files.opening import (
     begin,
     cleared,
+    give_up_log,
     go_on,
     new_folder,
     require_own,
@@ -249,6 +250,7 @@ def _forget_events_after(directory: RunDirectory, arm: str, at: Counters) -> Non
         return
     lines = read_lines(directory.events)
     whole = b"".join(line for line, e in lines if e["arm"] != arm or _happened(e, at))
+    give_up_log(directory, whole)
     write_atomically(directory.events, lambda t: Path(t).write_bytes(whole))
 
 

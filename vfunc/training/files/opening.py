@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vfunc.errors import UserError
-from vfunc.storage.digests import begins_as, so_far
+from vfunc.storage.digests import begins_as, digest_of_bytes, so_far
 from vfunc.storage.manifest import NAME, Manifest
 from vfunc.training.budget import parse_budget
 from vfunc.training.build.configuration import to_toml
@@ -109,7 +109,9 @@ def go_on(
         manifest = directory.manifest()
     except UserError as damaged:
         if not config.command.accept_changes:
-            raise
+            raise UserError(
+                f"{damaged}, or give --accept-changes to have it made anew, which the results say"
+            ) from damaged
         changes.append(str(damaged))
         manifest = _adopted(directory)
     if manifest is None:
@@ -146,6 +148,36 @@ def go_on(
         )
     )
     return lines, bool(changes)
+
+
+def give_up_log(directory: RunDirectory, whole: bytes) -> None:
+    """Note which logs the checkpoints have seen that are about to change.
+
+    An arm whose results were removed is trained anew, and its events go from before those of arms
+    that were trained after it.
+
+    Args:
+        directory: the run.
+        whole: what its log is to hold.
+
+    Raises:
+        OSError: the manifest cannot be written.
+    """
+    manifest = directory.manifest()
+    if manifest is None:
+        return
+    seen = [peek(path) for path in sorted((directory.path / "checkpoints").glob("*.pt"))]
+    logs = [found[1].get("log") for found in seen if found is not None]
+    lost = [
+        log["sha256"]
+        for log in (*logs, manifest.events)
+        if log
+        and digest_of_bytes(whole[: log["bytes"]]) != log["sha256"]
+        and begins_as(directory.events, log)
+    ]
+    if lost:
+        before = tuple(dict.fromkeys((*manifest.before, *lost)))
+        directory.keep(replace(manifest, before=before, events=None))
 
 
 def require_own(
@@ -200,7 +232,8 @@ def _changes_since(
     then = kept.get("identity")
     if then and digest_of_identity(then) not in manifest.before:
         changes += differences(then, identity)
-    if not begins_as(directory.events, kept.get("log")):
+    log = kept.get("log") or {}
+    if not begins_as(directory.events, log) and log.get("sha256") not in manifest.before:
         changes.append(f"{directory.events} has not the events that it had")
     return changes
 
