@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vfunc.language.soft_loss as module
+from vfunc.language.candidates import observe
+from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_loss import candidate_log_probs, position_weights, soft_cross_entropy
 
 
@@ -40,12 +42,12 @@ def test_written_gradient_equals_autograds_in_any_chunking(seed, elements):
     loss = -(weight[..., None] * q * candidate_log_probs(plain, candidates, weight)).sum()
     (expected,) = torch.autograd.grad(2.5 * loss, plain)
     ours = logits.clone().requires_grad_()
-    before, module.CHUNK_ELEMENTS = module.CHUNK_ELEMENTS, elements
+    before, module.CPU_CHUNK_ELEMENTS = module.CPU_CHUNK_ELEMENTS, elements
     try:
         value = soft_cross_entropy(ours, candidates, q, weight)
         (gradient,) = torch.autograd.grad(2.5 * value, ours)
     finally:
-        module.CHUNK_ELEMENTS = before
+        module.CPU_CHUNK_ELEMENTS = before
     torch.testing.assert_close(value, loss, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
 
@@ -77,6 +79,38 @@ def test_low_precision_logits_are_reduced_in_float32():
     torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_observe_has_seen_is_not_computed_again_and_is_the_same_bit_for_bit(dtype):
+    logits, _, _, predict = drawn(4, b=3, t=9, v=300, k=8, dtype=torch.float32)
+    batch = TokenBatch(torch.randint(0, 300, (3, 10)), predict, torch.zeros_like(predict))
+    logits, weight = logits.to(dtype), position_weights(predict)
+    seen = observe(logits, batch, 8)
+    q = seen.log_probs.softmax(-1)
+    results = []
+    for known in (None, (seen.log_probs, seen.normaliser)):
+        x = logits.clone().requires_grad_()
+        loss = soft_cross_entropy(x, seen.candidates, q, weight, known)
+        loss.backward()
+        results.append((loss.detach(), x.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    with _Calls() as calls:
+        soft_cross_entropy(x, seen.candidates, q, weight, (seen.log_probs, seen.normaliser))
+    assert "aten::logsumexp" not in calls.names
+
+
+class _Calls(torch.utils._python_dispatch.TorchDispatchMode):
+    """Records the operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
 class _Sizes(torch.utils._python_dispatch.TorchDispatchMode):
     """Records the largest float32 tensor that is made."""
 
@@ -92,7 +126,7 @@ class _Sizes(torch.utils._python_dispatch.TorchDispatchMode):
 def test_full_vocabulary_float32_never_exists(monkeypatch):
     b, t, v, k = 2, 32, 500, 4
     logits, candidates, q, predict = drawn(1, b, t, v, k, torch.float32)
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 4 * v)
+    monkeypatch.setattr(module, "CPU_CHUNK_ELEMENTS", 4 * v)
     weight = position_weights(torch.ones_like(predict))
     x = logits.bfloat16().requires_grad_()
     with _Sizes() as sizes:

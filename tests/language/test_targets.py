@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vfunc import UserError
 from vfunc.designer_file import save_designer
-from vfunc.language.candidates import ObservedBatch, observe
+from vfunc.language.candidates import ObservedBatch, largest, observe
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.designer import DesignerConfig, TopKDesigner, load_designer
 from vfunc.language.hand_made import HAND_MADE, hand_made_targets
@@ -46,6 +46,16 @@ def test_candidates_hold_the_true_token_first_and_then_the_best_others(seed, k):
         torch.testing.assert_close(o.log_probs[i, j], log_p[i, j][ids])
         expected = -(log_p[i, j].exp() * log_p[i, j]).sum()
         torch.testing.assert_close(o.entropy[i, j], expected)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 5, 64]), st.sampled_from([700, 4096, 5000]))
+def test_the_largest_by_groups_are_topks(seed, k, v):
+    """Whole numbers: many are equal, and values tell whether one is missing."""
+    rows = torch.randint(-50, 50, (7, v), generator=torch.Generator().manual_seed(seed)).float()
+    rows[0, :3] = rows[1, -3:] = 1000.0  # in the first group, and in what is left over
+    at = largest(rows, k)
+    assert torch.equal(rows.gather(-1, at), rows.topk(k, -1).values)
+    assert all(len(set(row)) == k for row in at.tolist())
 
 
 @pytest.mark.parametrize("k", [0, V + 1])

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_loss import CHUNK_ELEMENTS
+from vfunc.language.soft_loss import rows_a_chunk
 from vfunc.typecheck import typed
+
+GROUP = 32
+"""Entries of a group of `largest`: the fastest of 16 to 256 at 20,000 tokens."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,13 @@ class Observation:
         candidates: the true token w_t first, then the learner's top K - 1 others, best first.
         log_probs: the learner's log-probabilities of the candidates, over the full vocabulary.
         entropy: entropy of the learner's full distribution, in nats.
+        normaliser: logsumexp of the learner's logits, for a loss on the same forward.
     """
 
     candidates: Int[Tensor, "B T K"]
     log_probs: Float[Tensor, "B T K"]
     entropy: Float[Tensor, "B T"]
+    normaliser: Float[Tensor, "B T"]
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,45 @@ def observe(logits: Float[Tensor, "B T V"], batch: TokenBatch, top_k: int) -> Ob
     candidates = truth[:, None].expand(-1, top_k).clone()
     log_probs = torch.zeros(candidates.shape, dtype=dtype, device=logits.device)
     entropy = torch.zeros(truth.shape, dtype=dtype, device=logits.device)
-    for part in rows.split(max(1, CHUNK_ELEMENTS // flat.shape[-1])):
+    normaliser = torch.zeros_like(entropy)
+    for part in rows.split(rows_a_chunk(flat)):
         wide = flat.index_select(0, part).to(dtype)
-        log_p = wide - wide.logsumexp(-1, keepdim=True)
-        chosen = _true_token_first(log_p.topk(top_k, -1).indices, truth[part])
+        lse = wide.logsumexp(-1)
+        chosen = _true_token_first(largest(wide, top_k), truth[part])
         candidates[part] = chosen
-        log_probs[part] = log_p.gather(-1, chosen)
-        entropy[part] = -(log_p.exp() * log_p).sum(-1)
+        log_probs[part] = wide.gather(-1, chosen) - lse[:, None]
+        log_p = wide.sub_(lse[:, None])  # a copy of its rows, needed no more
+        entropy[part] = -torch.linalg.vecdot(log_p.exp(), log_p)
+        normaliser[part] = lse
     shape = batch.predict.shape
     return Observation(
-        candidates.view(*shape, top_k), log_probs.view(*shape, top_k), entropy.view(shape)
+        candidates.view(*shape, top_k),
+        log_probs.view(*shape, top_k),
+        entropy.view(shape),
+        normaliser.view(shape),
     )
+
+
+def largest(rows: Float[Tensor, "N V"], k: int) -> Int[Tensor, "N k"]:
+    """Where the k largest entries of each row are, the largest first.
+
+    On a CPU they are sought among groups: the k largest entries lie in the k groups with the
+    largest maxima, which takes one cheap pass and a selection among far fewer entries (.56 of
+    `torch.topk`'s time at 20,000 tokens and k = 64). Which of equal entries come in is not
+    specified, as with `torch.topk`.
+    """
+    count, size = rows.shape
+    if rows.device.type != "cpu" or k * GROUP * 2 > size:
+        return rows.topk(k, -1).indices
+    whole = size - size % GROUP
+    grouped = rows[:, :whole].unflatten(-1, (-1, GROUP))
+    groups = grouped.amax(-1).topk(k, -1, sorted=False).indices
+    among = grouped.gather(1, groups[..., None].expand(-1, -1, GROUP)).flatten(1)
+    at = (groups[..., None] * GROUP + torch.arange(GROUP)).flatten(1)
+    if whole < size:
+        rest = torch.arange(whole, size).expand(count, -1)
+        among, at = torch.cat([among, rows[:, whole:]], -1), torch.cat([at, rest], -1)
+    return at.gather(-1, among.topk(k, -1).indices)
 
 
 def require_top_k(top_k: int, vocabulary: int) -> None:

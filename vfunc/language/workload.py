@@ -133,7 +133,12 @@ class LanguageWorkload:
         assert forward.output is not None
         candidates, q = task.task
         weight = position_weights(forward.batch.predict)
-        return soft_cross_entropy(forward.output, candidates, q, weight)
+        known = None
+        if isinstance(forward.observed, ObservedBatch):
+            seen = forward.observed.observation
+            if candidates is seen.candidates:  # a baseline's are its own
+                known = (seen.log_probs, seen.normaliser)
+        return soft_cross_entropy(forward.output, candidates, q, weight, known)
 
     def stepped(
         self, learner: nn.Module, carried: Sequence[Mapping[str, Tensor]], fraction: float
