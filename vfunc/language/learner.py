@@ -14,6 +14,7 @@ from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.language.candidates import ObservedBatch
 from vfunc.language.data.examples import TokenBatch
+from vfunc.language.head import Head, find_head, log_probs_along
 from vfunc.language.soft_loss import next_token_loss
 from vfunc.learner import FunctionalLearner, RandomState, as_estimated
 from vfunc.split import UNCUT, Split, Whole, split_at_edge
@@ -32,12 +33,14 @@ class LanguageLearner:
         split: where it is cut at the lower edge of S, so that estimates compute what is below
             once; or `Whole` and why it is not. Not together with `dropout`: masks would not be
             the same.
+        head: its last layer, where that is understood; estimates go through it chunk by chunk.
     """
 
     functional: FunctionalLearner
     autocast: torch.dtype | None = None
     dropout: RandomState | None = None
     split: Split | Whole = UNCUT
+    head: Head | None = None
 
     def __post_init__(self) -> None:
         if self.dropout is not None and isinstance(self.split, Split):
@@ -50,9 +53,12 @@ class LanguageLearner:
 
     def cut(self, batch: TokenBatch) -> LanguageLearner:
         """The learner cut where S allows it, tried on these sequences; see `split_at_edge`."""
-        with as_estimated(self.functional.module, self.autocast):
+        module = self.functional.module
+        with as_estimated(module, self.autocast):
             split = split_at_edge(self.functional, input_ids=batch.inputs, use_cache=False)
-        return replace(self, split=split)
+            call = {"input_ids": batch.inputs, "use_cache": False}
+            head = find_head(self.functional, lambda: module(**call).logits)
+        return replace(self, split=split, head=head)
 
     def logits(
         self, theta: Params, inputs: Tensor, *, dropout: bool, edge: Tensor | None = None
@@ -68,6 +74,31 @@ class LanguageLearner:
                 return self.functional(theta, **arguments).logits
             assert isinstance(self.split, Split)
             return self.split.suffix(self.functional, theta, edge, **arguments).logits
+
+    def log_probs_along(
+        self,
+        theta: Params,
+        w: Params,
+        inputs: Tensor,
+        candidates: Tensor,
+        weight: Tensor,
+        *,
+        edge: Tensor | None = None,
+    ) -> Tensor:
+        """The derivative along w of the candidates' log-probabilities (B, T, K), with `logits`'.
+
+        It needs a `head`.
+        """
+        assert self.head is not None
+        module = self.functional.module
+
+        def hidden(at: Params) -> Tensor:
+            return self.logits(at, inputs, dropout=True, edge=edge)
+
+        device = next(module.parameters()).device
+        # around all: the head's own arithmetic is in the same precision
+        with self.head.left_out(module), autocast(device, self.autocast):
+            return log_probs_along(self.head, self.functional, hidden, theta, w, candidates, weight)
 
     def live_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """The live module's logits, in its own mode, and the edge that estimates would compute.

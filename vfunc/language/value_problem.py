@@ -66,6 +66,12 @@ def language_problem(
     def coefficients(theta: Params, task: Task) -> Tensor:
         return weighted(outputs(theta, task), task)
 
+    def tangent(theta: Params, w: Params, task: Task) -> Tensor:
+        along = learner.log_probs_along(
+            theta, w, task["inputs"], task["candidates"], task["weight"], edge=task.get("edge")
+        )
+        return -along * task["weight"].to(along.dtype).unsqueeze(-1)
+
     def loss_of_outputs(logits: Tensor, task: Task) -> Tensor:
         return (task["q"] * weighted(logits, task)).sum()
 
@@ -82,7 +88,7 @@ def language_problem(
         tuple(map(learner.at_edge, batches)),
         rule,
         state,
-        linear=LinearForm("q", coefficients),
+        linear=LinearForm("q", coefficients, None if learner.head is None else tangent),
         composite=CompositeForm(outputs, loss_of_outputs),
         parts=parts,
         no_second_order=learner.no_second_order,

@@ -27,10 +27,13 @@ class LinearForm:
     Attributes:
         target: the task's entry that carries phi; the only one that may depend on it.
         coefficients: (theta, task) -> a tensor of the target's shape.
+        tangent: (theta, w, task) -> the derivative of the coefficients along w, where the problem
+            has a cheaper way to it than forward mode through `coefficients`; None takes that.
     """
 
     target: str
     coefficients: Callable[..., Tensor]
+    tangent: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)

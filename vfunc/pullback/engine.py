@@ -110,11 +110,29 @@ class ProductRequest:
         linear = self.problem.linear
         assert linear is not None  # an engine's refusal comes first
         held = self.problem.held(self.theta)
-        found, target = linear.coefficients(theta, self.task, *held), self.task[linear.target]
-        if found.shape != target.shape:
+        return self._like_target("coefficients", linear.coefficients(theta, self.task, *held))
+
+    def tangent(self) -> Tensor:
+        """The derivative of the coefficients along w, by one forward-mode pass.
+
+        Raises:
+            UserError: the problem's own is not of the target's shape.
+        """
+        linear = self.problem.linear
+        assert linear is not None
+        if linear.tangent is None:
+            return trees.tangent_along(self.coefficients, self.theta, self.w)[1].detach()
+        held = self.problem.held(self.theta)
+        found = linear.tangent(self.theta, self.w, self.task, *held)
+        return self._like_target("tangent", found).detach()
+
+    def _like_target(self, what: str, found: Tensor) -> Tensor:
+        assert self.problem.linear is not None
+        name = self.problem.linear.target
+        if found.shape != self.task[name].shape:
             raise UserError(
-                f"linear.coefficients returned a tensor of shape {tuple(found.shape)}; the task's "
-                f"{linear.target!r} is of shape {tuple(target.shape)}"
+                f"linear.{what} returned a tensor of shape {tuple(found.shape)}; the task's "
+                f"{name!r} is of shape {tuple(self.task[name].shape)}"
             )
         return found
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from vfunc import trees
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
-from vfunc.trees import tangent_along
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Linear:
         """See `Engine.__call__`."""
         linear = request.problem.linear
         assert linear is not None  # refusal() comes first
-        _, tangent = tangent_along(request.coefficients, request.theta, request.w)
-        tangent, target = tangent.detach(), request.task[linear.target]
+        tangent, target = request.tangent(), request.task[linear.target]
         return MixedProduct(
             trees.dot({"q": target}, {"q": tangent}),
             {linear.target: tangent.to(target.dtype)} if request.designed else {},
