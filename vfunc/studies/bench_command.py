@@ -1,11 +1,12 @@
-"""The command `bench`: cost and fidelity of the estimators at one state, as a table."""
+"""The command `bench`: what estimators cost and give, and what designing tasks costs training."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.table import Table
@@ -19,19 +20,25 @@ from vfunc.training.run_command_line import parse, run_guarded
 if TYPE_CHECKING:
     from vfunc.studies.bench import Row
 
-DESCRIPTION = """Ask every estimator the same question: what does it cost, how near does it come?
+DESCRIPTION = """Measure what value gradients cost, and how near they come.
 
-It takes the options of %(run)s that are of data, learner, optimizer and designer (see %(run)s
---help). The learner takes --steps ordinary steps; then each estimator is asked for the value of the
-next one.
+--part estimators asks every estimator the same question at one state of a run. It takes
+the options of %(run)s that are of data, learner, optimizer and designer (see %(run)s --help). The
+learner takes --steps ordinary steps; then each estimator is asked for the value of the next one.
 
 Time and peak memory are ratios to the learner's own forward and backward on the same batch (median,
 least and most of paired repeats); memory counts tensors. Cosine compares the designer's gradient to
 that of the decrease which the learner's real next step brings (unrolled, one step), value the
 predicted decrease to the realised one (negative where one is a rise; empty for several steps).
 
+--part training takes blocks of optimizer steps with and without a designer in turns, one designer
+update a block, on random weights and tokens of a --shape: tokens a second, peak memory and FLOPs,
+over the baseline's; the floor of the FLOPs; and the time of each piece. It takes no options of a
+run.
+
 Examples:
   %(prog)s
+  %(prog)s --part training --output bench
   %(prog)s --only first_order --align last:1
   %(prog)s --problem random_slips --batch-size 8 --steps 100"""
 
@@ -40,6 +47,30 @@ Examples:
 class BenchOptions:
     """What to measure."""
 
+    part: Annotated[Literal["estimators", "training"], tyro.conf.arg(help="What is measured.")] = (
+        "estimators"
+    )
+    shape: Annotated[
+        Literal["tiny", "scaled", "qwen2.5-0.5b"],
+        tyro.conf.arg(
+            help="Sizes of learner, batches and designer, for --part training: for a look that it "
+            "works; Qwen2 scaled down to 4.9M parameters; Qwen2.5-0.5B.",
+        ),
+    ] = "scaled"
+    quick: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="No times, for --part training: FLOPs and memory alone, of the tiny shape."
+        ),
+    ] = False
+    output: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Folder for bench.json and bench.md, for --part training.",
+            metavar="DIR",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None
     steps: Annotated[int, tyro.conf.arg(help="The learner's steps before the measurement.")] = 50
     repeats: Annotated[int, tyro.conf.arg(help="Paired repeats of each time.")] = 5
     only: Annotated[
@@ -73,12 +104,21 @@ def _measure(argv: Sequence[str], program: str) -> None:
             description=wrapped(described.replace("%(prog)s", program)),
             return_unknown_args=True,
         )
+    if options.steps < 0 or options.repeats < 1:
+        raise UserError("--steps must be at least 0, and --repeats at least 1")
+    if options.part == "training":
+        if rest or options.only is not None:
+            told = rest[0] if rest else "--only"
+            raise UserError(f"--part training has a shape of its own, and no {told}")
+        _measure_training(options)
+        return
+    for name in ("shape", "quick", "output"):
+        if getattr(options, name) != getattr(BenchOptions(), name):
+            raise UserError(f"--{name} does nothing here: it is for --part training")
     # only now: --help need not wait for it
     from vfunc.studies.bench import CANDIDATES, bench
     from vfunc.training.assemble import assemble
 
-    if options.steps < 0 or options.repeats < 1:
-        raise UserError("--steps must be at least 0, and --repeats at least 1")
     chosen = [c for c in CANDIDATES if c.label.startswith(options.only or "")]
     if not chosen:
         known = ", ".join(dict.fromkeys(c.name for c in CANDIDATES))
@@ -87,6 +127,26 @@ def _measure(argv: Sequence[str], program: str) -> None:
     rows = bench(assembled, chosen, options.steps, options.repeats)
     console = SafeConsole(width=None if sys.stdout.isatty() else 130)
     console.print(table(rows))
+
+
+def _measure_training(options: BenchOptions) -> None:
+    import torch
+
+    from vfunc.studies.shapes import SHAPES
+    from vfunc.studies.training_bench import as_json, as_markdown, training_cost
+
+    name = "tiny" if options.quick else options.shape
+    repeats = 0 if options.quick else options.repeats
+    torch.set_num_threads(1)
+    folder = None if options.output is None else Path(options.output)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # refused before it is measured
+    costs = [training_cost(SHAPES[name], align, repeats) for align in ("last:2", "all")]
+    text = as_markdown(name, costs)
+    SafeConsole().print(text, soft_wrap=True)
+    if folder is not None:
+        (folder / "bench.md").write_text(text, encoding="utf-8")
+        (folder / "bench.json").write_text(as_json(name, costs), encoding="utf-8")
 
 
 def table(rows: Sequence[Row]) -> Table:

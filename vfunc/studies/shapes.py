@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from vfunc.arms import ARMS
 from vfunc.estimators import FirstOrder
@@ -14,6 +13,7 @@ from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import TokenStream
 from vfunc.language.data.tokenise import Encoded, EncodedSet
 from vfunc.language.designer import DesignerConfig
+from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.targets import TargetForm
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arm_run import ArmRun, StepOptions
@@ -103,7 +103,7 @@ def shaped_run(
     device = device or torch.device("cpu")
     workload = LanguageWorkload(
         _random_data(shape),
-        cast(Any, None),  # a tokenizer is for text, of which there is none
+        AutoTokenizer.from_pretrained(EMBEDDED_LEARNER),  # for text, of which there is none
         DesignerConfig(
             shape.vocabulary,
             TargetForm("free", alpha_max=0.5),

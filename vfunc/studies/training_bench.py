@@ -11,10 +11,11 @@ drift. The floor is what the update's arithmetic takes at this very setting:
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -23,8 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vfunc import trees
 from vfunc.evaluation.peak_bytes import counting_peak
 from vfunc.language.candidates import ObservedBatch, observe
+from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_loss import position_weights, soft_cross_entropy
 from vfunc.language.targets import mix
+from vfunc.language.workload import LanguageWorkload
 from vfunc.problem import construct_task, feedback_gradient
 from vfunc.pullback import pull_back
 from vfunc.studies.shapes import Shape, shaped_run
@@ -103,6 +106,43 @@ def training_cost(
     )
 
 
+def as_markdown(shape: str, costs: Sequence[TrainingCost]) -> str:
+    """The measurements as a table for people.
+
+    Args:
+        shape: name of the shape.
+        costs: one for each subset S.
+    """
+    lines = [
+        f"Shape {shape}; ratios to the baseline, median (least-most) of paired repeats.",
+        "",
+        "| | " + " | ".join(f"S = {cost.align}" for cost in costs) + " |",
+        "|---|" + "---|" * len(costs),
+        _row("tokens a second", ("" if c.speed is None else str(c.speed) for c in costs)),
+        _row("the same by FLOPs, as counted", (f"{1 / c.flops:.2f}" for c in costs)),
+        _row("the same by FLOPs, the floor", (f"{1 / c.floor:.2f}" for c in costs)),
+        _row("peak memory", (f"{c.memory:.2f}" for c in costs)),
+        *(_row(name, (str(c.pieces[name]) for c in costs)) for name in costs[0].pieces),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(shape: str, costs: Sequence[TrainingCost]) -> str:
+    """The same as JSON, with the machine that it was measured on.
+
+    Args:
+        shape: name of the shape.
+        costs: one for each subset S.
+    """
+    where = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    table = {"shape": shape, **where, "costs": [asdict(cost) for cost in costs]}
+    return json.dumps(table, indent=2) + "\n"
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
 _ARMS = ("baseline", "vpretraining")
 
 
@@ -127,8 +167,9 @@ def floor_flops(run: ArmRun, shape: Shape) -> int:
     workload, learner = run.workload, run.estimated
     observed = workload.look_ahead(run.state.learner, workload.batch(0), estimated=learner)
     theta, designer = run.state.functional.theta, run.state.designer
+    assert designer is not None and isinstance(workload, LanguageWorkload)
     feedback = workload.feedback(0)
-    assert designer is not None
+    assert isinstance(feedback, TokenBatch)
 
     def above(inputs: Tensor, edge: Tensor | None) -> int:
         with torch.no_grad():
@@ -147,7 +188,7 @@ def _block(run: ArmRun, shape: Shape) -> None:
         one_step(run)
 
 
-def _peak(run: ArmRun, shape: Shape, device: torch.device) -> float:
+def _peak(run: ArmRun, shape: Shape, device: torch.device) -> int:
     """Peak of a block, with what lives throughout: parameters and the optimizer's state."""
     _block(run, shape)  # the optimizer's state is made
     with counting_peak(device) as counter:

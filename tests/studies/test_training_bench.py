@@ -1,0 +1,52 @@
+"""What V-pretraining costs the loop: counts that do not drift, and the command's table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vfunc.studies import bench_command
+from vfunc.studies.shapes import SHAPES
+from vfunc.studies.training_bench import Spread, training_cost
+
+
+@pytest.mark.parametrize("align", ["last:2", "all"])
+def test_the_flops_of_a_designers_update_are_near_their_floor(align):
+    cost = training_cost(SHAPES["tiny"], align, 0)
+    assert cost.speed is None and not cost.pieces
+    assert cost.floor > 1 and cost.memory > 1
+    # what is spent over the baseline, over what the arithmetic takes
+    spent = (cost.flops - 1) / (cost.floor - 1)
+    assert 0.9 < spent < 1.35
+
+
+def test_the_median_and_the_extremes():
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert str(Spread(0.5, 0.25, 1.0)) == "0.50 (0.25-1.00)"
+
+
+def test_the_command_writes_its_table(tmp_path, capsys):
+    line = ["--part", "training", "--shape", "tiny", "--repeats", "1", "--output", str(tmp_path)]
+    assert bench_command.main(line) == 0
+    table = (tmp_path / "bench.md").read_text()
+    assert table.strip() in capsys.readouterr().out
+    for piece in ("tokens a second", "g_down", "pullback", "candidates", "peak memory"):
+        assert f"| {piece} | " in table
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["shape"] == "tiny" and [c["align"] for c in found["costs"]] == ["last:2", "all"]
+    assert found["costs"][0]["speed"]["least"] > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--quick", "--quick does nothing here: it is for --part training"),
+        ("--output x", "--output does nothing here: it is for --part training"),
+        ("--part training --lr 1", "--part training has a shape of its own, and no --lr"),
+        ("--part training --only x", "--part training has a shape of its own, and no --only"),
+    ],
+)
+def test_what_does_nothing_is_refused(capsys, line, said):
+    assert bench_command.main(line.split()) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
