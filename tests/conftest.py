@@ -21,7 +21,7 @@ import jaxtyping
 
 # Its constructors answer a wrong choice with a UserError that lists the choices; a check of the
 # Literal in the annotation would come before it.
-UNCHECKED = {"vfunc.language.targets"}
+UNCHECKED = {"vfunc.language.soft_targets.targets"}
 
 
 def checked_modules() -> list[str]:

@@ -12,9 +12,9 @@ from vfunc.config.declared import option
 from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
 from vfunc.estimators import Unrolled, estimator
-from vfunc.language import designer
 from vfunc.language import options as language
-from vfunc.language.targets import TargetForm
+from vfunc.language.soft_targets import designer
+from vfunc.language.soft_targets.targets import TargetForm
 from vfunc.training.build import configuration
 from vfunc.training.build.configuration import resolve, to_toml
 from vfunc.training.run_command_line import parse

@@ -27,7 +27,7 @@ from vfunc import trees
 from vfunc.evaluation.peak_bytes import counting_peak
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.learner import LanguageLearner
-from vfunc.language.soft_loss import candidate_log_probs
+from vfunc.language.soft_targets.soft_loss import candidate_log_probs
 
 V, B, T, K = 211, 2, 7, 5
 SIZES = {"vocab_size": V, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3}
@@ -152,7 +152,7 @@ def test_neither_logits_nor_their_tangent_exist_and_a_frozen_head_costs_two_prod
     theta, ids = functional.theta, torch.zeros(B, T, K, dtype=torch.long)
     weight = torch.ones(B, T)
     w = {n: torch.randn_like(x) for n, x in theta.items()}
-    monkeypatch.setattr("vfunc.language.soft_loss.CPU_CHUNK_ELEMENTS", 2 * size)
+    monkeypatch.setattr("vfunc.language.soft_targets.soft_loss.CPU_CHUNK_ELEMENTS", 2 * size)
 
     def along():
         return learner.log_probs_along(theta, w, texts.inputs, ids, weight)

@@ -7,10 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vfunc.language.soft_loss as module
-from vfunc.language.candidates import observe
+import vfunc.language.soft_targets.soft_loss as module
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_loss import candidate_log_probs, position_weights, soft_cross_entropy
+from vfunc.language.soft_targets.candidates import observe
+from vfunc.language.soft_targets.soft_loss import (
+    candidate_log_probs,
+    position_weights,
+    soft_cross_entropy,
+)
 
 
 def drawn(seed, b=2, t=5, v=11, k=4, dtype=torch.float64):

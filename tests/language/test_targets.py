@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 
 from vfunc import UserError
 from vfunc.designer_file import save_designer
-from vfunc.language.candidates import ObservedBatch, largest, observe
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.designer import DesignerConfig, TopKDesigner, load_designer
-from vfunc.language.hand_made import HAND_MADE, hand_made_targets
-from vfunc.language.soft_loss import next_token_loss, one_hot, position_weights, soft_cross_entropy
-from vfunc.language.targets import TargetForm, gate, mix
+from vfunc.language.soft_targets.candidates import ObservedBatch, largest, observe
+from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner, load_designer
+from vfunc.language.soft_targets.hand_made import HAND_MADE, hand_made_targets
+from vfunc.language.soft_targets.soft_loss import (
+    next_token_loss,
+    one_hot,
+    position_weights,
+    soft_cross_entropy,
+)
+from vfunc.language.soft_targets.targets import TargetForm, gate, mix
 
 V = 13
 

@@ -13,9 +13,9 @@ from small_run import new_run
 from torch import nn
 
 from vfunc.errors import UserError
-from vfunc.language.designer import load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.loading import load_learner
+from vfunc.language.soft_targets.designer import load_designer
 from vfunc.storage import digests
 from vfunc.storage.digests import begins_as, digest_of_tensors, digests_below, so_far
 from vfunc.storage.manifest import Manifest, read_manifest, require_as_written

@@ -17,7 +17,7 @@ from vfunc.arms import ARMS
 from vfunc.designer_file import save_designer
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.sequences import TokenStream
-from vfunc.language.designer import TopKDesigner
+from vfunc.language.soft_targets.designer import TopKDesigner
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import step
 

@@ -13,9 +13,9 @@ import torch
 from small_run import SMALL, same, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vfunc.language.designer import load_designer
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
+from vfunc.language.soft_targets.designer import load_designer
 from vfunc.report.events import read_events
 from vfunc.training.assemble import assemble
 from vfunc.training.run import run

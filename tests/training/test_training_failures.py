@@ -15,8 +15,8 @@ import torch
 
 from vfunc import designer_file
 from vfunc.designer_file import save_designer
-from vfunc.language.designer import DesignerConfig, TopKDesigner
-from vfunc.language.targets import TargetForm
+from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner
+from vfunc.language.soft_targets.targets import TargetForm
 from vfunc.language.workload import LanguageWorkload
 from vfunc.report.events import EventLog, read_events
 from vfunc.training import checkpoint, loop, run

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from vfunc import UserError
 from vfunc.designer_file import save_designer
-from vfunc.language.designer import DesignerConfig, TopKDesigner, load_designer
-from vfunc.language.targets import TargetForm
+from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner, load_designer
+from vfunc.language.soft_targets.targets import TargetForm
 from vfunc.vision.designers.view_designer import (
     ViewDesigner,
     ViewDesignerConfig,

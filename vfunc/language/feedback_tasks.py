@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vfunc.feedback import weighted_feedback
 from vfunc.forward_pass import autocast
-from vfunc.language.candidates import ObservedBatch
 from vfunc.language.data.examples import TokenBatch, take_rows
 from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptBatch, draw_samples, surrogate
+from vfunc.language.soft_targets.candidates import ObservedBatch
 from vfunc.problem import ValueProblem
 from vfunc.trees import Params, Scalar
 

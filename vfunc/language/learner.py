@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
-from vfunc.language.candidates import ObservedBatch
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.head import Head, find_head, log_probs_along
-from vfunc.language.soft_loss import next_token_loss
+from vfunc.language.soft_targets.candidates import ObservedBatch
+from vfunc.language.soft_targets.head import Head, find_head, log_probs_along
+from vfunc.language.soft_targets.soft_loss import next_token_loss
 from vfunc.learner import FunctionalLearner, RandomState, as_estimated
 from vfunc.split import UNCUT, Split, Whole, split_at_edge
 from vfunc.trees import Params, Scalar
@@ -96,8 +96,8 @@ class LanguageLearner:
             return self.logits(at, inputs, dropout=True, edge=edge)
 
         device = next(module.parameters()).device
-        # around all: the head's own arithmetic is in the same precision
-        with self.head.left_out(module), autocast(device, self.autocast):
+        # the head's own arithmetic is in the same precision
+        with autocast(device, self.autocast):
             return log_probs_along(self.head, self.functional, hidden, theta, w, candidates, weight)
 
     def live_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -18,8 +18,8 @@ from vfunc.language.conditions import (
     task_count,
 )
 from vfunc.language.data.streams import DEFAULT_PRESET, StreamSpec
-from vfunc.language.designer import DesignerConfig
 from vfunc.language.feedback_options import FeedbackTasks, RewardOptions
+from vfunc.language.soft_targets.designer import DesignerConfig
 
 FIXED_ALPHA_ARMS = ("uniform_smoothing", "self_distillation")
 OBSERVING_ARMS = tuple(name for name, arm in ARMS.items() if arm.observes)

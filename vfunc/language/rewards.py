@@ -34,7 +34,7 @@ from vfunc.language.evaluation.answers import is_correct
 from vfunc.language.evaluation.generation import complete
 from vfunc.language.feedback_options import RewardOptions
 from vfunc.language.learner import LanguageLearner
-from vfunc.language.soft_loss import soft_cross_entropy
+from vfunc.language.soft_targets.soft_loss import soft_cross_entropy
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 

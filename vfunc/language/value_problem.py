@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vfunc.language.candidates import ObservedBatch
 from vfunc.language.learner import LanguageLearner
-from vfunc.language.soft_loss import candidate_log_probs, position_weights
-from vfunc.language.targets import mix
+from vfunc.language.soft_targets.candidates import ObservedBatch
+from vfunc.language.soft_targets.soft_loss import candidate_log_probs, position_weights
+from vfunc.language.soft_targets.targets import mix
 from vfunc.problem import CompositeForm, LinearForm, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar

@@ -13,18 +13,18 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
 from vfunc.forward_pass import autocast
-from vfunc.language.candidates import ObservedBatch, observe
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import tokens_in
-from vfunc.language.designer import DesignerConfig, TopKDesigner, load_designer
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.language.feedback_tasks import FeedbackBatch, FeedbackTasks, matched_domains, measure
-from vfunc.language.hand_made import hand_made_targets
 from vfunc.language.learner import LanguageLearner
-from vfunc.language.soft_loss import one_hot, position_weights, soft_cross_entropy
-from vfunc.language.targets import mix
+from vfunc.language.soft_targets.candidates import ObservedBatch, observe
+from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner, load_designer
+from vfunc.language.soft_targets.hand_made import hand_made_targets
+from vfunc.language.soft_targets.soft_loss import one_hot, position_weights, soft_cross_entropy
+from vfunc.language.soft_targets.targets import mix
 from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode

@@ -5,22 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from vfunc.arms import ARMS
 from vfunc.estimators import FirstOrder
+from vfunc.extras import needs
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import TokenStream
 from vfunc.language.data.tokenise import Encoded, EncodedSet
-from vfunc.language.designer import DesignerConfig
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
-from vfunc.language.targets import TargetForm
+from vfunc.language.soft_targets.designer import DesignerConfig
+from vfunc.language.soft_targets.targets import TargetForm
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arm_run import ArmRun, StepOptions
 from vfunc.training.budget import ArmPlan, Budget, Schedule
 from vfunc.training.log import Silent
 from vfunc.training.options import OptimizerOptions
 from vfunc.training.state import new_arm_state
+
+with needs("language", "transformers"):
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vfunc import trees
 from vfunc.evaluation.peak_bytes import counting_peak
-from vfunc.language.candidates import ObservedBatch, observe
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_loss import position_weights, soft_cross_entropy
-from vfunc.language.targets import mix
+from vfunc.language.soft_targets.candidates import ObservedBatch, observe
+from vfunc.language.soft_targets.soft_loss import position_weights, soft_cross_entropy
+from vfunc.language.soft_targets.targets import mix
 from vfunc.language.workload import LanguageWorkload
 from vfunc.problem import construct_task, feedback_gradient
 from vfunc.pullback import pull_back

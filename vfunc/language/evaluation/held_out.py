@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_loss import candidate_log_probs
+from vfunc.language.soft_targets.soft_loss import candidate_log_probs
 from vfunc.learner import mode
 
 

@@ -10,15 +10,15 @@ from torch import nn
 
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
-from vfunc.language.candidates import require_top_k
 from vfunc.language.data.chat_format import ChatFormat, chat_format
 from vfunc.language.data.reading import RawData, Source, embedded_data, file_data, tokenised
-from vfunc.language.designer import DesignerConfig, load_designer
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.loading import start_learner
 from vfunc.language.options import DataOptions
 from vfunc.language.reporting import language_reporting, language_saving
+from vfunc.language.soft_targets.candidates import require_top_k
+from vfunc.language.soft_targets.designer import DesignerConfig, load_designer
 from vfunc.language.sound_learner import vocabulary as rows_of
 from vfunc.language.workload import LanguageWorkload
 from vfunc.modality import Modality

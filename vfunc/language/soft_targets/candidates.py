@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_loss import rows_a_chunk
+from vfunc.language.soft_targets.soft_loss import rows_a_chunk
 from vfunc.typecheck import typed
 
 GROUP = 32

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vfunc.language.soft_loss import rows_a_chunk
+from vfunc.language.soft_targets.soft_loss import rows_a_chunk
 from vfunc.learner import FunctionalLearner
 from vfunc.trees import Params, tangent_along
 
@@ -95,7 +95,8 @@ def log_probs_along(
     Args:
         head: the learner's head.
         functional: the learner.
-        hidden: theta -> what enters the head (B, T, D), differentiable in forward mode.
+        hidden: theta -> the learner's output, differentiable in forward mode; the head is left
+            out of it, so that it is what enters the head (B, T, D).
         theta: the point.
         w: the direction, shaped like theta.
         candidates: token ids.
@@ -104,7 +105,8 @@ def log_probs_along(
     Returns:
         The tangent, in float32 at least.
     """
-    h, dh = tangent_along(hidden, theta, w)
+    with head.left_out(functional.module):
+        h, dh = tangent_along(hidden, theta, w)
     h, dh = h.detach().flatten(0, 1), dh.detach().flatten(0, 1)
     own = dict(functional.module.named_parameters())
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vfunc.errors import UserError
-from vfunc.language.candidates import ObservedBatch
-from vfunc.language.targets import mix
+from vfunc.language.soft_targets.candidates import ObservedBatch
+from vfunc.language.soft_targets.targets import mix
 from vfunc.typecheck import typed
 
 HAND_MADE = ("uniform_smoothing", "self_distillation", "confidence_gate", "known_wrong")

@@ -16,9 +16,9 @@ from vfunc.conditions import EMBEDDED_LEARNER
 from vfunc.config.declared import HIDDEN, Cases, option
 from vfunc.designer_file import read_designer
 from vfunc.errors import UserError
-from vfunc.language.candidates import Observation
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.targets import TargetForm, candidate_distribution, gate
+from vfunc.language.soft_targets.candidates import Observation
+from vfunc.language.soft_targets.targets import TargetForm, candidate_distribution, gate
 
 
 @dataclass(frozen=True)
