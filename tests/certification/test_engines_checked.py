@@ -86,20 +86,21 @@ class WrongTangent(torch.autograd.Function):
         return -2 * tangent * (1 - y)
 
 
-@pytest.mark.parametrize(
-    "estimator", [vfunc.FirstOrder(), vfunc.RandomDirection(), None], ids=["dot", "random", "all"]
-)
-def test_a_wrong_tangent_that_value_and_gradient_share(estimator):
+def test_a_wrong_tangent_is_left_to_an_engine_that_takes_none():
     draw = measures.generator(1)
     theta = {"w": measures.normal(draw, cases.CLASSES, cases.FEATURES)}
     made = cases._supervised(lambda p, x: WrongTangent.apply(x @ p["w"].T), draw, theta, view=False)
-    by_linear = vfunc.FirstOrder()(made.problem, made.theta, made.phi)
-    assert by_linear.diagnostics["engine"] == "linear"
+    found = vfunc.FirstOrder()(made.problem, made.theta, made.phi)
     right = vfunc.FirstOrder(engine="reverse")(made.problem, made.theta, made.phi)
-    assert measures.apart(by_linear.grad, right.grad) > 0.1
-    said = refusal(made, estimator)
-    assert "engine 'linear': wrong by " in said and "at WrongTangent" in said
-    assert ask(made, vfunc.FirstOrder(engine="reverse")).estimators[0].verdict == "exact"
+    assert found.diagnostics["engine"] == "reverse"
+    assert "WrongTangent lacks a forward mode" in found.diagnostics["engine_why"]
+    assert measures.apart(found.grad, right.grad) == 0
+    for engine in ("linear", "forward"):
+        with pytest.raises(vfunc.UserError, match=r"WrongTangent has none.*backward pass says"):
+            ask(made, vfunc.FirstOrder(engine=engine))
+    assert ask(made, vfunc.FirstOrder()).estimators[0].verdict == "exact"
+    skipped = [row for row in ask(made).rows if row.verdict == "skipped"]
+    assert any("WrongTangent" in row.note and row.engine == "linear" for row in skipped)
 
 
 @pytest.mark.parametrize("estimator", [vfunc.FirstOrder, vfunc.RandomDirection])

@@ -13,6 +13,7 @@ import vfunc
 from vfunc.estimators.curvature import DampedCurvature
 from vfunc.estimators.proximal import solve_proximal
 from vfunc.pullback import Passes, product
+from vfunc.pullback.gauss_newton import GaussNewton
 from vfunc.simulate import SGD, UpdateRule
 from vfunc.solvers import SOLVERS, ConjugateGradient
 
@@ -297,7 +298,9 @@ def test_what_the_problem_lacks_is_refused():
 )
 def test_passes_are_what_was_spent(options, curvature, monkeypatch):
     # looked for once for each piece of code, and not a part of an estimate
-    monkeypatch.setattr(product, "require_no_stop_gradient", lambda request, engine: None)
+    for look in ("require_no_stop_gradient", "require_custom_derivatives"):
+        monkeypatch.setattr(product, look, lambda *given: None)
+    monkeypatch.setattr(GaussNewton, "_require_transposed", lambda self, outputs: None)
     made = cases.situation("mlp", 7)
     forwards, backwards = [], []
     real = torch.autograd.grad

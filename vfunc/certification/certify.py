@@ -232,7 +232,10 @@ def _concluded(
         about = "" if first.premise else f"{first.subject}: "
         raise CertificationError(f"{about}{first.note}{also}", found)
     if every and not found.certified:
-        why = next((row.note for row in found.estimators if row.note and row.note != ZERO), "")
+        notes_of = [row.note for row in found.estimators if row.note]
+        why = next((note for note in notes_of if note != ZERO), "")
+        if ZERO in notes_of:
+            why = f"{ZERO}: what phi makes of the task changes no step along g_down"
         raise CertificationError(f"nothing was certified: {why or 'no estimator applies'}", found)
     return found
 

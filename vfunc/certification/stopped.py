@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.module_tracker import ModuleTracker
 
 from vfunc.certification.traced_calls import (
     CustomCall,
+    Modules,
     Watch,
     functions_too,
     innermost,
@@ -70,7 +70,7 @@ def first_stopped(function: Callable[[], Tensor], leaves: Iterable[Tensor]) -> s
 
         return after
 
-    with ModuleTracker() as tracker, Watch(before), functions_too(before), torch.enable_grad():
+    with Modules() as tracker, Watch(before), functions_too(before), torch.enable_grad():
         function()
     return found[0] if found else ""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.module_tracker import ModuleTracker
 
@@ -69,6 +69,19 @@ def with_leaves(x: Any, tensors: Iterator[Tensor]) -> Any:
     return x
 
 
+class Modules(ModuleTracker):
+    """Paths of the running modules, in forward passes alone.
+
+    torch's own follows backward passes too, by hooks that tensors made under `inference_mode` lack.
+    """
+
+    def _fw_pre_hook(self, mod: nn.Module, input: Any) -> None:
+        self.parents.add(self._get_mod_name(mod))
+
+    def _fw_post_hook(self, mod: nn.Module, input: Any, output: Any) -> None:
+        self.parents.discard(self._get_mod_name(mod))
+
+
 class Watch(TorchFunctionMode):
     """Calls `before` ahead of each torch function, and what that returns with its result."""
 
@@ -114,7 +127,7 @@ def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
 
         return after
 
-    with ModuleTracker() as tracker, Watch(before), functions_too(before), torch.enable_grad():
+    with Modules() as tracker, Watch(before), functions_too(before), torch.enable_grad():
         function()
     return list(found.values())
 
@@ -190,12 +203,12 @@ def _trace(function: Callable[[], Any]) -> _Trace:
         name = located(innermost(tracker), func)
         return lambda result: trace.calls.append((name, taken, _fingerprint(result)))
 
-    with ModuleTracker() as tracker, Watch(before), torch.no_grad():
+    with Modules() as tracker, Watch(before), torch.no_grad():
         function()
     return trace
 
 
-def innermost(tracker: ModuleTracker) -> str:
+def innermost(tracker: Modules) -> str:
     """Path of the innermost running module, without its root's class."""
     path = max(tracker.parents - {"Global"}, key=len, default="")
     return path.partition(".")[2]

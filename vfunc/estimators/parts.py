@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.estimators.first_order import stepped
 from vfunc.problem import ValueProblem, construct_task, entry, feedback_gradient
 from vfunc.problem.arguments import blaming
+from vfunc.problem.purity import code_of, first_time, remember
 from vfunc.pullback import ENGINES, attention_for
+from vfunc.pullback.custom_functions import TANGENT, same
+from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
+from vfunc.pullback.stop_gradients import IN_THETA
 from vfunc.trees import Params, tangent_along
 from vfunc.typecheck import typed
 
@@ -59,13 +67,38 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
         return found
 
     _, g_down = feedback_gradient(problem, theta)
+    w = stepped(problem.rule, g_down)
     with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
         try:
             with missing_told("forward"):
-                _, tangents = tangent_along(terms, theta, stepped(problem.rule, g_down))
+                _, tangents = tangent_along(terms, theta, w)
+                _require_sum(terms, theta, w, tangents, code_of(problem.parts))
         except MissingDerivativeError as missing:
             raise UserError(
                 f"value_of_parts needs forward mode, and {missing.operation or 'an operation'} of "
                 f"the learner has none ({missing.said})"
             ) from missing
     return tangents.detach()
+
+
+def _require_sum(
+    terms: Callable[[Params], Tensor], theta: Params, w: Params, tangents: Tensor, code: Hashable
+) -> None:
+    """Check the sum of the tangents against a plain gradient, once for each piece of code.
+
+    Raises:
+        MissingDerivativeError: they differ: forward mode goes through operators of `torch.library`
+            as through constants, and through `torch.no_grad()` as through none.
+    """
+    key = (code, "tangents of parts")
+    if not first_time(key):
+        return
+    leaves = trees.leaves(theta)
+    with torch.enable_grad():
+        total = terms(leaves).sum()
+        custom = " or ".join(custom_functions([total]))
+        wanted = float(trees.dot(w, trees.gradient(total, leaves)))
+    size = max(float(tangents.abs().sum()), abs(wanted))
+    if not same(float(tangents.sum()), wanted, size, tangents.dtype):
+        raise MissingDerivativeError("forward", custom or IN_THETA, TANGENT)
+    remember(key)

@@ -154,6 +154,8 @@ def require_task(task: object) -> None:
                 f"construct returned a {type(x).__name__} as {name!r}; every entry of a task is a "
                 "tensor, and what is none belongs in the batch or in the loss"
             )
+        if x.layout is not torch.strided:
+            raise UserError(f"construct returned a sparse tensor as {name!r}; give its to_dense()")
         if x.is_complex():
             raise UserError(
                 f"construct returned complex numbers as {name!r}; a task is real: give "
@@ -200,7 +202,7 @@ def blaming(function: str, **given: Mapping[str, Tensor]) -> Iterator[None]:
 
     Raises:
         UserError: in place of a KeyError for a name that no argument has, and of torch's complaint
-            of shapes, dtypes or devices.
+            of shapes, dtypes, devices or inference tensors.
     """
     try:
         yield
@@ -211,6 +213,11 @@ def blaming(function: str, **given: Mapping[str, Tensor]) -> Iterator[None]:
         raise UserError(f"{function} asks for {name!r}, and has {_told(given)}; {ORDER}") from error
     except RuntimeError as error:
         said = str(error).strip().partition("\n")[0]
+        if "Inference tensors" in said:
+            raise UserError(
+                f"{function} uses a tensor that was made under torch.inference_mode(), such as one "
+                "of a batch, which has no place in a gradient: make it outside, or give its clone()"
+            ) from error
         if type(error) is not RuntimeError or not _UNFIT.search(said):
             raise
         raise UserError(f"{function} cannot use {_told(given)}: {said}") from error

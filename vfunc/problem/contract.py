@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.errors import UserError
+from vfunc.errors import NonFiniteError, UserError
 from vfunc.problem.loss_forms import CompositeForm, LinearForm, Task
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
@@ -155,6 +155,7 @@ class ValueEstimate:
         Raises:
             UserError: other names or shapes than the gradient's, or a parameter that is no leaf,
                 whose `.grad` no optimizer reads; nothing has been changed.
+            NonFiniteError: the gradient is not finite; nothing has been changed.
         """
         if not isinstance(parameters, Mapping):
             raise UserError(
@@ -167,6 +168,13 @@ class ValueEstimate:
             raise UserError(
                 f"descend fills the .grad of leaves, and {inner[0]!r} is computed from something "
                 "else; give the parameters that the optimizer holds"
+            )
+        lost = [name for name, g in self.grad.items() if not bool(torch.isfinite(g).all())]
+        if lost:
+            raise NonFiniteError(
+                f"the estimate's gradient in {lost[0]!r} is not finite (its objective is "
+                f"{float(self.objective):.3g}), and a step along it would end the designer: look "
+                "at the losses, and at the step size"
             )
         for name, x in parameters.items():
             step = (self.grad[name] * (-1 / self.scale)).to(x)

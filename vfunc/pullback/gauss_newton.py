@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,13 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.problem import CompositeForm, Task
+from vfunc.problem.purity import code_of, first_time, remember
+from vfunc.pullback.custom_functions import TANGENT, same
 from vfunc.pullback.engine import Passes
 from vfunc.pullback.finite_difference import require_kept, step_length
+from vfunc.pullback.graph import custom_functions
+from vfunc.pullback.missing import MissingDerivativeError
+from vfunc.pullback.stop_gradients import IN_THETA
 from vfunc.trees import Params, tangent_along
 
 
@@ -101,6 +107,7 @@ class GaussNewton:
             return self.composite.outputs(theta, self.task)
 
         if self.fd_step is None:
+            self._require_transposed(outputs)
             return tangent_along(outputs, self.theta, x)[1].detach()
         length = float(trees.norm(x))
         if length == 0.0:
@@ -111,3 +118,30 @@ class GaussNewton:
             plus = outputs(trees.axpy(eps, x, self.theta))
             minus = outputs(trees.axpy(-eps, x, self.theta))
         return (plus - minus) / (2 * eps)
+
+    def _require_transposed(self, outputs: Callable[[Params], Tensor]) -> None:
+        """Check J against its transpose, <J J^T v, v> = |J^T v|^2, once for each piece of code.
+
+        Raises:
+            MissingDerivativeError: they differ: forward mode goes through operators of
+                `torch.library` as through constants, and through `torch.no_grad()` as through none.
+        """
+        key = (code_of(self.composite.outputs), "J and its transpose")
+        if not self.outputs.requires_grad or not first_time(key):
+            return
+        v = trees.normal_like({"v": self.outputs.detach()}, torch.Generator().manual_seed(0))
+        back = torch.autograd.grad(
+            self.outputs,
+            list(self.leaves.values()),
+            v["v"],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        transposed = dict(zip(self.leaves, back, strict=True))
+        _, tangent = tangent_along(outputs, self.theta, transposed)
+        wanted = float(trees.dot(transposed, transposed))
+        found = float(trees.dot({"v": tangent.detach()}, v))
+        if not same(found, wanted, wanted, tangent.dtype):
+            names = " or ".join(custom_functions([self.outputs]))
+            raise MissingDerivativeError("forward", names or IN_THETA, TANGENT)
+        remember(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch.autograd.graph import Node
 
 WEIGHT_NORM = "WeightNormInterfaceBackward0"
 """torch's fused weight norm, whose double backward is .1 to .2 % off."""
+
+_GENERATED = "GeneratedBackwardFor_"
+"""How torch names the functions of operators that are registered with `torch.library`."""
 
 
 def nodes(outputs: Iterable[Tensor]) -> Iterator[Node]:
@@ -25,11 +29,26 @@ def nodes(outputs: Iterable[Tensor]) -> Iterator[Node]:
         todo += [after for after, _ in node.next_functions]
 
 
+def custom_classes(outputs: Iterable[Tensor]) -> list[Any]:
+    """The custom `torch.autograd.Function`s behind some tensors."""
+    kind = torch.autograd.function.BackwardCFunction
+    found = [n._forward_cls for n in nodes(outputs) if isinstance(n, kind)]  # pyright: ignore[reportAttributeAccessIssue]: torch sets it
+    return list(dict.fromkeys(found))
+
+
 def custom_functions(outputs: Iterable[Tensor]) -> list[str]:
     """Names of the custom `torch.autograd.Function`s behind some tensors."""
-    kind = torch.autograd.function.BackwardCFunction
-    found = [type(n).__name__ for n in nodes(outputs) if isinstance(n, kind)]
-    return [name.removesuffix("Backward") for name in dict.fromkeys(found)]
+    return list(dict.fromkeys(plain_name(c.__name__) for c in custom_classes(outputs)))
+
+
+def plain_name(name: str) -> str:
+    """A custom function's name; for one that torch has generated, its operator's."""
+    return name.removeprefix(_GENERATED).removesuffix("_default")
+
+
+def of_library(function: type) -> bool:
+    """Whether a custom function is that of an operator of `torch.library`."""
+    return function.__name__.startswith(_GENERATED)
 
 
 def undifferentiable(outputs: Iterable[Tensor]) -> bool:

@@ -13,14 +13,15 @@ _SAYS = re.compile(
     r"forward AD|forward-mode|forward mode|jvp|double backward|once_differentiable|"
     r"donated buffer|setup_context|differentiated twice|differentiate twice|"
     r"doesn't have storage|not supported|does not support|sparse|vmap|functorch|"
-    r"functionalization|batching rule",
+    r"functionalization|batching rule|no autograd formula",
     re.IGNORECASE,
 )
 """How torch tells that a derivative, or a kind of differentiation, is not there."""
 
 _OPERATION = re.compile(
     r"(?:derivative for|derivative of|forward AD with) '?(?:aten::)?(\w+)|aten::(\w+)|"
-    r"(\w+)\.setup_context|the custom autograd\.Function (\w+)|function (\w+Backward\w*)"
+    r"backward through ([\w.]+?)(?:\.default)? but|(\w+)\.setup_context|"
+    r"the custom autograd\.Function (\w+)|function (\w+Backward\w*)"
 )
 
 KINDS = {

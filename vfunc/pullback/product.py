@@ -12,8 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueProblem, entry
-from vfunc.problem.purity import using
+from vfunc.problem.purity import code_of, using
 from vfunc.pullback.choice import Chosen, after_missing, after_short_memory, choose_engine
+from vfunc.pullback.custom_functions import require_custom_derivatives
 from vfunc.pullback.engine import Engine, MixedProduct, Passes, ProductRequest
 from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.memory import MemoryShortError
@@ -97,7 +98,9 @@ def _product_by(chosen: Chosen, request: ProductRequest) -> MixedProduct:
     given = {"theta": request.theta, "task": request.task}
     loss, name = request.problem.pretrain_loss, chosen.engine.name
     with attention_for(chosen.engine), using(loss, "pretrain_loss", **given):
-        require_no_stop_gradient(request, name)
+        code = code_of(loss)  # before the loss is called: what it closes over may count its calls
+        require_no_stop_gradient(request, name, code)
+        require_custom_derivatives(request, name, code)
         try:
             with missing_told(name):
                 product = chosen.engine(request)

@@ -9,17 +9,20 @@ and `finite_difference` moves what the step holds constant. Each reports a small
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.float64 import promote_float64
-from vfunc.problem.purity import code_of, first_time, remember
+from vfunc.problem.purity import first_time, modules_of, remember
 from vfunc.pullback.engine import ProductRequest
+from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.missing import MissingDerivativeError
 from vfunc.trees import Params
 
@@ -66,7 +69,7 @@ class Hidden:
     theta: bool
 
 
-def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
+def require_no_stop_gradient(request: ProductRequest, engine: str, code: Hashable) -> None:
     """Refuse what an engine would get wrong because of a stop-gradient in the loss.
 
     The loss is looked at once for each piece of code that computes it, by a gradient and two
@@ -78,6 +81,7 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
     Args:
         request: what the engine is asked for.
         engine: its name.
+        code: what is remembered of the loss (`code_of`).
 
     Raises:
         StopGradientError: the loss holds constant what phi reaches; or what theta reaches, where
@@ -88,11 +92,20 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
     if request.round_off > COARSEST:
         return
     reverse = engine == "reverse" and not request.hessian
-    code = (code_of(request.problem.pretrain_loss), request.designed, request.problem.stop_gradient)
-    code = (*code, engine == "linear")
-    clean, half_clean = (code, "no stop-gradient"), (code, "none in the task")
-    if not first_time(clean) or not (first_time(half_clean) or not reverse):
+    key = (code, request.designed, request.problem.stop_gradient, engine == "linear")
+    clean, in_theta = (key, "no stop-gradient"), (key, "one in theta, none in the task")
+    if not first_time(in_theta):  # seen once, and at another point perhaps too small to be seen
+        if not reverse:
+            raise _refusal(request, engine)
         return
+    if not first_time(clean):
+        return
+    if request.hessian and (name := _spectral_norm(request.problem.pretrain_loss)):
+        raise StopGradientError(
+            f"pretrain_loss goes through the spectral norm of {name} in train mode, whose singular "
+            "vectors follow theta under torch.no_grad(), and Hessian products lack that: put the "
+            "learner in eval mode, or take first_order"
+        )
     # a form that is linear in what the designer makes says all that there is to say of the task
     found = hidden(replace(request, designed=()) if engine == "linear" else request)
     if found.task:
@@ -100,10 +113,11 @@ def require_no_stop_gradient(request: ProductRequest, engine: str) -> None:
             "pretrain_loss holds constant what depends on the task's "
             f"{' and '.join(map(repr, request.designed))} (a stop-gradient), and the value's "
             f"gradient in phi would lack that: {REMEDY}, or make it a part of the batch"
+            + _also(request)
         )
+    remember(in_theta if found.theta else clean)
     if found.theta and not reverse:
         raise _refusal(request, engine)
-    remember(half_clean if found.theta else clean)
 
 
 def _refusal(request: ProductRequest, engine: str) -> UserError:
@@ -120,6 +134,33 @@ def _refusal(request: ProductRequest, engine: str) -> UserError:
         )
     said = "forward mode goes through torch.no_grad(); write it with theta as a third argument"
     return MissingDerivativeError(engine, IN_THETA, said)
+
+
+def _also(request: ProductRequest) -> str:
+    """What else may be to blame: custom functions, backward hooks of modules among them."""
+    with torch.enable_grad():
+        loss = request.loss(trees.leaves(request.theta), trees.leaves(request.made))
+    names = " and ".join(custom_functions([loss]))
+    return f". Look, too, whether the backward pass of {names} is its gradient" if names else ""
+
+
+def _spectral_norm(function: object) -> str:
+    """The class of the first module with a spectral norm that iterates, if there is one.
+
+    What it misses in a loss is second order, and no slope of the loss shows it.
+    """
+    for module in modules_of(function):
+        for part in module.modules():
+            hooks = map(type, part._forward_pre_hooks.values())
+            if part.training and (type(part) in _SPECTRAL or not _SPECTRAL.isdisjoint(hooks)):
+                return type(module).__name__
+    return ""
+
+
+_SPECTRAL = {
+    parametrizations._SpectralNorm,  # pyright: ignore[reportPrivateUsage]: it has no public name
+    SpectralNorm,
+}
 
 
 def hidden(request: ProductRequest) -> Hidden:
@@ -177,10 +218,10 @@ def _looked_at(request: ProductRequest, step: float) -> Hidden:
     return Hidden(
         bool(made)
         and (
-            _apart(in_the_task, request.made, g_made, at, step)
+            differs(in_the_task, request.made, g_made, at, step)
             or _apart_beyond_theta(request, g_made, at, step)
         ),
-        _apart(in_theta, request.theta, g_theta, at, step),
+        differs(in_theta, request.theta, g_theta, at, step),
     )
 
 
@@ -201,12 +242,12 @@ def _apart_beyond_theta(request: ProductRequest, g_made: Params, at: Tensor, ste
         return request.loss(there, task, held) - request.loss(request.theta, task)
 
     between = loss.detach() - at
-    return _apart(
+    return differs(
         difference, request.made, trees.axpy(-1.0, g_made, g), between, step, abs(float(at))
     )
 
 
-def _apart(
+def differs(
     loss: Callable[[float, Params], Tensor],
     point: Params,
     gradient: Params,
@@ -217,6 +258,14 @@ def _apart(
     """Whether slopes along random directions differ from the gradient's: along two of three.
 
     Along one a difference may be missed, where it happens to be orthogonal to the direction.
+
+    Args:
+        loss: the function, a step along a direction away from the point.
+        point: the point.
+        gradient: what is said to be the gradient there.
+        at: the function at the point.
+        step: of the differences, in units of the entries' sizes.
+        size: what is rounded in the function, where that is larger than the function.
     """
     generator = torch.Generator().manual_seed(0)
 

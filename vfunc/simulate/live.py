@@ -67,12 +67,15 @@ def from_optimizer(
             torch's own, or a parameter that the optimizer does not hold.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"from_optimizer takes a torch optimizer, not a {type(optimizer).__name__}")
+        name = type(optimizer).__name__
+        raise UserError(f"from_optimizer takes a torch optimizer, not a {name}{_inside(optimizer)}")
     if not isinstance(parameters, Mapping):
         raise UserError(
             f"from_optimizer takes the live parameters by name, not a {type(parameters).__name__}: "
             "vfunc.functional(module).live, or dict(module.named_parameters())"
         )
+    if not parameters:
+        raise UserError("from_optimizer takes the parameters in S by name, and there are none")
     if accumulated is not None:
         accumulated = _gradients(accumulated, parameters)
     shares = None
@@ -94,7 +97,12 @@ def from_optimizer(
     refuse_gradient_hooks(parameters)
 
     def read(groups: Groups) -> dict[str, Rule]:
-        rules = {i: reader(groups[i]) for i in {places[id(p)] for p in parameters.values()}}
+        try:
+            rules = {i: reader(groups[i]) for i in {places[id(p)] for p in parameters.values()}}
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"an option of {type(optimizer).__name__} cannot be read: {error}"
+            ) from error
         return {name: rules[places[id(p)]] for name, p in parameters.items()}
 
     rules = read(optimizer.param_groups)
@@ -136,7 +144,18 @@ def _reader(optimizer: torch.optim.Optimizer) -> Reader:
         if kind.__name__ in READERS and getattr(torch.optim, kind.__name__, None) is kind:
             refuse_overridden(optimizer, kind)
             return READERS[kind.__name__]
-    raise UserError(f"no simulated step for {name}; known: {', '.join(READERS)}. Else {INSTEAD}")
+    inside = _inside(optimizer)
+    raise UserError(
+        f"no simulated step for {name}{inside}; known: {', '.join(READERS)}. Else {INSTEAD}"
+    )
+
+
+def _inside(optimizer: object) -> str:
+    """What to give in place of a wrapper (Accelerate's, for one), if it is one."""
+    held = getattr(optimizer, "optimizer", None)
+    if not isinstance(held, torch.optim.Optimizer):
+        return ""
+    return f", which wraps {type(held).__name__}: give its .optimizer"
 
 
 def _state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> OptimizerState:

@@ -213,6 +213,8 @@ def _update_designer(run: ArmRun, forward: Forward, dropout: RandomState | None)
     _require_finite("the value", estimate.value, run)
     _require_finite("the designer's objective", estimate.objective, run)
     parameters = dict(designer.named_parameters())
+    if not trees.is_finite(estimate.grad):
+        raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})")
     estimate.descend(parameters)
     if any(run.options.penalties.values()):
         penalty = _penalty_gradient(run, phi, forward)
