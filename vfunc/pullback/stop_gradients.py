@@ -158,7 +158,7 @@ def _spectral_norm(function: object) -> str:
 
 
 _SPECTRAL = {
-    parametrizations._SpectralNorm,  # pyright: ignore[reportPrivateUsage]: it has no public name
+    parametrizations._SpectralNorm,
     SpectralNorm,
 }
 
