@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import vfunc
 from vfunc.errors import NonFiniteError
@@ -91,3 +92,32 @@ def test_wrappers_and_options_that_cannot_be_read():
     optimizer.param_groups[0]["lr"] = None
     with pytest.raises(vfunc.UserError, match="option of SGD cannot be read"):
         vfunc.from_optimizer(optimizer, live)
+
+
+class Shrinking(torch.nn.Linear):
+    """Writes to its own weight, which no version counter sees."""
+
+    def forward(self, x):
+        self.weight.data.mul_(0.5)
+        return super().forward(x)
+
+
+class Recomputing(torch.nn.Linear):
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (Shrinking, r"writes to theta\['weight'\]"),
+        (Recomputing, "recomputes activations.*switch it"),
+    ],
+)
+def test_what_a_layer_does_to_its_weights_is_told(layer, said):
+    learner = vfunc.functional(layer(3, 2))
+    before = {n: x.clone() for n, x in learner.theta.items()}
+    asked = problem(loss=lambda th, t: (learner(th, t["y"]) - t["x"][:, :2]).square().mean())
+    with pytest.raises(vfunc.UserError, match=said):
+        vfunc.FirstOrder()(asked, learner.theta, PHI)
+    assert all(torch.equal(x, before[n]) for n, x in learner.live.items())

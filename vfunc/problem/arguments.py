@@ -218,6 +218,11 @@ def blaming(function: str, **given: Mapping[str, Tensor]) -> Iterator[None]:
                 f"{function} uses a tensor that was made under torch.inference_mode(), such as one "
                 "of a batch, which has no place in a gradient: make it outside, or give its clone()"
             ) from error
+        if "use_reentrant" in said:
+            raise UserError(
+                f"{function} recomputes activations (torch.utils.checkpoint, use_reentrant=True), "
+                "which no estimate can: switch it off"
+            ) from error
         if type(error) is not RuntimeError or not _UNFIT.search(said):
             raise
         raise UserError(f"{function} cannot use {_told(given)}: {said}") from error

@@ -163,13 +163,15 @@ def untouched(
         seen = [held for module in modules_of(function) for held in _held_by(module)]
         yield
         _restore([s for s in seen if s.written])
-        for (kind, key), copy in copies.items():
-            if version_of(given[kind][key]) != versions[kind, key]:
-                with torch.no_grad():
-                    given[kind][key].detach().copy_(copy)
+        changed = [at for at, copy in copies.items() if not _equal(given[at[0]][at[1]], copy)]
+        for kind, key in changed:
+            with torch.no_grad():
+                given[kind][key].detach().copy_(copies[kind, key])
         live = next((s.name for s in seen if s.written), None)
         if live is not None:
             raise UserError(_told(name, f"the live {live}"))
+        for kind, key in changed:  # by .data, which counts no version
+            raise UserError(_told(name, f"{kind}[{key!r}]"))
     for (kind, key), version in versions.items():
         if version_of(given[kind][key]) != version:
             raise UserError(_told(name, f"{kind}[{key!r}]"))
@@ -192,6 +194,13 @@ def using(function: Callable[..., Any], name: str, **given: Mapping[str, Tensor]
     """
     with blaming(name, **given), untouched(name, function, **given):
         yield
+
+
+def _equal(x: Tensor, copy: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN included; those without storage do."""
+    if x.is_meta or not x.is_floating_point():
+        return x.is_meta or torch.equal(x, copy)
+    return torch.allclose(x, copy, rtol=0, atol=0, equal_nan=True)
 
 
 def _told(name: str, what: str) -> str:
