@@ -110,7 +110,7 @@ class Recomputing(torch.nn.Linear):
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (Shrinking, r"writes to theta\['weight'\]"),
+        (Shrinking, "the live parameter 'weight' of Shrinking"),
         (Recomputing, "recomputes activations.*switch it"),
     ],
 )

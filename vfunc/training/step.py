@@ -213,9 +213,10 @@ def _update_designer(run: ArmRun, forward: Forward, dropout: RandomState | None)
     _require_finite("the value", estimate.value, run)
     _require_finite("the designer's objective", estimate.objective, run)
     parameters = dict(designer.named_parameters())
-    if not trees.is_finite(estimate.grad):
-        raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})")
-    estimate.descend(parameters)
+    try:
+        estimate.descend(parameters)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})") from error
     if any(run.options.penalties.values()):
         penalty = _penalty_gradient(run, phi, forward)
         for name, parameter in parameters.items():
