@@ -47,6 +47,10 @@ def nan(tensors):
     tensors[NORM][7] = float("nan")
 
 
+def quantised(tensors):
+    tensors[NORM] = (100 * tensors[NORM]).to(torch.int8)
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -54,11 +58,16 @@ def nan(tensors):
         (renamed, f"lacks weights.*{NORM}; it holds transformer.norm.scale, renamed"),
         (lambda t: t.pop("model.embed_tokens.weight"), "lacks weights.*embed_tokens"),
         (lambda t: [t.pop(k) for k in list(t) if "layers.2" in k], "layers.2.* and 9 more$"),
-        (lambda t: t.update({NORM: torch.zeros(3)}), "cannot be loaded"),
+        (
+            lambda t: t.update({NORM: torch.zeros(3)}),
+            rf"another shape: {NORM} \(stored \(3,\), by its config.json \(96,\)\)$",
+        ),
+        (quantised, rf"quantised.*: {NORM} \(I8\); save it in floating point$"),
+        (lambda t: t.update({NORM: t[NORM].to(torch.float8_e4m3fn)}), "quantised.*F8_E4M3"),
         (nan, f"damaged: {NORM} is not finite"),
         (lambda t: t[NORM].fill_(float("-inf")), "not finite"),
     ],
-    ids=["missing", "renamed", "tied", "a layer", "shape", "nan", "inf"],
+    ids=["missing", "renamed", "tied", "a layer", "shape", "int8", "float8", "nan", "inf"],
 )
 def test_weights_that_are_not_whole_are_refused_and_named(copy, edit, said, capfd):
     with pytest.raises(UserError, match=said) as refused:
@@ -132,3 +141,20 @@ def test_no_learner_asks_to_trust_code(monkeypatch, copy):
         monkeypatch.setattr(made, "from_pretrained", noting)
     load_learner(copy(lambda t: None))
     assert asked and not any(asked) and None not in asked
+
+
+def test_narrow_floating_point_is_no_quantisation(copy):
+    def halved(tensors):
+        tensors.update({key: x.bfloat16() for key, x in tensors.items()})
+
+    learner, _ = load_learner(copy(halved))
+    assert next(learner.parameters()).dtype == torch.float32
+
+
+def test_a_name_that_transformers_has_not_is_said_to_be_one(copy, tmp_path):
+    name = copy(lambda t: None)
+    configured(tmp_path / "copy", hidden_act="foo")
+    with pytest.raises(UserError, match="names 'foo', which transformers has not"):
+        load_learner(name)
+    with pytest.raises(UserError, match="is a file; give the directory"):
+        load_learner(f"{name}/config.json")

@@ -323,6 +323,7 @@ def test_csv_and_parquet_are_read_like_other_files(tmp_path):
         ("a.csv", b"question,answer\n1\n", "line 2: not 2 fields"),
         ("a.csv", b"answer,answer\n1,2\n", "two columns of one name"),
         ("a.csv", b'question,answer\n"1,2\n', "malformed CSV"),
+        ("a.csv", b'"question";"answer"\n"1";"2"\n', "malformed CSV.*commas separate its cells"),
         ("a.csv", b"question,answer\n\xff,2\n", "not UTF-8"),
         ("a.parquet", b"no parquet at all", "no parquet file"),
     ],
@@ -332,3 +333,10 @@ def test_damaged_tables_are_one_line(tmp_path, name, data, said):
     with pytest.raises(UserError, match=said) as caught:
         load_examples(tmp_path / name, split="stream")
     assert "\n" not in str(caught.value)
+
+
+def test_spaces_around_a_columns_name_are_none_of_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(" question, answer \nWhat?,5\n")
+    (example,) = load_examples(path, split="eval").examples
+    assert (example.prompt, example.completion) == ("What?\n", "5")

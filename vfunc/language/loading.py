@@ -23,7 +23,12 @@ from transformers.utils import logging
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
 from vfunc.language.adapters import named, saved_adapters
-from vfunc.language.sound_learner import require_tokenizer, require_whole, with_end_and_padding
+from vfunc.language.sound_learner import (
+    require_floating,
+    require_tokenizer,
+    require_whole,
+    with_end_and_padding,
+)
 from vfunc.storage.manifest import require_as_written
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -109,7 +114,11 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
                 # False: a learner's own code is not run, nor is standard input asked whether to
                 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+                    name,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # to have them all named, and refused
+                    trust_remote_code=False,
                 )
                 learner, info = loaded
         except UserError:
@@ -121,6 +130,8 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
                     "is it in the local cache); give a directory, or connect to the network"
                 ) from error
             reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, KeyError):
+                reason = f"its config.json or tokenizer names {reason}, which transformers has not"
             if "trust_remote_code" in reason:
                 reason = (
                     "it brings code of its own, which is never run; give a model of transformers"
@@ -128,6 +139,7 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             raise UserError(f"the learner {name!r} cannot be loaded: {reason[:240]}") from error
     require_tokenizer(name, tokenizer)
     require_whole(name, learner, info)
+    require_floating(name, learner)
     with_end_and_padding(name, learner, tokenizer)
     if Path(name).is_dir():  # adapters of it look for it from wherever they are loaded
         named(learner, str(Path(name).resolve()))
@@ -204,6 +216,8 @@ def _require_present(name: str) -> None:
                 "save_pretrained wrote"
             )
         return
+    if path.is_file():
+        raise UserError(f"the learner {name!r} is a file; give the directory that holds it")
     looks_like_path = name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1
     if looks_like_path or path.exists():
         raise UserError(f"the learner directory {name!r} does not exist")

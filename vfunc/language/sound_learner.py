@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vfunc.errors import UserError
 
 _NUMBER = re.compile(r"\d+")
 _SHOWN = 3
+_WIDE = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 
 
 def require_whole(name: str, learner: PreTrainedModel, info: Mapping[str, Any]) -> None:
@@ -32,12 +34,17 @@ def require_whole(name: str, learner: PreTrainedModel, info: Mapping[str, Any]) 
         UserError: the weights are named.
     """
     missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
-    mismatched = {str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]}
-    if missing or mismatched:
+    mismatched = {
+        f"{key} (stored {tuple(stored)}, by its config.json {tuple(wanted)})"
+        for key, stored, wanted in info["mismatched_keys"]
+    }
+    if mismatched:
+        raise UserError(f"the learner {name!r} has weights of another shape: {_listed(mismatched)}")
+    if missing:
         instead = f"; it holds {_listed(unexpected)}, renamed?" if unexpected else ""
         raise UserError(
             f"the learner {name!r} lacks weights that it would draw at random: "
-            f"{_listed(missing | mismatched)}{instead}"
+            f"{_listed(missing)}{instead}"
         )
     own = {_NUMBER.sub("N", key) for key in learner.state_dict()}
     dropped = {key for key in unexpected if _NUMBER.sub("N", key) in own}
@@ -49,6 +56,37 @@ def require_whole(name: str, learner: PreTrainedModel, info: Mapping[str, Any]) 
     for key, x in learner.named_parameters():
         if not x.isfinite().all():
             raise UserError(f"the learner {name!r} is damaged: {key} is not finite")
+
+
+def require_floating(name: str, learner: PreTrainedModel) -> None:
+    """Refuse weights that are stored as whole numbers, or in 8 bits, without a word on their scale.
+
+    transformers casts them to floating point as they are. Where the configuration says how they
+    were quantised, it restores them.
+
+    Args:
+        name: as the user gave it; of a directory its safetensors are looked at.
+        learner: the learner that was loaded.
+
+    Raises:
+        UserError: the weights are named.
+    """
+    if getattr(learner.config, "quantization_config", None) is not None:
+        return
+    own = tuple(key for key, _ in learner.named_parameters())
+    for file in sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else ():
+        with safe_open(file, "pt") as held:
+            kinds = {key: str(held.get_slice(key).get_dtype()) for key in held.keys()}  # noqa: SIM118  no dict
+        found = [
+            f"{key} ({kind})"
+            for key, kind in kinds.items()
+            if kind not in _WIDE and any(f".{whole}".endswith(f".{key}") for whole in own)
+        ]
+        if found:
+            raise UserError(
+                f"the learner {name!r} has weights that are quantised, and a config.json that does "
+                f"not say how: {_listed(found)}; save it in floating point"
+            )
 
 
 def require_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:

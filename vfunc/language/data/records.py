@@ -122,7 +122,8 @@ def _csv_records(path: Path, whole: str) -> Iterator[Record]:
     limit = csv.field_size_limit(len(whole) + 1)
     try:
         reader = csv.DictReader(io.StringIO(whole, newline=""), strict=True)
-        names = list(reader.fieldnames or ())
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
         if len(set(names)) < len(names):
             raise UserError(f"{path}: two columns of one name in the header {', '.join(names)}.")
         for record in reader:
@@ -133,7 +134,10 @@ def _csv_records(path: Path, whole: str) -> Iterator[Record]:
                 )
             yield where, record
     except csv.Error as error:
-        raise UserError(f"{path}: malformed CSV ({error}).") from error
+        raise UserError(
+            f"{path}: malformed CSV ({error}); commas separate its cells, and quotes hold those "
+            "with commas, quotes or newlines."
+        ) from error
     finally:
         csv.field_size_limit(limit)
 
