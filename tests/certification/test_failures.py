@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import vfunc
+from vfunc import trees
 from vfunc.problem import CompositeForm, LinearForm
 from vfunc.pullback import MixedProduct, Passes
 
@@ -156,6 +157,10 @@ def test_a_designer_that_shares_no_parameter_may_have_a_graph_of_its_own():
     assert not ask(with_graph, vfunc.FirstOrder()).failed
 
 
+def tangent(form, theta, w, task):
+    return trees.tangent_along(lambda at: form.coefficients(at, task), theta, w)[1]
+
+
 def wrong_forms(made):
     problem, form = made.problem, made.problem.linear
     return {
@@ -167,6 +172,16 @@ def wrong_forms(made):
         },
         "no such entry; it has x, q": {"linear": LinearForm("targets", form.coefficients)},
         "is of shape": {"linear": LinearForm("q", lambda t, c: form.coefficients(t, c).sum(0))},
+        "its tangent is not that of its coefficients": {
+            "linear": LinearForm(
+                "q", form.coefficients, lambda t, w, c: 1.01 * tangent(form, t, w, c)
+            )
+        },
+        "linear.tangent is of shape": {
+            "linear": LinearForm(
+                "q", form.coefficients, lambda t, w, c: tangent(form, t, w, c).sum(0)
+            )
+        },
         "parts: their sum": {"parts": lambda t, c: (c["q"] * form.coefficients(t, c)).mean(0)},
         "composite: loss": {
             "composite": CompositeForm(form.coefficients, lambda y, c: 0.9 * (c["q"] * y).sum())
@@ -180,7 +195,7 @@ def wrong_forms(made):
     }
 
 
-@pytest.mark.parametrize("which", range(7))
+@pytest.mark.parametrize("which", range(9))
 def test_a_declared_form_that_is_not_the_loss(which):
     made = cases.situation("mlp", 1)
     said, fields = list(wrong_forms(made).items())[which]
@@ -194,6 +209,7 @@ def test_right_forms_hold():
     form = made.problem.linear
     right = changed(
         made,
+        linear=replace(form, tangent=lambda t, w, c: tangent(form, t, w, c)),
         composite=CompositeForm(form.coefficients, lambda y, c: (c["q"] * y).sum()),
         parts=lambda t, c: (c["q"] * form.coefficients(t, c)).sum(-1),
     )

@@ -70,10 +70,18 @@ def _differentiable(
     problem, found = question.problem, {}
     linear, composite, parts = problem.linear, problem.composite, problem.parts
     if linear is not None:
-        found["linear"] = lambda: _same_gradient(
-            "linear", question, theta, task,
-            lambda t: (task[linear.target] * linear.coefficients(t, task, *problem.held(t))).sum(),
-        )  # fmt: skip
+
+        def of_linear() -> Row:
+            row = _same_gradient(
+                "linear", question, theta, task,
+                lambda t: (
+                    task[linear.target] * linear.coefficients(t, task, *problem.held(t))
+                ).sum(),
+            )  # fmt: skip
+            own = linear.tangent is not None and row.verdict == "holds"
+            return _along(question, theta, task, row) if own else row
+
+        found["linear"] = of_linear
     if composite is not None:
 
         def of_composite() -> Row:
@@ -107,6 +115,27 @@ def _same_gradient(
     where = f" ({stopped} holds it constant)" if stopped else ""
     note = f"{form}: its gradient in theta is not that of pretrain_loss, {gap:.2g} off{where}"
     return Row(subject, "FAILED", gap=gap, note=note)
+
+
+def _along(question: Question, theta: Params, task: Task, holds: Row) -> Row:
+    """The form's own tangent is its coefficients': <r, tangent> = <w, grad <r, coefficients>>."""
+    form, held = question.problem.linear, question.problem.held(theta)
+    assert form is not None and form.tangent is not None
+    generator = torch.Generator().manual_seed(0)  # its own: what is drawn elsewhere stays
+    w = trees.normal_like(theta, generator)
+    r = trees.normal_like({"": task[form.target]}, generator)[""]
+    along = form.tangent(theta, w, task, *held)
+    if along.shape != r.shape:
+        note = f"linear.tangent is of shape {tuple(along.shape)}, {form.target!r} {tuple(r.shape)}"
+        return Row(holds.subject, "FAILED", note=note)
+    leaves = trees.leaves(theta)
+    with torch.enable_grad():
+        g = trees.gradient((r * form.coefficients(leaves, task, *held)).sum(), leaves)
+    gap = float((r * along).sum() - trees.dot(w, g)) / (float(trees.norm(w) * trees.norm(g)) or 1.0)
+    if not abs(gap) > 100 * question.tolerance:
+        return holds
+    note = f"linear: its tangent is not that of its coefficients, {abs(gap):.2g} off"
+    return Row(holds.subject, "FAILED", gap=abs(gap), note=note)
 
 
 def _curved(question: Question, theta: Params, task: Task, generator: torch.Generator) -> Row:
