@@ -39,7 +39,7 @@ class ReverseOverForward:
         def inner(made):
             pretrain_loss, task = request.problem.pretrain_loss, request.task
             loss = lambda theta: pretrain_loss(theta, task | made)  # noqa: E731
-            return torch.func.jvp(loss, (request.theta,), (request.w,))[1]
+            return trees.tangent_along(loss, request.theta, request.w)[1]
 
         products, value = torch.func.grad_and_value(inner)(request.made)
         return MixedProduct(value.detach(), products, None, Passes(backwards=1, tangents=1))

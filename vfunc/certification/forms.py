@@ -14,6 +14,7 @@ from vfunc.certification.report import Row
 from vfunc.certification.slopes import SAFETY, slope
 from vfunc.certification.stopped import first_stopped
 from vfunc.problem import Task, pretrain_gradient
+from vfunc.pullback import ENGINES, attention_for
 from vfunc.trees import Params
 
 
@@ -124,7 +125,8 @@ def _along(question: Question, theta: Params, task: Task, holds: Row) -> Row:
     generator = torch.Generator().manual_seed(0)  # its own: what is drawn elsewhere stays
     w = trees.normal_like(theta, generator)
     r = trees.normal_like({"": task[form.target]}, generator)[""]
-    along = form.tangent(theta, w, task, *held)
+    with attention_for(ENGINES["linear"]):
+        along = form.tangent(theta, w, task, *held)
     if along.shape != r.shape:
         note = f"linear.tangent is of shape {tuple(along.shape)}, {form.target!r} {tuple(r.shape)}"
         return Row(holds.subject, "FAILED", note=note)
