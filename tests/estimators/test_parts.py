@@ -89,6 +89,9 @@ def test_one_tangent_pass_and_no_backward_but_g_down_s():
         feedback_loss=counted("feedback_loss", made.problem.feedback_loss),
     )
     vfunc.value_of_parts(problem, made.theta, made.phi)
+    assert calls.count("parts") == 2  # the first time, a plain gradient holds forward mode to it
+    calls.clear()
+    vfunc.value_of_parts(problem, made.theta, made.phi)
     assert sorted(calls) == ["feedback_loss", "parts"]
 
 
