@@ -14,7 +14,8 @@ import vfunc
 from vfunc import trees
 from vfunc.problem import construct_task, purity
 from vfunc.pullback.engine import ProductRequest
-from vfunc.pullback.stop_gradients import Hidden, StopGradientError, hidden
+from vfunc.pullback.held_constant import Hidden, hidden
+from vfunc.pullback.stop_gradients import StopGradientError
 
 pytestmark = pytest.mark.usefixtures("float64")
 

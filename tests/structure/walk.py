@@ -27,7 +27,7 @@ ROOT = f"{Path(vfunc.__file__).parent}/"
 CHECKS = {
     f"{ROOT}{name}"
     for name in ("typecheck.py", "problem/arguments.py", "problem/purity.py",
-                 "pullback/stop_gradients.py", "pullback/custom_functions.py", "pullback/missing.py",
+                 "pullback/stop_gradients.py", "pullback/held_constant.py", "pullback/custom_functions.py", "pullback/missing.py",
                  "simulate/overrides.py")
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -38,13 +39,27 @@ def test_the_command_writes_its_table(tmp_path, capsys):
     assert found["costs"][0]["speed"]["least"] > 0
 
 
+def test_the_shapes_of_the_command_are_those_there_are():
+    hints = get_type_hints(bench_command.BenchOptions)
+    assert get_args(hints["shape"]) == tuple(SHAPES)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("--quick", "--quick does nothing here: it is for --part training"),
         ("--output x", "--output does nothing here: it is for --part training"),
         ("--part training --lr 1", "--part training has a shape of its own, and no --lr"),
-        ("--part training --only x", "--part training has a shape of its own, and no --only"),
+        ("--part training --only x", "--only does nothing here: it is for --part estimators"),
+        ("--part training --steps 3", "--steps does nothing here: it is for --part estimators"),
+        (
+            "--part training --quick --shape tiny",
+            "--shape does nothing here: --quick takes no times, of the tiny shape",
+        ),
+        (
+            "--part training --quick --repeats 2",
+            "--repeats does nothing here: --quick takes no times, of the tiny shape",
+        ),
     ],
 )
 def test_what_does_nothing_is_refused(capsys, line, said):

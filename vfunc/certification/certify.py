@@ -16,7 +16,7 @@ from vfunc.certification.adam_moments import with_smooth_adam
 from vfunc.certification.engines import engine_is_right
 from vfunc.certification.gradient_error import Measured
 from vfunc.certification.judge import answer_of, judge
-from vfunc.certification.plain_gradients import IN_THETA
+from vfunc.certification.plain_gradients import THETA_ALONE
 from vfunc.certification.premises import premises
 from vfunc.certification.promotion import Question, most_exact
 from vfunc.certification.report import ZERO, Certification, Row
@@ -112,7 +112,7 @@ def certify(
         if not _failed(rows):
             rows.append(replace(rule_is_right(question, generator), premise=True))
         if not _failed(rows):
-            stopped = next((row.note for row in rows if IN_THETA in row.note), "")
+            stopped = next((row.note for row in rows if THETA_ALONE in row.note), "")
             question = replace(question, stopped=stopped)
             asked = _Asked(problem, theta, phi, question, directions, generator)
             if estimator is None:

@@ -33,7 +33,7 @@ SAME = 0.5
 KINKED = "finite differences of other steps disagree with the first: a kink is near"
 
 
-IN_THETA = (
+THETA_ALONE = (
     "holds constant what depends on theta and not on phi (a stop-gradient): the learner's step "
     "takes it so, and so does the engine reverse in first_order and in one step of unrolled; "
     "second derivatives in theta lack it, and unrolled with K >= 2, implicit and the other engines "
@@ -167,7 +167,7 @@ def _as_remark(
     except OtherPathError:
         return row
     if check.verdict == "holds" and alone:
-        return replace(row, verdict="holds", note=f"pretrain_loss: {stopped} {IN_THETA}")
+        return replace(row, verdict="holds", note=f"pretrain_loss: {stopped} {THETA_ALONE}")
     with torch.enable_grad():
         custom = custom_functions([loss(leaves)])
     if check.verdict == "FAILED" and custom:

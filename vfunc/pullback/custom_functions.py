@@ -22,8 +22,8 @@ from vfunc.forward_pass import round_off
 from vfunc.problem.purity import first_time, remember
 from vfunc.pullback.engine import ProductRequest
 from vfunc.pullback.graph import custom_classes, nodes, of_library, plain_name
+from vfunc.pullback.held_constant import COARSEST, differs
 from vfunc.pullback.missing import MissingDerivativeError
-from vfunc.pullback.stop_gradients import COARSEST, differs
 from vfunc.trees import Params, tangent_along
 
 SECOND = (

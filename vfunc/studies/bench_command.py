@@ -106,15 +106,16 @@ def _measure(argv: Sequence[str], program: str) -> None:
         )
     if options.steps < 0 or options.repeats < 1:
         raise UserError("--steps must be at least 0, and --repeats at least 1")
-    if options.part == "training":
-        if rest or options.only is not None:
-            told = rest[0] if rest else "--only"
-            raise UserError(f"--part training has a shape of its own, and no {told}")
+    training = options.part == "training"
+    if training and rest:
+        raise UserError(f"--part training has a shape of its own, and no {rest[0]}")
+    idle = ("only", "steps") if training else ("shape", "quick", "output")
+    _refuse_idle(options, idle, f"it is for --part {'estimators' if training else 'training'}")
+    if training:
+        if options.quick:
+            _refuse_idle(options, ("shape", "repeats"), "--quick takes no times, of the tiny shape")
         _measure_training(options)
         return
-    for name in ("shape", "quick", "output"):
-        if getattr(options, name) != getattr(BenchOptions(), name):
-            raise UserError(f"--{name} does nothing here: it is for --part training")
     # only now: --help need not wait for it
     from vfunc.studies.bench import CANDIDATES, bench
     from vfunc.training.assemble import assemble
@@ -127,6 +128,13 @@ def _measure(argv: Sequence[str], program: str) -> None:
     rows = bench(assembled, chosen, options.steps, options.repeats)
     console = SafeConsole(width=None if sys.stdout.isatty() else 130)
     console.print(table(rows))
+
+
+def _refuse_idle(options: BenchOptions, names: Sequence[str], why: str) -> None:
+    """Refuse options that are given and do nothing."""
+    for name in names:
+        if getattr(options, name) != getattr(BenchOptions(), name):
+            raise UserError(f"--{name} does nothing here: {why}")
 
 
 def _measure_training(options: BenchOptions) -> None:

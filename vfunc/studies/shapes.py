@@ -92,7 +92,6 @@ def shaped_run(
     arm: str,
     align: str,
     device: torch.device | None = None,
-    precision: torch.dtype | None = None,
 ) -> ArmRun:
     """One arm of a run of that shape: AdamW, one micro-batch a step, `first_order`.
 
@@ -101,7 +100,6 @@ def shaped_run(
         arm: `baseline` or `vpretraining`.
         align: the subset S.
         device: the device; None is the CPU.
-        precision: dtype of mixed precision, or None.
     """
     device = device or torch.device("cpu")
     workload = LanguageWorkload(
@@ -119,7 +117,7 @@ def shaped_run(
         len(shape.feedback),
         0.1,
         device,
-        precision,
+        None,
         0,
     )
     designed = ARMS[arm].designed

@@ -18,7 +18,7 @@ from vfunc.language.soft_targets.soft_loss import rows_a_chunk
 from vfunc.typecheck import typed
 
 GROUP = 32
-"""Entries of a group of `largest`: the fastest of 16 to 256 at 20,000 tokens."""
+"""Entries of a group of `largest`."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,8 @@ def largest(rows: Float[Tensor, "N V"], k: int) -> Int[Tensor, "N k"]:
     """Where the k largest entries of each row are, the largest first.
 
     On a CPU they are sought among groups: the k largest entries lie in the k groups with the
-    largest maxima, which takes one cheap pass and a selection among far fewer entries (.56 of
-    `torch.topk`'s time at 20,000 tokens and k = 64). Which of equal entries come in is not
-    specified, as with `torch.topk`.
+    largest maxima, which takes one cheap pass and a selection among far fewer entries. Which of
+    equal entries come in is not specified, as with `torch.topk`.
     """
     count, size = rows.shape
     if rows.device.type != "cpu" or k * GROUP * 2 > size:

@@ -30,8 +30,8 @@ CHUNK_ELEMENTS = 2**24
 CPU_CHUNK_ELEMENTS = 2**18
 """The same on a CPU: 1 MiB, which stays in its cache.
 
-Above 32 MiB glibc's malloc maps every buffer anew, and each page of it is faulted in: the loss then
-takes 2.4 times as long (1,024 rows of 20,000 tokens, one thread).
+Above 32 MiB glibc's malloc maps every buffer anew, and each page of it is faulted in, which costs
+more than the arithmetic.
 """
 
 
