@@ -308,3 +308,12 @@ def test_a_run_starts_with_a_step_of_a_copy_of_its_optimizer(monkeypatch):
     with pytest.raises(vfunc.UserError, match="the simulated step is not the optimizer's own"):
         new_run()
     new_run("baseline")  # it simulates nothing
+
+
+def test_a_task_of_other_candidates_is_not_read_from_those_looked_up():
+    run = new_run()
+    learner, workload = run.state.learner, run.workload
+    forward = workload.forward(learner, workload.batch(0), observe=True)
+    task = workload.build_task(learner, "baseline", forward, None)
+    plain = dataclasses.replace(forward, observed=None)
+    assert torch.equal(workload.loss(learner, forward, task), workload.loss(learner, plain, task))
