@@ -44,33 +44,52 @@ def jaxtyped(thing=None, *, typechecker, shaped=jaxtyping.jaxtyped):
     if isinstance(thing, classmethod | staticmethod):
         return type(thing)(jaxtyped(thing.__func__, typechecker=typechecker))
     if inspect.isfunction(thing):
-        return sparing(
-            thing, typechecker(thing) if plain(thing) else shaped(thing, typechecker=typechecker)
-        )
+        return sparing(thing, lambda: _checked(thing, typechecker, shaped))
     if dataclasses.is_dataclass(thing) and "__init__" in vars(thing) and plain(thing.__init__):
         thing.__init__ = typechecker(thing.__init__)
         return thing
     return shaped(thing, typechecker=typechecker)
 
 
+def _checked(function, typechecker, shaped):
+    return typechecker(function) if plain(function) else shaped(function, typechecker=typechecker)
+
+
 MOST = 20
 """How many calls of a function are checked in each test: what a test passes to a function seldom
 changes its types after that, and solvers make thousands of calls."""
+
+MOST_INNER = 2
+"""How many of the functions that a function makes at each of its calls are checked in each test:
+making a check takes longer than most of what they do."""
 
 calls: collections.Counter = collections.Counter()
 """How many calls of each function have been checked in this test."""
 
 
-def sparing(function, checked):
-    """A function whose first calls in a test are checked."""
+def sparing(function, check):
+    """A function whose first calls in a test are checked.
 
+    Args:
+        function: any function of the package.
+        check: makes the function that is checked at every call; not before it is needed.
+    """
     code = function.__code__  # the function itself would keep what an inner one closes over
+    if "<locals>" in function.__qualname__:
+        made = ("made", code)
+        if calls[made] >= MOST_INNER:
+            return function
+        calls[made] += 1
+    checked = None
 
     @functools.wraps(function)
     def call(*args, **kwargs):
         if calls[code] >= MOST:
             return function(*args, **kwargs)
         calls[code] += 1
+        nonlocal checked
+        if checked is None:
+            checked = check()
         return checked(*args, **kwargs)
 
     return call

@@ -125,6 +125,15 @@ def _no_signal_is_ignored():
         signal.signal(one, signal.SIG_IGN)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _checks_are_no_state():
+    """What the checks of annotations count is not taken for a function's own state."""
+    from vfunc.certification import kept_state
+
+    with patch.object(kept_state, "CHECKERS", (*kept_state.CHECKERS, "annotation_checker")):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _first_calls_are_checked():
     """Each test has its functions' first calls checked."""

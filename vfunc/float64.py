@@ -9,7 +9,7 @@ certified against it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,10 +64,17 @@ class _PromoteFloat64(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if not _holds_float64((args, kwargs)):
+        if getattr(func, "__name__", "") == "__get__":  # an attribute: nothing is computed
+            return func(*args, **kwargs)
+        found: set[object] = set()
+        _look(args, found)
+        _look(kwargs.values(), found)
+        if torch.float64 not in found:
             return func(*args, **kwargs)
         if func in _CASTS:
             return args[0].double()
+        if found.isdisjoint(_COARSE):
+            return func(*args, **kwargs)
         if args and _is_coarse(args[0]) and _writes_in_place(func):
             # no TypeError: `x += y` would take it for "try another way"
             raise RuntimeError(
@@ -76,7 +83,7 @@ class _PromoteFloat64(TorchFunctionMode):
         return func(*_promoted(args), **_promoted(dict(kwargs)))
 
 
-_COARSE = (torch.float32, torch.float16, torch.bfloat16)
+_COARSE = frozenset((torch.float32, torch.float16, torch.bfloat16))
 _CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
 
 
@@ -89,12 +96,22 @@ def _writes_in_place(func: Callable[..., Any]) -> bool:
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
-def _holds_float64(x: Any) -> bool:
-    if isinstance(x, Tensor):
-        return x.dtype == torch.float64
-    if isinstance(x, list | tuple):
-        return any(map(_holds_float64, x))
-    return isinstance(x, dict) and any(map(_holds_float64, x.values()))
+def _look(arguments: Iterable[Any], found: set[object]) -> None:
+    """Notes the dtypes of all tensors among arguments, and dtypes coarser than float64.
+
+    Args:
+        arguments: of a call, collections in collections too.
+        found: what is found is put into it.
+    """
+    for x in arguments:
+        if isinstance(x, Tensor):
+            found.add(x.dtype)
+        elif isinstance(x, list | tuple):
+            _look(x, found)
+        elif isinstance(x, dict):
+            _look(x.values(), found)
+        elif isinstance(x, torch.dtype) and x in _COARSE:
+            found.add(x)
 
 
 def _promoted(x: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,29 +57,31 @@ def coarsest_round_off(theta: Mapping[str, Tensor], compute_dtype: torch.dtype |
 
 
 @contextlib.contextmanager
-def without_recomputation(module: nn.Module) -> Iterator[None]:
-    """Have the module keep its activations: its flags are off, other checkpoints are refused."""
-    with without_checkpointing(module), refusing_recomputation():
+def without_recomputation(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Have modules keep their activations: their flags are off, other checkpoints are refused.
+
+    Args:
+        modules: a learner and all that are in it.
+    """
+    with without_checkpointing(modules), refusing_recomputation():
         yield
 
 
 @contextlib.contextmanager
-def without_checkpointing(module: nn.Module) -> Iterator[None]:
+def without_checkpointing(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Switch transformers' and timm's gradient checkpointing off, and on again afterwards.
 
     Under `functional_call` a checkpoint recomputes after the parameters have been swapped back:
     the gradient is that of the module's own parameters, 18 to 100 % off at another theta, without
     a word. Only memory is lost by doing without: a call holds the activations of S's layers.
+
+    Args:
+        modules: a learner and all that are in it.
     """
-    flags = [
-        (child, flag)
-        for child in module.modules()
-        for flag in CHECKPOINTING_FLAGS
-        if getattr(child, flag, None) is True
-    ]
+    flags = [(m, flag) for m in modules for flag in CHECKPOINTING_FLAGS if _is_on(m, flag)]
     hooks = [
         (child._forward_hooks, key, hook)
-        for child in module.modules()
+        for child in modules
         for key, hook in child._forward_hooks.items()
         if getattr(hook, "__name__", "") in _INPUT_HOOKS
     ]
@@ -94,6 +96,13 @@ def without_checkpointing(module: nn.Module) -> Iterator[None]:
             setattr(child, flag, True)
         for registered, key, hook in hooks:
             registered[key] = hook
+
+
+def _is_on(module: nn.Module, flag: str) -> bool:
+    """Whether a module has a switch that is on; a module is slow to say that it has none."""
+    if flag not in vars(module) and not hasattr(type(module), flag):
+        return False
+    return getattr(module, flag) is True
 
 
 @contextlib.contextmanager

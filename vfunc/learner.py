@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -68,20 +68,25 @@ class FunctionalLearner:
                 or the module recomputes activations in a way of its own: that would happen after
                 its own parameters are back, and give another theta's gradients.
         """
-        self._require_own(theta)
-        frozen = {name: p.detach() for name, p in self.module.named_parameters()}
-        frozen |= {name: frozen[name].clone() for name in _rescaled(self.module) if name in frozen}
+        held = _Held(self.module)
+        self._require_own(theta, held.parameters)
+        frozen = {name: p.detach() for name, p in held.parameters.items()}
+        frozen |= {name: frozen[name].clone() for name in held.rescaled if name in frozen}
         # copies: batch norm in train mode writes its running statistics
-        buffers = {name: b.clone() for name, b in self.module.named_buffers()}
-        with without_recomputation(self.module):
+        buffers = {name: b.clone() for name, b in held.buffers.items()}
+        with without_recomputation(held.modules):
             return functional_call(self.module, frozen | buffers | theta, args, kwargs)
 
-    def _require_own(self, theta: Params) -> None:
+    def _require_own(self, theta: Params, own: Mapping[str, nn.Parameter]) -> None:
         """Check that theta stands for the parameters in S: what is missing would be held constant.
 
         Dtypes are free: a float32 module is asked in float64 too.
+
+        Args:
+            theta: what the module is called with.
+            own: all parameters of the module.
         """
-        own, kind = dict(self.module.named_parameters()), type(self.module).__name__
+        kind = type(self.module).__name__
         # what is not in S may be given too: a cut learner's lower layers are tried so
         wanted = {n: own[n] for n in own if n in theta} | {n: own[n] for n in self.names}
         trees.require_same_structure(f"theta for {kind}", theta, wanted)
@@ -92,13 +97,33 @@ class FunctionalLearner:
                 )
 
 
-def _rescaled(module: nn.Module) -> list[str]:
-    """Names of weights that their own forward writes to: those of embeddings with a `max_norm`."""
-    return [
-        f"{path}.weight" if path else "weight"
-        for path, part in module.named_modules()
-        if getattr(part, "max_norm", None) is not None
-    ]
+class _Held:
+    """What a module holds, by one walk through it: each is a good part of a small call's time.
+
+    Attributes:
+        modules: itself, and all that are in it.
+        parameters: as `named_parameters()` gives them.
+        buffers: as `named_buffers()` gives them.
+        rescaled: names of weights that their own forward writes to: those of embeddings with a
+            `max_norm`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modules: list[nn.Module] = []
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self.rescaled: list[str] = []
+        seen: set[int] = set()
+        for path, part in module.named_modules():
+            self.modules.append(part)
+            before = f"{path}." if path else ""
+            for kind, known in ((part._parameters, self.parameters), (part._buffers, self.buffers)):
+                for name, x in kind.items():
+                    if x is not None and id(x) not in seen:  # tied ones count once
+                        seen.add(id(x))
+                        known[before + name] = x
+            if vars(part).get("max_norm") is not None:
+                self.rescaled.append(f"{before}weight")
 
 
 def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:

@@ -7,9 +7,11 @@ of them the target.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import measures
@@ -525,6 +527,158 @@ def a_feedback_that_drifts(p):
         return plain(theta) * (1.0 if len(calls) < 8 else 1.5)
 
     p.feedback_loss = feedback_loss
+
+
+CALLS = 0
+
+
+def _of_a_global():
+    global CALLS
+    CALLS = 0
+
+    def counted():
+        global CALLS
+        CALLS += 1
+        return CALLS
+
+    return counted
+
+
+class Slotted:
+    __slots__ = ("calls",)
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return self.calls
+
+
+def _in_a_cell():
+    calls = 0
+
+    def counted():
+        nonlocal calls
+        calls += 1
+        return calls
+
+    return counted
+
+
+def _of_its_own():
+    def counted():
+        counted.calls += 1
+        return counted.calls
+
+    counted.calls = 0
+    return counted
+
+
+def _in_a_tensor():
+    calls = torch.zeros(())
+    return lambda: int(calls.add_(1))
+
+
+def _written_unseen():
+    calls = torch.zeros(())
+
+    def counted():
+        calls.data.add_(1)
+        return int(calls)
+
+    return counted
+
+
+def _in_a_list():
+    calls = []
+
+    def counted():
+        calls.append(1)
+        return len(calls)
+
+    return counted
+
+
+def _numbers():
+    calls = 0
+    while True:
+        calls += 1
+        yield calls
+
+
+def _yielded():
+    return partial(next, _numbers())
+
+
+def _of_itertools():
+    return partial(next, itertools.count(1))
+
+
+class Kept(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self._calls = [0]
+
+    def forward(self):
+        self._calls[0] += 1
+        return self._calls[0]
+
+
+def _in_a_dictionary():
+    kept = {"by": {"calls": 0}}
+
+    def counted():
+        kept["by"]["calls"] += 1
+        return kept["by"]["calls"]
+
+    return counted
+
+
+def later(asked: str, make: Callable[[], Callable[[], int]], becomes_other: Callable[[int], bool]):
+    """A function of the problem gives other numbers at some of its calls."""
+
+    def change(p):
+        plain, counted = getattr(p, asked), make()
+
+        def function(*given):
+            found, factor = plain(*given), 1.5 if becomes_other(counted()) else 1.0
+            return trees.scale(found, factor) if isinstance(found, dict) else found * factor
+
+        setattr(p, asked, function)
+
+    return change
+
+
+def _from_3(n):
+    return n >= 3
+
+
+def _from_30(n):
+    return n >= 30
+
+
+def _every_40th(n):
+    return n % 40 == 39
+
+
+for asked, name, said, make, becomes_other in (
+    ("feedback_loss", "of a global", "global 'CALLS'", _of_a_global, _every_40th),
+    ("pretrain_loss", "of an object with slots", "'calls' of Slotted", Slotted, _from_30),
+    ("construct", "in a cell", "'calls' of counted", _in_a_cell, _from_3),
+    ("feedback_loss", "of a function's own", "'calls' of counted", _of_its_own, _from_30),
+    ("feedback_loss", "in a tensor", "'calls' of <lambda>", _in_a_tensor, _every_40th),
+    ("pretrain_loss", "in a tensor's data", "'calls' of counted", _written_unseen, _from_3),
+    ("pretrain_loss", "in a list", "length of 'calls' of counted", _in_a_list, _every_40th),
+    ("construct", "of itertools", "'counted' of function", _of_itertools, _from_30),
+    ("feedback_loss", "of a generator", "'calls' of _numbers", _yielded, _from_30),
+    ("feedback_loss", "in a module's list", r"'_calls'\[0\] of Kept", Kept, _from_30),
+    ("feedback_loss", "in dictionaries", r"'kept' of counted\['by'\]\['calls'\]",
+     _in_a_dictionary, _from_30),
+):  # fmt: skip
+    wrong(f"{asked} gives another number by now.*{said}.* has changed", f"a count {name}")(
+        later(asked, make, becomes_other)
+    )
 
 
 # -- live modules in place of theta ---------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -114,3 +116,30 @@ def test_a_construct_that_writes_to_phi_is_refused():
     with pytest.raises(vfunc.UserError, match=r"construct writes to phi\['q'\]"):
         vfunc.FirstOrder()(asked, call.theta, phi)
     assert not phi["q"].any()
+
+
+@pytest.mark.parametrize(
+    ("hold", "said"),
+    [
+        (lambda x: x, "construct writes to batch, "),
+        (lambda x: {"x": x, "at": 3}, r"construct writes to batch\['x'\]"),
+        (lambda x: (7, x), r"construct writes to batch\[1\]"),
+        (lambda x: SimpleNamespace(x=x), r"construct writes to batch\['x'\]"),
+    ],
+    ids=["a tensor", "a dict", "a tuple", "an object"],
+)
+@pytest.mark.parametrize("write", [lambda x: x.add_(1.0), lambda x: x.data.add_(1.0)])
+def test_a_construct_that_writes_to_its_batch_is_refused(hold, said, write):
+    x = torch.zeros(3)
+
+    def construct(phi, batch):
+        write(x)
+        return {"q": phi["q"] + x}
+
+    call = vfunc.functional(Words())
+    asked = vfunc.ValueProblem(
+        **{**vars(problem(call)), "construct": construct, "batches": (hold(x),)}
+    )
+    with pytest.raises(vfunc.UserError, match=said):
+        vfunc.FirstOrder()(asked, call.theta, {"q": torch.zeros(3)})
+    assert not x.any()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from baseline_run import BASELINE
@@ -15,6 +16,7 @@ from vfunc.errors import UserError
 from vfunc.storage import lock
 from vfunc.storage.lock import locked
 from vfunc.storage.manifest import Manifest
+from vfunc.training import run
 from vfunc.training.files.opening import new_folder
 from vfunc.training.files.written import remove_temporary, remove_written
 from vfunc.training.run_directory import RunDirectory
@@ -188,3 +190,22 @@ def test_a_lock_that_is_a_link_leaves_alone_what_it_leads_to(tmp_path):
     with pytest.raises(OSError, match=r"\.lock"), locked(tmp_path):
         pass
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_place_where_no_run_can_be_is_refused_before_data_are_read(
+    command, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(run, "assemble", lambda _: pytest.fail("data were read"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, there in (("file", "file"), ("file/below/runs", "file"), ("link", "link")):
+        assert command("--runs-dir", name, **BASELINE) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert said[0].startswith(f"error: --runs-dir {name}: ")
+        assert f"{there} is no folder; name another place" in said[0]
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr("tempfile.mkdtemp", Mock(side_effect=full))
+    assert command("--runs-dir", "new", **BASELINE) == 2
+    assert "(No space left on device); name another place" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]

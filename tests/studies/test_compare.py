@@ -381,11 +381,15 @@ def test_runs_from_different_commits_are_told_apart(compare, capsys):
         ("--from x z", "not finished: z"),
         ("--from w", "w/metrics.json is not that of a run"),
         ("--from v", "v/metrics.json cannot be read"),
+        ("--from u", "u/metrics.json is not that of a run (ValueError('loss is nan'))"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(compare, capsys, line, message):
-    for name in ("x/s0", "y", "z", "w", "v"):
+    for name in ("x/s0", "y", "z", "w", "v", "u"):
         write_run(Path(name), config_of())
+    changed = json.loads(Path("u/metrics.json").read_text())
+    next(iter(changed["arms"].values()))["metrics"]["loss"] = float("nan")
+    Path("u/metrics.json").write_text(json.dumps(changed))
     Path("z/metrics.json").unlink()
     Path("w/metrics.json").write_text('{"config": {"seed": 0}}')
     Path("v/metrics.json").write_text("{")

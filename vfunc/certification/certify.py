@@ -101,8 +101,9 @@ def certify(
         raise UserError("certify takes optimizer and parameters together: the live ones")
     generator = torch.Generator().manual_seed(seed)
     with _random_states_kept():
+        begun = beginning(problem, theta, phi)
         question = most_exact(problem, theta, phi)
-        begun = beginning(problem, question)
+        begun = begun.with_question(question)
         rows, notes = list(_all_premises(problem, theta, phi, question, generator)), ()
         if not _failed(rows):
             easier, note = with_smooth_adam(question.problem, question.theta, question.phi)

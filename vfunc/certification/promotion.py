@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Question:
         unit: unit round-off of the coarsest dtype that the numbers go through.
         precision: that dtype's name, and the reason where it is not float64.
         stopped: what L_pre holds constant of theta alone, in words; "" if nothing.
+        losses: what `pretrain_loss` (of the first batch's task) and `feedback_loss` are there,
+            where they have been asked.
     """
 
     problem: ValueProblem
@@ -38,6 +40,7 @@ class Question:
     unit: float
     precision: str
     stopped: str = ""
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def double(self) -> bool:
@@ -78,10 +81,11 @@ def most_exact(problem: ValueProblem, theta: Params, phi: Params) -> Question:
         losses = _losses(question)
     except Exception as error:  # whatever stands against float64: its own precision shows if real
         own = _as_it_is(problem, theta, phi, str(error).strip().partition("\n")[0])
-        _losses(own)
-        return own
+        return replace(own, losses=_losses(own))
     coarse = [f"{name} returns {x.dtype}" for name, x in losses.items() if x.itemsize < 8]
-    return _as_it_is(problem, theta, phi, ", ".join(coarse)) if coarse else question
+    if coarse:
+        return _as_it_is(problem, theta, phi, ", ".join(coarse))
+    return replace(question, losses=losses)
 
 
 def in_float64(problem: ValueProblem, theta: Params, phi: Params) -> Question:

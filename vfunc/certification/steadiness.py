@@ -2,125 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.certification.kept_state import Kept, first_changed, kept_by
 from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
 from vfunc.problem import ValueProblem, construct_task
-from vfunc.problem.purity import modules_of
+from vfunc.trees import Params
 
 AGAIN = 100
-"""How often a loss is asked again where something has failed: what changes now and then shows."""
+"""How often a function is asked again where something that it keeps has changed."""
+
+FAILED_AGAIN = 10
+"""How often it is where something has failed, and nothing that can be seen has changed."""
 
 SUBJECT = "asked again, it says the same"
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What a problem's functions gave at first, and what their modules held.
+class _Asked:
+    """One function of a problem at one point.
 
     Attributes:
-        question: the problem and its point.
-        functions: each of the problem's functions at that point.
-        values: what each gave.
-        held: attributes of the modules that the functions reach, by name.
-        look: reads these attributes again.
+        name: of the function, for messages.
+        function: asks it.
+        first: what it gave.
+        unit: unit round-off of its numbers.
     """
 
-    question: Question
-    functions: dict[str, Callable[[], Tensor]]
-    values: dict[str, Tensor]
-    held: dict[str, Any]
-    look: Callable[[], dict[str, Any]]
+    name: str
+    function: Callable[[], Tensor]
+    first: Tensor
+    unit: float
+
+    def changed(self, times: int) -> int:
+        """After how many calls it gives something else; 0 if it does not.
+
+        Args:
+            times: how often it is asked.
+        """
+        for count in range(1, times + 1):
+            with torch.no_grad():
+                now = self.function()
+            if not _near(now, self.first, self.unit):
+                return count
+        return 0
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a problem's functions gave when they were first asked, and what they kept.
+
+    Attributes:
+        problem: as it was passed in: its functions lead to what they keep.
+        asked: these functions, as they are; none if one of them fails.
+        kept: what they kept before their first call.
+        closely: the same in the precision in which they are certified.
+    """
+
+    problem: ValueProblem
+    asked: tuple[_Asked, ...]
+    kept: Kept
+    closely: tuple[_Asked, ...] = ()
+
+    def with_question(self, question: Question) -> Beginning:
+        """The same, and the functions in the precision in which they are certified.
+
+        Args:
+            question: the problem and its point, as they are certified.
+        """
+        functions = _functions(question.problem, question.theta, question.phi)
+        with torch.no_grad():
+            first = {
+                n: question.losses[n] if n in question.losses else functions[n]() for n in functions
+            }
+        closely = tuple(_Asked(n, f, first[n], question.unit) for n, f in functions.items())
+        return replace(self, closely=closely)
 
     def row(self, failed: bool) -> Row | None:
         """A failed row if a function gives something else by now; None if all are as they were.
 
         Args:
-            failed: whether something else has failed; each is then asked many times, as they are
-                where a module's attribute has changed meanwhile.
+            failed: whether something else has failed; each is then asked several times, and many
+                times where something that they keep has changed meanwhile.
         """
-        often = failed or self._changed_attribute()
-        for name, function in self.functions.items():
-            for count in range(1, (AGAIN if often else 1) + 1):
-                with torch.no_grad():
-                    now = function()
-                if not _near(now, self.values[name], self.question.unit):
-                    after = f", asked {count} times again" if often else ""
-                    note = f"{name} gives another number by now{after}{self._changed()}"
-                    return Row(SUBJECT, "FAILED", note=note, premise=True)
+        times = AGAIN if self._changed_state() else FAILED_AGAIN if failed else 1
+        once = [(one, 1) for one in self.asked]
+        often = [(one, times) for one in self.closely] if times > 1 or not once else []
+        for one, most in (*once, *often):
+            count = one.changed(most)
+            if count:
+                after = f", asked {count} times again" if count > 1 else ""
+                note = f"{one.name} gives another number by now{after}{self._told()}"
+                return Row(SUBJECT, "FAILED", note=note, premise=True)
         return None
 
-    def _changed_attribute(self) -> str:
-        return _first_changed(self.held, self.look())
+    def _changed_state(self) -> str:
+        return first_changed(self.kept, _kept(self.problem))
 
-    def _changed(self) -> str:
-        name = self._changed_attribute()
+    def _told(self) -> str:
+        name = self._changed_state()
         if name:
             return f": {name} has changed meanwhile; an estimate must not depend on such state"
         return "; look for a count, a cache or a random number that it keeps"
 
 
-def beginning(problem: ValueProblem, question: Question) -> Beginning:
-    """Note what a problem gives now.
+def beginning(problem: ValueProblem, theta: Params, phi: Params) -> Beginning:
+    """Note what a problem gives now, before anything else asks it.
 
     Args:
-        problem: as it was passed in: its functions lead to its modules.
-        question: the problem and its point, as they are certified.
+        problem: the problem as it was passed in.
+        theta: the learner's parameters.
+        phi: the designer's parameters.
     """
-    batch = question.problem.batches[0]
-    # copies: an estimator that writes to what it is given is another matter
-    theta, phi = ({n: x.clone() for n, x in at.items()} for at in (question.theta, question.phi))
-    task = construct_task(question.problem, phi, batch).task
-    functions: dict[str, Callable[[], Tensor]] = {
-        "pretrain_loss": lambda: question.problem.pretrain(theta, task),
-        "feedback_loss": lambda: question.problem.feedback_loss(theta),
-        "construct": lambda: _sum(question.problem.construct(phi, batch)),
-    }
-    with torch.no_grad():
-        values = {name: function() for name, function in functions.items()}
-    asked = (problem.construct, problem.pretrain_loss, problem.feedback_loss)
-
-    def look() -> dict[str, Any]:
-        return dict(held for function in asked for held in _attributes(function))
-
-    return Beginning(question, functions, values, look(), look)
+    kept = _kept(problem)
+    try:
+        asked = []
+        for name, function in _functions(problem, theta, phi).items():
+            with torch.no_grad():
+                first = function()
+            unit = torch.finfo(first.dtype).eps
+            asked.append(_Asked(name, function, first, unit))
+    except Exception:  # what certifies next says what is wrong, in one line
+        asked = []
+    return Beginning(problem, tuple(asked), kept)
 
 
 def changed_by(function: Callable[[], Any], asked: object) -> str:
-    """A module's attribute that a call changes; "" if none does.
+    """What a function keeps that a call changes; "" if nothing is.
 
     Args:
         function: makes the call.
-        asked: what leads to the modules.
+        asked: what leads to what is kept.
     """
-    before = dict(_attributes(asked))
+    before = kept_by(asked)
     with torch.no_grad():
         function()
-    return _first_changed(before, dict(_attributes(asked)))
+    return first_changed(before, kept_by(asked))
 
 
-def _first_changed(before: dict[str, Any], now: dict[str, Any]) -> str:
-    return next((n for n, x in before.items() if n in now and not _equal(now[n], x)), "")
+def _functions(
+    problem: ValueProblem, theta: Params, phi: Params
+) -> dict[str, Callable[[], Tensor]]:
+    """A problem's functions at one point, by name; the loss of a task that is made here."""
+    batch = problem.batches[0]
+    # copies: an estimator that writes to what it is given is another matter
+    theta, phi = ({n: x.detach().clone() for n, x in at.items()} for at in (theta, phi))
+    task = construct_task(problem, phi, batch).task
+    return {
+        "pretrain_loss": lambda: problem.pretrain(theta, task),
+        "feedback_loss": lambda: problem.feedback_loss(theta),
+        "construct": lambda: _sum(problem.construct(phi, batch)),
+    }
 
 
-def _attributes(function: object) -> Iterator[tuple[str, Any]]:
-    """Numbers and tensors that modules hold, but for parameters, by name."""
-    for module in modules_of(function):
-        for path, part in module.named_modules():
-            where = f"{type(part).__name__}{f' {path!r}' if path else ''}"
-            kept = {k: v for k, v in vars(part).items() if not k.startswith("_")} | part._buffers
-            for name, value in kept.items():
-                if isinstance(value, Tensor):
-                    yield f"{name!r} of {where}", value.detach().clone()
-                elif isinstance(value, int | float) and not isinstance(value, bool):
-                    yield f"{name!r} of {where}", value
+def _kept(problem: ValueProblem) -> Kept:
+    return kept_by((problem.construct, problem.pretrain_loss, problem.feedback_loss))
 
 
 def _sum(task: dict[str, Tensor]) -> Tensor:
@@ -135,9 +178,3 @@ def _sum(task: dict[str, Tensor]) -> Tensor:
 def _near(a: Tensor, b: Tensor, unit: float) -> bool:
     size = max(abs(float(a)), abs(float(b)))
     return abs(float(a) - float(b)) <= 1e3 * unit * size or float(a) != float(a)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-    return type(a) is type(b) and a == b

@@ -75,10 +75,10 @@ def construct_task(problem: ValueProblem, phi: Params, batch: Any) -> Constructi
 
     Raises:
         UserError: phi is no dict of parameters that `construct` can use, or what it returns is no
-            dict of tensors.
+            dict of tensors, or it writes to phi or to the batch.
     """
     phi = trees.leaves(phi)
-    with torch.enable_grad(), using(problem.construct, "construct", phi=phi):
+    with torch.enable_grad(), using(problem.construct, "construct", batch, phi=phi):
         task = problem.construct(phi, batch)
     require_task(task)
     designed = tuple(name for name, x in task.items() if x.requires_grad)

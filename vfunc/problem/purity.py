@@ -64,7 +64,7 @@ def code_of(x: object, depth: int = 3) -> Hashable:
             return x.__code__
         cells = [_content(cell) for cell in x.__closure__ or ()]
         defaults = [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-        named = [x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__]
+        named = [x.__globals__[n] for n in names_looked_up(x.__code__) if n in x.__globals__]
         functions = [
             one for one in named if isinstance(one, types.FunctionType | bool | int | dict)
         ]
@@ -139,7 +139,7 @@ class _Seen:
 
 @contextlib.contextmanager
 def untouched(
-    name: str, function: Callable[..., Any], **given: Mapping[str, Tensor]
+    name: str, function: Callable[..., Any], **given: Mapping[Any, Tensor]
 ) -> Iterator[None]:
     """Refuse a function that writes to its arguments, or to a module's parameters or buffers.
 
@@ -171,29 +171,49 @@ def untouched(
         if live is not None:
             raise UserError(_told(name, f"the live {live}"))
         for kind, key in changed:  # by .data, which counts no version
-            raise UserError(_told(name, f"{kind}[{key!r}]"))
+            raise UserError(_told(name, _entry(kind, key)))
     for (kind, key), version in versions.items():
         if version_of(given[kind][key]) != version:
-            raise UserError(_told(name, f"{kind}[{key!r}]"))
+            raise UserError(_told(name, _entry(kind, key)))
     if closely:
         remember(code)
 
 
 @contextlib.contextmanager
-def using(function: Callable[..., Any], name: str, **given: Mapping[str, Tensor]) -> Iterator[None]:
+def using(
+    function: Callable[..., Any], name: str, batch: Any = None, **given: Mapping[str, Tensor]
+) -> Iterator[None]:
     """Call one of a problem's own functions: its mistakes are told in one line.
 
     Args:
         function: what is called inside.
         name: of the function, for messages.
+        batch: the batch that it is given, in whatever form.
         **given: the tensors that it is given, by name.
 
     Raises:
         UserError: it writes to what it is given or to a live module (`untouched`), or cannot use
             what it is given (`blaming`).
     """
-    with blaming(name, **given), untouched(name, function, **given):
+    with blaming(name, **given), untouched(name, function, batch=_tensors_of(batch), **given):
         yield
+
+
+def _tensors_of(batch: Any) -> dict[Any, Tensor]:
+    """The tensors of a batch by key, place or attribute; by None where it is one itself."""
+    if isinstance(batch, Tensor):
+        return {None: batch}
+    if isinstance(batch, Mapping):
+        held = dict(batch)
+    elif isinstance(batch, list | tuple):
+        held = dict(enumerate(batch))
+    else:
+        held = getattr(batch, "__dict__", {})
+    return {key: x for key, x in held.items() if isinstance(x, Tensor)}
+
+
+def _entry(kind: str, key: object) -> str:
+    return kind if key is None else f"{kind}[{key!r}]"
 
 
 def _equal(x: Tensor, copy: Tensor) -> bool:
@@ -238,7 +258,7 @@ def modules_of(function: object, depth: int = 4) -> list[nn.Module]:
 def _held_in(x: object) -> list[object]:
     if isinstance(x, types.FunctionType):
         cells = [_content(cell) for cell in x.__closure__ or ()]
-        named = [x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__]
+        named = [x.__globals__[n] for n in names_looked_up(x.__code__) if n in x.__globals__]
         return [*cells, *(x.__defaults__ or ()), *named]
     if isinstance(x, types.MethodType):
         return [x.__func__, x.__self__]
@@ -251,10 +271,10 @@ def _held_in(x: object) -> list[object]:
     return list(getattr(x, "__dict__", {}).values())
 
 
-def _names(code: types.CodeType) -> list[str]:
+def names_looked_up(code: types.CodeType) -> list[str]:
     """Names that a piece of code looks up, those of functions in it included."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return [*code.co_names, *(name for c in inner for name in _names(c))]
+    return [*code.co_names, *(name for c in inner for name in names_looked_up(c))]
 
 
 def _held_by(module: nn.Module) -> Iterator[_Seen]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class FoundRun:
     def _being_read(self) -> Iterator[None]:
         try:
             yield
-        except (KeyError, TypeError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(
                 f"{self.path / 'metrics.json'} is not that of a run ({error!r}); leave it out, or "
                 "run it again"
@@ -170,7 +171,11 @@ def measures_of(found: Sequence[FoundRun]) -> Measures:
 def _figures(arm: dict[str, Any], measures: Measures) -> dict[str, float]:
     figures = {metric.name: arm["metrics"].get(metric.name) for metric in measures.metrics}
     measured = {name: float(value) for name, value in figures.items() if value is not None}
-    return {**measured, UNITS_PER_SECOND: arm[measures.unit] / arm["seconds"]}
+    measured[UNITS_PER_SECOND] = arm[measures.unit] / arm["seconds"]
+    for name, value in measured.items():
+        if not math.isfinite(value):  # a run writes null
+            raise ValueError(f"{name} is {value}")
+    return measured
 
 
 def _meaning(metric: Metric) -> tuple[str, bool, float]:

@@ -39,6 +39,7 @@ from vfunc.training.files.opening import (
     go_on,
     new_folder,
     require_own,
+    require_place,
     run_there,
 )
 from vfunc.training.interrupt import Interrupted
@@ -73,6 +74,8 @@ def run(config: RunConfig) -> None:
         there = None if config.command.dry_run else run_there(config)
         if there is not None:
             owned.enter_context(locked(there.path))
+        elif not config.command.dry_run:
+            require_place(Path(config.command.runs_dir))
         assembled = assemble(config)
         console.print(describe_run(assembled))
         if config.command.dry_run:

@@ -5,6 +5,7 @@ Whoever has it open owns it, see `vfunc.storage.lock`.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,27 @@ def run_there(config: RunConfig) -> RunDirectory | None:
         raise _taken(directory)
     require_replaceable(directory)
     return directory
+
+
+def require_place(runs: Path) -> None:
+    """Make sure that a run's folder can be made, before time is spent on what it is to hold.
+
+    Args:
+        runs: the folder of all runs, which need not be there.
+
+    Raises:
+        UserError: something of its path is no folder, or nothing can be written there.
+    """
+    place = next(p for p in (runs, *runs.absolute().parents) if p.exists() or p.is_symlink())
+    if not place.is_dir():
+        raise UserError(f"--runs-dir {runs}: {place} is no folder; name another place")
+    try:
+        tempfile.TemporaryDirectory(dir=place, prefix=".try-").cleanup()
+    except OSError as error:
+        raise UserError(
+            f"--runs-dir {runs}: no run can be written in {place} ({error.strerror}); name another "
+            "place"
+        ) from error
 
 
 def new_folder(runs: Path, name: str | None, stem: str) -> RunDirectory:
