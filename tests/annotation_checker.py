@@ -55,42 +55,68 @@ def _checked(function, typechecker, shaped):
     return typechecker(function) if plain(function) else shaped(function, typechecker=typechecker)
 
 
-MOST = 20
+MOST = 5
 """How many calls of a function are checked in each test: what a test passes to a function seldom
 changes its types after that, and solvers make thousands of calls."""
 
 MOST_INNER = 2
-"""How many of the functions that a function makes at each of its calls are checked in each test:
-making a check takes longer than most of what they do."""
+"""The same for functions that a function makes at each of its calls: making a check takes longer
+than most of what they do."""
 
-calls: collections.Counter = collections.Counter()
-"""How many calls of each function have been checked in this test."""
+
+class Calls:
+    """How many calls of each function have been checked in this test."""
+
+    def __init__(self):
+        self.of = collections.Counter()
+
+    def clear(self):
+        """Begin a test."""
+        self.of.clear()
+
+
+calls = Calls()
+
+
+class Checked:
+    """A function that is checked at every call, made when it is needed."""
+
+    def __init__(self, code, check, most):
+        self.code, self.check, self.most = code, check, most
+        self.function = None
+
+    def due(self):
+        """Whether another call is to be checked."""
+        if calls.of[self.code] >= self.most:
+            return False
+        calls.of[self.code] += 1
+        return True
+
+    def get(self):
+        """The function."""
+        if self.function is None:
+            self.function = self.check()
+        return self.function
 
 
 def sparing(function, check):
     """A function whose first calls in a test are checked.
 
+    What is kept for it stands in an object: the package looks at what functions close over.
+
     Args:
         function: any function of the package.
-        check: makes the function that is checked at every call; not before it is needed.
+        check: makes the same with checks.
     """
-    code = function.__code__  # the function itself would keep what an inner one closes over
-    if "<locals>" in function.__qualname__:
-        made = ("made", code)
-        if calls[made] >= MOST_INNER:
-            return function
-        calls[made] += 1
-    checked = None
+    inner = "<locals>" in function.__qualname__
+    # by its code: the function itself would keep what an inner one closes over
+    checked = Checked(function.__code__, check, MOST_INNER if inner else MOST)
+    if not inner:  # now: a test may have put something else in the place of a class by then
+        checked.get()
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        if calls[code] >= MOST:
-            return function(*args, **kwargs)
-        calls[code] += 1
-        nonlocal checked
-        if checked is None:
-            checked = check()
-        return checked(*args, **kwargs)
+        return checked.get()(*args, **kwargs) if checked.due() else function(*args, **kwargs)
 
     return call
 

@@ -128,7 +128,7 @@ def _no_signal_is_ignored():
 @pytest.fixture(scope="session", autouse=True)
 def _checks_are_no_state():
     """What the checks of annotations count is not taken for a function's own state."""
-    from vfunc.certification import kept_state
+    from vfunc.problem import kept_state
 
     with patch.object(kept_state, "CHECKERS", (*kept_state.CHECKERS, "annotation_checker")):
         yield

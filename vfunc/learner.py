@@ -117,11 +117,15 @@ class _Held:
         for path, part in module.named_modules():
             self.modules.append(part)
             before = f"{path}." if path else ""
-            for kind, known in ((part._parameters, self.parameters), (part._buffers, self.buffers)):
-                for name, x in kind.items():
-                    if x is not None and id(x) not in seen:  # tied ones count once
-                        seen.add(id(x))
-                        known[before + name] = x
+            # tied ones count once
+            for name, p in part._parameters.items():
+                if p is not None and id(p) not in seen:
+                    seen.add(id(p))
+                    self.parameters[before + name] = p
+            for name, b in part._buffers.items():
+                if b is not None and id(b) not in seen:
+                    seen.add(id(b))
+                    self.buffers[before + name] = b
             if vars(part).get("max_norm") is not None:
                 self.rescaled.append(f"{before}weight")
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.certification.kept_state import Kept, first_changed, kept_by
 from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
 from vfunc.problem import ValueProblem, construct_task
+from vfunc.problem.kept_state import Kept, first_changed, kept_by
 from vfunc.trees import Params
 
 AGAIN = 100

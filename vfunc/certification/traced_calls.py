@@ -198,7 +198,9 @@ def first_to_differ(function: Callable[[], Any]) -> str | None:
 def _trace(function: Callable[[], Any]) -> _Trace:
     trace = _Trace()
 
-    def before(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None]:
+    def before(func: Any, args: Any, kwargs: Any) -> Callable[[Any], None] | None:
+        if getattr(func, "__name__", "") == "__get__":  # how often shapes are read may differ
+            return None
         taken = _fingerprint((args, kwargs))
         name = located(innermost(tracker), func)
         return lambda result: trace.calls.append((name, taken, _fingerprint(result)))

@@ -35,7 +35,7 @@ _numbers: dict[int, tuple[weakref.ref[nn.Module], int]] = {}
 _count = itertools.count()
 
 
-def code_of(x: object, depth: int = 3) -> Hashable:
+def code_of(x: object, depth: int = 4) -> Hashable:
     """What tells one piece of code from another, the same for closures that a loop makes anew.
 
     Of what a function closes over, truth values, words, other functions, modules with their
@@ -69,7 +69,9 @@ def code_of(x: object, depth: int = 3) -> Hashable:
             one for one in named if isinstance(one, types.FunctionType | bool | int | dict)
         ]
         held = (*cells, *defaults, *functions)
-        return (x.__code__, *(code_of(part, depth - 1) for part in held))
+        # what is decorated is no deeper than without
+        deeper = [depth if part is x.__dict__.get("__wrapped__") else depth - 1 for part in held]
+        return (x.__code__, *(code_of(part, d) for part, d in zip(held, deeper, strict=True)))
     if isinstance(x, functools.partial):
         held = (x.func, *x.args, *x.keywords.values())
         return ("partial", *(code_of(part, depth - 1) for part in held))
