@@ -32,7 +32,8 @@ def plain(made):
 @given(seed=SEEDS, case=st.sampled_from(cases.SMALL))
 def test_value_objective_and_scale(name, options, seed, case):
     made = cases.situation(case, seed)
-    estimate = vfunc.make_estimator(name, options)(made.problem, made.theta, made.phi)
+    more = {"series": True} if name == "unrolled" else {}
+    estimate = vfunc.make_estimator(name, options | more)(made.problem, made.theta, made.phi)
     v, g_down, g_pre = plain(made)
     eta = made.optimizer.lr
     cosine = measures.inner(g_down, g_pre) / measures.size(g_down) / measures.size(g_pre)
@@ -83,12 +84,26 @@ def test_each_parameter_group_has_its_own_eta(seed):
 @given(seed=SEEDS, case=st.sampled_from(cases.SMALL))
 def test_unrolled_splits_its_value(seed, case):
     made = cases.situation(case, seed, "adamw")
-    notes = vfunc.Unrolled(2)(made.problem, made.theta, made.phi)
+    notes = vfunc.Unrolled(2, series=True)(made.problem, made.theta, made.phi)
     first = notes.diagnostics["first_order_value"]
     assert float(notes.value) == pytest.approx(first + notes.diagnostics["second_order_actual"])
-    one = vfunc.Unrolled(1)(made.problem, made.theta, made.phi).diagnostics
+    one = vfunc.Unrolled(1, series=True)(made.problem, made.theta, made.phi).diagnostics
     stepped = vfunc.FirstOrder("preconditioned")(made.problem, made.theta, made.phi)
     assert one["first_order_value"] == pytest.approx(float(stepped.value), rel=1e-9)
+
+
+@given(seed=SEEDS, case=st.sampled_from(cases.SMALL))
+def test_the_split_changes_nothing_else(seed, case):
+    made = cases.situation(case, seed, "adamw")
+    plain, split = (
+        vfunc.Unrolled(2, series=series)(made.problem, made.theta, made.phi)
+        for series in (False, True)
+    )
+    assert float(plain.value) == float(split.value)
+    assert measures.apart(plain.grad, split.grad) == 0
+    more = {"g_down_norm", "first_order_value", "second_order_predicted", "second_order_actual"}
+    assert split.diagnostics.keys() - plain.diagnostics.keys() == more
+    assert plain.diagnostics["backwards"] == split.diagnostics["backwards"] - 1
 
 
 def test_lookahead_names_every_engine_that_it_used():

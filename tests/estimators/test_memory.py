@@ -81,7 +81,8 @@ def test_peak_beyond_the_stored_states_does_not_grow_with_the_number_of_steps(ru
         beyond(made, *RULES[rule], steps, engine=engine) for steps in (1, 2, 4, 16)
     )
     assert max(four, sixteen) <= two + 0.5
-    assert one <= two
+    # of one step the graph is kept while L_down is computed, and no gradient twice
+    assert one <= two + 2
     if engine == "reverse":  # where the Hessian product adds next to nothing to the graph
         assert max(four, sixteen) <= 1.25 * one + 2
 
@@ -140,10 +141,9 @@ def test_a_graph_that_is_kept_is_noticed(monkeypatch):
         return kept[-1]
 
     beyond(made, *rule, 2, engine="reverse")  # the first call of a function is watched with copies
-    two = beyond(made, *rule, 2, engine="reverse")
+    passed_on = beyond(made, *rule, 16, engine="reverse")
     monkeypatch.setattr(trajectory, "construct_task", keeping)
-    sixteen = beyond(made, *rule, 16, engine="reverse")
-    assert sixteen > two + 5
+    assert beyond(made, *rule, 16, engine="reverse") > passed_on + 5
 
 
 def test_the_counter_counts():

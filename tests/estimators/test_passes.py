@@ -41,6 +41,7 @@ def counted(problem):
 SEVERAL = [
     *ALL,
     ("unrolled", {"lookahead_steps": 4, "truncate": 2}),
+    ("unrolled", {"lookahead_steps": 2, "series": True}),
     ("unrolled", {"lookahead_steps": 4, "checkpoint_every": 2}),
     ("unrolled", {"lookahead_steps": 4, "truncate": 3, "checkpoint_every": 2}),
 ]
@@ -108,6 +109,8 @@ def test_passes_of_the_first_order_value(engine, case, passes):
 
 
 DOWN, PRE = (1, 1, 0), (1, 1, 0)  # forwards, backwards, tangents of one gradient
+VALUE = (1, 0, 0)  # L_down alone
+SAVED = {"reverse": (-1, -1, 0)}  # where the last step's gradient keeps its graph
 SECOND = {"reverse": (1, 2, 0), "forward": (0, 1, 1), "linear": (0, 0, 1)}
 
 
@@ -124,8 +127,9 @@ def total(*passes):
         ("first_order", {"value": "dot"}, [DOWN]),
         ("first_order", {"value": "cosine"}, [DOWN, PRE]),
         ("first_order", {"value": "preconditioned"}, [DOWN, PRE]),
-        # at both ends: the value and the adjoint's start
-        ("unrolled", {"lookahead_steps": 1}, [DOWN, PRE, DOWN]),
+        # L_down at both ends: the value and the adjoint's start
+        ("unrolled", {"lookahead_steps": 1}, [VALUE, PRE, DOWN]),
+        ("unrolled", {"lookahead_steps": 1, "series": True}, [DOWN, PRE, DOWN]),
     ],
 )
 def test_one_second_order_pass_and_the_plain_gradients(name, options, plain, engine):
@@ -133,7 +137,8 @@ def test_one_second_order_pass_and_the_plain_gradients(name, options, plain, eng
     options = options | {"engine": engine}
     notes = vfunc.make_estimator(name, options)(made.problem, made.theta, made.phi).diagnostics
     spent = notes["forwards"], notes["backwards"], notes["tangents"]
-    assert spent == total(*plain, SECOND[engine])
+    saved = SAVED.get(engine, ()) if name == "unrolled" else ()
+    assert spent == total(*plain, SECOND[engine], saved or (0, 0, 0))
 
 
 @pytest.mark.parametrize("engine", ["reverse", "forward"])
@@ -158,4 +163,22 @@ def test_passes_of_a_lookahead_of_eight(engine, options, again, differentiated):
     ask = vfunc.Unrolled(8, engine=engine, **options)
     notes = ask(problem, made.theta, made.phi).diagnostics
     spent = notes["forwards"], notes["backwards"], notes["tangents"]
-    assert spent == total(DOWN, DOWN, *[PRE] * (8 + again), *[SECOND[engine]] * differentiated)
+    saved = SAVED.get(engine, (0, 0, 0))
+    once = [VALUE, DOWN, *[PRE] * (8 + again), *[SECOND[engine]] * differentiated]
+    assert spent == total(*once, saved)
+
+
+@pytest.mark.parametrize(
+    ("steps", "passes"),
+    [
+        # L_down at both ends, a backward at the second; g_pre, and a backward through both
+        (1, (3, 3, 0)),
+        # a gradient more for the step, and a double backward with its own forward
+        (2, (5, 6, 0)),
+    ],
+)
+def test_the_last_step_of_a_lookahead_is_not_computed_twice(steps, passes):
+    made = cases.situation("mlp view", 7)
+    ask = vfunc.Unrolled(steps, engine="reverse")
+    spent = ask(made.problem, made.theta, made.phi).diagnostics
+    assert tuple(spent[kind] for kind in ("forwards", "backwards", "tangents")) == passes

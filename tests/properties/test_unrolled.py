@@ -125,7 +125,8 @@ def test_the_predicted_second_order_term_is_right_to_third_order(seed, case, ste
     etas, missing = [4e-3, 2e-3, 1e-3], []
     for eta in etas:
         problem = replace(made.problem, rule=UpdateRule(SGD(eta)))
-        notes = vfunc.Unrolled(steps)(problem, made.theta, made.phi).diagnostics
+        ask = vfunc.Unrolled(steps, series=True)
+        notes = ask(problem, made.theta, made.phi).diagnostics
         missing.append(abs(notes["second_order_predicted"] - notes["second_order_actual"]))
         # the term itself is of second order: not a rounding of nothing
         assert abs(notes["second_order_actual"]) > 10 * missing[-1]

@@ -36,7 +36,8 @@ def test_the_exact_one_step_lookahead_is_its_own_reference(script, capsys):
     out = rows_of(script, capsys, "--only", "unrolled lookahead_steps=1")
     line = next(x for x in out.splitlines() if x.lstrip().startswith("unrolled"))
     assert line.split()[-2:] == ["1.000", "1.00"]
-    assert "3F 3B 1T" in line  # two of L_down, one of L_pre, one tangent pass
+    # L_down at both ends, L_pre, a backward of the last two, one tangent pass
+    assert "3F 2B 1T" in line
 
 
 def test_the_engines_agree_on_the_direction_and_differ_in_passes(script, capsys):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vfunc import trees
-from vfunc.problem import ValueProblem, construct_task, step_gradient
+from vfunc.problem import Construction, ValueProblem, construct_task, step_gradient
+from vfunc.pullback import Engine, JointGradient, kept_gradient
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.simulate.windows import Taken
 from vfunc.trees import Params
@@ -20,6 +21,14 @@ class Point:
     state: OptimizerState
 
 
+@dataclass(frozen=True, repr=False)
+class Opened:
+    """A step's gradient with its graph, and that of the task it was taken on."""
+
+    construction: Construction
+    joint: JointGradient
+
+
 @dataclass(frozen=True)
 class Simulation:
     """The learner's next steps, step k on the tasks c_phi(B) of its window's batches B.
@@ -28,11 +37,13 @@ class Simulation:
         problem: the question.
         phi: the designer's parameters.
         taken: the batches of each step.
+        engine: what will pull directions back through these steps.
     """
 
     problem: ValueProblem
     phi: Params
     taken: Taken
+    engine: str | Engine = "auto"
 
     def rule(self, k: int) -> UpdateRule:
         """U of step k: the first belongs to the window that is open now."""
@@ -47,6 +58,19 @@ class Simulation:
             g = g if share == 1.0 else trees.scale(g, share)
             total |= {name: total[name] + x if name in total else x for name, x in g.items()}
         return total
+
+    def opened(self, k: int, point: Point) -> Opened | None:
+        """g_k with the graph that an adjoint starts from; None where that saves nothing.
+
+        For the last step: its graph is the first to be gone through, and one exists at a time in
+        any case. A window of several micro-batches would need several.
+        """
+        parts = self.taken.of_step(k)
+        if len(parts) > 1:
+            return None
+        construction = construct_task(self.problem, self.phi, self.problem.batches[parts[0][0]])
+        joint = kept_gradient(self.problem, point.theta, construction, self.engine)
+        return None if joint is None else Opened(construction, joint)
 
     def step(self, k: int, point: Point, g: Params) -> Point:
         """s_{k+1} = U(s_k, g_k)."""
@@ -66,11 +90,24 @@ class Stretch:
     first: int
     points: list[Point | None] = field(default_factory=list)
     gradients: list[Params] = field(default_factory=list)
+    opened: list[Opened] = field(default_factory=list)
 
-    def extended(self, point: Point, stop: int) -> Point:
-        """Take the steps up to `stop` from `point`, keep them, and return s_stop."""
+    def extended(self, point: Point, stop: int, *, last: bool = False) -> Point:
+        """Take the steps up to `stop` from `point`, keep them, and return s_stop.
+
+        Args:
+            point: s_first.
+            stop: the step before which to stop.
+            last: whether the adjoint begins at `stop`: the step before it keeps its graph.
+        """
         for k in range(self.first, stop):
-            g = self.simulation.gradient(k, point)
+            opened = self.simulation.opened(k, point) if last and k == stop - 1 else None
+            if opened is None:
+                g = self.simulation.gradient(k, point)
+            else:
+                self.opened.append(opened)
+                share = self.simulation.taken.of_step(k)[0][1]
+                g = trees.scale(opened.joint.step_gradient(), share)
             affine = self.simulation.rule(k).affine
             self.points.append(point if affine or (k - self.first) % 2 == 0 else None)
             self.gradients.append(_shape_of(g) if affine else g)
@@ -113,6 +150,10 @@ class Trajectory:
         steps = [k for first, _ in self.marks for k in range(first, first + self.spacing)]
         return sum(len(self.simulation.taken.shares[k]) for k in steps)
 
+    def opened(self) -> Opened | None:
+        """The last step's gradient with its graph, let go of once it is passed on."""
+        return self.latest.opened.pop() if self.latest.opened else None
+
     def backwards(self) -> Iterator[tuple[int, Point, Params]]:
         """(k, s_k, g_k) from the last step to the first that is kept. Can be gone over once."""
         yield from self.latest.backwards()
@@ -125,7 +166,13 @@ class Trajectory:
 
 
 def simulate(
-    simulation: Simulation, start: Point, steps: int, *, first: int = 0, every: int = 1
+    simulation: Simulation,
+    start: Point,
+    steps: int,
+    *,
+    first: int = 0,
+    every: int = 1,
+    opened: bool = False,
 ) -> Trajectory:
     """Take K steps, keeping what an adjoint over steps `first` to K - 1 needs.
 
@@ -135,6 +182,7 @@ def simulate(
         steps: how many steps there are, K.
         first: the first step that the adjoint goes through; nothing is kept of those before.
         every: steps between kept states; 1 keeps (s_k, g_k) of every step.
+        opened: whether the last step keeps its graph, for an adjoint that comes at once.
 
     Returns:
         The trajectory.
@@ -148,7 +196,9 @@ def simulate(
             marks.append((k, point))
         point = simulation.step(k, point, simulation.gradient(k, point))
     stretch = Stretch(simulation, latest)
-    return Trajectory(simulation, stretch.extended(point, steps), marks, spacing, stretch)
+    return Trajectory(
+        simulation, stretch.extended(point, steps, last=opened), marks, spacing, stretch
+    )
 
 
 def _shape_of(g: Params) -> Params:

@@ -10,9 +10,16 @@ from vfunc.config.declared import option
 from vfunc.errors import UserError
 from vfunc.estimators.estimator import register_estimator
 from vfunc.estimators.trajectory import Point, Simulation, Trajectory, simulate
-from vfunc.problem import ValueEstimate, ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.problem import (
+    ValueEstimate,
+    ValueProblem,
+    construct_task,
+    entry,
+    feedback_gradient,
+    feedback_value,
+)
 from vfunc.problem.arguments import require_engine
-from vfunc.pullback import GRADIENT, Engine, EngineName, Pullback, pull_back
+from vfunc.pullback import GRADIENT, Engine, EngineName, Passes, Pullback, pull_back
 from vfunc.simulate.rule import Buffers
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -38,10 +45,11 @@ class Unrolled:
     keeps its last k terms, j = K - k ... K - 1: the slope of the same value with s_{K-k}, and so
     the tasks of the steps before it, held constant. The scale is the sum of these steps' eta.
 
-    Diagnostics, in units of L_down, with D = theta_K - theta_0: `first_order_value`,
+    With `series`, diagnostics in units of L_down, with D = theta_K - theta_0: `first_order_value`,
     -<g_down(theta_0), D>; `second_order_predicted`, -1/2 <g_down(theta_K) - g_down(theta_0), D>
     (the trapezoidal rule: the value is their sum up to O(|D|^3)); `second_order_actual`, the value
-    less the first. What an engine says of its passes is the worst (largest) over the steps.
+    less the first. They need a backward pass through L_down(theta_0), which nothing else does.
+    What an engine says of its passes is the worst (largest) over the steps.
 
     With `checkpoint_every` = c, states and gradients between the stored ones are made again on the
     way back, once. Memory is that of K / c + c copies of theta_S and optimizer state instead of K,
@@ -52,12 +60,15 @@ class Unrolled:
         truncate: steps to differentiate through, counted from the last; approximate below
             --lookahead-steps.
         checkpoint_every: steps between stored states; those between are made again.
+        series: whether the diagnostics tell how much of the value is of first and second order, for
+            a backward pass more.
         engine: how the value is differentiated in the designer.
     """
 
     lookahead_steps: int = option(default=1, least=1)
     truncate: int | None = option(default=None, shown="all", least=1)
     checkpoint_every: int = option(default=1, shown="1, every step is stored", least=1)
+    series: bool = option(default=False)
     engine: EngineName | Engine = "auto"
 
     def __post_init__(self) -> None:
@@ -85,13 +96,18 @@ class Unrolled:
                 f"the problem has {len(problem.batches)}"
             )
         taken = problem.rule.taken(steps, len(problem.batches))
-        before, g_down = feedback_gradient(problem, theta)
+        g_down: Params | None = None
+        if self.series:
+            before, g_down = feedback_gradient(problem, theta)
+        else:
+            before = feedback_value(problem, theta)
         trajectory = simulate(
-            Simulation(problem, phi, taken),
+            Simulation(problem, phi, taken, self.engine),
             Point(theta, problem.state),
             steps,
             first=steps - self._reach,
             every=self.checkpoint_every,
+            opened=True,
         )
         end = trajectory.end.theta
         gradients = taken.batches + trajectory.made_again
@@ -100,7 +116,7 @@ class Unrolled:
         notes = lookahead_notes(g_down, theta_bar, trees.axpy(-1.0, theta, end), value)
         del g_down
         pulled = self._adjoint(trajectory, theta_bar)
-        spent = GRADIENT + GRADIENT  # of L_down
+        spent = (GRADIENT if self.series else Passes(forwards=1)) + GRADIENT  # of L_down
         for _ in range(gradients):
             spent = spent + GRADIENT
         cut = f"the adjoint runs through the last {self._reach} of {steps} steps"
@@ -130,34 +146,47 @@ class Unrolled:
                 point.theta, point.state, g, theta_bar, state_bar
             )
             for position, share in trajectory.simulation.taken.of_step(k):
-                construction = construct_task(problem, phi, problem.batches[position])
+                opened = trajectory.opened()  # of the last step alone
+                if opened is None:
+                    construction = construct_task(problem, phi, problem.batches[position])
+                else:
+                    construction = opened.construction
                 w = trees.scale(g_bar, -share)
                 pulled = pull_back(
-                    problem, point.theta, construction, w, self.engine, hessian=k > first
+                    problem,
+                    point.theta,
+                    construction,
+                    w,
+                    self.engine,
+                    hessian=k > first,
+                    joint=None if opened is None else opened.joint,
                 )
                 if pulled.hessian is not None:
                     theta_bar = trees.axpy(-1.0, pulled.hessian, theta_bar)
                     pulled = replace(pulled, hessian=None)
                 total = total + pulled
-                del construction, w, pulled  # one designer's graph at a time
+                del construction, opened, w, pulled  # one designer's graph at a time
         return total
 
 
 def lookahead_notes(
-    g_down: Params, theta_bar: Params, moved: Params, value: Scalar
+    g_down: Params | None, theta_bar: Params, moved: Params, value: Scalar
 ) -> dict[str, float]:
-    """The value against its Taylor series, for the diagnostics (see `Unrolled`).
+    """How far the steps lead, and the value against its Taylor series (see `Unrolled`).
 
     Args:
-        g_down: grad L_down(theta_0).
+        g_down: grad L_down(theta_0); None leaves the series out.
         theta_bar: grad L_down(theta_K).
         moved: theta_K - theta_0.
         value: L_down(theta_0) - L_down(theta_K).
     """
+    step = {"step_norm": float(trees.norm(moved))}
+    if g_down is None:
+        return step
     slopes = float(trees.dot(g_down, moved)), float(trees.dot(theta_bar, moved))
     return {
         "g_down_norm": float(trees.norm(g_down)),
-        "step_norm": float(trees.norm(moved)),
+        **step,
         "first_order_value": -slopes[0],
         "second_order_predicted": -0.5 * (slopes[1] - slopes[0]),
         "second_order_actual": float(value) + slopes[0],

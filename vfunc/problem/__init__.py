@@ -6,6 +6,7 @@ from vfunc.problem.evaluation import (
     Construction,
     construct_task,
     feedback_gradient,
+    feedback_value,
     pretrain_gradient,
     step_gradient,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "construct_task",
     "entry",
     "feedback_gradient",
+    "feedback_value",
     "pretrain_gradient",
     "step_gradient",
 ]

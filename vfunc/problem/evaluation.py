@@ -121,13 +121,34 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
     """
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
-        loss = scalar("feedback_loss", problem.feedback_loss(theta))
-        if problem.silent and not loss.requires_grad:
-            return loss, trees.zeros_like(theta)
+        loss = _feedback(problem, theta)
         if not loss.requires_grad:
-            raise UserError(
-                "feedback_loss returned a tensor without a graph to theta "
-                f"{trees.described(theta)}: look for .detach() or torch.no_grad() in it, or for "
-                f"parameters that are not theta's; {ORDER}"
-            )
+            return loss, trees.zeros_like(theta)
         return loss.detach(), trees.gradient(loss, theta)
+
+
+@entry
+@typed
+def feedback_value(problem: ValueProblem, theta: Params) -> Scalar:
+    """L_down(theta), detached, as `feedback_gradient` computes it.
+
+    With gradients switched on: without them torch takes other kernels, whose rounding would be in
+    the difference of two values.
+
+    Raises:
+        UserError: as `feedback_gradient`.
+    """
+    theta = trees.leaves(theta)
+    with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
+        return _feedback(problem, theta).detach()
+
+
+def _feedback(problem: ValueProblem, theta: Params) -> Scalar:
+    loss = scalar("feedback_loss", problem.feedback_loss(theta))
+    if not loss.requires_grad and not problem.silent:
+        raise UserError(
+            "feedback_loss returned a tensor without a graph to theta "
+            f"{trees.described(theta)}: look for .detach() or torch.no_grad() in it, or for "
+            f"parameters that are not theta's; {ORDER}"
+        )
+    return loss

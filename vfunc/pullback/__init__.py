@@ -10,6 +10,7 @@ from vfunc.pullback.engine import (
     GRADIENT,
     Engine,
     EngineName,
+    JointGradient,
     MixedProduct,
     Passes,
     ProductRequest,
@@ -17,7 +18,7 @@ from vfunc.pullback.engine import (
 from vfunc.pullback.finite_difference import FiniteDifference
 from vfunc.pullback.forward import Forward
 from vfunc.pullback.linear import Linear
-from vfunc.pullback.product import attention_for, mixed_product
+from vfunc.pullback.product import attention_for, kept_gradient, mixed_product
 from vfunc.pullback.pullback import DIFFERENCES, Pullback, differenced, pull_back
 from vfunc.pullback.reverse import Reverse
 
@@ -30,6 +31,7 @@ __all__ = [
     "EngineName",
     "FiniteDifference",
     "Forward",
+    "JointGradient",
     "Linear",
     "MixedProduct",
     "Passes",
@@ -39,6 +41,7 @@ __all__ = [
     "attention_for",
     "choose_engine",
     "differenced",
+    "kept_gradient",
     "mixed_product",
     "pull_back",
 ]

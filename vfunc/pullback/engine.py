@@ -58,6 +58,31 @@ GRADIENT = Passes(forwards=1, backwards=1)
 
 
 @dataclass(frozen=True, repr=False)
+class JointGradient:
+    """g_pre with its graph, from which one double backward can start; it lives until then.
+
+    Attributes:
+        theta: the leaves that g_pre was taken in.
+        made: leaves for the entries of the task that the designer made.
+        held: leaves for theta behind stop-gradients, where the problem has any.
+        loss: L_pre.
+        g_pre: its gradient, zero where L_pre does not reach.
+        reached: names of the parameters that it does reach.
+    """
+
+    theta: Params
+    made: Params
+    held: Params
+    loss: Tensor
+    g_pre: Params
+    reached: tuple[str, ...]
+
+    def step_gradient(self) -> Params:
+        """g_pre as an optimizer's step takes it, see `vfunc.problem.step_gradient`."""
+        return {name: self.g_pre[name].detach() for name in self.reached}
+
+
+@dataclass(frozen=True, repr=False)
 class ProductRequest:
     """What an engine is asked: the derivative of <w, grad_theta L_pre(theta; c)>, w held constant.
 
@@ -70,6 +95,8 @@ class ProductRequest:
         hessian: whether H w is wanted too.
         repeated: whether this is one of many products of a solver, which goes by its own
             residual: finite differences then do without their error estimate.
+        joint: g_pre with its graph, where it has been computed already (see `kept_gradient`); an
+            engine that has no use for it does without.
     """
 
     problem: ValueProblem
@@ -79,6 +106,7 @@ class ProductRequest:
     w: Params
     hessian: bool = False
     repeated: bool = False
+    joint: JointGradient | None = None
 
     @property
     def made(self) -> Task:

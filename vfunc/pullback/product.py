@@ -15,10 +15,17 @@ from vfunc.problem import Construction, ValueProblem, entry
 from vfunc.problem.purity import code_of, using
 from vfunc.pullback.choice import Chosen, after_missing, after_short_memory, choose_engine
 from vfunc.pullback.custom_functions import require_custom_derivatives
-from vfunc.pullback.engine import Engine, MixedProduct, Passes, ProductRequest
+from vfunc.pullback.engine import (
+    Engine,
+    JointGradient,
+    MixedProduct,
+    Passes,
+    ProductRequest,
+)
 from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.memory import MemoryShortError
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
+from vfunc.pullback.reverse import Reverse
 from vfunc.pullback.stop_gradients import require_no_stop_gradient
 from vfunc.pullback.weight_norm import plain_weight_norm
 from vfunc.trees import Params
@@ -50,6 +57,7 @@ def mixed_product(
     *,
     hessian: bool = False,
     repeated: bool = False,
+    joint: JointGradient | None = None,
 ) -> MixedProduct:
     """The learner's part: grad_c <w, g_pre>, and H w if asked for.
 
@@ -61,6 +69,7 @@ def mixed_product(
         engine: `auto`, a name, or an engine.
         hessian: whether H w is wanted too.
         repeated: whether this is one of many products of a solver (see `ProductRequest`).
+        joint: g_pre with its graph, from `kept_gradient` at this point; it serves once.
 
     Returns:
         The product, with the engine's name and the reason for it.
@@ -73,7 +82,7 @@ def mixed_product(
         NotConvergedError: finite differences of two step sizes disagree, or a step rounds away.
     """
     task, designed = construction.task, construction.designed
-    request = ProductRequest(problem, theta, task, designed, w, hessian, repeated)
+    request = ProductRequest(problem, theta, task, designed, w, hessian, repeated, joint)
     chosen = choose_engine(engine, request)
     while True:
         try:
@@ -82,6 +91,41 @@ def mixed_product(
             if engine != "auto":
                 raise
             chosen = after_missing(chosen, missing, request)
+            request = replace(request, joint=None)
+
+
+@entry
+@typed
+def kept_gradient(
+    problem: ValueProblem, theta: Params, construction: Construction, engine: str | Engine = "auto"
+) -> JointGradient | None:
+    """g_pre with its graph, so that a step's gradient and its pullback share one forward pass.
+
+    Args:
+        problem: gives L_pre.
+        theta: the point.
+        construction: the task at that point, and which of its entries phi makes.
+        engine: `auto`, a name, or an engine, as `mixed_product` will be given.
+
+    Returns:
+        The gradient; None where that engine has no use for its graph, where an operation has no
+        second derivative, or where the rest would not fit the device.
+
+    Raises:
+        UserError: the engine is unknown or does not apply.
+    """
+    # engines are chosen by what is asked in which entries: any direction will do
+    request = ProductRequest(problem, theta, construction.task, construction.designed, theta)
+    chosen = choose_engine(engine, request).engine
+    if not isinstance(chosen, Reverse):
+        return None
+    given = {"theta": theta, "task": construction.task}
+    with attention_for(chosen), using(problem.pretrain_loss, "pretrain_loss", **given):
+        try:
+            with missing_told(chosen.name):
+                return chosen.joint(request)
+        except (MissingDerivativeError, MemoryShortError):  # `mixed_product` has answers to these
+            return None
 
 
 def _with_room(chosen: Chosen, request: ProductRequest) -> MixedProduct:
@@ -90,7 +134,7 @@ def _with_room(chosen: Chosen, request: ProductRequest) -> MixedProduct:
         return _product_by(chosen, request)
     except MemoryShortError as short:
         chosen = after_short_memory(chosen, str(short), request.round_off)
-    product = _product_by(chosen, request)
+    product = _product_by(chosen, replace(request, joint=None))
     return replace(product, passes=product.passes + Passes(forwards=1))
 
 
@@ -108,7 +152,7 @@ def _product_by(chosen: Chosen, request: ProductRequest) -> MixedProduct:
             if "weight_norm" not in missing.said:
                 raise _named(missing, request) from missing.__cause__
             with plain_weight_norm(), missing_told(name):
-                product = chosen.engine(request)
+                product = chosen.engine(replace(request, joint=None))
     if request.hessian and product.hessian is None:
         raise UserError(
             f"the engine {chosen.engine.name!r} returned no Hessian product and did not refuse to: "

@@ -10,7 +10,7 @@ import torch
 
 from vfunc import trees
 from vfunc.problem import Construction, ValueEstimate, ValueProblem, entry
-from vfunc.pullback.engine import Engine, Passes
+from vfunc.pullback.engine import Engine, JointGradient, Passes
 from vfunc.pullback.product import mixed_product
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -135,6 +135,7 @@ def pull_back(
     engine: str | Engine = "auto",
     *,
     hessian: bool = False,
+    joint: JointGradient | None = None,
 ) -> Pullback:
     """grad_phi <w, grad_theta L_pre(theta; c_phi)>: the pullback of w to the designer.
 
@@ -145,6 +146,7 @@ def pull_back(
         w: the direction in learner space, held constant.
         engine: `auto`, a name, or an engine.
         hessian: whether H w is wanted too, from the same pass.
+        joint: g_pre with its graph, from `kept_gradient` at this point; it serves once.
 
     Returns:
         The gradient, shaped like phi, with the engine that made it and the reason for it.
@@ -153,7 +155,7 @@ def pull_back(
         UserError: the engine is unknown or does not apply.
         NotConvergedError: finite differences of two step sizes disagree, or a step rounds away.
     """
-    product = mixed_product(problem, theta, construction, w, engine, hessian=hessian)
+    product = mixed_product(problem, theta, construction, w, engine, hessian=hessian, joint=joint)
     return Pullback(
         construction.pull(product.task),
         product.inner,

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest, by_theta, joined
+from vfunc.pullback.engine import (
+    GRADIENT,
+    JointGradient,
+    MixedProduct,
+    Passes,
+    ProductRequest,
+    by_theta,
+    joined,
+)
 from vfunc.pullback.graph import WEIGHT_NORM, custom_functions, nodes, undifferentiable
 from vfunc.pullback.memory import require_room
 from vfunc.pullback.missing import MissingDerivativeError
@@ -41,6 +49,28 @@ class Reverse:
         Raises:
             MemoryShortError: with `watch_memory`; one forward has been spent.
         """
+        joint = self.joint(request) if request.joint is None else request.joint
+        with torch.enable_grad():
+            inner = trees.dot(request.w, joint.g_pre)
+            theta = joint.theta if request.hessian else {}
+            held = joint.held if request.hessian else {}
+            products = trees.gradient(inner, joined(joint.made, theta, held))
+        # what was kept has spent a forward and a backward before
+        first = Passes() if request.joint is not None else GRADIENT
+        return MixedProduct(
+            inner.detach(),
+            {name: products[f"task {name}"] for name in joint.made},
+            by_theta(products, theta) if request.hessian else None,
+            first + Passes(backwards=1),
+        )
+
+    def joint(self, request: ProductRequest) -> JointGradient:
+        """g_pre with its graph, for one product; the request's w is not needed.
+
+        Raises:
+            MemoryShortError: with `watch_memory`; one forward has been spent.
+            MissingDerivativeError: a custom function on the way has no second derivative.
+        """
         theta, made = trees.leaves(request.theta), trees.leaves(request.made)
         # what is behind a stop-gradient is constant in g_pre, and depends on theta in an adjoint
         held = trees.leaves(request.theta) if request.problem.stop_gradient else {}
@@ -52,22 +82,16 @@ class Reverse:
                     loss = request.loss(theta, made, held or None)
             if self.watch_memory:
                 require_room(loss)
-            g_pre = trees.zeros_like(theta)
+            g_pre, reached = trees.zeros_like(theta), tuple[str, ...]()
             if loss.requires_grad:
                 grads = torch.autograd.grad(
-                    loss, list(theta.values()), create_graph=True, materialize_grads=True
+                    loss, list(theta.values()), create_graph=True, allow_unused=True
                 )
-                g_pre = {n: trees.dense(g) for n, g in zip(theta, grads, strict=True)}
+                found = {n: g for n, g in zip(theta, grads, strict=True) if g is not None}
+                g_pre |= {name: trees.dense(g) for name, g in found.items()}
+                reached = tuple(found)
             _require_second_order(loss, g_pre)
-            inner = trees.dot(request.w, g_pre)
-            wrt = joined(made, theta, held) if request.hessian else joined(made, {}, {})
-            products = trees.gradient(inner, wrt)
-        return MixedProduct(
-            inner.detach(),
-            {name: products[f"task {name}"] for name in made},
-            by_theta(products, theta) if request.hessian else None,
-            Passes(forwards=1, backwards=2),
-        )
+        return JointGradient(theta, made, held, loss, g_pre, reached)
 
 
 def _require_second_order(loss: Tensor, g_pre: Params) -> None:
