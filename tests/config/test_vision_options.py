@@ -44,7 +44,7 @@ OWN = {"feedback": "pictures/street"}
 EMBEDDED = {
     "objective": "dino", "image_size": 64, "local_size": 32, "local_crops": 6, "output_dim": 64,
     "student_temperature": 0.1, "teacher_temperature": 0.04, "teacher_momentum": 0.95,
-    "centre_momentum": 0.9, "pretrained": True, "meta_batch_size": 8, "augmentor": "unet",
+    "centre_momentum": 0.9, "pretrained": True, "augmentor": "unet",
     "keep": 0.6, "sparsity_penalty": 0.01, "tv_penalty": 0.003, "strength_penalty": 0.1, "blur": 0.05,
     "labels": ("segmentation", "depth"), "segmentation_weight": 1.0, "depth_weight": 1.0,
     "classification_weight": 1.0, "head_size": 128, "head_steps": 50, "head_lr": 1.0,
@@ -53,7 +53,7 @@ EMBEDDED = {
     "probe_steps": 200, "bad_files": None,
 }  # fmt: skip
 EMBEDDED_SHARED = {
-    "learner": "embedded", "batch_size": 32, "feedback_batch_size": 64, "lr": 5e-4,
+    "learner": "embedded", "batch_size": 32, "meta_batch_size": 8, "feedback_batch_size": 64, "lr": 5e-4,
     "weight_decay": 0.04, "betas": (0.9, 0.99), "warmup": 0.05, "clip": 1.0,
     "budget": Budget(120, "steps"), "meta_period": 4, "designer_lr": 3e-3, "designer_width": 8,
     "designer_layers": 3, "designer_heads": 4, "align": "last:2", "eval_size": 256,
@@ -63,12 +63,13 @@ EMBEDDED_SHARED = {
 }  # fmt: skip
 PAPER = EMBEDDED | {
     "image_size": 224, "local_size": 96, "output_dim": 8192, "teacher_momentum": 0.996,
-    "meta_batch_size": 64, "sparsity_penalty": 0.131, "tv_penalty": 0.144, "labels": None,
+    "sparsity_penalty": 0.131, "tv_penalty": 0.144, "labels": None,
     "head_size": 64, "heads_size": 2000, "fit_size": 2000, "probe_steps": 20_000, "colour": 1.0,
     "bad_files": "refuse",
 }  # fmt: skip
 PAPER_SHARED = EMBEDDED_SHARED | TIMM | {
-    "batch_size": 256, "feedback_batch_size": 32, "lr": 4.15e-6, "betas": (0.9, 0.999), "budget": Budget(300, "steps"),
+    "batch_size": 256, "meta_batch_size": 64, "feedback_batch_size": 32, "lr": 4.15e-6,
+    "betas": (0.9, 0.999), "budget": Budget(300, "steps"),
     "designer_lr": 1.54e-4, "designer_width": 32, "eval_size": 2000, "stream_size": None,
     "feedback": ("pictures/street",),
 }  # fmt: skip

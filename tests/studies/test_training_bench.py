@@ -51,7 +51,12 @@ def test_the_shapes_of_the_command_are_those_there_are():
         ("--output x", "--output does nothing here: it is for --part training"),
         ("--part training --lr 1", "--part training has a shape of its own, and no --lr"),
         ("--part training --only x", "--only does nothing here: it is for --part estimators"),
-        ("--part training --steps 3", "--steps does nothing here: it is for --part estimators"),
+        (
+            "--part training --steps 3",
+            "--steps does nothing here: it is for --part estimators and fidelity",
+        ),
+        ("--part fidelity --quick", "--quick does nothing here: it is for --part training"),
+        ("--part fidelity --only x", "--only does nothing here: it is for --part estimators"),
         (
             "--part training --quick --shape tiny",
             "--shape does nothing here: --quick takes no times, of the tiny shape",

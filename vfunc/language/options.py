@@ -28,6 +28,9 @@ _TOGETHER = ("stream", "feedback", "eval")
 _ADAPTERS = Need(
     lambda options: options["lora_rank"] > 0, "it is for adapters; give --lora-rank above 0"
 )
+_WORKED = Need(
+    lambda options: options["feedback_kind"] == "worked", "it is for --feedback-kind worked"
+)
 _REWARD = Need(
     lambda options: options["feedback_kind"] == "reward", "it is for --feedback-kind reward"
 )
@@ -141,10 +144,23 @@ class DataOptions:
     seq_len: int = option(
         "Longest sequence, in tokens.", default=Cases(((EMBEDDED_PROBLEM, 128),), 512), least=2
     )
+    feedback_seq_len: int = option(
+        "Longest feedback sequence, in tokens: longer completions are cut.",
+        default=Computed("as --seq-len", lambda options: options["seq_len"]),
+        least=2,
+        needs=(DESIGNED, _WORKED),
+    )
     batch_size: int = option(
         "Sequences in a micro-batch.",
         default=Cases(((EMBEDDED_PROBLEM, 32), (EMBEDDED_LEARNER, 8)), 4),
         least=1,
+    )
+    meta_batch_size: int = option(
+        "Sequences of a micro-batch that an estimate takes, the first: fewer are cheaper, and "
+        "noisier.",
+        default=Computed("as --batch-size", lambda options: options["batch_size"]),
+        least=1,
+        needs=(DESIGNED,),
     )
     feedback_batch_size: int = option(
         "Feedback examples in an estimate, shared by the tasks.",
@@ -225,6 +241,7 @@ def check_language(given: Options, options: Options) -> None:
             "the arm known_wrong has to be told which tokens are wrong, which only the embedded "
             "problem can; take it out of --arms, or drop --stream"
         )
+    _check_estimate(options)
     _check_feedback_tasks(options)
     width, heads = options["designer_width"], options["designer_heads"]
     if width % heads or width % 2:
@@ -243,6 +260,25 @@ def check_language(given: Options, options: Options) -> None:
     if align.startswith("lora") and options["learner"] == EMBEDDED and not options["lora_rank"]:
         raise UserError(
             f"--align {align} needs adapters, which the embedded learner has not; give --lora-rank"
+        )
+
+
+def _check_estimate(options: Options) -> None:
+    """An estimate takes no more than there is; all of it, where it repeats dropout on it."""
+    size, whole = options["meta_batch_size"], options["batch_size"]
+    longest = options["seq_len"]
+    if options["feedback_seq_len"] > longest:
+        raise UserError(
+            f"--feedback-seq-len {options['feedback_seq_len']} is above the --seq-len {longest}"
+        )
+    if size > whole:
+        raise UserError(
+            f"--meta-batch-size {size} is above the --batch-size {whole} that it is taken from"
+        )
+    if size < whole and options["estimate_mode"] == "train":
+        raise UserError(
+            "--estimate-mode train repeats the dropout of whole micro-batches; leave it or "
+            f"--meta-batch-size {size} out"
         )
 
 
@@ -279,11 +315,12 @@ def _check_feedback_tasks(options: Options) -> None:
             f"--feedback-combine matched needs a --stream for each --feedback, in the same order; "
             f"there are {len(options['stream'])} and {count}"
         )
-    if options["batch_size"] < count:
-        raise UserError(
-            f"--batch-size {options['batch_size']} is below the {count} domains that a micro-batch "
-            "has to hold"
-        )
+    for name, whose in (("batch_size", "a micro-batch"), ("meta_batch_size", "an estimate")):
+        if options[name] < count:
+            raise UserError(
+                f"--{name.replace('_', '-')} {options[name]} is below the {count} domains that "
+                f"{whose} has to hold"
+            )
     if options["estimate_mode"] == "train":
         raise UserError(
             "--estimate-mode train repeats the dropout of whole micro-batches, which "

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
 from vfunc.forward_pass import autocast
-from vfunc.language.data.examples import TokenBatch
+from vfunc.language.data.examples import Batch, TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import tokens_in
 from vfunc.language.evaluation.held_out import held_out_loss
@@ -45,6 +45,7 @@ class LanguageWorkload:
         start_designer: a saved designer to start from, or None.
         top_k: K.
         batch_size: sequences in a micro-batch of the stream.
+        meta_batch_size: how many of these an estimate takes, the first.
         feedback_batch_size: sequences in a feedback batch.
         fixed_alpha: the gate of `uniform_smoothing` and `self_distillation`.
         device: the learner's device.
@@ -60,6 +61,7 @@ class LanguageWorkload:
     start_designer: str | None
     top_k: int
     batch_size: int
+    meta_batch_size: int
     feedback_batch_size: int
     fixed_alpha: float
     device: torch.device
@@ -73,6 +75,7 @@ class LanguageWorkload:
         return replace(
             self,
             batch_size=min(examples, self.batch_size),
+            meta_batch_size=min(examples, self.meta_batch_size),
             feedback_batch_size=min(examples, self.feedback_batch_size),
         )
 
@@ -108,9 +111,15 @@ class LanguageWorkload:
         self, learner: nn.Module, batch: TokenBatch, *, estimated: LanguageLearner | None = None
     ) -> ObservedBatch:
         """See `Workload.look_ahead`."""
+        batch = self._part(batch)
         with torch.no_grad(), mode(learner, training=False):
             logits, edge = self._logits(learner, batch, estimated)
         return self._observed(logits, batch, edge)
+
+    def _part(self, batch: Batch) -> Batch:
+        """What an estimate takes of a batch."""
+        whole = self.meta_batch_size >= self.batch_size
+        return batch if whole else first_rows(batch, self.meta_batch_size)
 
     def build_task(
         self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
@@ -161,6 +170,7 @@ class LanguageWorkload:
         `gate` is the gate's (sparsity); `moved` the target mass that is off the true token, which
         a gate towards a learner that agrees with the text leaves alone.
         """
+        observed = self._part(observed)
         r, alpha = functional_call(designer, phi, (observed.batch, observed.observation))
         weight = position_weights(observed.batch.predict)
         moved = 1 - mix(alpha, r)[..., 0]
@@ -192,7 +202,7 @@ class LanguageWorkload:
         problem = language_problem(
             learner,
             designer,
-            observed,
+            tuple(map(self._part, observed)),
             measured.loss,
             rule,
             state,

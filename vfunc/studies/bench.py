@@ -103,7 +103,7 @@ def bench(
     Returns:
         A row each, in order; one that does not apply here says why.
     """
-    run = _warm(start_arm("vpretraining", assembled), steps)
+    run = warm(start_arm("vpretraining", assembled), steps)
     ahead = max(map(_ahead, candidates))
     problem, step = _question(run, ahead)
     designer, theta = run.state.designer, run.state.functional.theta
@@ -170,8 +170,13 @@ def _row(
     )
 
 
-def _warm(run: ArmRun, steps: int) -> ArmRun:
-    """The arm after ordinary steps of its learner, beside a designer at its initialisation."""
+def warm(run: ArmRun, steps: int) -> ArmRun:
+    """The arm after ordinary steps of its learner, beside a designer at its initialisation.
+
+    Args:
+        run: an arm with a designer.
+        steps: how many.
+    """
     baseline = replace(run, arm=ARMS["baseline"], estimator=None)
     for _ in range(steps):
         for _ in range(run.options.accumulate):

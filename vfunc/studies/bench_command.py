@@ -19,6 +19,7 @@ from vfunc.training.run_command_line import parse, run_guarded
 
 if TYPE_CHECKING:
     from vfunc.studies.bench import Row
+    from vfunc.studies.fidelity import Fidelity
 
 DESCRIPTION = """Measure what value gradients cost, and how near they come.
 
@@ -31,6 +32,11 @@ least and most of paired repeats); memory counts tensors. Cosine compares the de
 that of the decrease which the learner's real next step brings (unrolled, one step), value the
 predicted decrease to the realised one (negative where one is a rise; empty for several steps).
 
+--part fidelity asks the run's estimator about parts of the micro-batch and of the feedback, on
+--repeats micro-batches with a feedback batch each, and about the whole: the cosine of the two
+gradients in the designer (median, least and most), how the two objectives correlate from one
+micro-batch to the next, and the time over that of the whole. It takes the options of a run, too.
+
 --part training takes blocks of optimizer steps with and without a designer in turns, one designer
 update a block, on random weights and tokens of a --shape: tokens a second, peak memory and FLOPs,
 over the baseline's; the floor of the FLOPs; and the time of each piece. It takes no options of a
@@ -38,6 +44,7 @@ run.
 
 Examples:
   %(prog)s
+  %(prog)s --part fidelity --repeats 8
   %(prog)s --part training --output bench
   %(prog)s --only first_order --align last:1
   %(prog)s --problem random_slips --batch-size 8 --steps 100"""
@@ -47,9 +54,9 @@ Examples:
 class BenchOptions:
     """What to measure."""
 
-    part: Annotated[Literal["estimators", "training"], tyro.conf.arg(help="What is measured.")] = (
-        "estimators"
-    )
+    part: Annotated[
+        Literal["estimators", "fidelity", "training"], tyro.conf.arg(help="What is measured.")
+    ] = "estimators"
     shape: Annotated[
         Literal["tiny", "scaled", "qwen2.5-0.5b"],
         tyro.conf.arg(
@@ -109,25 +116,42 @@ def _measure(argv: Sequence[str], program: str) -> None:
     training = options.part == "training"
     if training and rest:
         raise UserError(f"--part training has a shape of its own, and no {rest[0]}")
-    idle = ("only", "steps") if training else ("shape", "quick", "output")
-    _refuse_idle(options, idle, f"it is for --part {'estimators' if training else 'training'}")
+    for names, parts in _FOR.items():
+        if options.part not in parts:
+            _refuse_idle(options, names, f"it is for --part {' and '.join(parts)}")
     if training:
         if options.quick:
             _refuse_idle(options, ("shape", "repeats"), "--quick takes no times, of the tiny shape")
         _measure_training(options)
         return
     # only now: --help need not wait for it
-    from vfunc.studies.bench import CANDIDATES, bench
+    from vfunc.studies.bench import CANDIDATES, bench, warm
     from vfunc.training.assemble import assemble
+    from vfunc.training.start import start_arm
 
+    console = SafeConsole(width=None if sys.stdout.isatty() else 130)
+    if options.part == "fidelity":
+        from vfunc.studies.fidelity import fidelity
+
+        run = warm(start_arm("vpretraining", assemble(parse(rest))), options.steps)
+        assert run.estimator is not None
+        console.print(fidelity_table(fidelity(run, run.estimator, options.repeats)))
+        return
     chosen = [c for c in CANDIDATES if c.label.startswith(options.only or "")]
     if not chosen:
         known = ", ".join(dict.fromkeys(c.name for c in CANDIDATES))
         raise UserError(f"--only {options.only!r} matches none; there are {known}")
     assembled = assemble(parse(rest))
     rows = bench(assembled, chosen, options.steps, options.repeats)
-    console = SafeConsole(width=None if sys.stdout.isatty() else 130)
     console.print(table(rows))
+
+
+_FOR = {
+    ("only",): ("estimators",),
+    ("steps",): ("estimators", "fidelity"),
+    ("shape", "quick", "output"): ("training",),
+}
+"""Which parts some options are for."""
 
 
 def _refuse_idle(options: BenchOptions, names: Sequence[str], why: str) -> None:
@@ -176,4 +200,15 @@ def table(rows: Sequence[Row]) -> Table:
             "" if row.cosine is None else f"{row.cosine:.3f}",
             "" if row.value is None else f"{row.value:.2f}",
         )
+    return drawn
+
+
+def fidelity_table(rows: Sequence[Fidelity]) -> Table:
+    """What parts of a batch lose, a row a part."""
+    drawn = Table(box=None, header_style="bold")
+    for name in ("an estimate on", "cosine", "correlation", "time"):
+        drawn.add_column(name, justify="left" if name == "an estimate on" else "right")
+    for row in rows:
+        said = "" if row.correlation is None else f"{row.correlation:.2f}"
+        drawn.add_row(row.part, str(row.cosine), said, str(row.time))
     return drawn

@@ -114,6 +114,7 @@ def shaped_run(
         None,
         shape.top_k,
         shape.batch,
+        shape.batch,
         len(shape.feedback),
         0.1,
         device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -84,4 +84,20 @@ def take_rows(batch: Batch, rows: Int[Tensor, "R"]) -> Batch:
         return batch
     assert is_dataclass(batch) and not isinstance(batch, type)
     taken = {field.name: take_rows(getattr(batch, field.name), rows) for field in fields(batch)}
+    return type(batch)(**taken)
+
+
+def first_rows(batch: Batch, count: int) -> Batch:
+    """The first sequences of a batch, not copied.
+
+    Args:
+        batch: a `TokenBatch` or a dataclass that holds one; its entries may be None or dataclasses.
+        count: how many.
+    """
+    if isinstance(batch, Tensor):
+        return cast("Batch", batch[:count])
+    if batch is None:
+        return batch
+    assert is_dataclass(batch) and not isinstance(batch, type)
+    taken = {field.name: first_rows(getattr(batch, field.name), count) for field in fields(batch)}
     return type(batch)(**taken)

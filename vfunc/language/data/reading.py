@@ -180,6 +180,7 @@ def tokenised(
     sequence_length: int,
     seed: int,
     *,
+    feedback_length: int | None = None,
     rewarded: bool = False,
     vocabulary: int | None = None,
 ) -> LanguageData:
@@ -190,6 +191,7 @@ def tokenised(
         tokenizer: the learner's tokeniser.
         sequence_length: T, largest number of predictions in a sequence.
         seed: seed of the order in which stream and feedback are read.
+        feedback_length: the same as T for the feedback; None is T.
         rewarded: whether the feedback is prompts to complete, whose solutions are not read.
         vocabulary: rows of the learner's embedding, which the data's tokens are held to.
 
@@ -202,9 +204,11 @@ def tokenised(
     splits = {"stream": raw.stream, "feedback": raw.feedback, "eval": raw.evaluation}
     if rewarded:
         del splits["feedback"]
+    lengths = dict.fromkeys(splits, sequence_length)
+    lengths["feedback"] = feedback_length or sequence_length
     encoded: dict[str, EncodedSet] = {
         split: encode_examples(
-            examples, tokenizer, sequence_length, split=split, dropped=raw.dropped.get(split)
+            examples, tokenizer, lengths[split], split=split, dropped=raw.dropped.get(split)
         )
         for split, examples in splits.items()
     }

@@ -63,6 +63,7 @@ def language_parts(
         tokenizer,
         config.data.seq_len,
         config.run.seed,
+        feedback_length=config.data.feedback_seq_len,
         rewarded=config.data.feedback_kind == "reward",
         vocabulary=vocabulary,
     )
@@ -73,6 +74,7 @@ def language_parts(
         start_designer=config.designer.designer,
         top_k=config.targets.top_k,
         batch_size=config.data.batch_size,
+        meta_batch_size=config.data.meta_batch_size,
         feedback_batch_size=config.data.feedback_batch_size,
         fixed_alpha=config.targets.fixed_alpha,
         device=device,

@@ -1,0 +1,110 @@
+"""An estimate on a part of the micro-batch, and on shorter feedback, of a run on text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import measures
+import pytest
+import torch
+from small_run import new_run, small, train
+
+from vfunc.errors import UserError
+from vfunc.estimators import FirstOrder, Unrolled
+from vfunc.studies import bench_command
+from vfunc.training import step
+
+pytestmark = pytest.mark.usefixtures("shallow")
+
+
+def asked(answering, **options):
+    """What a first micro-batch asks its estimator, the answer, and the designer's gradient."""
+    run, found = new_run(feedback_batch_size=2, **options), {}
+
+    def watching(problem, theta, phi):
+        found["problem"], found["estimate"] = problem, answering(problem, theta, phi)
+        return found["estimate"]
+
+    designer_step = run.state.designer_optimizer.step
+
+    def stepping():
+        found["gradient"] = {n: p.grad.clone() for n, p in run.state.designer.named_parameters()}
+        designer_step()
+
+    run.state.designer_optimizer.step = stepping
+    step.micro_batch(dataclasses.replace(run, estimator=watching))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [
+        (FirstOrder(), {"gate_penalty": 0.3}),
+        (Unrolled(2), {"estimator": "unrolled", "lookahead_steps": 2}),
+    ],
+    ids=["with a penalty", "looking ahead"],
+)
+def test_an_estimate_takes_the_first_sequences_alone(estimator, options):
+    part = asked(estimator, batch_size=4, meta_batch_size=2, **options)
+    sizes = [len(observed.batch.tokens) for observed in part["problem"].batches]
+    assert set(sizes) == {2}
+    if "lookahead_steps" in options:
+        return  # later batches are others in a run of smaller ones
+    small_batches = asked(estimator, batch_size=2, **options)
+    assert measures.apart(part["gradient"], small_batches["gradient"]) < 1e-4
+    value = float(small_batches["estimate"].value)
+    assert float(part["estimate"].value) == pytest.approx(value, rel=1e-4)
+
+
+def test_the_learner_takes_the_whole_micro_batch():
+    whole, part = (train(batch_size=4, meta_batch_size=n, budget="1steps") for n in (4, 1))
+    assert whole.of("train_loss") == pytest.approx(part.of("train_loss"), rel=1e-2)
+    assert whole.of("tokens") == part.of("tokens")
+    moved = {n: p for n, p in part.phi.items() if not torch.equal(p, whole.phi[n])}
+    assert moved  # the estimate is another
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 4, "meta_batch_size": 5}, "--meta-batch-size 5 is above the --batch-size"),
+        (
+            {"batch_size": 4, "meta_batch_size": 2, "estimate_mode": "train", "lora_rank": 2},
+            "--estimate-mode train repeats the dropout of whole micro-batches",
+        ),
+        ({"seq_len": 64, "feedback_seq_len": 65}, "--feedback-seq-len 65 is above the --seq-len"),
+        ({"feedback_kind": "reward", "feedback_seq_len": 9}, "it is for --feedback-kind worked"),
+        (
+            {"feedback_tasks": "styles", "feedback_combine": "matched", "forum_share": 0.5,
+             "batch_size": 2, "meta_batch_size": 1},
+            "--meta-batch-size 1 is below the 2 domains that an estimate has to hold",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        small(**options)
+
+
+def test_shorter_feedback_is_cut_and_nothing_else_is():
+    whole, part = (new_run(feedback_seq_len=n).workload for n in (128, 24))
+    assert part.feedback(0).predict.shape[1] <= 24 < whole.feedback(0).predict.shape[1]
+    assert torch.equal(part.batch(0).tokens, whole.batch(0).tokens)
+    assert part.data.summary["feedback"]["truncated"] > 0
+
+
+def test_what_parts_of_a_batch_lose_is_told(capsys):
+    line = "--part fidelity --repeats 3 --steps 1 --batch-size 4 --feedback-batch-size 2"
+    small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
+    assert bench_command.main([*line.split(), *small_data.split()]) == 0
+    said = capsys.readouterr().out
+    for part in ("2 of 4 sequences", "1 of 4 sequences", "1 of 2 feedback examples"):
+        assert part in said
+    assert "8" not in said.partition("sequences")[0]
+
+
+def test_there_is_something_to_divide(capsys):
+    line = "--part fidelity --batch-size 1 --feedback-batch-size 1 --steps 0"
+    small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
+    assert bench_command.main([*line.split(), *small_data.split()]) == 2
+    assert "--part fidelity divides batches; give --batch-size 2" in capsys.readouterr().err
