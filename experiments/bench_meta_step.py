@@ -122,7 +122,7 @@ def rows_of(parts: Assembled, repeats: int) -> list[Row]:
     _, g_down = feedback_gradient(problem, functional.theta)
 
     def refit() -> None:
-        workload.downstream(functional, feedback.heads, feedback.meta)
+        workload.measured(functional, feedback.heads, feedback.meta)
 
     pieces: dict[str, Callable[[], object]] = {
         "meta step, split": _meta_step(run, problem, g_down),

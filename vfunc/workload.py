@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, RandomState
-from vfunc.problem import Task, ValueProblem
+from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 
@@ -64,6 +64,26 @@ class Evaluation:
 
     metrics: Mapping[str, float | None]
     outcomes: Mapping[str, tuple[float, ...]]
+
+
+@runtime_checkable
+class Downstream(Protocol):
+    """L_down at one moment."""
+
+    @property
+    def loss(self) -> Callable[[Params], Scalar]:
+        """theta_S -> L_down."""
+        ...
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is known to be constant: rewards that do not differ."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is asked as one, and not domain by domain."""
+        ...
 
 
 @runtime_checkable
@@ -134,17 +154,31 @@ class Workload(Protocol):
         """The terms of R(phi) on this batch, by name, without their weights."""
         ...
 
+    def downstream(
+        self, estimated: Any, index: int, *, dropout: RandomState | None, seed: int
+    ) -> Downstream:
+        """L_down on a labelled batch, with what has to be drawn or fitted for it at theta_t.
+
+        Args:
+            estimated: the learner as estimates see it.
+            index: position of the labelled batch.
+            dropout: the random state whose dropout masks estimates repeat; None is without dropout.
+            seed: seed of what is drawn.
+        """
+        ...
+
     def problem(
         self,
         estimated: Any,
         designer: nn.Module,
         observed: tuple[Any, ...],
-        feedback: int,
+        downstream: Any,
         rule: UpdateRule,
         state: OptimizerState,
         *,
         dropout: RandomState | None,
         seed: int,
+        known: KnownFeedback | None = None,
     ) -> ValueProblem:
         """The value problem at this moment.
 
@@ -152,11 +186,12 @@ class Workload(Protocol):
             estimated: the learner as estimates see it.
             designer: the designer, whose parameters are phi.
             observed: unlabeled batches with what tasks take from the learner, the next one first.
-            feedback: position of the labelled batch that L_down is measured on.
+            downstream: what L_down is measured by, from the method of that name.
             rule: the learner's next optimizer step.
             state: the optimizer's state.
             dropout: the random state whose dropout masks estimates repeat; None is without dropout.
             seed: seed of what an estimator samples.
+            known: L_down and g_down at theta_t, where they have been computed before.
         """
         ...
 

@@ -20,7 +20,7 @@ from vfunc.report.events import EventLog
 from vfunc.report.progress import progress
 from vfunc.split import Split
 from vfunc.training.log import RunLog
-from vfunc.training.step import value_problem
+from vfunc.training.step import feedback_at, value_problem
 
 pytestmark = pytest.mark.usefixtures("deep")  # the edge has blocks below it
 LAST = {"align": "last:1", "batch_size": 4}
@@ -33,7 +33,7 @@ def at_start(**options):
 
 
 def problem_of(run, observed, dropout=None):
-    return value_problem(run, (observed,), 0, dropout)
+    return value_problem(run, (observed,), feedback_at(run, 0, dropout))
 
 
 def forward_and_ahead(run, batch):

@@ -159,7 +159,7 @@ def test_heads_are_constants_fitted_once_a_problem(monkeypatch):
         return fitted[-1][1]
 
     monkeypatch.setattr(vision_workload, "fit_heads", watched)
-    loss = workload.downstream(functional, fed.heads, fed.meta)
+    loss = workload.measured(functional, fed.heads, fed.meta)
     start = functional.theta
     moved = {n: x + 0.1 * torch.randn_like(x) for n, x in start.items()}
     assert float(loss(start)) != float(loss(moved))

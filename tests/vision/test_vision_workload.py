@@ -129,8 +129,10 @@ def situation(made, *, subset="last:1", cut=True, batches=1, rule=None):
     functional = vfunc.functional(learner_of(made), subset if cut else NAMED[subset])
     designer, estimated = designer_of(made), made.estimated(functional)
     observed = tuple(made.look_ahead(functional.module, made.batch(k)) for k in range(batches))
+    downstream = made.downstream(estimated, 0, dropout=None, seed=0)
+    rule = rule or UpdateRule(SGD(lr=0.1))
     problem = made.problem(
-        estimated, designer, observed, 0, rule or UpdateRule(SGD(lr=0.1)), {}, dropout=None, seed=0
+        estimated, designer, observed, downstream, rule, {}, dropout=None, seed=0
     )
     assert ("blocks are computed once" in problem.split) == cut, problem.split
     phi = {name: p.detach().clone() for name, p in designer.named_parameters()}
@@ -279,7 +281,10 @@ def test_split_and_whole_say_the_same_of_the_run():
             estimated = dataclasses.replace(estimated, split=Whole("not asked for"))
         designer, observed = designer_of(made), ObservedViews(made.batch(0).first(2))
         rule = UpdateRule(SGD(lr=0.1))
-        problem = made.problem(estimated, designer, (observed,), 0, rule, {}, dropout=None, seed=0)
+        downstream = made.downstream(estimated, 0, dropout=None, seed=0)
+        problem = made.problem(
+            estimated, designer, (observed,), downstream, rule, {}, dropout=None, seed=0
+        )
         phi = {name: p.detach().clone() for name, p in designer.named_parameters()}
         answers.append((problem.split, vfunc.FirstOrder()(problem, functional.theta, phi)))
     (split, one), (whole, other) = answers
@@ -341,7 +346,7 @@ def test_two_sources_add_up():
     losses = []
     for made in (both, single):
         given = made.feedback(1)
-        loss = made.downstream(functional, given.heads, given.meta)
+        loss = made.measured(functional, given.heads, given.meta)
         losses.append([float(loss(theta)) for theta in (functional.theta, moved)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0][0] != losses[0][1]
@@ -367,8 +372,8 @@ def test_a_source_without_a_weight_is_evaluated_alone(weights):
     learner = learner_of(made).float()
     functional = vfunc.functional(learner, "last:1")
     given, theta = made.feedback(0), functional.theta
-    found = made.downstream(functional, given.heads, given.meta)(theta)
-    wanted = just.downstream(functional, given.heads[:1], given.meta[:1])(theta)
+    found = made.measured(functional, given.heads, given.meta)(theta)
+    wanted = just.measured(functional, given.heads[:1], given.meta[:1])(theta)
     assert torch.equal(found, wanted)
     metrics = made.evaluate(learner, final=True).metrics
     assert metrics["loss"] == just.evaluate(learner, final=False).metrics["loss"]
@@ -477,9 +482,11 @@ def test_train_mode_estimates_are_refused():
     functional = vfunc.functional(learner_of(made), "last:1")
     observed = (ObservedViews(double(made.batch(0))),)
     drawn = vfunc.learner.RandomState.now(torch.device("cpu"))
+    learner = VisionLearner(functional, made.objective)
+    downstream = made.downstream(learner, 0, dropout=None, seed=0)
     with pytest.raises(UserError, match="estimate-mode"):
         made.problem(
-            VisionLearner(functional, made.objective), designer_of(made), observed, 0,
+            learner, designer_of(made), observed, downstream,
             UpdateRule(SGD(lr=0.1)), {}, dropout=drawn, seed=0,
         )  # fmt: skip
 

@@ -129,9 +129,9 @@ def _double_problem(problem: ValueProblem) -> ValueProblem:
     fields = {
         field.name: _double(getattr(problem, field.name))
         for field in dataclasses.fields(problem)
-        if field.name not in ("batches", "compute_dtype")
+        if field.name not in ("batches", "compute_dtype", "known")
     }
-    return replace(problem, **fields, compute_dtype=None)
+    return replace(problem, **fields, compute_dtype=None, known=None)
 
 
 def _double(x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -29,6 +30,8 @@ class RandomDirection:
         engine: how the value is differentiated in the designer.
     """
 
+    takes_g_down: ClassVar[bool] = True
+
     engine: EngineName | Engine = "auto"
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class RandomDirection:
 @dataclass(frozen=True)
 class Zero:
     """No gradient: the designer stays as it was drawn. The value is first order's."""
+
+    takes_g_down: ClassVar[bool] = True
 
     @entry
     @typed

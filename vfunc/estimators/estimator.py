@@ -23,7 +23,12 @@ from vfunc.trees import Params
 
 @runtime_checkable
 class Estimator(Protocol):
-    """A way to estimate the value of a designer's tasks, and its gradient in phi."""
+    """A way to estimate the value of a designer's tasks, and its gradient in phi.
+
+    One that begins with `feedback_gradient(problem, theta)` may say so by an attribute
+    `takes_g_down`, True: a run then computes that before the learner's own forward, and the two
+    graphs are never there together.
+    """
 
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
         """The estimate at (theta, phi); nothing that is passed in is changed."""

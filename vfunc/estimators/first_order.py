@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -23,7 +23,6 @@ from vfunc.problem import (
 )
 from vfunc.problem.arguments import require_engine
 from vfunc.pullback import GRADIENT, Engine, EngineName, Passes, pull_back
-from vfunc.simulate import UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
@@ -48,6 +47,8 @@ class FirstOrder:
         engine: how the value is differentiated in the designer.
     """
 
+    takes_g_down: ClassVar[bool] = True
+
     value: Value = "dot"
     engine: EngineName | Engine = "auto"
 
@@ -71,7 +72,7 @@ class FirstOrder:
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
     ) -> ValueEstimate:
         rule = problem.rule
-        w = stepped(rule.at_unit, g_down)
+        w = rule.at_unit.sized(g_down)
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = {"g_down_norm": float(trees.norm(g_down))}
         value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
@@ -95,7 +96,7 @@ class FirstOrder:
         )
         w = trees.scale(across, 1 / pre)
         pulled = pull_back(problem, theta, construction, w, self.engine)
-        value = trees.dot(stepped(problem.rule, g_down), g_pre)
+        value = trees.dot(problem.rule.sized(g_down), g_pre)
         notes = alignment(g_down, g_pre)
         return pulled.estimate(value, 1.0, notes, objective=cosine, spent=GRADIENT + GRADIENT)
 
@@ -121,11 +122,6 @@ class FirstOrder:
         )
 
 
-def stepped(rule: UpdateRule, g_down: Params) -> Params:
-    """eta g_down, each parameter with its own group's eta."""
-    return {name: rule.learning_rate(name) * g for name, g in g_down.items()}
-
-
 def alignment(g_down: Params, g_pre: Params) -> dict[str, float]:
     """Norms of the two gradients and their cosine, for the diagnostics."""
     return {
@@ -140,4 +136,4 @@ def first_order_value(
 ) -> tuple[Scalar, Passes]:
     """eta V alone, from one plain gradient."""
     g_pre = pretrain_gradient(problem, theta, construction.task)
-    return trees.dot(stepped(problem.rule, g_down), g_pre), GRADIENT
+    return trees.dot(problem.rule.sized(g_down), g_pre), GRADIENT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vfunc import trees
 from vfunc.config.allowed import check_fields
@@ -58,6 +58,8 @@ class Implicit:
         max_iterations: Newton steps, and products of their conjugate gradient in each, at most.
         engine: how the value is differentiated in the designer.
     """
+
+    takes_g_down: ClassVar[bool] = True
 
     damping: float | None = option(default=None, shown="1 / learning rate", above=0)
     curvature: Literal["hessian", "gauss_newton"] = "hessian"

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.estimators.first_order import stepped
 from vfunc.problem import ValueProblem, construct_task, entry, feedback_gradient
 from vfunc.problem.arguments import blaming
 from vfunc.problem.purity import code_of, first_time, remember
@@ -67,7 +66,7 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
         return found
 
     _, g_down = feedback_gradient(problem, theta)
-    w = stepped(problem.rule, g_down)
+    w = problem.rule.sized(g_down)
     with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
         try:
             with missing_told("forward"):

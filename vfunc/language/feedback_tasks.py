@@ -32,12 +32,16 @@ class Measured:
         losses: theta_S -> L_j by task; those of which the batch holds something.
         silent: the tasks among them whose loss is constant.
         notes: numbers for the log.
+        whole: see `vfunc.workload.Downstream`.
+        constant: see there.
     """
 
     loss: Callable[[Params], Scalar]
     losses: Mapping[str, Callable[[Params], Scalar]]
     silent: frozenset[str]
     notes: Mapping[str, float]
+    whole: bool = True
+    constant: bool = False
 
 
 def measure(
@@ -61,13 +65,13 @@ def measure(
     Returns:
         The losses, and what there is to say about them.
     """
-    rows = _rows_by_task(tasks.names, feedback)
+    rows, whole = _rows_by_task(tasks.names, feedback), tasks.combine != "matched"
     if isinstance(feedback, TokenBatch):
         losses = {
             name: learner.worked_loss(feedback if at is None else take_rows(feedback, at))
             for name, at in rows.items()
         }
-        return Measured(_combined(tasks, losses, learner), losses, frozenset(), {})
+        return Measured(_combined(tasks, losses, learner), losses, frozenset(), {}, whole)
     assert tasks.rewards is not None
     with autocast(model.device, learner.autocast):
         samples = draw_samples(model, tokenizer, feedback, tasks.rewards, seed)
@@ -84,7 +88,9 @@ def measure(
         "informative_groups": float(samples.informative),
         "completion_tokens": float(lengths.mean()),
     }
-    return Measured(_combined(tasks, losses, learner), losses, silent, notes)
+    return Measured(
+        _combined(tasks, losses, learner), losses, silent, notes, whole, set(losses) <= silent
+    )
 
 
 def matched_domains(

@@ -11,7 +11,7 @@ from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_targets.candidates import ObservedBatch
 from vfunc.language.soft_targets.soft_loss import candidate_log_probs, position_weights
 from vfunc.language.soft_targets.targets import mix
-from vfunc.problem import CompositeForm, LinearForm, Task, ValueProblem
+from vfunc.problem import CompositeForm, KnownFeedback, LinearForm, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 
@@ -27,6 +27,7 @@ def language_problem(
     seed: int = 0,
     silent: bool = False,
     notes: Mapping[str, float] | None = None,
+    known: KnownFeedback | None = None,
 ) -> ValueProblem:
     """Ask how the designer's soft targets should change, to lower the loss on `feedback`.
 
@@ -40,6 +41,7 @@ def language_problem(
         seed: seed of what an estimator samples.
         silent: whether L_down is constant.
         notes: numbers about the feedback, for the log.
+        known: L_down and g_down, where they have been computed before.
 
     Returns:
         The problem. Its objective is linear in the targets, task["q"].
@@ -97,4 +99,5 @@ def language_problem(
         silent=silent,
         notes=notes or {},
         split=learner.split.why,
+        known=known,
     )

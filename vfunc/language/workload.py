@@ -18,7 +18,13 @@ from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import tokens_in
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
-from vfunc.language.feedback_tasks import FeedbackBatch, FeedbackTasks, matched_domains, measure
+from vfunc.language.feedback_tasks import (
+    FeedbackBatch,
+    FeedbackTasks,
+    Measured,
+    matched_domains,
+    measure,
+)
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_targets.candidates import ObservedBatch, observe
 from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner, load_designer
@@ -28,7 +34,7 @@ from vfunc.language.soft_targets.targets import mix
 from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode
-from vfunc.problem import Task, ValueProblem
+from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.workload import BuiltTask, Evaluation, Forward
@@ -176,43 +182,44 @@ class LanguageWorkload:
         moved = 1 - mix(alpha, r)[..., 0]
         return {"gate": (alpha * weight).sum(), "moved": (moved * weight).sum()}
 
+    def downstream(
+        self, estimated: LanguageLearner, index: int, *, dropout: RandomState | None, seed: int
+    ) -> Measured:
+        """See `Workload.downstream`; rewards are drawn here."""
+        learner = estimated if dropout is None else estimated.repeating(dropout)
+        generating = _generating(learner.functional.module)
+        return measure(self.tasks, learner, generating, self.tokenizer, self.feedback(index), seed)
+
     def problem(
         self,
         estimated: LanguageLearner,
         designer: nn.Module,
         observed: tuple[ObservedBatch, ...],
-        feedback: int,
+        downstream: Measured,
         rule: UpdateRule,
         state: OptimizerState,
         *,
         dropout: RandomState | None,
         seed: int,
+        known: KnownFeedback | None = None,
     ) -> ValueProblem:
         """See `Workload.problem`."""
         learner = estimated if dropout is None else estimated.repeating(dropout)
-        functional, tasks = learner.functional, self.tasks
-        measured = measure(
-            tasks,
-            learner,
-            _generating(functional.module),
-            self.tokenizer,
-            self.feedback(feedback),
-            seed,
-        )
         problem = language_problem(
             learner,
             designer,
             tuple(map(self._part, observed)),
-            measured.loss,
+            downstream.loss,
             rule,
             state,
             seed=seed,
-            silent=set(measured.losses) <= measured.silent,
-            notes=measured.notes,
+            silent=downstream.constant,
+            notes=downstream.notes,
+            known=known,
         )
-        if tasks.combine != "matched":
+        if self.tasks.combine != "matched":
             return problem
-        return matched_domains(tasks, problem, measured, functional.theta)
+        return matched_domains(self.tasks, problem, downstream, learner.functional.theta)
 
     def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""

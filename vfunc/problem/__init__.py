@@ -1,12 +1,13 @@
 """What a value estimator is asked, a `ValueProblem`; and what it answers, a `ValueEstimate`."""
 
 from vfunc.problem.arguments import entry
-from vfunc.problem.contract import ValueEstimate, ValueProblem
+from vfunc.problem.contract import KnownFeedback, ValueEstimate, ValueProblem
 from vfunc.problem.evaluation import (
     Construction,
     construct_task,
     feedback_gradient,
     feedback_value,
+    known_feedback,
     pretrain_gradient,
     step_gradient,
 )
@@ -15,6 +16,7 @@ from vfunc.problem.loss_forms import CompositeForm, LinearForm, Task
 __all__ = [
     "CompositeForm",
     "Construction",
+    "KnownFeedback",
     "LinearForm",
     "Task",
     "ValueEstimate",
@@ -23,6 +25,7 @@ __all__ = [
     "entry",
     "feedback_gradient",
     "feedback_value",
+    "known_feedback",
     "pretrain_gradient",
     "step_gradient",
 ]

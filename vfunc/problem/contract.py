@@ -17,6 +17,23 @@ from vfunc.trees import Params, Scalar
 
 
 @dataclass(frozen=True, repr=False)
+class KnownFeedback:
+    """L_down and g_down at one theta, computed before the problem was put together.
+
+    So that the graph of L_down is gone when the learner's own forward makes its graph.
+
+    Attributes:
+        theta: where; these very tensors.
+        loss: L_down.
+        gradient: g_down.
+    """
+
+    theta: Params
+    loss: Scalar
+    gradient: Params
+
+
+@dataclass(frozen=True, repr=False)
 class ValueProblem:
     """One question: how should phi change so that the learner's next update lowers L_down?
 
@@ -51,6 +68,7 @@ class ValueProblem:
             `.detach()` or `torch.no_grad()` in its place that would be lost.
         notes: what there is to say about the feedback, for the log.
         split: how the learner is cut at the lower edge of S, or why not, for the log.
+        known: L_down and g_down at the learner's theta, where they have been computed before.
     """
 
     construct: Callable[[Params, Any], Task]
@@ -70,6 +88,7 @@ class ValueProblem:
     stop_gradient: bool = False
     notes: Mapping[str, float] = field(default_factory=dict)
     split: str = ""
+    known: KnownFeedback | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.batches, tuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem.arguments import ORDER, blaming, entry, require_task, scalar
-from vfunc.problem.contract import ValueProblem
+from vfunc.problem.contract import KnownFeedback, ValueProblem
 from vfunc.problem.loss_forms import Task
 from vfunc.problem.purity import using
 from vfunc.trees import Params, Scalar
@@ -119,12 +119,9 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
         UserError: `feedback_loss` returned no scalar tensor, or one without a graph to theta, whose
             value no task could change, in a problem that does not say so (`silent`).
     """
-    theta = trees.leaves(theta)
-    with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
-        loss = _feedback(problem, theta)
-        if not loss.requires_grad:
-            return loss, trees.zeros_like(theta)
-        return loss.detach(), trees.gradient(loss, theta)
+    if problem.known is not None and _is_at(problem.known, theta):
+        return problem.known.loss, problem.known.gradient
+    return _feedback_gradient(problem.feedback_loss, theta, problem.silent)
 
 
 @entry
@@ -138,14 +135,46 @@ def feedback_value(problem: ValueProblem, theta: Params) -> Scalar:
     Raises:
         UserError: as `feedback_gradient`.
     """
+    if problem.known is not None and _is_at(problem.known, theta):
+        return problem.known.loss
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
-        return _feedback(problem, theta).detach()
+        return _feedback(problem.feedback_loss, theta, problem.silent).detach()
 
 
-def _feedback(problem: ValueProblem, theta: Params) -> Scalar:
-    loss = scalar("feedback_loss", problem.feedback_loss(theta))
-    if not loss.requires_grad and not problem.silent:
+def known_feedback(feedback_loss: Callable[[Params], Scalar], theta: Params) -> KnownFeedback:
+    """L_down and g_down at theta, for problems that will be asked there.
+
+    Args:
+        feedback_loss: theta -> L_down.
+        theta: the learner's parameters; estimators have to be given these very tensors.
+
+    Raises:
+        UserError: as `feedback_gradient`.
+    """
+    return KnownFeedback(dict(theta), *_feedback_gradient(feedback_loss, theta, silent=False))
+
+
+def _is_at(known: KnownFeedback, theta: Params) -> bool:
+    """Whether theta is the point of what is known, and not only equal to it."""
+    own = known.theta
+    return theta.keys() == own.keys() and all(theta[name] is x for name, x in own.items())
+
+
+def _feedback_gradient(
+    feedback_loss: Callable[[Params], Scalar], theta: Params, silent: bool
+) -> tuple[Scalar, Params]:
+    theta = trees.leaves(theta)
+    with torch.enable_grad(), using(feedback_loss, "feedback_loss", theta=theta):
+        loss = _feedback(feedback_loss, theta, silent)
+        if not loss.requires_grad:
+            return loss, trees.zeros_like(theta)
+        return loss.detach(), trees.gradient(loss, theta)
+
+
+def _feedback(feedback_loss: Callable[[Params], Scalar], theta: Params, silent: bool) -> Scalar:
+    loss = scalar("feedback_loss", feedback_loss(theta))
+    if not loss.requires_grad and not silent:
         raise UserError(
             "feedback_loss returned a tensor without a graph to theta "
             f"{trees.described(theta)}: look for .detach() or torch.no_grad() in it, or for "

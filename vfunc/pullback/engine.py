@@ -44,12 +44,13 @@ class Passes:
             self.tangents + other.tangents,
         )
 
-    def as_diagnostics(self) -> dict[str, int]:
-        """The counts as entries of an estimate's diagnostics."""
+    def as_diagnostics(self, more: Passes | None = None) -> dict[str, int]:
+        """The counts, with those of `more`, as entries of an estimate's diagnostics."""
+        spent = self if more is None else self + more
         return {
-            "forwards": self.forwards,
-            "backwards": self.backwards,
-            "tangents": self.tangents,
+            "forwards": spent.forwards,
+            "backwards": spent.backwards,
+            "tangents": spent.tangents,
         }
 
 

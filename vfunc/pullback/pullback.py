@@ -108,7 +108,7 @@ class Pullback:
             scale,
             {
                 **notes,
-                **(spent + self.passes).as_diagnostics(),
+                **self.passes.as_diagnostics(spent),
                 **self.diagnostics,
                 **(further or {}),
                 "engine": self.engine,

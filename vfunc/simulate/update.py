@@ -90,6 +90,10 @@ class UpdateRule:
         """eta of one parameter."""
         return self.rule(name).lr
 
+    def sized(self, g: Params) -> Params:
+        """eta g, each parameter with its own group's eta."""
+        return {name: self.learning_rate(name) * x for name, x in g.items()}
+
     @property
     def eta(self) -> float:
         """The step size eta: the largest, where parameter groups differ."""

@@ -16,7 +16,7 @@ from vfunc.learner import RandomState
 from vfunc.problem import ValueProblem
 from vfunc.training.assemble import Assembled
 from vfunc.training.start import start_arm
-from vfunc.training.step import batches_ahead, value_problem
+from vfunc.training.step import batches_ahead, feedback_at, value_problem
 from vfunc.trees import Params
 
 EXAMPLES = 2
@@ -68,7 +68,7 @@ def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
         observed = tuple(
             workload.look_ahead(state.learner, workload.batch(k)) for k in range(batches_ahead(run))
         )
-        problem = value_problem(run, observed, 0, dropout)
+        problem = value_problem(run, observed, feedback_at(run, 0, dropout))
         assert state.designer is not None and run.estimator is not None
         phi = trees.detach(dict(state.designer.named_parameters()))
         if problem.silent:

@@ -18,12 +18,12 @@ from vfunc import trees
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
-from vfunc.problem import ValueEstimate, ValueProblem
+from vfunc.problem import KnownFeedback, ValueEstimate, ValueProblem, known_feedback
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
 from vfunc.trees import Params
-from vfunc.workload import Forward
+from vfunc.workload import Downstream, Forward
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,15 @@ def micro_batch(run: ArmRun) -> MicroBatch:
     dropout = None
     if due and options.train_mode:  # the masks of the forward that comes next
         dropout = RandomState.now(next(state.learner.parameters()).device)
+    feedback = _feedback_now(run, dropout) if due else None
     forward = workload.forward(
         state.learner,
         batch,
         observe=arm.observes and not burning_in,
         estimated=run.estimated if due and dropout is None else None,
     )
-    estimate = _update_designer(run, forward, dropout) if due else None
+    estimate = None if feedback is None else _update_designer(run, forward, feedback)
+    del feedback  # a gradient's memory
     source = "baseline" if burning_in else arm.name
     task = workload.build_task(state.learner, source, forward, state.designer)
     loss = workload.loss(state.learner, forward, task)
@@ -98,17 +100,64 @@ def optimizer_step(run: ArmRun) -> float:
     return float(norm)
 
 
+@dataclass(frozen=True)
+class FeedbackNow:
+    """L_down at one update of the designer.
+
+    Attributes:
+        downstream: what it is measured by.
+        dropout: the random state whose dropout masks estimates repeat, or None.
+        theta: the learner's parameters in S.
+        known: it and its gradient at theta, where the estimator takes that first: before the
+            learner's forward, so that their graphs are not there together.
+    """
+
+    downstream: Downstream
+    dropout: RandomState | None
+    theta: Params
+    known: KnownFeedback | None
+
+
+def feedback_at(run: ArmRun, index: int, dropout: RandomState | None = None) -> FeedbackNow:
+    """The feedback of one labelled batch, of which nothing has been computed yet.
+
+    Args:
+        run: an arm with a designer.
+        index: position of the labelled batch.
+        dropout: the random state whose dropout masks estimates repeat, or None.
+    """
+    downstream = run.workload.downstream(run.estimated, index, dropout=dropout, seed=_seed(run))
+    return FeedbackNow(downstream, dropout, run.state.functional.theta, None)
+
+
+def _feedback_now(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
+    """The feedback of this update, with g_down where the estimator begins with it."""
+    feedback = feedback_at(run, run.state.counters.updates, dropout)
+    downstream = feedback.downstream
+    if not getattr(run.estimator, "takes_g_down", False) or not downstream.whole:
+        return feedback
+    if downstream.constant:
+        return feedback
+    return replace(feedback, known=known_feedback(downstream.loss, feedback.theta))
+
+
+def _seed(run: ArmRun) -> int:
+    """A new draw an update, the same in a resumed run."""
+    return run.options.seed * 1_000_003 + run.state.counters.updates
+
+
 def value_problem(
-    run: ArmRun, observed: tuple[object, ...], feedback: int, dropout: RandomState | None = None
+    run: ArmRun, observed: tuple[object, ...], feedback: int | FeedbackNow
 ) -> ValueProblem:
     """The value problem of the learner's next step, read off the live optimizer.
 
     Args:
         run: an arm with a designer.
         observed: unlabeled batches with what tasks take from the learner, the next one first.
-        feedback: position of the labelled batch.
-        dropout: the random state whose dropout masks estimates repeat, or None.
+        feedback: position of the labelled batch, or what has been asked of it.
     """
+    if isinstance(feedback, int):
+        feedback = feedback_at(run, feedback)
     state, options = run.state, run.options
     assert state.designer is not None
     live = state.functional.live
@@ -129,12 +178,12 @@ def value_problem(
         run.estimated,
         state.designer,
         observed,
-        feedback,
+        feedback.downstream,
         rule,
         optimizer_state,
-        dropout=dropout,
-        # a new draw an update, the same in a resumed run
-        seed=options.seed * 1_000_003 + state.counters.updates,
+        dropout=feedback.dropout,
+        seed=_seed(run),
+        known=feedback.known,
     )
     if foreseen:  # a budget of steps says what they will be
         problem = replace(problem, notes={**problem.notes, "later_sizes_predicted": True})
@@ -184,25 +233,25 @@ def _estimate_is_due(run: ArmRun) -> bool:
     return since >= 0 and since % run.options.meta_period == 0
 
 
-def _update_designer(run: ArmRun, forward: Forward, dropout: RandomState | None) -> ValueEstimate:
+def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> ValueEstimate:
     """One step of the designer's optimizer; none where the feedback says nothing."""
     state, workload, estimator = run.state, run.workload, run.estimator
     designer, optimizer = state.designer, state.designer_optimizer
     assert estimator is not None and designer is not None and optimizer is not None
     at = state.counters
-    estimated = run.estimated if dropout is None else None
+    estimated = run.estimated if feedback.dropout is None else None
     ahead = tuple(
         workload.look_ahead(state.learner, workload.batch(at.micro_batch + k), estimated=estimated)
         for k in range(1, batches_ahead(run))
     )
-    problem = value_problem(run, (forward.observed, *ahead), at.updates, dropout)
+    problem = value_problem(run, (forward.observed, *ahead), feedback)
     phi = trees.detach(dict(designer.named_parameters()))
     if problem.silent:
         state.counters = replace(at, updates=at.updates + 1)
         return _nothing_to_estimate(problem, phi)
     try:
         estimate = (DomainMatched(estimator) if problem.domains else estimator)(
-            problem, state.functional.theta, phi
+            problem, feedback.theta, phi
         )
     except NotConvergedError as error:
         raise NotConvergedError(f"{error} ({_where(run)})") from error

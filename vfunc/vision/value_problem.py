@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vfunc.problem import CompositeForm, Task, ValueProblem
+from vfunc.problem import CompositeForm, KnownFeedback, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.vision.learner import ObservedViews, Views, VisionLearner
@@ -28,6 +28,7 @@ def vision_problem(
     state: OptimizerState,
     *,
     seed: int = 0,
+    known: KnownFeedback | None = None,
 ) -> ValueProblem:
     """Ask how the designer's views should change, to lower the loss on `feedback`.
 
@@ -39,6 +40,7 @@ def vision_problem(
         rule: the learner's next optimizer step.
         state: the learner's optimizer state.
         seed: seed of what an estimator samples.
+        known: L_down and g_down, where they have been computed before.
 
     Returns:
         The problem. It has no linear form: the loss is not linear in a view.
@@ -64,4 +66,5 @@ def vision_problem(
         compute_dtype=learner.autocast,
         seed=seed,
         split=learner.split.why,
+        known=known,
     )

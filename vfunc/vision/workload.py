@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, RandomState
-from vfunc.problem import Task, ValueProblem
+from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.vision.data.batches import LabelledBatch, UnlabeledBatch
@@ -51,6 +51,21 @@ class VisionFeedback:
 
     heads: tuple[LabelledBatch, ...]
     meta: tuple[LabelledBatch, ...]
+
+
+@dataclass(frozen=True)
+class DenseDownstream:
+    """L_down of heads that are fitted.
+
+    Attributes:
+        loss: theta_S -> L_down.
+        constant: see `vfunc.workload.Downstream`; no labels are known to say nothing.
+        whole: see there; no domains are matched.
+    """
+
+    loss: Callable[[Params], Scalar]
+    constant: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -203,19 +218,27 @@ class VisionWorkload:
         _, control = torch.func.functional_call(designer, phi, (views,))
         return designer.regularisers(control)
 
+    def downstream(
+        self, estimated: VisionLearner, index: int, *, dropout: RandomState | None, seed: int
+    ) -> DenseDownstream:
+        """See `Workload.downstream`: the heads are refitted, with the backbone frozen."""
+        labelled = self.feedback(index)
+        return DenseDownstream(self.measured(estimated.functional, labelled.heads, labelled.meta))
+
     def problem(
         self,
         estimated: VisionLearner,
         designer: nn.Module,
         observed: tuple[ObservedViews, ...],
-        feedback: int,
+        downstream: DenseDownstream,
         rule: UpdateRule,
         state: OptimizerState,
         *,
         dropout: RandomState | None,
         seed: int,
+        known: KnownFeedback | None = None,
     ) -> ValueProblem:
-        """See `Workload.problem`: the heads are refitted first, with the backbone frozen.
+        """See `Workload.problem`.
 
         Raises:
             UserError: dropout is to be repeated: an estimate takes fewer pictures than the step.
@@ -225,11 +248,11 @@ class VisionWorkload:
                 "--estimate-mode train cannot repeat the learner's dropout on views: an estimate "
                 "takes --meta-batch-size pictures alone; give --estimate-mode eval"
             )
-        labelled = self.feedback(feedback)
-        loss = self.downstream(estimated.functional, labelled.heads, labelled.meta)
-        return vision_problem(estimated, designer, observed, loss, rule, state, seed=seed)
+        return vision_problem(
+            estimated, designer, observed, downstream.loss, rule, state, seed=seed, known=known
+        )
 
-    def downstream(
+    def measured(
         self,
         functional: FunctionalLearner,
         fitted_on: Sequence[LabelledBatch],
@@ -261,7 +284,7 @@ class VisionWorkload:
 
     def held_out(self, estimated: VisionLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
-        return self.downstream(
+        return self.measured(
             estimated.functional,
             self._labelled("heads", index, self.head_size),
             self._labelled("held_out", index, self.feedback_batch_size),
