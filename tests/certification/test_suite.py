@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import measures
 import pytest
 import torch
+from odd_objects import odd_objects
 from torch import nn
 from torch.nn import functional as F
 
@@ -508,6 +509,21 @@ def a_moving_average(p):
     p.__init__(Ema())
 
 
+@wrong("does not repeat itself: 'average' of AddedEma has changed")
+def a_moving_average_that_is_added(p):
+    class AddedEma(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.average = nn.Linear(3, 2), 0.0
+
+        def forward(self, x):
+            y = self.inner(x)
+            self.average = 0.9 * self.average + 0.1 * float(y.detach().mean())
+            return y.tanh() + self.average
+
+    p.__init__(AddedEma())
+
+
 for every in (7, 40):
 
     @wrong(
@@ -625,6 +641,85 @@ class Kept(nn.Module):
         return self._calls[0]
 
 
+class Classed:
+    kept: ClassVar = {"calls": 0}
+
+    def __call__(self):
+        self.kept["calls"] += 1
+        return self.kept["calls"]
+
+
+def _of_a_class():
+    Classed.kept["calls"] = 0
+    return Classed()
+
+
+class Hidden:
+    __slots__ = ("__calls",)
+
+    def __init__(self):
+        self.__calls = 0
+
+    def __call__(self):
+        self.__calls += 1
+        return self.__calls
+
+
+def _beyond_the_first_entries():
+    calls = [0] * 100
+
+    def counted():
+        calls[99] += 1
+        return calls[99]
+
+    return counted
+
+
+def _in_a_set():
+    calls = {0}
+
+    def counted():
+        calls.add(calls.pop() + 1)
+        return max(calls)
+
+    return counted
+
+
+def _in_a_parameter():
+    calls = nn.Parameter(torch.zeros(()))
+
+    def counted():
+        calls.data.add_(1)
+        return int(calls)
+
+    return counted
+
+
+class Deep:
+    def __init__(self, depth):
+        self.inner = Deep(depth - 1) if depth else Slotted()
+
+    def __call__(self):
+        return self.inner()
+
+
+class Held(nn.Module):
+    """An attribute that is an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.counter = Slotted()
+
+    def forward(self):
+        return self.counter()
+
+
+def _in_a_hook():
+    counter, module = Slotted(), nn.Identity()
+    module.register_forward_hook(lambda module, args, out: out + counter())
+    return lambda: int(module(torch.zeros(())))
+
+
 def _in_a_dictionary():
     kept = {"by": {"calls": 0}}
 
@@ -672,7 +767,16 @@ for asked, name, said, make, becomes_other in (
     ("pretrain_loss", "in a list", "length of 'calls' of counted", _in_a_list, _every_40th),
     ("construct", "of itertools", "'counted' of function", _of_itertools, _from_30),
     ("feedback_loss", "of a generator", "'calls' of _numbers", _yielded, _from_30),
-    ("feedback_loss", "in a module's list", r"'_calls'\[0\] of Kept", Kept, _from_30),
+    ("pretrain_loss", "of a class", r"'kept' of Classed\['calls'\]", _of_a_class, _every_40th),
+    ("feedback_loss", "in a slot of its own", "'_Hidden__calls' of Hidden", Hidden, _from_30),
+    ("construct", "beyond the first entries", "what is in 'calls'", _beyond_the_first_entries,
+     _every_40th),
+    ("feedback_loss", "in a set", "what is in 'calls'", _in_a_set, _every_40th),
+    ("pretrain_loss", "in a parameter", "'calls' of counted", _in_a_parameter, _from_30),
+    ("feedback_loss", "deep in objects", "'calls' of Slotted", partial(Deep, 6), _every_40th),
+    ("feedback_loss", "in a module's object", "'calls' of Slotted", Held, _from_30),
+    ("feedback_loss", "in a hook", "'calls' of Slotted", _in_a_hook, _every_40th),
+    ("feedback_loss", "in a module's list", r"'_calls' of Kept\[0\]", Kept, _from_30),
     ("feedback_loss", "in dictionaries", r"'kept' of counted\['by'\]\['calls'\]",
      _in_a_dictionary, _from_30),
 ):  # fmt: skip
@@ -858,6 +962,7 @@ def test_right_learners_are_not_accused(name, estimator):
 
 
 RIGHT: dict[str, Callable[[Plain], Any]] = {}
+ODD = odd_objects()
 
 
 def right(change):
@@ -1068,3 +1173,16 @@ def test_where_every_estimator_is_skipped_nothing_is_certified(monkeypatch):
     plain.estimator = None
     with pytest.raises(vfunc.CertificationError, match="nothing was certified: it has no deriv"):
         plain.certify()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_objects_that_raise_are_passed_by(name):
+    plain = Plain()
+    loss, reached = plain.pretrain_loss, ODD[name]
+
+    def pretrain_loss(theta, task):
+        _ = reached
+        return loss(theta, task)
+
+    plain.pretrain_loss = pretrain_loss
+    plain.certify()

@@ -218,3 +218,33 @@ def test_parameters_that_the_optimizer_does_not_hold_are_refused():
     optimizer = torch.optim.SGD(module.head.parameters(), lr=0.1)
     with pytest.raises(vfunc.UserError, match=r"does not hold .* such as 'embed.weight'"):
         from_optimizer(optimizer, vfunc.functional(module).live)
+
+
+KINDS = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, 1e-2),
+    "adam, a tensor's step size": lambda p: torch.optim.Adam(p, torch.tensor(1e-2)),
+    "rprop": lambda p: torch.optim.Rprop(p, 1e-2),
+    "adamax": lambda p: torch.optim.Adamax(p, 1e-2),
+    "nadam": lambda p: torch.optim.NAdam(p, 1e-2),
+    "radam": lambda p: torch.optim.RAdam(p, 1e-2),
+    "adagrad": lambda p: torch.optim.Adagrad(p, 1e-2),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-2, centered=True),
+    "adadelta": lambda p: torch.optim.Adadelta(p),
+    "adafactor": lambda p: torch.optim.Adafactor(p, 1e-2),
+    "asgd": lambda p: torch.optim.ASGD(p, 1e-2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_of_another_precision_than_the_default(kind):
+    """Numbers of a rule are not rounded to the default dtype on the way."""
+    draw = torch.Generator().manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    p = torch.randn(4, 3, generator=draw, dtype=torch.float64).requires_grad_()
+    optimizer = KINDS[kind]([p])
+    for _ in range(7):
+        assert vfunc.check_step(optimizer, {"p": p}) < 1e-4
+        p.grad = torch.randn(4, 3, generator=draw, dtype=torch.float64)
+        optimizer.step()
+        optimizer.zero_grad()

@@ -217,8 +217,20 @@ def innermost(tracker: Modules) -> str:
 
 
 def _fingerprint(x: Any) -> tuple[float, ...]:
-    """One number for each tensor, sensitive to all entries and their order."""
-    return tuple(_projection(t) for t in leaves_of(x))
+    """One number for each tensor, sensitive to all entries and their order; numbers themselves."""
+    return tuple(_projection(t) if isinstance(t, Tensor) else float(t) for t in _numbers_in(x))
+
+
+def _numbers_in(x: Any) -> Iterator[Tensor | int | float]:
+    """Tensors and numbers in arguments or results, in order: what is added may be a count."""
+    if isinstance(x, Tensor | int | float):
+        yield x
+    elif isinstance(x, list | tuple):
+        for item in x:
+            yield from _numbers_in(item)
+    elif isinstance(x, Mapping):
+        for item in x.values():
+            yield from _numbers_in(item)
 
 
 def _projection(x: Tensor) -> float:

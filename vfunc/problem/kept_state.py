@@ -6,10 +6,14 @@ defaults, its own attributes and those of the object that it is a method of.
 
 from __future__ import annotations
 
+import array
+import contextvars
 import functools
+import io
 import itertools
 import operator
 import random
+import sys
 import types
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -22,13 +26,13 @@ from torch import Tensor, nn
 from vfunc.problem.purity import names_looked_up, version_of
 
 MANY = 32
-"""Entries of a collection that are looked at, at most; its length always is."""
+"""Entries of a collection that are followed, at most; numbers in it are all looked at."""
 
-DEPTH = 5
+DEPTH = 16
 """How far functions, objects and collections are followed."""
 
 LIBRARIES = ("torch", "numpy", "transformers", "timm", "vfunc")
-"""Their functions' globals are not followed: what they count is their own."""
+"""Their functions' globals and classes are not followed: what they count is their own."""
 
 MOST = 10_000
 """How many objects are looked at, at most."""
@@ -62,13 +66,19 @@ def kept_by(function: object) -> Kept:
 def first_changed(before: Kept, now: Kept) -> str:
     """The name of the first that is another by now, or new; "" if none is."""
     for at in before | now:
-        if at not in before or at not in now or not _equal(now[at], before[at]):
+        try:
+            same = at in before and at in now and _equal(now[at], before[at])
+        except Exception:  # what cannot be compared tells nothing
+            same = True
+        if not same:
             return at[0]
     return ""
 
 
 def _inside(x: object, name: str, depth: int) -> Iterator[tuple[str, Any]]:
     """What x keeps, x itself if it is a number; what is nearest first, each object once.
+
+    What raises when it is looked at is left out.
 
     Args:
         x: anything.
@@ -78,17 +88,22 @@ def _inside(x: object, name: str, depth: int) -> Iterator[tuple[str, Any]]:
     ahead, seen = deque([(x, name, depth)]), dict[int, object]()
     while ahead and len(seen) < MOST:
         x, name, depth = ahead.popleft()
-        if isinstance(x, bool | int | float | complex | str | bytes | None):
+        if type(x) in PLAIN:
             yield name, x
-        elif id(x) not in seen and not isinstance(x, types.ModuleType):
+        elif id(x) not in seen:
             seen[id(x)] = x  # held, so that no other object gets its identity
-            own = _own_state(x)
-            if own is not None:
-                yield name, own
-            elif isinstance(x, nn.Module):
-                yield from _attributes(x)
-            elif depth > 0:
-                ahead.extend((held, inner, depth - 1) for inner, held in _held_in(x, name))
+            try:
+                own = _own_state(x)
+                if own is not None:
+                    yield name, own
+                if own is None or isinstance(x, nn.Module):
+                    held = _held_in(x, name) if depth > 0 else ()
+                    ahead.extend((part, inner, depth - 1) for inner, part in list(held))
+            except Exception:  # an object of the user's is free to raise: it is no part of this
+                continue
+
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def _named(x: object) -> str:
@@ -98,17 +113,28 @@ def _named(x: object) -> str:
 def _own_state(x: object) -> Any:
     """What can be compared of an object that is one number, or a source of them; else None."""
     if isinstance(x, Tensor):
-        return None if isinstance(x, nn.Parameter) or x.is_meta else _numbers_of(x)
+        return None if x.is_meta else _numbers_of(x)
     if isinstance(x, np.ndarray):
-        return None if x.dtype == object else x.copy()
+        return [repr(one) for one in x.ravel()[:MOST]] if x.dtype == object else x.copy()
     if isinstance(x, torch.Generator):
         return x.get_state()
     if isinstance(x, random.Random):
         return x.getstate()
+    if isinstance(x, np.random.RandomState):
+        return repr(x.get_state(legacy=False))
     if isinstance(x, np.random.Generator):
         return repr(x.bit_generator.state)
+    if isinstance(x, bytearray | array.array | memoryview):
+        return bytes(x)
     if isinstance(x, itertools.count):
         return repr(x)
+    if isinstance(x, contextvars.ContextVar):
+        held = x.get(None)
+        return repr(held) if type(held) in PLAIN else None
+    if isinstance(x, io.IOBase):
+        return x.tell()
+    if callable(info := getattr(x, "cache_info", None)):
+        return repr(info())
     if isinstance(x, types.GeneratorType) or not isinstance(x, Iterator) or hasattr(x, "__dict__"):
         return None
     left = operator.length_hint(x, -1)
@@ -119,39 +145,42 @@ class _Unseen:
     """An iterator whose place cannot be seen: it counts as moved on, equal to none."""
 
 
-def _numbers_of(x: Tensor) -> tuple[int, torch.Size, str]:
+def _numbers_of(x: Tensor) -> tuple[int, tuple[int, ...], str]:
     """How often a tensor has been written to, its shape, and what its numbers add up to.
 
-    A copy of each would hold what a learner of any size closes over twice.
+    A copy of each would hold what a learner of any size closes over twice. Of small ones the order
+    of the numbers counts too.
     """
     plain = x.detach()
-    try:
-        plain = plain if plain.layout is torch.strided else plain.to_dense()
-        if plain.is_floating_point() or plain.is_complex():
-            wide = torch.complex128 if plain.is_complex() else torch.float64
-            total = torch.linalg.vector_norm(plain, 1, dtype=wide)
-        else:
-            total = plain.sum()
-        said = repr(total.item())
-    except RuntimeError:  # a kind of number that torch cannot add up
-        said = ""
-    return version_of(x), x.shape, said
+    plain = plain if plain.layout is torch.strided else plain.to_dense()
+    if plain.numel() <= MOST:
+        said = repr(plain.tolist())
+    elif plain.is_floating_point() or plain.is_complex():
+        wide = torch.complex128 if plain.is_complex() else torch.float64
+        said = repr(torch.linalg.vector_norm(plain, 1, dtype=wide).item())
+    else:
+        said = repr(plain.sum().item())
+    return version_of(x), tuple(x.shape), said
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Numbers and tensors that a module and those in it hold, but for parameters, by name."""
+def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
+    """What a module and those in it hold, but for parameters: buffers, attributes, hooks."""
     for path, part in module.named_modules():
         where = f"{type(part).__name__}{f' {path!r}' if path else ''}"
         kept = {k: v for k, v in vars(part).items() if k not in OF_EVERY_MODULE} | part._buffers
+        kept["training"] = part.training
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
         for name, value in kept.items():
-            if isinstance(value, Tensor | int | float | list | tuple | dict | set | deque):
-                for inner, x in _inside(value, repr(name), 2):
-                    yield f"{inner} of {where}", x
+            yield f"{name!r} of {where}", value
+        for hook in hooks:
+            yield f"a hook of {where}", hook
 
 
 def _held_in(x: object, name: str) -> Iterator[tuple[str, object]]:
     """What an object leads to, with names for messages."""
-    if isinstance(x, types.FunctionType):
+    if isinstance(x, nn.Module):
+        yield from _attributes(x)
+    elif isinstance(x, types.FunctionType):
         owner, home = x.__name__, str(x.__globals__.get("__name__")).partition(".")[0]
         if home in CHECKERS:
             yield from (held for held in vars(x).items() if held[0] == "__wrapped__")
@@ -166,9 +195,13 @@ def _held_in(x: object, name: str) -> Iterator[tuple[str, object]]:
         for key, value in vars(x).items():
             yield f"{key!r} of {owner}", value
         if home not in LIBRARIES:
-            for key in names_looked_up(x.__code__):
-                if key in x.__globals__:
-                    yield f"the global {key!r}", x.__globals__[key]
+            names = names_looked_up(x.__code__)
+            for key in (name for name in names if name in x.__globals__):
+                held = x.__globals__[key]
+                yield f"the global {key!r}", held
+                if isinstance(held, types.ModuleType) and _is_theirs(held.__name__):
+                    for inner in (name for name in names if name in vars(held)):
+                        yield f"the global {key}.{inner}", vars(held)[inner]
     elif isinstance(x, types.MethodType):
         yield name, x.__func__
         yield name, x.__self__
@@ -178,30 +211,52 @@ def _held_in(x: object, name: str) -> Iterator[tuple[str, object]]:
     elif isinstance(x, types.GeneratorType):
         for key, value in (x.gi_frame.f_locals if x.gi_frame else {}).items():
             yield f"{key!r} of {_named(x)}", value
+    elif isinstance(x, types.ModuleType):
+        return
     elif isinstance(x, Mapping):
-        yield f"the length of {name}", len(x)
-        for key, value in itertools.islice(x.items(), MANY):
-            yield f"{name}[{key!r}]", value
+        yield from _entries(name, [(f"{name}[{key!r}]", value) for key, value in x.items()])
     elif isinstance(x, list | tuple | deque):
-        yield f"the length of {name}", len(x)
-        for at, value in enumerate(itertools.islice(x, MANY)):
-            yield f"{name}[{at}]", value
+        yield from _entries(name, [(f"{name}[{at}]", value) for at, value in enumerate(x)])
     elif isinstance(x, set | frozenset):
-        yield f"the length of {name}", len(x)
+        yield f"what is in {name}", repr(sorted(map(repr, itertools.islice(x, MOST))))
     else:
         for key, value in _variables(x).items():
             yield f"{key!r} of {_named(x) if isinstance(x, type) else type(x).__name__}", value
 
 
+def _entries(name: str, held: list[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    """The first entries of a collection, its length, and the numbers beyond."""
+    yield f"the length of {name}", len(held)
+    yield from held[:MANY]
+    beyond = [value for _, value in held[MANY : MANY + MOST] if type(value) in PLAIN]
+    if beyond:
+        yield f"what is in {name}", repr(beyond)
+
+
 def _variables(x: object) -> dict[str, object]:
-    """An object's attributes, and of a class of the user's its numbers."""
+    """An object's attributes, and those of a class of the user's, but for functions."""
     if isinstance(x, type):
-        theirs = x.__module__.partition(".")[0] not in (*LIBRARIES, "builtins")
-        return {k: v for k, v in vars(x).items() if isinstance(v, int | float)} if theirs else {}
-    slots = [getattr(kind, "__slots__", ()) for kind in type(x).__mro__]
-    names = [n for s in slots for n in ((s,) if isinstance(s, str) else s)]
-    own = dict(getattr(x, "__dict__", {}))
-    return own | {n: getattr(x, n) for n in names if hasattr(x, n) and not n.startswith("__")}
+        if not _is_theirs(x.__module__):
+            return {}
+        plain = {k: v for k, v in vars(x).items() if not k.startswith("__") and not callable(v)}
+        return {k: v for k, v in plain.items() if not isinstance(v, property | classmethod)}
+    slots = [(kind, getattr(kind, "__slots__", ())) for kind in type(x).__mro__]
+    names = [
+        f"_{kind.__name__.lstrip('_')}{n}" if n.startswith("__") and not n.endswith("__") else n
+        for kind, own in slots
+        for n in ((own,) if isinstance(own, str) else own)
+    ]
+    held: dict[str, object] = dict(getattr(x, "__dict__", None) or {})
+    held |= {n: getattr(x, n) for n in names if hasattr(x, n) and not n.endswith("__")}
+    if _is_theirs(type(x).__module__):
+        held["its class"] = type(x)
+    return held
+
+
+def _is_theirs(module: str | None) -> bool:
+    """Whether a module is the user's own, and not Python's or of a library that is known."""
+    root = str(module).partition(".")[0]
+    return root not in sys.stdlib_module_names and root not in (*LIBRARIES, "builtins")
 
 
 def _equal(a: Any, b: Any) -> bool:

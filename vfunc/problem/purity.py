@@ -26,7 +26,10 @@ REMEMBERED = 512
 """How many pieces of code are remembered, at most."""
 
 MANY = 32
-"""Entries of a collection that are looked at, at most."""
+"""Entries of a collection that tell one piece of code from another, at most."""
+
+MOST_HELD = 1000
+"""Entries of a collection in which modules are sought, at most."""
 
 _watched: OrderedDict[Hashable, None] = OrderedDict()
 
@@ -45,6 +48,13 @@ def code_of(x: object, depth: int = 4) -> Hashable:
         x: anything that is called, or that a function closes over.
         depth: how far functions and objects are followed.
     """
+    try:
+        return _code_of(x, depth)
+    except Exception:  # an object of the user's is free to raise: its type tells it
+        return type(x)
+
+
+def _code_of(x: object, depth: int) -> Hashable:
     if isinstance(x, bool | str | None):
         return x
     if isinstance(x, int | float):
@@ -244,13 +254,19 @@ def modules_of(function: object, depth: int = 4) -> list[nn.Module]:
     seen: set[int] = set()
 
     def look(x: object, depth: int) -> None:
-        if depth < 0 or id(x) in seen or isinstance(x, Tensor | type | types.ModuleType):
+        if depth < 0 or id(x) in seen or type(x) in (int, float, str):
             return
         seen.add(id(x))
-        if isinstance(x, nn.Module):
-            found[id(x)] = x
+        try:
+            if isinstance(x, Tensor | type | types.ModuleType):
+                return
+            if isinstance(x, nn.Module):
+                found[id(x)] = x
+                return
+            inside = _held_in(x)
+        except Exception:  # an object of the user's is free to raise: it holds no module
             return
-        for held in _held_in(x):
+        for held in inside:
             look(held, depth - 1)
 
     look(function, depth)
@@ -267,10 +283,10 @@ def _held_in(x: object) -> list[object]:
     if isinstance(x, functools.partial):
         return [x.func, *x.args, *x.keywords.values()]
     if isinstance(x, Mapping):
-        return list(x.values())
+        return list(itertools.islice(x.values(), MOST_HELD))
     if isinstance(x, list | tuple):
-        return list(x)
-    return list(getattr(x, "__dict__", {}).values())
+        return list(itertools.islice(x, MOST_HELD))
+    return list((getattr(x, "__dict__", None) or {}).values())
 
 
 def names_looked_up(code: types.CodeType) -> list[str]:
@@ -284,11 +300,11 @@ def _held_by(module: nn.Module) -> Iterator[_Seen]:
     for part in module.modules():
         kind = type(part).__name__
         for name, x in part._parameters.items():
-            if x is not None:
+            if x is not None and not nn.parameter.is_lazy(x):
                 copy = x.detach().clone() if _rescales(part) else None
                 yield _Seen(f"parameter {name!r} of {kind}", x, version_of(x), copy)
         for name, x in part._buffers.items():
-            if x is not None:
+            if x is not None and not nn.parameter.is_lazy(x):
                 yield _Seen(f"buffer {name!r} of {kind}", x, version_of(x), x.detach().clone())
 
 

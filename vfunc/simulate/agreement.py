@@ -48,6 +48,10 @@ def check_step(
             `from_optimizer`, which refuses what it sees beforehand.
     """
     read, found = from_optimizer(optimizer, parameters)
+    # a step size that is a tensor is as coarse as its dtype
+    given = [x for group in optimizer.param_groups for x in group.values()]
+    sizes = [x for x in given if isinstance(x, Tensor) and x.is_floating_point()]
+    coarsest = max((torch.finfo(x.dtype).eps for x in sizes), default=0.0)
     rule, state = read if rule is None else rule, found if state is None else state
     worst = 0.0
     draw = torch.Generator().manual_seed(0)
@@ -68,7 +72,7 @@ def check_step(
                 if key in buffers[name]:
                     pairs[f"{name}'s {key}"] = (start, x, buffers[name][key])
             for what, (start, simulated, real) in pairs.items():
-                gap = _require_equal(what, optimizer, own, start, simulated, real)
+                gap = _require_equal(what, optimizer, own, start, simulated, real, coarsest)
                 worst = max(worst, gap)
     return worst
 
@@ -95,11 +99,12 @@ def _require_equal(
     start: Tensor,
     simulated: Tensor,
     real: Tensor,
+    coarsest: float,
 ) -> float:
     """The largest difference in units of the longest step; refused beyond rounding."""
     if not simulated.numel():
         return 0.0
-    eps = torch.finfo(real.dtype).eps
+    eps = max(torch.finfo(real.dtype).eps, coarsest)
     start, simulated, real = start.double(), simulated.double(), real.double()
     step, gap = (real - start).abs(), (simulated - real).abs()
     allowed = ROUNDINGS * eps * step.max() + 4 * eps * start.abs()

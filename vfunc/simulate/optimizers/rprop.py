@@ -32,8 +32,10 @@ class Rprop(AutomaticRule):
         size = torch.full_like(g, self.lr) if size is None else size
         less, more = self.etas
         agreement = (g * previous).sign()
-        factor = torch.where(agreement > 0, more, torch.where(agreement < 0, less, 1.0))
-        size = (size * factor.to(size.dtype)).clamp(*self.step_sizes)
+        # not torch.where of two numbers, which rounds them to the default dtype
+        factor = torch.ones_like(size).masked_fill(agreement > 0, more)
+        factor = factor.masked_fill(agreement < 0, less)
+        size = (size * factor).clamp(*self.step_sizes)
         g = torch.where(agreement < 0, 0.0, g)
         after = torch.addcmul(p, g.sign(), size, value=-1)
         return after, TensorState(state.step + 1, {"prev": g, "step_size": size})
