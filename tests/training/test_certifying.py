@@ -126,22 +126,21 @@ def test_a_slice_is_small():
     ],
     ids=["first_order", "unrolled", "implicit"],
 )
-def test_what_it_may_cost(options, most):
+def test_what_it_may_cost(monkeypatch, options, most):
     """Forwards of two sequences: 53 take about a second, of the 85 of the default run.
 
     A third of them hold the loss's own gradients and forms against slopes, and ask at the end what
     was asked at the beginning.
     """
     parts = parts_of(small(certify=True, **options))
-    sizes = []
+    sizes, kind = [], type(parts.learner)
+    real = kind.forward
 
-    def count(module, args, kwargs):
+    def forward(self, *args, **kwargs):  # no hook: certify would see that its list changes
         tokens = kwargs.get("input_ids", args[0] if args else None)
         sizes.append(len(tokens if tokens is not None else kwargs["inputs_embeds"]))
+        return real(self, *args, **kwargs)
 
-    hook = parts.learner.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        certify_start(certified_arm(parts), parts)
-    finally:
-        hook.remove()
+    monkeypatch.setattr(kind, "forward", forward)
+    certify_start(certified_arm(parts), parts)
     assert 10 < len(sizes) <= most and max(sizes) <= EXAMPLES

@@ -23,11 +23,13 @@ class KnownFeedback:
     So that the graph of L_down is gone when the learner's own forward makes its graph.
 
     Attributes:
+        feedback_loss: theta -> L_down; this very function.
         theta: where; these very tensors.
         loss: L_down.
         gradient: g_down.
     """
 
+    feedback_loss: Callable[[Params], Scalar]
     theta: Params
     loss: Scalar
     gradient: Params

@@ -119,7 +119,7 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
         UserError: `feedback_loss` returned no scalar tensor, or one without a graph to theta, whose
             value no task could change, in a problem that does not say so (`silent`).
     """
-    if problem.known is not None and _is_at(problem.known, theta):
+    if problem.known is not None and _is_known(problem, problem.known, theta):
         return problem.known.loss, problem.known.gradient
     return _feedback_gradient(problem.feedback_loss, theta, problem.silent)
 
@@ -135,7 +135,7 @@ def feedback_value(problem: ValueProblem, theta: Params) -> Scalar:
     Raises:
         UserError: as `feedback_gradient`.
     """
-    if problem.known is not None and _is_at(problem.known, theta):
+    if problem.known is not None and _is_known(problem, problem.known, theta):
         return problem.known.loss
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
@@ -152,13 +152,15 @@ def known_feedback(feedback_loss: Callable[[Params], Scalar], theta: Params) -> 
     Raises:
         UserError: as `feedback_gradient`.
     """
-    return KnownFeedback(dict(theta), *_feedback_gradient(feedback_loss, theta, silent=False))
+    found = _feedback_gradient(feedback_loss, theta, silent=False)
+    return KnownFeedback(feedback_loss, dict(theta), *found)
 
 
-def _is_at(known: KnownFeedback, theta: Params) -> bool:
-    """Whether theta is the point of what is known, and not only equal to it."""
+def _is_known(problem: ValueProblem, known: KnownFeedback, theta: Params) -> bool:
+    """Whether it is of this very loss at this very theta, and not only equal to them."""
     own = known.theta
-    return theta.keys() == own.keys() and all(theta[name] is x for name, x in own.items())
+    here = theta.keys() == own.keys() and all(theta[name] is x for name, x in own.items())
+    return here and known.feedback_loss is problem.feedback_loss
 
 
 def _feedback_gradient(

@@ -193,7 +193,8 @@ def _held_in(x: object, name: str) -> Iterator[tuple[str, object]]:
         for default in (*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()):
             yield f"a default of {owner}", default
         for key, value in vars(x).items():
-            yield f"{key!r} of {owner}", value
+            if key == "__wrapped__" or not key.startswith("__"):
+                yield f"{key!r} of {owner}", value
         if home not in LIBRARIES:
             names = names_looked_up(x.__code__)
             for key in (name for name in names if name in x.__globals__):
