@@ -100,9 +100,8 @@ def without_checkpointing(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _is_on(module: nn.Module, flag: str) -> bool:
     """Whether a module has a switch that is on; a module is slow to say that it has none."""
-    if flag not in vars(module) and not hasattr(type(module), flag):
-        return False
-    return getattr(module, flag) is True
+    known = flag in vars(module) or hasattr(type(module), flag)
+    return known and getattr(module, flag) is True
 
 
 @contextlib.contextmanager

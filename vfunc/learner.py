@@ -126,7 +126,9 @@ class _Held:
                 if b is not None and id(b) not in seen:
                     seen.add(id(b))
                     self.buffers[before + name] = b
-            if vars(part).get("max_norm") is not None:
+            # a module is slow to say that it has no such attribute
+            known = "max_norm" in vars(part) or hasattr(type(part), "max_norm")
+            if known and part.max_norm is not None:
                 self.rescaled.append(f"{before}weight")
 
 

@@ -143,3 +143,26 @@ def test_a_construct_that_writes_to_its_batch_is_refused(hold, said, write):
     with pytest.raises(vfunc.UserError, match=said):
         vfunc.FirstOrder()(asked, call.theta, {"q": torch.zeros(3)})
     assert not x.any()
+
+
+class Own(nn.Module):
+    """An embedding of one's own, whose class says how long a row may be."""
+
+    max_norm = 0.5
+
+    def __init__(self, *_, **__):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(11, 8, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, i):
+        return nn.functional.embedding(i, self.weight, max_norm=self.max_norm)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, Own])
+def test_rows_below_the_subset_are_rescaled_in_a_copy(kind):
+    module = Words(kind, max_norm=0.5)
+    call = vfunc.functional(module, "re:out")
+    before = module.inner.weight.detach().clone()
+    vfunc.FirstOrder()(problem(call), call.theta, {"q": torch.zeros(3)})
+    assert torch.equal(module.inner.weight, before)
+    assert float(before.norm(dim=-1).max()) > 0.5  # there was something to rescale

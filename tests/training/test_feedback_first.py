@@ -98,14 +98,33 @@ def test_what_is_known_serves_its_own_point_alone():
     )
 
 
+@pytest.mark.parametrize("change", ["a step", "another loss"])
+def test_what_is_known_does_not_outlive_its_loss_or_its_point(change):
+    run = new_run()
+    observed = run.workload.look_ahead(run.state.learner, run.workload.batch(0))
+    feedback = step.feedback_at(run, 0)
+    known = known_feedback(feedback.downstream.loss, feedback.theta)
+    problem = step.value_problem(run, (observed,), dataclasses.replace(feedback, known=known))
+    if change == "a step":  # theta shares the live parameters' storage
+        with torch.no_grad():
+            for p in run.state.learner.parameters():
+                p.mul_(1.01)
+    else:
+        loss = problem.feedback_loss
+        problem = dataclasses.replace(problem, feedback_loss=lambda theta: 2 * loss(theta))
+    plain = dataclasses.replace(problem, known=None)
+    one, two = (vfunc.feedback_gradient(p, feedback.theta) for p in (problem, plain))
+    assert float(one[0]) == float(two[0]) != float(known.loss)
+    assert measures.apart(one[1], two[1]) == 0 < measures.apart(one[1], known.gradient)
+
+
 def test_a_wrong_gradient_that_is_known_is_not_certified_away(monkeypatch):
     """The check at a run's start computes g_down itself."""
     parts = parts_of(small(certify=True))
-    wrong = dataclasses.replace
 
     def known(loss, theta):
         found = known_feedback(loss, theta)
-        return wrong(found, gradient=trees.scale(found.gradient, 2.0))
+        return dataclasses.replace(found, gradient=trees.scale(found.gradient, 2.0))
 
     monkeypatch.setattr(step, "known_feedback", known)
     found = certifying.certify_start(certifying.certified_arm(parts), parts)

@@ -108,3 +108,10 @@ def test_there_is_something_to_divide(capsys):
     small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
     assert bench_command.main([*line.split(), *small_data.split()]) == 2
     assert "--part fidelity divides batches; give --batch-size 2" in capsys.readouterr().err
+
+
+def test_domains_divide_batches_already(capsys):
+    line = "--part fidelity --feedback-tasks styles --feedback-combine matched --batch-size 4"
+    small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
+    assert bench_command.main([*line.split(), "--steps", "0", *small_data.split()]) == 2
+    assert "and so does --feedback-combine matched" in capsys.readouterr().err

@@ -79,9 +79,8 @@ class Beginning:
         """
         functions = _functions(question.problem, question.theta, question.phi)
         with torch.no_grad():
-            first = {
-                n: question.losses[n] if n in question.losses else functions[n]() for n in functions
-            }
+            unasked = {n: f() for n, f in functions.items() if n not in question.losses}
+        first = {**question.losses, **unasked}
         closely = tuple(_Asked(n, f, first[n], question.unit) for n, f in functions.items())
         return replace(self, closely=closely)
 

@@ -48,14 +48,19 @@ def located(module: str, func: Callable[..., Any]) -> str:
 
 def leaves_of(x: Any) -> Iterator[Tensor]:
     """The tensors in arguments or results, in order."""
-    if isinstance(x, Tensor):
+    return (leaf for leaf in numbers_in(x) if isinstance(leaf, Tensor))
+
+
+def numbers_in(x: Any) -> Iterator[Tensor | int | float]:
+    """The tensors and plain numbers in arguments or results, in order."""
+    if isinstance(x, Tensor | int | float):
         yield x
     elif isinstance(x, list | tuple):
         for item in x:
-            yield from leaves_of(item)
+            yield from numbers_in(item)
     elif isinstance(x, Mapping):
         for item in x.values():
-            yield from leaves_of(item)
+            yield from numbers_in(item)
 
 
 def with_leaves(x: Any, tensors: Iterator[Tensor]) -> Any:
@@ -217,20 +222,11 @@ def innermost(tracker: Modules) -> str:
 
 
 def _fingerprint(x: Any) -> tuple[float, ...]:
-    """One number for each tensor, sensitive to all entries and their order; numbers themselves."""
-    return tuple(_projection(t) if isinstance(t, Tensor) else float(t) for t in _numbers_in(x))
+    """One number for each tensor, sensitive to all entries and their order; numbers themselves.
 
-
-def _numbers_in(x: Any) -> Iterator[Tensor | int | float]:
-    """Tensors and numbers in arguments or results, in order: what is added may be a count."""
-    if isinstance(x, Tensor | int | float):
-        yield x
-    elif isinstance(x, list | tuple):
-        for item in x:
-            yield from _numbers_in(item)
-    elif isinstance(x, Mapping):
-        for item in x.values():
-            yield from _numbers_in(item)
+    A number may be a count: what adds it gives something else because of what it was given.
+    """
+    return tuple(_projection(t) if isinstance(t, Tensor) else float(t) for t in numbers_in(x))
 
 
 def _projection(x: Tensor) -> float:

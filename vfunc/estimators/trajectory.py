@@ -37,13 +37,11 @@ class Simulation:
         problem: the question.
         phi: the designer's parameters.
         taken: the batches of each step.
-        engine: what will pull directions back through these steps.
     """
 
     problem: ValueProblem
     phi: Params
     taken: Taken
-    engine: str | Engine = "auto"
 
     def rule(self, k: int) -> UpdateRule:
         """U of step k: the first belongs to the window that is open now."""
@@ -59,17 +57,22 @@ class Simulation:
             total |= {name: total[name] + x if name in total else x for name, x in g.items()}
         return total
 
-    def opened(self, k: int, point: Point) -> Opened | None:
+    def opened(self, k: int, point: Point, engine: str | Engine) -> Opened | None:
         """g_k with the graph that an adjoint starts from; None where that saves nothing.
 
         For the last step: its graph is the first to be gone through, and one exists at a time in
         any case. A window of several micro-batches would need several.
+
+        Args:
+            k: which step.
+            point: the state before it.
+            engine: what the adjoint is computed by.
         """
         parts = self.taken.of_step(k)
         if len(parts) > 1:
             return None
         construction = construct_task(self.problem, self.phi, self.problem.batches[parts[0][0]])
-        joint = kept_gradient(self.problem, point.theta, construction, self.engine)
+        joint = kept_gradient(self.problem, point.theta, construction, engine)
         return None if joint is None else Opened(construction, joint)
 
     def step(self, k: int, point: Point, g: Params) -> Point:
@@ -92,16 +95,19 @@ class Stretch:
     gradients: list[Params] = field(default_factory=list)
     opened: list[Opened] = field(default_factory=list)
 
-    def extended(self, point: Point, stop: int, *, last: bool = False) -> Point:
+    def extended(self, point: Point, stop: int, engine: str | Engine | None = None) -> Point:
         """Take the steps up to `stop` from `point`, keep them, and return s_stop.
 
         Args:
             point: s_first.
             stop: the step before which to stop.
-            last: whether the adjoint begins at `stop`: the step before it keeps its graph.
+            engine: what an adjoint that begins at `stop` is computed by: the step before it keeps
+                its graph. None where none does.
         """
         for k in range(self.first, stop):
-            opened = self.simulation.opened(k, point) if last and k == stop - 1 else None
+            opened = None
+            if engine is not None and k == stop - 1:
+                opened = self.simulation.opened(k, point, engine)
             if opened is None:
                 g = self.simulation.gradient(k, point)
             else:
@@ -172,7 +178,7 @@ def simulate(
     *,
     first: int = 0,
     every: int = 1,
-    opened: bool = False,
+    engine: str | Engine | None = None,
 ) -> Trajectory:
     """Take K steps, keeping what an adjoint over steps `first` to K - 1 needs.
 
@@ -182,7 +188,8 @@ def simulate(
         steps: how many steps there are, K.
         first: the first step that the adjoint goes through; nothing is kept of those before.
         every: steps between kept states; 1 keeps (s_k, g_k) of every step.
-        opened: whether the last step keeps its graph, for an adjoint that comes at once.
+        engine: what an adjoint that comes at once is computed by: the last step keeps its graph for
+            it. None where none does.
 
     Returns:
         The trajectory.
@@ -196,9 +203,7 @@ def simulate(
             marks.append((k, point))
         point = simulation.step(k, point, simulation.gradient(k, point))
     stretch = Stretch(simulation, latest)
-    return Trajectory(
-        simulation, stretch.extended(point, steps, last=opened), marks, spacing, stretch
-    )
+    return Trajectory(simulation, stretch.extended(point, steps, engine), marks, spacing, stretch)
 
 
 def _shape_of(g: Params) -> Params:

@@ -102,12 +102,12 @@ class Unrolled:
         else:
             before = feedback_value(problem, theta)
         trajectory = simulate(
-            Simulation(problem, phi, taken, self.engine),
+            Simulation(problem, phi, taken),
             Point(theta, problem.state),
             steps,
             first=steps - self._reach,
             every=self.checkpoint_every,
-            opened=True,
+            engine=self.engine,
         )
         end = trajectory.end.theta
         gradients = taken.batches + trajectory.made_again

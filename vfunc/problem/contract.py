@@ -25,12 +25,14 @@ class KnownFeedback:
     Attributes:
         feedback_loss: theta -> L_down; this very function.
         theta: where; these very tensors.
+        versions: how often each of them had been written to by then.
         loss: L_down.
         gradient: g_down.
     """
 
     feedback_loss: Callable[[Params], Scalar]
     theta: Params
+    versions: Mapping[str, int]
     loss: Scalar
     gradient: Params
 

@@ -14,7 +14,7 @@ from vfunc.errors import UserError
 from vfunc.problem.arguments import ORDER, blaming, entry, require_task, scalar
 from vfunc.problem.contract import KnownFeedback, ValueProblem
 from vfunc.problem.loss_forms import Task
-from vfunc.problem.purity import using
+from vfunc.problem.purity import using, version_of
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
@@ -119,8 +119,9 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
         UserError: `feedback_loss` returned no scalar tensor, or one without a graph to theta, whose
             value no task could change, in a problem that does not say so (`silent`).
     """
-    if problem.known is not None and _is_known(problem, problem.known, theta):
-        return problem.known.loss, problem.known.gradient
+    known = _known_at(problem, theta)
+    if known is not None:
+        return known.loss, known.gradient
     return _feedback_gradient(problem.feedback_loss, theta, problem.silent)
 
 
@@ -135,8 +136,9 @@ def feedback_value(problem: ValueProblem, theta: Params) -> Scalar:
     Raises:
         UserError: as `feedback_gradient`.
     """
-    if problem.known is not None and _is_known(problem, problem.known, theta):
-        return problem.known.loss
+    known = _known_at(problem, theta)
+    if known is not None:
+        return known.loss
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
         return _feedback(problem.feedback_loss, theta, problem.silent).detach()
@@ -152,15 +154,21 @@ def known_feedback(feedback_loss: Callable[[Params], Scalar], theta: Params) -> 
     Raises:
         UserError: as `feedback_gradient`.
     """
+    versions = {name: version_of(x) for name, x in theta.items()}
     found = _feedback_gradient(feedback_loss, theta, silent=False)
-    return KnownFeedback(feedback_loss, dict(theta), *found)
+    return KnownFeedback(feedback_loss, dict(theta), versions, *found)
 
 
-def _is_known(problem: ValueProblem, known: KnownFeedback, theta: Params) -> bool:
-    """Whether it is of this very loss at this very theta, and not only equal to them."""
-    own = known.theta
-    here = theta.keys() == own.keys() and all(theta[name] is x for name, x in own.items())
-    return here and known.feedback_loss is problem.feedback_loss
+def _known_at(problem: ValueProblem, theta: Params) -> KnownFeedback | None:
+    """What is known of this very loss at this very theta, unchanged since then; or None."""
+    known = problem.known
+    if known is None or known.feedback_loss is not problem.feedback_loss:
+        return None
+    same = theta.keys() == known.theta.keys() and all(
+        theta[name] is x and version_of(x) == known.versions[name]
+        for name, x in known.theta.items()
+    )
+    return known if same else None
 
 
 def _feedback_gradient(

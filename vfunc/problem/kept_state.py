@@ -1,7 +1,7 @@
 """Numbers that a function keeps between its calls: counters, caches, random sources, tensors.
 
-A module's attributes are among them, and what any Python function closes over, its globals, its
-defaults, its own attributes and those of the object that it is a method of.
+Looked at is what a Python function closes over, its globals, its defaults, its own attributes and
+those of the object that it is a method of, and the attributes, buffers and hooks of modules.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ MOST = 10_000
 CHECKERS = ("beartype", "jaxtyping")
 """What their decorators remember is not looked at; the functions that they decorate are."""
 
-OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-"""Attributes that torch keeps of any module: parameters, buffers, modules, hooks, switches."""
+OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+"""Attributes that torch keeps of any module: parameters, buffers, modules, hooks."""
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+"""Types of values that are compared as they are."""
 
 Kept = dict[tuple[str, int], Any]
 """By name and, where several have one name, by their order."""
@@ -50,7 +53,7 @@ Kept = dict[tuple[str, int], Any]
 def kept_by(function: object) -> Kept:
     """What a function keeps between its calls; copies, so that two can be compared.
 
-    Parameters are left out.
+    The parameters of modules are left out.
 
     Args:
         function: anything that is called.
@@ -96,14 +99,11 @@ def _inside(x: object, name: str, depth: int) -> Iterator[tuple[str, Any]]:
                 own = _own_state(x)
                 if own is not None:
                     yield name, own
-                if own is None or isinstance(x, nn.Module):
-                    held = _held_in(x, name) if depth > 0 else ()
-                    ahead.extend((part, inner, depth - 1) for inner, part in list(held))
+                elif depth > 0:
+                    held = list(_held_in(x, name))
+                    ahead.extend((part, inner, depth - 1) for inner, part in held)
             except Exception:  # an object of the user's is free to raise: it is no part of this
                 continue
-
-
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def _named(x: object) -> str:
@@ -133,8 +133,6 @@ def _own_state(x: object) -> Any:
         return repr(held) if type(held) in PLAIN else None
     if isinstance(x, io.IOBase):
         return x.tell()
-    if callable(info := getattr(x, "cache_info", None)):
-        return repr(info())
     if isinstance(x, types.GeneratorType) or not isinstance(x, Iterator) or hasattr(x, "__dict__"):
         return None
     left = operator.length_hint(x, -1)
@@ -168,7 +166,6 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
     for path, part in module.named_modules():
         where = f"{type(part).__name__}{f' {path!r}' if path else ''}"
         kept = {k: v for k, v in vars(part).items() if k not in OF_EVERY_MODULE} | part._buffers
-        kept["training"] = part.training
         hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
         for name, value in kept.items():
             yield f"{name!r} of {where}", value
@@ -209,6 +206,9 @@ def _held_in(x: object, name: str) -> Iterator[tuple[str, object]]:
     elif isinstance(x, functools.partial):
         for held in (x.func, *x.args, *x.keywords.values()):
             yield name, held
+    elif isinstance(x, functools._lru_cache_wrapper):
+        yield f"the cache of {name}", repr(x.cache_info())
+        yield name, x.__wrapped__
     elif isinstance(x, types.GeneratorType):
         for key, value in (x.gi_frame.f_locals if x.gi_frame else {}).items():
             yield f"{key!r} of {_named(x)}", value

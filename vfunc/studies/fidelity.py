@@ -55,11 +55,13 @@ def fidelity(run: ArmRun, estimator: Estimator, draws: int) -> list[Fidelity]:
         A row for each part.
 
     Raises:
-        UserError: it is no run on text, or there is nothing to divide.
+        UserError: it is no run on text, there is nothing to divide, or domains do already.
     """
     workload = run.workload
     if not isinstance(workload, LanguageWorkload):
         raise UserError("--part fidelity is for --modality language")
+    if workload.tasks.combine == "matched":
+        raise UserError("--part fidelity divides batches, and so does --feedback-combine matched")
     parts = _parts(workload)
     if not parts:
         raise UserError("--part fidelity divides batches; give --batch-size 2 or more")
@@ -68,6 +70,7 @@ def fidelity(run: ArmRun, estimator: Estimator, draws: int) -> list[Fidelity]:
     designer, theta = run.state.designer, run.state.functional.theta
     assert designer is not None
     phi = trees.detach(dict(designer.named_parameters()))
+    estimator(_problem(run, 0, None), theta, phi)  # the first looks at the functions
     for k in range(draws):
         for name, part in asked.items():
             problem = _problem(run, k, part)

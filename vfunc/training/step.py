@@ -134,9 +134,8 @@ def _feedback_now(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
     """The feedback of this update, with g_down where the estimator begins with it."""
     feedback = feedback_at(run, run.state.counters.updates, dropout)
     downstream = feedback.downstream
-    if not getattr(run.estimator, "takes_g_down", False) or not downstream.whole:
-        return feedback
-    if downstream.constant:
+    first = getattr(run.estimator, "takes_g_down", False)
+    if not first or not downstream.whole or downstream.constant:
         return feedback
     return replace(feedback, known=known_feedback(downstream.loss, feedback.theta))
 
