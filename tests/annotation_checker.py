@@ -87,7 +87,7 @@ class Checked:
 
     def due(self):
         """Whether another call is to be checked."""
-        if calls.of[self.code] >= self.most:
+        if calls.of[self.code] >= self.most or sys.is_finalizing():
             return False
         calls.of[self.code] += 1
         return True

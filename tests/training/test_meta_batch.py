@@ -11,7 +11,9 @@ from small_run import new_run, small, train
 
 from vfunc.errors import UserError
 from vfunc.estimators import FirstOrder, Unrolled
+from vfunc.language.workload import LanguageWorkload
 from vfunc.studies import bench_command
+from vfunc.studies.fidelity import fidelity
 from vfunc.training import step
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -108,6 +110,27 @@ def test_there_is_something_to_divide(capsys):
     small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
     assert bench_command.main([*line.split(), *small_data.split()]) == 2
     assert "--part fidelity divides batches; give --batch-size 2" in capsys.readouterr().err
+
+
+def test_a_part_of_the_feedback_is_the_first_of_the_whole(monkeypatch):
+    run, taken = new_run(batch_size=4, feedback_batch_size=4), []
+    real = LanguageWorkload.feedback
+
+    def feedback(self, index):
+        taken.append(real(self, index).tokens)
+        return real(self, index)
+
+    monkeypatch.setattr(LanguageWorkload, "feedback", feedback)
+    fidelity(run, FirstOrder(), 3)
+    _, *asked = taken  # the first is the warm-up's
+    # on the whole; on 2 and on 1 sequences; on 2 and on 1 of its examples
+    for k in range(3):
+        whole, *parts = asked[5 * k : 5 * k + 5]
+        assert [len(tokens) for tokens in parts] == [4, 4, 2, 1]
+        for tokens in parts:
+            shared = min(tokens.shape[1], whole.shape[1])
+            assert torch.equal(tokens[:, :shared], whole[: len(tokens), :shared])
+    assert not torch.equal(asked[0][:, :9], asked[5][:, :9])
 
 
 def test_domains_divide_batches_already(capsys):
