@@ -22,6 +22,7 @@ CORE = [
     ["storage"],
     ["hub", "float64", "forward_pass", "designer_file"],
     ["trees"],
+    ["processes"],
     ["learner"],
     ["split", "simulate"],
     ["problem"],

@@ -40,6 +40,7 @@ from vfunc.problem import (
     feedback_gradient,
     pretrain_gradient,
 )
+from vfunc.processes import Processes, joined
 from vfunc.pullback import (
     ENGINES,
     Engine,
@@ -115,6 +116,7 @@ __all__ = [
     "Outcome",
     "Params",
     "Passes",
+    "Processes",
     "ProductRequest",
     "Pullback",
     "RandomDirection",
@@ -137,6 +139,7 @@ __all__ = [
     "feedback_gradient",
     "from_optimizer",
     "functional",
+    "joined",
     "keep_float64",
     "largest_eigenvalue",
     "make_estimator",

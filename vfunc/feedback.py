@@ -18,6 +18,7 @@ from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.estimators import Estimator
 from vfunc.problem import ValueEstimate, ValueProblem, entry
+from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
@@ -37,6 +38,7 @@ def weighted_feedback(
     weights: Mapping[str, float | int] | None = None,
     *,
     normalise_at: Params | None = None,
+    processes: Processes = ALONE,
 ) -> FeedbackLoss:
     """L_down = sum_j w_j L_j, whose gradient is sum_j w_j g_j (paper, equation 18).
 
@@ -52,6 +54,7 @@ def weighted_feedback(
         losses: the tasks' losses by name, theta_S -> scalar.
         weights: w_j by the same names, finite; None weighs every task by 1 / their number.
         normalise_at: theta_t, or None to leave the losses as they are.
+        processes: as the problem has them, whose losses are this process's part of sums.
 
     Returns:
         theta_S -> L_down.
@@ -71,7 +74,7 @@ def weighted_feedback(
         raise UserError(f"feedback weights {dict(weights)}: give finite ones, not all zero")
     factors = {name: float(w) for name, w in weights.items() if w}
     if normalise_at is not None:
-        norms = {name: _gradient_norm(losses[name], normalise_at) for name in factors}
+        norms = {n: _gradient_norm(losses[n], normalise_at, processes) for n in factors}
         factors = {name: w / norms[name] for name, w in factors.items() if norms[name] > 0}
 
     def loss(theta: Params) -> Scalar:
@@ -136,7 +139,8 @@ class DomainMatched:
         if not self.normalise:
             return problem
         losses = {"feedback": problem.feedback_loss}
-        return replace(problem, feedback_loss=weighted_feedback(losses, normalise_at=theta))
+        loss = weighted_feedback(losses, normalise_at=theta, processes=problem.processes)
+        return replace(problem, feedback_loss=loss)
 
 
 def _mean(estimates: Mapping[str, ValueEstimate], count: int) -> ValueEstimate:
@@ -177,10 +181,11 @@ def _no_estimate(problem: ValueProblem, theta: Params, phi: Params) -> ValueEsti
     return ValueEstimate(zero, zero, trees.zeros_like(phi), problem.rule.eta, {})
 
 
-def _gradient_norm(loss: FeedbackLoss, theta: Params) -> float:
+def _gradient_norm(loss: FeedbackLoss, theta: Params, processes: Processes) -> float:
     theta = trees.leaves(theta)
     with torch.enable_grad():
-        return float(trees.norm(trees.gradient(loss(theta), theta)))
+        gradient = trees.gradient(loss(theta), theta)
+    return float(trees.norm(processes.summed(gradient)))
 
 
 def _constant_zero(theta: Params) -> Scalar:

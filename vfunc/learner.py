@@ -145,11 +145,37 @@ def functional(module: nn.Module, subset: Subset = "all") -> FunctionalLearner:
         The functional learner.
 
     Raises:
-        UserError: nothing is selected, or the subset is not understood.
+        UserError: nothing is selected, the subset is not understood, or the module is wrapped or
+            sharded for several processes.
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"functional takes an nn.Module, not a {type(module).__name__}")
+    _require_bare(module)
     return FunctionalLearner(module, select(module, subset))
+
+
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+"""Modules that call a module of several processes or devices, by hooks or copies of their own."""
+
+
+def _require_bare(module: nn.Module) -> None:
+    """Refuse wrappers: their hooks run in plain backward passes alone, and transforms pass them by.
+
+    Raises:
+        UserError: the module is one, or its parameters are shards.
+    """
+    wrapped = [type(part).__name__ for part in module.modules() if type(part).__name__ in WRAPPERS]
+    if wrapped:
+        raise UserError(
+            f"a {wrapped[0]} sums or gathers in hooks that transforms do not run: give functional "
+            "the bare module (.module), replicated, and ValueProblem its `processes`"
+        )
+    shards = [name for name, p in module.named_parameters() if hasattr(p, "device_mesh")]
+    if shards:
+        raise UserError(
+            f"{shards[0]!r} is a shard ({len(shards)} parameters are, as fully_shard leaves them), "
+            "and transforms need whole parameters: replicate the learner"
+        )
 
 
 def select(module: nn.Module, subset: Subset) -> tuple[str, ...]:

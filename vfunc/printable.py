@@ -42,6 +42,7 @@ class SafeConsole(Console):
         color_system: Literal["auto"] | None = "auto",
         no_color: bool | None = None,
         force_terminal: bool | None = None,
+        quiet: bool = False,
     ) -> None:
         super().__init__(
             file=file,
@@ -49,6 +50,7 @@ class SafeConsole(Console):
             color_system=color_system,
             no_color=no_color,
             force_terminal=force_terminal,
+            quiet=quiet,
             markup=False,
             emoji=False,
             highlight=False,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.processes import Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 
@@ -95,8 +96,23 @@ class Workload(Protocol):
         """What `Forward.units` counts: tokens or images."""
         ...
 
+    @property
+    def processes(self) -> Processes:
+        """The processes that train together; what follows is of this one's share of the data."""
+        ...
+
     def smaller(self, examples: int) -> Workload:
-        """The same with batches, of feedback too, of at most so many examples."""
+        """The same with batches, of feedback too, of at most so many examples, for one process."""
+        ...
+
+    def among(self, processes: Processes) -> Workload:
+        """The same as one process's part: with N of them batches are N times as large, and shared.
+
+        Losses are then parts of sums (see `vfunc.processes`).
+
+        Raises:
+            UserError: an option is for one process alone.
+        """
         ...
 
     def batch(self, position: int) -> Any:

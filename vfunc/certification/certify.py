@@ -70,6 +70,9 @@ def certify(
     closures and frozen parameters included, where the learner's code allows; the table says where
     it does not. Nothing that is passed in changes, random states included.
 
+    Of a problem of several processes this one's part is certified, by itself: the sums over
+    processes are taken outside of all that can be wrong here.
+
     A problem holds functions, and no point: theta and phi say where it is asked, as they do for an
     estimator. The check costs about ten estimates a direction: give it small batches.
 
@@ -99,6 +102,7 @@ def certify(
         raise UserError(f"directions must be at least 1, not {directions}")
     if (optimizer is None) != (parameters is None):
         raise UserError("certify takes optimizer and parameters together: the live ones")
+    problem = problem.for_one_process()
     generator = torch.Generator().manual_seed(seed)
     with _random_states_kept():
         begun = beginning(problem, theta, phi)

@@ -112,12 +112,13 @@ def curvature_at(
         matrix, kernels = made[0]
         try:
             with attention_for(kernels), missing_told(kernels.name):
-                return matrix(x), matrix.one, kernels.name
+                product = matrix(x)
         except MissingDerivativeError:
             if kernels.name == "finite_difference" or name != "auto":
                 raise
-        made[0] = matrix_by(True)  # as auto does it for the Hessian
-        return gauss_newton(x)
+            made[0] = matrix_by(True)  # as auto does it for the Hessian
+            return gauss_newton(x)
+        return problem.processes.summed(product), matrix.one, kernels.name
 
     return DampedCurvature(gauss_newton, damping, made[0][0].built, semidefinite=True)
 

@@ -75,6 +75,10 @@ class Simulation:
         joint = kept_gradient(self.problem, point.theta, construction, engine)
         return None if joint is None else Opened(construction, joint)
 
+    def summed(self, opened: Opened, point: Point) -> Params:
+        """An opened step's gradient, of all processes."""
+        return self.problem.processes.summed(opened.joint.step_gradient(), like=point.theta)
+
     def step(self, k: int, point: Point, g: Params) -> Point:
         """s_{k+1} = U(s_k, g_k)."""
         return Point(*self.rule(k).step(point.theta, point.state, g))
@@ -113,7 +117,7 @@ class Stretch:
             else:
                 self.opened.append(opened)
                 share = self.simulation.taken.of_step(k)[0][1]
-                g = trees.scale(opened.joint.step_gradient(), share)
+                g = trees.scale(self.simulation.summed(opened, point), share)
             affine = self.simulation.rule(k).affine
             self.points.append(point if affine or (k - self.first) % 2 == 0 else None)
             self.gradients.append(_shape_of(g) if affine else g)

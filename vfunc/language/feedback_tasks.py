@@ -17,6 +17,7 @@ from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptBatch, draw_samples, surrogate
 from vfunc.language.soft_targets.candidates import ObservedBatch
 from vfunc.problem import ValueProblem
+from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
 
 FeedbackBatch = TokenBatch | PromptBatch
@@ -51,6 +52,7 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     feedback: FeedbackBatch,
     seed: int,
+    processes: Processes = ALONE,
 ) -> Measured:
     """L_down on a labelled batch; rewards are drawn here, at the live learner's theta_t.
 
@@ -61,36 +63,74 @@ def measure(
         tokenizer: the learner's tokeniser.
         feedback: a labelled batch, of all tasks.
         seed: seed of the samples.
+        processes: the processes whose feedback this is a part of.
 
     Returns:
         The losses, and what there is to say about them.
     """
     rows, whole = _rows_by_task(tasks.names, feedback), tasks.combine != "matched"
     if isinstance(feedback, TokenBatch):
+        parts = {n: feedback if at is None else take_rows(feedback, at) for n, at in rows.items()}
+        own = {name: int(part.predict.sum()) for name, part in parts.items()}
         losses = {
-            name: learner.worked_loss(feedback if at is None else take_rows(feedback, at))
-            for name, at in rows.items()
+            name: learner.worked_loss(replace(parts[name], count=count)) if name in parts else _none
+            for name, count in _counts(tasks.names, own, processes).items()
         }
-        return Measured(_combined(tasks, losses, learner), losses, frozenset(), {}, whole)
+        combined = _combined(tasks, losses, learner, processes)
+        return Measured(combined, losses, frozenset(), {}, whole)
     assert tasks.rewards is not None
     with autocast(model.device, learner.autocast):
-        samples = draw_samples(model, tokenizer, feedback, tasks.rewards, seed)
+        samples = draw_samples(
+            model, tokenizer, feedback, tasks.rewards, seed * processes.size + processes.rank
+        )
+    worth = samples.advantages
+    own = {name: len(worth if at is None else at) for name, at in rows.items()}
     losses = {
-        name: surrogate(learner, samples, tasks.rewards.temperature, at)
-        for name, at in rows.items()
+        name: surrogate(learner, samples, tasks.rewards.temperature, rows[name], count)
+        if name in rows
+        else _none
+        for name, count in _counts(tasks.names, own, processes).items()
     }
-    silent = frozenset(
-        name for name, at in rows.items() if not samples.advantages[... if at is None else at].any()
+    speaking = processes.totals(
+        *(
+            float(bool(worth[... if rows[name] is None else rows[name]].any()))
+            if name in rows
+            else 0.0
+            for name in losses
+        )
     )
+    silent = frozenset(n for n, some in zip(losses, speaking, strict=True) if not some)
     lengths = samples.batch.predict.sum(-1).double()
     notes = {
         "reward": float(samples.rewards.mean()),
         "informative_groups": float(samples.informative),
         "completion_tokens": float(lengths.mean()),
     }
+    means = (total / processes.size for total in processes.totals(*notes.values()))
     return Measured(
-        _combined(tasks, losses, learner), losses, silent, notes, whole, set(losses) <= silent
+        _combined(tasks, losses, learner, processes),
+        losses,
+        silent,
+        dict(zip(notes, means, strict=True)),
+        whole,
+        set(losses) <= silent,
     )
+
+
+def _counts(
+    names: tuple[str, ...], own: Mapping[str, int], processes: Processes
+) -> dict[str, int | None]:
+    """What each task's mean divides by in all processes, of the tasks that any of them holds."""
+    if processes.alone:  # its own, which it counts itself
+        return dict.fromkeys(own)
+    totals = processes.totals(*(own.get(name, 0) for name in names))
+    return {name: int(total) for name, total in zip(names, totals, strict=True) if total}
+
+
+def _none(theta: Params) -> Scalar:
+    """The part of a process that holds nothing of a task."""
+    first = next(iter(theta.values()))
+    return torch.zeros((), dtype=first.dtype, device=first.device)
 
 
 def matched_domains(
@@ -129,6 +169,7 @@ def _combined(
     tasks: FeedbackTasks,
     losses: Mapping[str, Callable[[Params], Scalar]],
     learner: LanguageLearner,
+    processes: Processes,
 ) -> Callable[[Params], Scalar]:
     """One loss of the tasks'; the weights of those that the batch lacks are left out."""
     if len(tasks.names) == 1:
@@ -140,7 +181,7 @@ def _combined(
     # matched tasks are normalised domain by domain
     normalise = tasks.normalise and tasks.combine == "sum"
     at = learner.functional.theta if normalise else None
-    return weighted_feedback(losses, weights, normalise_at=at)
+    return weighted_feedback(losses, weights, normalise_at=at, processes=processes)
 
 
 def _of_domain(observed: ObservedBatch, domain: int) -> ObservedBatch:

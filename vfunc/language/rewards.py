@@ -197,7 +197,11 @@ def advantages_of(rewards: Float[Tensor, "N G"]) -> Float[Tensor, "N G"]:
 
 
 def surrogate(
-    learner: LanguageLearner, samples: Samples, temperature: float, groups: Tensor | None = None
+    learner: LanguageLearner,
+    samples: Samples,
+    temperature: float,
+    groups: Tensor | None = None,
+    count: int | None = None,
 ) -> Callable[[Params], Scalar]:
     """The policy-gradient surrogate L_down of the samples (see the module).
 
@@ -208,6 +212,7 @@ def surrogate(
         samples: drawn at theta_t.
         temperature: they were drawn at.
         groups: indices of the groups to take, of which the mean is; None takes all.
+        count: how many groups the mean is of, where other processes hold more; None is these.
 
     Returns:
         theta_S -> L_down, once differentiable.
@@ -218,9 +223,9 @@ def surrogate(
     rows = (chosen[:, None] * size + torch.arange(size)).flatten()
     advantages = worth.flatten()[rows]
     rows, advantages = rows[advantages != 0], advantages[advantages != 0]
-    count = len(chosen) * size
+    completions = size * (len(chosen) if count is None else count)
     batch = take_rows(samples.batch, rows)
-    weight = batch.predict * (advantages / count).to(batch.predict.device)[:, None]
+    weight = batch.predict * (advantages / completions).to(batch.predict.device)[:, None]
 
     def loss(theta: Params) -> Scalar:
         if not len(rows):

@@ -9,9 +9,10 @@ from torch.func import functional_call
 
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_targets.candidates import ObservedBatch
-from vfunc.language.soft_targets.soft_loss import candidate_log_probs, position_weights
+from vfunc.language.soft_targets.soft_loss import candidate_log_probs, weights_of
 from vfunc.language.soft_targets.targets import mix
 from vfunc.problem import CompositeForm, KnownFeedback, LinearForm, Task, ValueProblem
+from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 
@@ -28,6 +29,7 @@ def language_problem(
     silent: bool = False,
     notes: Mapping[str, float] | None = None,
     known: KnownFeedback | None = None,
+    processes: Processes = ALONE,
 ) -> ValueProblem:
     """Ask how the designer's soft targets should change, to lower the loss on `feedback`.
 
@@ -42,6 +44,7 @@ def language_problem(
         silent: whether L_down is constant.
         notes: numbers about the feedback, for the log.
         known: L_down and g_down, where they have been computed before.
+        processes: the processes whose batches these are a part of, each `TokenBatch.among` them.
 
     Returns:
         The problem. Its objective is linear in the targets, task["q"].
@@ -54,7 +57,7 @@ def language_problem(
             **edge,
             "inputs": observed.batch.inputs,
             "candidates": observed.observation.candidates,
-            "weight": position_weights(observed.batch.predict),
+            "weight": weights_of(observed.batch),
             "q": mix(alpha, r),
         }
 
@@ -100,4 +103,5 @@ def language_problem(
         notes=notes or {},
         split=learner.split.why,
         known=known,
+        processes=processes,
     )

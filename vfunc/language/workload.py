@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
+from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import Batch, TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
@@ -29,12 +30,13 @@ from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_targets.candidates import ObservedBatch, observe
 from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner, load_designer
 from vfunc.language.soft_targets.hand_made import hand_made_targets
-from vfunc.language.soft_targets.soft_loss import one_hot, position_weights, soft_cross_entropy
+from vfunc.language.soft_targets.soft_loss import one_hot, soft_cross_entropy, weights_of
 from vfunc.language.soft_targets.targets import mix
 from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.workload import BuiltTask, Evaluation, Forward
@@ -58,6 +60,7 @@ class LanguageWorkload:
         dtype: dtype of mixed precision, or None.
         seed: seed of the designer's initial parameters.
         tasks: the feedback's tasks.
+        processes: the processes that each hold a share of every batch.
         unit: the unit of budgets.
     """
 
@@ -74,6 +77,7 @@ class LanguageWorkload:
     dtype: torch.dtype | None
     seed: int
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
+    processes: Processes = ALONE
     unit: str = "tokens"
 
     def smaller(self, examples: int) -> LanguageWorkload:
@@ -83,16 +87,33 @@ class LanguageWorkload:
             batch_size=min(examples, self.batch_size),
             meta_batch_size=min(examples, self.meta_batch_size),
             feedback_batch_size=min(examples, self.feedback_batch_size),
+            processes=ALONE,
         )
+
+    def among(self, processes: Processes) -> LanguageWorkload:
+        """See `Workload.among`.
+
+        Raises:
+            UserError: domains are matched, of which a process's share of a batch may hold none.
+        """
+        if self.tasks.combine == "matched" and not processes.alone:
+            raise UserError("--feedback-combine matched is for one process; give sum, or one")
+        return replace(self, processes=processes)
 
     def batch(self, position: int) -> TokenBatch:
         """See `Workload.batch`."""
-        return self.data.stream.batch(position * self.batch_size, self.batch_size).to(self.device)
+        size = self.batch_size
+        batch = self.data.stream.batch(self._at(position) * size, size)
+        return batch.among(self.processes).to(self.device)
+
+    def _at(self, index: int) -> int:
+        """Where this process's share of a batch of all is, counted in shares."""
+        return index * self.processes.size + self.processes.rank
 
     def feedback(self, index: int) -> FeedbackBatch:
         """See `Workload.feedback`."""
         size = self.feedback_batch_size
-        batch = self.data.feedback.batch(index * size, size)
+        batch = self.data.feedback.batch(self._at(index) * size, size)
         return batch.to(self.device) if isinstance(batch, TokenBatch) else batch
 
     def estimated(self, functional: FunctionalLearner) -> LanguageLearner:
@@ -125,7 +146,13 @@ class LanguageWorkload:
     def _part(self, batch: Batch) -> Batch:
         """What an estimate takes of a batch."""
         whole = self.meta_batch_size >= self.batch_size
-        return batch if whole else first_rows(batch, self.meta_batch_size)
+        if whole:
+            return batch
+        part = first_rows(batch, self.meta_batch_size)
+        if isinstance(part, ObservedBatch):
+            return cast("Batch", replace(part, batch=part.batch.among(self.processes)))
+        assert isinstance(part, TokenBatch)
+        return cast("Batch", part.among(self.processes))
 
     def build_task(
         self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
@@ -141,13 +168,15 @@ class LanguageWorkload:
             with torch.no_grad():
                 r, alpha = designer(observed.batch, observed.observation)
                 q = mix(alpha, r)
-        return BuiltTask((observed.observation.candidates, q), _gate_notes(alpha, q, forward.batch))
+        return BuiltTask(
+            (observed.observation.candidates, q), self._gate_notes(alpha, q, forward.batch)
+        )
 
     def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:
         """See `Workload.loss`."""
         assert forward.output is not None
         candidates, q = task.task
-        weight = position_weights(forward.batch.predict)
+        weight = weights_of(forward.batch)
         known = None
         if isinstance(forward.observed, ObservedBatch):
             seen = forward.observed.observation
@@ -178,7 +207,7 @@ class LanguageWorkload:
         """
         observed = self._part(observed)
         r, alpha = functional_call(designer, phi, (observed.batch, observed.observation))
-        weight = position_weights(observed.batch.predict)
+        weight = weights_of(observed.batch)
         moved = 1 - mix(alpha, r)[..., 0]
         return {"gate": (alpha * weight).sum(), "moved": (moved * weight).sum()}
 
@@ -187,8 +216,15 @@ class LanguageWorkload:
     ) -> Measured:
         """See `Workload.downstream`; rewards are drawn here."""
         learner = estimated if dropout is None else estimated.repeating(dropout)
-        generating = _generating(learner.functional.module)
-        return measure(self.tasks, learner, generating, self.tokenizer, self.feedback(index), seed)
+        return measure(
+            self.tasks,
+            learner,
+            _generating(learner.functional.module),
+            self.tokenizer,
+            self.feedback(index),
+            seed,
+            self.processes,
+        )
 
     def problem(
         self,
@@ -216,6 +252,7 @@ class LanguageWorkload:
             silent=downstream.constant,
             notes=downstream.notes,
             known=known,
+            processes=self.processes,
         )
         if self.tasks.combine != "matched":
             return problem
@@ -224,8 +261,8 @@ class LanguageWorkload:
     def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
         size = self.feedback_batch_size
-        batch = self.data.held_out.batch(index * size, size).to(self.device)
-        return estimated.worked_loss(batch)
+        batch = self.data.held_out.batch(self._at(index) * size, size)
+        return estimated.worked_loss(batch.among(self.processes).to(self.device))
 
     def value_map(
         self,
@@ -264,6 +301,25 @@ class LanguageWorkload:
             outcomes["pass_at_1"] = tuple(float(x) for x in solved.outcomes)
         return Evaluation(metrics, outcomes)
 
+    def _gate_notes(self, alpha: Tensor, q: Tensor, batch: TokenBatch) -> dict[str, float]:
+        """Means over predicted positions; apart on mistaken tokens, where the data know of any."""
+        predict, moved = batch.predict, 1 - q[..., 0]
+        held = {
+            "gate": (alpha, predict),
+            "moved": (moved, predict),
+            "gate_on_wrong": (alpha, predict & batch.wrong),
+            "gate_on_right": (alpha, predict & ~batch.wrong),
+        }
+        if self.processes.alone:
+            kept = held if bool(batch.wrong.any()) else {k: held[k] for k in ("gate", "moved")}
+            return {name: float(x[where].mean()) for name, (x, where) in kept.items()}
+        parts = [(float(x[where].sum()), int(where.sum())) for x, where in held.values()]
+        totals = self.processes.totals(*(number for part in parts for number in part))
+        whole = dict(zip(held, zip(totals[::2], totals[1::2], strict=True), strict=True))
+        if not whole["gate_on_wrong"][1]:
+            del whole["gate_on_wrong"], whole["gate_on_right"]
+        return {name: total / max(count, 1) for name, (total, count) in whole.items()}
+
     def _logits(
         self, learner: nn.Module, batch: TokenBatch, estimated: LanguageLearner | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -280,13 +336,3 @@ class LanguageWorkload:
 def _generating(learner: nn.Module) -> Any:
     """The model that generates: adapters are layers of the base model."""
     return learner.get_base_model() if isinstance(learner, PeftModel) else learner
-
-
-def _gate_notes(alpha: Tensor, q: Tensor, batch: TokenBatch) -> dict[str, float]:
-    """Means over predicted positions; apart on mistaken tokens, where the data know of any."""
-    predict = batch.predict
-    notes: dict[str, Any] = {"gate": alpha[predict].mean(), "moved": 1 - q[..., 0][predict].mean()}
-    if bool(batch.wrong.any()):
-        notes["gate_on_wrong"] = alpha[predict & batch.wrong].mean()
-        notes["gate_on_right"] = alpha[predict & ~batch.wrong].mean()
-    return {name: float(x) for name, x in notes.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import NonFiniteError, UserError
 from vfunc.problem.loss_forms import CompositeForm, LinearForm, Task
+from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 
@@ -73,6 +74,9 @@ class ValueProblem:
         notes: what there is to say about the feedback, for the log.
         split: how the learner is cut at the lower edge of S, or why not, for the log.
         known: L_down and g_down at the learner's theta, where they have been computed before.
+        processes: the processes that this one trains with. With several, `batches` are its own
+            examples, and `pretrain_loss`, its forms and `feedback_loss` give its part of sums over
+            all processes' examples; estimates are then of the whole, the same in every process.
     """
 
     construct: Callable[[Params, Any], Task]
@@ -93,6 +97,7 @@ class ValueProblem:
     notes: Mapping[str, float] = field(default_factory=dict)
     split: str = ""
     known: KnownFeedback | None = None
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         if not isinstance(self.batches, tuple):
@@ -127,6 +132,13 @@ class ValueProblem:
         """L_pre(theta; task), with `held` for theta behind its stop-gradients (see `held`)."""
         return self.pretrain_loss(theta, task, *self.held(theta, held))
 
+    def for_one_process(self) -> ValueProblem:
+        """The same question of this process's part alone."""
+        if self.processes.alone:
+            return self
+        domains = {name: one.for_one_process() for name, one in self.domains.items()}
+        return replace(self, domains=domains, processes=ALONE)
+
     def __repr__(self) -> str:
         count = len(self.batches)
         forms = [name for name in ("linear", "composite", "parts") if getattr(self, name)]
@@ -137,6 +149,7 @@ class ValueProblem:
             *([f"declares {', '.join(forms)}"] if forms else []),
             *([f"domains {', '.join(self.domains)}"] if self.domains else []),
             *(["silent"] if self.silent else []),
+            *([] if self.processes.alone else [f"{self.processes}"]),
         ]
         return f"ValueProblem({'; '.join(said)})"
 

@@ -15,6 +15,7 @@ from vfunc.problem.arguments import ORDER, blaming, entry, require_task, scalar
 from vfunc.problem.contract import KnownFeedback, ValueProblem
 from vfunc.problem.loss_forms import Task
 from vfunc.problem.purity import using, version_of
+from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
@@ -93,7 +94,8 @@ def pretrain_gradient(problem: ValueProblem, theta: Params, task: Task) -> Param
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.pretrain_loss, "pretrain_loss", theta=theta, task=task):
         loss = problem.pretrain(theta, trees.detach(task))
-        return trees.gradient(scalar("pretrain_loss", loss), theta)
+        g_pre = trees.gradient(scalar("pretrain_loss", loss), theta)
+    return problem.processes.summed(g_pre)
 
 
 @entry
@@ -107,7 +109,8 @@ def step_gradient(problem: ValueProblem, theta: Params, task: Task) -> Params:
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.pretrain_loss, "pretrain_loss", theta=theta, task=task):
         loss = problem.pretrain(theta, trees.detach(task))
-        return trees.reached_gradient(scalar("pretrain_loss", loss), theta)
+        g_pre = trees.reached_gradient(scalar("pretrain_loss", loss), theta)
+    return problem.processes.summed(g_pre, like=theta)
 
 
 @entry
@@ -122,7 +125,7 @@ def feedback_gradient(problem: ValueProblem, theta: Params) -> tuple[Scalar, Par
     known = _known_at(problem, theta)
     if known is not None:
         return known.loss, known.gradient
-    return _feedback_gradient(problem.feedback_loss, theta, problem.silent)
+    return _feedback_gradient(problem.feedback_loss, theta, problem.silent, problem.processes)
 
 
 @entry
@@ -141,21 +144,26 @@ def feedback_value(problem: ValueProblem, theta: Params) -> Scalar:
         return known.loss
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
-        return _feedback(problem.feedback_loss, theta, problem.silent).detach()
+        free = problem.silent or not problem.processes.alone
+        loss = _feedback(problem.feedback_loss, theta, free).detach()
+    return problem.processes.total(loss)
 
 
-def known_feedback(feedback_loss: Callable[[Params], Scalar], theta: Params) -> KnownFeedback:
+def known_feedback(
+    feedback_loss: Callable[[Params], Scalar], theta: Params, processes: Processes = ALONE
+) -> KnownFeedback:
     """L_down and g_down at theta, for problems that will be asked there.
 
     Args:
         feedback_loss: theta -> L_down.
         theta: the learner's parameters; estimators have to be given these very tensors.
+        processes: as the problems have them.
 
     Raises:
         UserError: as `feedback_gradient`.
     """
     versions = {name: version_of(x) for name, x in theta.items()}
-    found = _feedback_gradient(feedback_loss, theta, silent=False)
+    found = _feedback_gradient(feedback_loss, theta, False, processes)
     return KnownFeedback(feedback_loss, dict(theta), versions, *found)
 
 
@@ -172,14 +180,17 @@ def _known_at(problem: ValueProblem, theta: Params) -> KnownFeedback | None:
 
 
 def _feedback_gradient(
-    feedback_loss: Callable[[Params], Scalar], theta: Params, silent: bool
+    feedback_loss: Callable[[Params], Scalar],
+    theta: Params,
+    silent: bool,
+    processes: Processes,
 ) -> tuple[Scalar, Params]:
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(feedback_loss, "feedback_loss", theta=theta):
-        loss = _feedback(feedback_loss, theta, silent)
-        if not loss.requires_grad:
-            return loss, trees.zeros_like(theta)
-        return loss.detach(), trees.gradient(loss, theta)
+        # another process may hold all that says something
+        loss = _feedback(feedback_loss, theta, silent or not processes.alone)
+        g_down = trees.gradient(loss, theta) if loss.requires_grad else trees.zeros_like(theta)
+    return processes.total(loss.detach()), processes.summed(g_down)
 
 
 def _feedback(feedback_loss: Callable[[Params], Scalar], theta: Params, silent: bool) -> Scalar:

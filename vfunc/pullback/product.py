@@ -13,6 +13,7 @@ from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueProblem, entry
 from vfunc.problem.purity import code_of, using
+from vfunc.processes import Processes
 from vfunc.pullback.choice import Chosen, after_missing, after_short_memory, choose_engine
 from vfunc.pullback.custom_functions import require_custom_derivatives
 from vfunc.pullback.engine import (
@@ -86,12 +87,14 @@ def mixed_product(
     chosen = choose_engine(engine, request)
     while True:
         try:
-            return _with_room(chosen, request)
+            product = _with_room(chosen, request)
         except MissingDerivativeError as missing:
             if engine != "auto":
                 raise
             chosen = after_missing(chosen, missing, request)
             request = replace(request, joint=None)
+            continue
+        return product if problem.processes.alone else _of_all(problem.processes, product)
 
 
 @entry
@@ -126,6 +129,12 @@ def kept_gradient(
                 return chosen.joint(request)
         except (MissingDerivativeError, MemoryShortError):  # `mixed_product` has answers to these
             return None
+
+
+def _of_all(processes: Processes, product: MixedProduct) -> MixedProduct:
+    """The product with what all processes' examples add up to; the task is of this one's own."""
+    hessian = None if product.hessian is None else processes.summed(product.hessian)
+    return replace(product, inner=processes.total(product.inner), hessian=hessian)
 
 
 def _with_room(chosen: Chosen, request: ProductRequest) -> MixedProduct:

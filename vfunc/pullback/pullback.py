@@ -157,7 +157,7 @@ def pull_back(
     """
     product = mixed_product(problem, theta, construction, w, engine, hessian=hessian, joint=joint)
     return Pullback(
-        construction.pull(product.task),
+        problem.processes.summed(construction.pull(product.task)),
         product.inner,
         product.passes,
         {product.engine: product.why},

@@ -15,6 +15,7 @@ from vfunc.config.command_line import wrapped
 from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
 from vfunc.printable import SafeConsole
+from vfunc.processes import require_alone
 from vfunc.training.run_command_line import parse, run_guarded
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def _measure(argv: Sequence[str], program: str) -> None:
             description=wrapped(described.replace("%(prog)s", program)),
             return_unknown_args=True,
         )
+    require_alone("bench")
     if options.steps < 0 or options.repeats < 1:
         raise UserError("--steps must be at least 0, and --repeats at least 1")
     training = options.part == "training"

@@ -19,6 +19,7 @@ import tyro
 from vfunc.config.command_line import wrapped
 from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
+from vfunc.processes import require_alone
 from vfunc.training.run_command_line import PRESETS, run_guarded
 
 DESCRIPTION = """Train every arm once a seed, and compare the arms over the seeds.
@@ -103,6 +104,7 @@ def main(argv: Sequence[str], program: str = "vfunc compare", presets: Path = PR
 
 def _compare(argv: Sequence[str], program: str, presets: Path) -> None:
     options, rest = options_of(argv, program)
+    require_alone("compare")
     # only now: --help and a mistake in an option need not wait for it
     from vfunc.studies.comparison import compare
 

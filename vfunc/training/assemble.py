@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.learner import select
 from vfunc.modality import Modality, Reporting, Saving
+from vfunc.processes import ALONE, Processes, local_device
 from vfunc.training.arm_run import StepOptions
 from vfunc.training.budget import ArmPlan, Schedule
 from vfunc.training.options import RunConfig
@@ -49,11 +50,12 @@ class Assembled:
         return self.modality.saving
 
 
-def assemble(config: RunConfig) -> Assembled:
+def assemble(config: RunConfig, processes: Processes = ALONE) -> Assembled:
     """Load and check everything that a run needs, before anything is written.
 
     Args:
         config: a resolved configuration.
+        processes: the processes that train together, of which each assembles its own.
 
     Returns:
         What was assembled.
@@ -63,7 +65,7 @@ def assemble(config: RunConfig) -> Assembled:
     """
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    device = pick_device(config.learner.device)
+    device = pick_device(config.learner.device, processes)
     torch.manual_seed(config.run.seed)
 
     def check(module: nn.Module) -> None:
@@ -71,15 +73,25 @@ def assemble(config: RunConfig) -> Assembled:
         if config.estimator.estimate_mode == "train" and not _has_dropout(module):
             raise UserError("--estimate-mode train does nothing here: the learner has no dropout")
 
-    return Assembled(config, *config.assembled(device, check), device)
+    learner, modality = config.assembled(device, check)
+    modality = replace(modality, workload=modality.workload.among(processes))
+    return Assembled(config, learner, modality, device)
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, processes: Processes = ALONE) -> torch.device:
     """The device that an option names; `auto` takes a GPU if there is one.
+
+    Args:
+        name: the option's value.
+        processes: with several, each takes a GPU of its own.
 
     Raises:
         UserError: no such device.
     """
+    if not processes.alone and name != "cpu" and torch.cuda.is_available():
+        if name not in ("auto", "cuda"):
+            raise UserError(f"--device {name}: each process takes its own GPU; give cuda or cpu")
+        return local_device()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -8,13 +8,14 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.storage.sealed import seal_holds, write_sealed
@@ -22,20 +23,32 @@ from vfunc.training.files.sound_state import checked_counters, require_sound
 from vfunc.training.state import ArmState, Counters
 
 
-def save_checkpoint(state: ArmState, path: Path, made_of: Mapping[str, Any] | None = None) -> None:
+def random_state(state: ArmState) -> dict[str, Tensor | None]:
+    """Torch's random state in this process: of the CPU, and of the learner's GPU."""
+    device = next(state.learner.parameters()).device
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"random": torch.get_rng_state(), "random_cuda": cuda}
+
+
+def save_checkpoint(
+    state: ArmState,
+    path: Path,
+    made_of: Mapping[str, Any] | None = None,
+    others: Sequence[Mapping[str, Tensor | None]] = (),
+) -> None:
     """Write the arm's state and its seal; the checkpoint before it is kept beside it.
 
     An interrupted write leaves both of the earlier ones whole.
 
     Args:
-        state: the arm's state; random state of the CPU, and of the learner's GPU, is written too.
+        state: the arm's state; this process's random state is written too.
         path: the file; its folder is made.
         made_of: plain data to keep with it: what the run is, and how far its log was.
+        others: random states of the other processes.
 
     Raises:
         OSError: it cannot be written (a full disk).
     """
-    device = next(state.learner.parameters()).device
     content = {
         "learner": state.learner.state_dict(),
         "optimizer": state.optimizer.state_dict(),
@@ -44,8 +57,8 @@ def save_checkpoint(state: ArmState, path: Path, made_of: Mapping[str, Any] | No
         if state.designer_optimizer is None
         else state.designer_optimizer.state_dict(),
         "counters": asdict(state.counters),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        **random_state(state),
+        "random_of_others": [dict(one) for one in others],
         "made_of": dict(made_of or {}),
     }
 
@@ -63,13 +76,16 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def load_checkpoint(state: ArmState, path: Path, *, unsealed: bool = False) -> dict[str, Any]:
+def load_checkpoint(
+    state: ArmState, path: Path, *, unsealed: bool = False, rank: int = 0
+) -> dict[str, Any]:
     """Put a fresh arm where the checkpoint left it.
 
     Args:
         state: an arm built from the same configuration; changed in place, if all is well.
         path: the file.
         unsealed: whether a file without a seal is taken: one of before there were seals.
+        rank: number of this process, whose random state is taken.
 
     Returns:
         What `save_checkpoint` was given to keep.
@@ -91,9 +107,10 @@ def load_checkpoint(state: ArmState, path: Path, *, unsealed: bool = False) -> d
             state.designer.load_state_dict(content["designer"])
         if state.designer_optimizer is not None:
             state.designer_optimizer.load_state_dict(content["designer_optimizer"])
-        torch.set_rng_state(content["random"].cpu())
-        if content["random_cuda"] is not None and device.type == "cuda":
-            torch.cuda.set_rng_state(content["random_cuda"].cpu(), device)
+        drawn = content if rank == 0 else content["random_of_others"][rank - 1]
+        torch.set_rng_state(drawn["random"].cpu())
+        if drawn["random_cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(drawn["random_cuda"].cpu(), device)
         state.counters = counters
         return content.get("made_of", {})
     except (
@@ -124,7 +141,7 @@ def peek(path: Path) -> tuple[Counters, dict[str, Any]] | None:
 
 
 def load_newest(
-    state: ArmState, path: Path, *, unsealed: bool = False
+    state: ArmState, path: Path, *, unsealed: bool = False, rank: int = 0
 ) -> tuple[dict[str, Any] | None, str]:
     """Put a fresh arm where its newest checkpoint left it that is sound.
 
@@ -132,6 +149,7 @@ def load_newest(
         state: as in `load_checkpoint`.
         path: the newest; the one before stands beside it. One that is damaged is removed.
         unsealed: as in `load_checkpoint`.
+        rank: as in `load_checkpoint`; of several processes the first looks first, and mends.
 
     Returns:
         What was kept with it, None where there is no checkpoint; and a warning, or "".
@@ -145,13 +163,13 @@ def load_newest(
             return None, ""
         os.replace(before, path)  # the process died between two renames
     try:
-        return load_checkpoint(state, path, unsealed=unsealed), ""
+        return load_checkpoint(state, path, unsealed=unsealed, rank=rank), ""
     except UserError as error:
         if not before.exists():
             raise
         damaged = error
     try:
-        kept = load_checkpoint(state, before, unsealed=unsealed)
+        kept = load_checkpoint(state, before, unsealed=unsealed, rank=rank)
     except UserError:
         raise damaged from None
     os.replace(before, path)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from vfunc.printable import printable
+from vfunc.processes import ALONE, Processes
 from vfunc.report.events import EventLog
 from vfunc.report.progress import Progress, Status
 from vfunc.storage.digests import so_far
-from vfunc.training.checkpoint import naming_file, save_checkpoint
+from vfunc.training.checkpoint import naming_file, random_state, save_checkpoint
 from vfunc.training.state import ArmState
 
 
@@ -44,6 +45,17 @@ class Silent:
         """See `Log.checkpoint`."""
 
 
+class Following(Silent):
+    """The log of a process that is not the first: what is to be kept, the first one keeps."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def checkpoint(self, state: ArmState) -> None:
+        """See `Log.checkpoint`; this process's random state goes into the first one's file."""
+        self._processes.every(random_state(state))
+
+
 class RunLog:
     """An arm's news: to the event log, the display, and the checkpoint file."""
 
@@ -54,9 +66,10 @@ class RunLog:
         checkpoint: Path,
         unit: str,
         identity: Mapping[str, Any] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self._events, self._display, self._checkpoint = events, display, checkpoint
-        self._identity = dict(identity or {})
+        self._identity, self._processes = dict(identity or {}), processes
         self._rate = f"{unit}_per_second"
         self._latest: dict[str, float] = {}
 
@@ -87,4 +100,5 @@ class RunLog:
     def checkpoint(self, state: ArmState) -> None:
         """See `Log.checkpoint`."""
         made_of = {"identity": self._identity, "log": so_far(self._events.path)}
-        save_checkpoint(state, self._checkpoint, made_of)
+        _, *others = self._processes.every(random_state(state))
+        save_checkpoint(state, self._checkpoint, made_of, others)

@@ -37,6 +37,8 @@ def run_arm(run: ArmRun) -> Evaluation:
         NonFiniteError: something is not finite; the checkpoint on disk is from before that.
         Interrupted: a signal asked to stop; the state after the last whole step is on disk.
     """
+    processes = run.workload.processes
+    _require_same(run)
     if run.state.counters.step == 0:
         _evaluate(run, final=False)
         run.log.checkpoint(run.state)
@@ -46,6 +48,7 @@ def run_arm(run: ArmRun) -> Evaluation:
             first = run.state.counters.updates == 0
             done = one_step(run)
             _report(run, done, first=first)
+            stop.signum = processes.any(stop.signum)
             if stop.requested:
                 _save(run)
                 at = run.state.counters
@@ -53,7 +56,15 @@ def run_arm(run: ArmRun) -> Evaluation:
             _follow(run)
             if _fraction(run) == 1.0 or _crosses(run.plan.save_every, before, _fraction(run)):
                 _save(run)
+    _require_same(run)
     return _evaluate(run, final=True)
+
+
+def _require_same(run: ArmRun) -> None:
+    """Check that all processes hold the same learner and designer."""
+    for name, module in (("the learner", run.state.learner), ("the designer", run.state.designer)):
+        if module is not None:
+            run.workload.processes.require_same(name, module.state_dict())
 
 
 def one_step(run: ArmRun) -> dict[str, Any]:
@@ -66,7 +77,7 @@ def one_step(run: ArmRun) -> dict[str, Any]:
     taken = [micro_batch(run) for _ in range(run.options.accumulate)]
     norm = optimizer_step(run)
     run.workload.stepped(state.learner, [m.carried for m in taken], fraction)
-    seconds = time.perf_counter() - began
+    seconds = run.workload.processes.agreed(time.perf_counter() - began)
     state.counters = replace(state.counters, seconds=state.counters.seconds + seconds)
     units = state.counters.units - before.units
     return {
@@ -135,7 +146,7 @@ def _save(run: ArmRun) -> None:
         forward = workload.forward(state.learner, batch, observe=run.arm.observes)
         task = workload.build_task(state.learner, run.arm.name, forward, state.designer)
         loss = workload.loss(state.learner, forward, task)
-    if math.isfinite(float(loss)):
+    if math.isfinite(*workload.processes.totals(float(loss))):
         run.log.checkpoint(state)
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from vfunc.errors import NonFiniteError, NotConvergedError
 from vfunc.printable import SafeConsole
+from vfunc.processes import Processes, joined
 from vfunc.report.events import EventLog, read_lines
 from vfunc.report.progress import progress
 from vfunc.storage.lock import locked
@@ -43,7 +44,7 @@ from vfunc.training.files.opening import (
     run_there,
 )
 from vfunc.training.interrupt import Interrupted
-from vfunc.training.log import RunLog
+from vfunc.training.log import Following, Log, RunLog
 from vfunc.training.loop import run_arm
 from vfunc.training.options import RunConfig
 from vfunc.training.run_directory import RunDirectory
@@ -66,39 +67,63 @@ def run(config: RunConfig) -> None:
         Interrupted: stopped by Ctrl-C, SIGTERM or SIGHUP; the state is on disk.
         OSError: a file cannot be written.
     """
-    console = SafeConsole()
-    if config.command.dry_run and config.described(console):
-        console.print(to_toml(config), end="")
-        return
     with contextlib.ExitStack() as owned:
-        there = None if config.command.dry_run else run_there(config)
+        processes = owned.enter_context(joined())
+        console = SafeConsole(quiet=not processes.first)
+        if config.command.dry_run and config.described(console):
+            console.print(to_toml(config), end="")
+            return
+        owner = processes.first and not config.command.dry_run
+        there = run_there(config) if owner else None
         if there is not None:
             owned.enter_context(locked(there.path))
-        elif not config.command.dry_run:
+        elif owner:
             require_place(Path(config.command.runs_dir))
-        assembled = assemble(config)
+        assembled = assemble(config, processes)
         console.print(describe_run(assembled))
         if config.command.dry_run:
             console.print(to_toml(config), end="")
             return
         identity = identity_of(assembled)
-        if config.command.resume:
-            assert there is not None
-            directory = there
-            lines, changed = go_on(directory, config, identity)
-            for line in lines:
-                console.print(line, soft_wrap=True)
-        else:
-            certified, changed = _certify(assembled, console), False
-            if there is None:
-                runs = Path(config.command.runs_dir)
-                directory = new_folder(runs, config.command.name, default_name(config))
-                owned.enter_context(locked(directory.path))
-            else:
-                directory = cleared(there)
-            begin(directory, config, identity)
-            _log_certification(certified, directory)
-        _carry_out(Running(assembled, directory, identity, console, changed))
+        # the first process opens the folder, and tells the others where it is
+        opened = _opened(assembled, there, identity, console, owned) if owner else None
+        path, changed = processes.agreed(opened)
+        _carry_out(Running(assembled, RunDirectory(path), identity, console, changed))
+
+
+def _opened(
+    assembled: Assembled,
+    there: RunDirectory | None,
+    identity: Mapping[str, Any],
+    console: Console,
+    owned: contextlib.ExitStack,
+) -> tuple[Path, bool]:
+    """The run's folder, owned by this process, and whether something has changed in it.
+
+    Args:
+        assembled: the run.
+        there: the folder, if there is one.
+        identity: what the run is.
+        console: the console to print on.
+        owned: what is given back at the end.
+    """
+    config = assembled.config
+    if config.command.resume:
+        assert there is not None
+        lines, changed = go_on(there, config, identity)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        return there.path, changed
+    certified = _certify(assembled, console)
+    if there is None:
+        runs = Path(config.command.runs_dir)
+        directory = new_folder(runs, config.command.name, default_name(config))
+        owned.enter_context(locked(directory.path))
+    else:
+        directory = cleared(there)
+    begin(directory, config, identity)
+    _log_certification(certified, directory)
+    return directory.path, False
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,7 @@ class Running:
 
     Attributes:
         assembled: what its arms share.
-        directory: its folder, owned by this process.
+        directory: its folder, owned by the first process, which alone writes there.
         identity: what it is.
         console: the console to print on.
         changed: whether it goes on with something that has changed, which was accepted.
@@ -119,17 +144,22 @@ class Running:
     console: Console
     changed: bool = False
 
+    @property
+    def processes(self) -> Processes:
+        """The processes that train together."""
+        return self.assembled.workload.processes
+
 
 def _carry_out(run: Running) -> None:
     """Train the arms that are not finished, and summarise; what breaks off says how to go on."""
-    config, directory = run.assembled.config, run.directory
+    directory = run.directory
     try:
-        if directory.read(directory.start) is None:
+        if run.processes.first and directory.read(directory.start) is None:
             _evaluate_start(run.assembled, directory)
-        for arm in config.run.arms:
-            if directory.finished(arm) is None:
-                _run_one(arm, run)
-        finish(run.assembled, directory, run.console)
+        for arm in run.processes.agreed(_unfinished(run)):
+            _run_one(arm, run)
+        if run.processes.first:
+            finish(run.assembled, directory, run.console)
     except KeyboardInterrupt as stop:
         message = f"{str(stop) or 'stopped'}; go on with {_resuming(directory)}"
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
@@ -139,6 +169,11 @@ def _carry_out(run: Running) -> None:
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
             f"{_resuming(directory)}"
         ) from error
+
+
+def _unfinished(run: Running) -> list[str]:
+    """The arms that have no results yet."""
+    return [arm for arm in run.assembled.config.run.arms if run.directory.finished(arm) is None]
 
 
 def _certify(assembled: Assembled, console: Console) -> dict[str, Any] | None:
@@ -189,8 +224,39 @@ def _run_one(name: str, running: Running) -> None:
     if assembled.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(assembled.device)
     run = start_arm(name, assembled)
+    with contextlib.ExitStack() as open_files:
+        log = _log_of(run, running, open_files)
+        began = time.perf_counter()
+        evaluation = run_arm(replace(run, log=log))
+        wall = time.perf_counter() - began
+    if running.processes.first:
+        # the last checkpoint stays until the results are whole
+        _write_results(run, assembled, directory, evaluation, wall)
+        directory.forget_checkpoints(name)
+
+
+def _log_of(run: ArmRun, running: Running, open_files: contextlib.ExitStack) -> Log:
+    """Put a fresh arm where its newest checkpoint left it; the log that it goes on with.
+
+    Args:
+        run: the arm; its state changes.
+        running: the run.
+        open_files: what is closed when the arm ends.
+    """
+    directory, processes, name = running.directory, running.processes, run.arm.name
     checkpoint = directory.checkpoint(name)
-    kept, warning = load_newest(run.state, checkpoint, unsealed=directory.is_adopted(checkpoint))
+    unsealed = directory.is_adopted(checkpoint)
+    if not processes.first:
+        processes.wait()  # a damaged newest checkpoint has been removed
+        kept, _ = load_newest(run.state, checkpoint, unsealed=unsealed, rank=processes.rank)
+        processes.wait()
+        following = Following(processes)
+        if kept is not None and running.changed:
+            following.checkpoint(run.state)
+        return following
+    kept, warning = load_newest(run.state, checkpoint, unsealed=unsealed)
+    processes.wait()  # the others read it now
+    processes.wait()
     if warning:
         running.console.print(f"warning: {warning}", soft_wrap=True)
     if kept is not None and not running.changed:
@@ -198,17 +264,13 @@ def _run_one(name: str, running: Running) -> None:
     _forget_events_after(directory, name, run.state.counters)
     at = run.state.counters
     spent = run.plan.spent(at.step, at.units, at.seconds)
-    with EventLog(directory.events) as events, progress(name, start=spent) as display:
-        identity = kept_with_checkpoints(running.identity)
-        log = RunLog(events, display, checkpoint, assembled.reporting.unit, identity)
-        if kept is not None and running.changed:  # the ones on disk are of what was before
-            log.checkpoint(run.state)
-        began = time.perf_counter()
-        evaluation = run_arm(replace(run, log=log))
-        wall = time.perf_counter() - began
-    # the last checkpoint stays until the results are whole
-    _write_results(run, assembled, directory, evaluation, wall)
-    directory.forget_checkpoints(name)
+    events = open_files.enter_context(EventLog(directory.events))
+    display = open_files.enter_context(progress(name, start=spent))
+    identity, unit = kept_with_checkpoints(running.identity), running.assembled.reporting.unit
+    log = RunLog(events, display, checkpoint, unit, identity, processes)
+    if kept is not None and running.changed:  # the ones on disk are of what was before
+        log.checkpoint(run.state)
+    return log
 
 
 def _write_results(

@@ -20,6 +20,7 @@ from vfunc.config.toml import read_preset, read_toml
 from vfunc.errors import UserError, VfuncError
 from vfunc.estimators import ESTIMATORS
 from vfunc.printable import one_line
+from vfunc.processes import which_process
 from vfunc.training.build.configuration import (
     MODALITIES,
     catalogue_of,
@@ -218,7 +219,7 @@ def _failed(message: str, code: int, argv: Sequence[str]) -> int:
         traceback.print_exc()
     # one line, whatever the message is made of; where stderr is gone, the code still tells
     with contextlib.suppress(OSError):
-        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+        print(f"error: {which_process()}{one_line(message)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -50,6 +50,8 @@ def start_arm(
         None if config.designer.freeze_designer else config.designer.designer_lr,
         assembled.device,
     )
+    if workload.processes.rank:  # dropout of its own, where the first goes on as one alone does
+        torch.manual_seed(config.run.seed + 1_000_003 * workload.processes.rank)
     if state.designer_optimizer is not None:
         check_step(state.optimizer, state.functional.live)
     return ArmRun(

@@ -68,12 +68,13 @@ def micro_batch(run: ArmRun) -> MicroBatch:
     source = "baseline" if burning_in else arm.name
     task = workload.build_task(state.learner, source, forward, state.designer)
     loss = workload.loss(state.learner, forward, task)
-    _require_finite("the learner's loss", loss, run)
+    whole, units = workload.processes.totals(float(loss.detach()), forward.units)
+    _require_finite("the learner's loss", whole, run)
     (loss / options.accumulate).backward()
     state.counters = replace(
-        state.counters, micro_batch=at.micro_batch + 1, units=at.units + forward.units
+        state.counters, micro_batch=at.micro_batch + 1, units=at.units + int(units)
     )
-    return MicroBatch(float(loss.detach()), task.notes, task.carried, estimate)
+    return MicroBatch(whole, task.notes, task.carried, estimate)
 
 
 def optimizer_step(run: ArmRun) -> float:
@@ -84,6 +85,7 @@ def optimizer_step(run: ArmRun) -> float:
     """
     state, clip = run.state, run.options.clip
     inside = set(state.functional.names)
+    _sum_gradients(run)
     live = [(n, p, p.grad) for n, p in state.learner.named_parameters() if p.grad is not None]
     outside = [g for n, _, g in live if n not in inside]
     outside_norm = float(get_total_norm(outside)) if clip and outside else 0.0
@@ -98,6 +100,17 @@ def optimizer_step(run: ArmRun) -> float:
         state.counters, step=state.counters.step + 1, outside_norm=outside_norm
     )
     return float(norm)
+
+
+def _sum_gradients(run: ArmRun) -> None:
+    """The learner's gradient, of all processes' micro-batches; what none reaches stays None."""
+    processes = run.workload.processes
+    if processes.alone:
+        return
+    own = {n: p for n, p in run.state.learner.named_parameters() if p.requires_grad}
+    held = {n: p.grad for n, p in own.items() if p.grad is not None}
+    for name, summed in processes.summed(held, like=trees.detach(own)).items():
+        own[name].grad = summed
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,8 @@ def _feedback_now(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
     first = getattr(run.estimator, "takes_g_down", False)
     if not first or not downstream.whole or downstream.constant:
         return feedback
-    return replace(feedback, known=known_feedback(downstream.loss, feedback.theta))
+    known = known_feedback(downstream.loss, feedback.theta, run.workload.processes)
+    return replace(feedback, known=known)
 
 
 def _seed(run: ArmRun) -> int:
@@ -163,13 +177,15 @@ def value_problem(
     in_window = state.counters.micro_batch % options.accumulate
     size = state.optimizer.param_groups[0]["lr"]  # all groups follow one schedule
     foreseen = options.look_ahead > 1 and run.plan.budget.unit != "steps"
+    accumulated = None
+    if in_window:
+        held = {n: p.grad.detach() for n, p in live.items() if p.grad is not None}
+        accumulated = run.workload.processes.summed(held, like=trees.detach(live))
     rule, optimizer_state = from_optimizer(
         state.optimizer,
         live,
         clip=_simulated_clip(run),
-        accumulated={n: p.grad.detach() for n, p in live.items() if p.grad is not None}
-        if in_window
-        else None,
+        accumulated=accumulated,
         windows=windows_ahead(run),
         schedule=(lambda k: run.later_size(k) / size) if options.look_ahead > 1 else None,
     )
@@ -258,8 +274,8 @@ def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> Va
         raise UserError(
             f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
         )
-    _require_finite("the value", estimate.value, run)
-    _require_finite("the designer's objective", estimate.objective, run)
+    _require_finite("the value", float(estimate.value), run)
+    _require_finite("the designer's objective", float(estimate.objective), run)
     parameters = dict(designer.named_parameters())
     try:
         estimate.descend(parameters)
@@ -294,11 +310,10 @@ def _penalty_gradient(run: ArmRun, phi: Params, forward: Forward) -> Params:
     phi = trees.leaves(phi)
     terms = run.workload.regularisers(designer, phi, forward.observed)
     total = sum((penalties[name] * terms[name] for name in penalties), torch.zeros(()))
-    return trees.gradient(total, phi)
+    return run.workload.processes.summed(trees.gradient(total, phi))
 
 
-def _require_finite(what: str, x: Tensor, run: ArmRun) -> None:
-    number = float(x.detach())
+def _require_finite(what: str, number: float, run: ArmRun) -> None:
     if not math.isfinite(number):
         raise NonFiniteError(f"{what} is {number} ({_where(run)})")
 

@@ -41,6 +41,9 @@ def describe_run(assembled: Assembled) -> str:
         f"designer {phi:,}",
         f"estimator {config.options['estimator']}, value over {config.estimator.align}",
     ]
+    several = assembled.workload.processes.size
+    if several > 1:
+        lines.append(f"processes {several}, whose --batch-size each make one batch")
     lines += assembled.reporting.lines
     return "\n".join(lines)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from vfunc.problem import CompositeForm, KnownFeedback, Task, ValueProblem
+from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.vision.learner import ObservedViews, Views, VisionLearner
@@ -29,6 +31,7 @@ def vision_problem(
     *,
     seed: int = 0,
     known: KnownFeedback | None = None,
+    processes: Processes = ALONE,
 ) -> ValueProblem:
     """Ask how the designer's views should change, to lower the loss on `feedback`.
 
@@ -41,6 +44,7 @@ def vision_problem(
         state: the learner's optimizer state.
         seed: seed of what an estimator samples.
         known: L_down and g_down, where they have been computed before.
+        processes: the processes whose batches these are a part of, as many pictures in each.
 
     Returns:
         The problem. It has no linear form: the loss is not linear in a view.
@@ -50,7 +54,11 @@ def vision_problem(
         return learner.task(designed_views(designer, phi, observed.batch.views), observed)
 
     def parts(theta: Params, task: Task) -> Tensor:
-        return learner.parts(learner.outputs(theta, task), task)
+        return of_outputs(learner.outputs(theta, task), task)
+
+    def of_outputs(outputs: Any, task: Task) -> Tensor:
+        terms = learner.parts(outputs, task)
+        return terms if processes.alone else terms / processes.size
 
     return ValueProblem(
         construct,
@@ -60,11 +68,12 @@ def vision_problem(
         rule,
         state,
         composite=CompositeForm(
-            learner.outputs, lambda outputs, task: learner.parts(outputs, task).sum()
+            learner.outputs, lambda outputs, task: of_outputs(outputs, task).sum()
         ),
         parts=parts,
         compute_dtype=learner.autocast,
         seed=seed,
         split=learner.split.why,
         known=known,
+        processes=processes,
     )

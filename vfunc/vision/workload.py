@@ -13,6 +13,7 @@ from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.vision.data.batches import LabelledBatch, UnlabeledBatch
@@ -94,6 +95,8 @@ class VisionWorkload:
         fit_size: pictures that the probes of the evaluation are trained on.
         eval_size: pictures that they are measured on.
         retrieval: a benchmark of instance retrieval to measure on at the end, or None.
+        processes: the processes that each hold a share of every batch; the heads' pictures are the
+            same in all.
         unit: the unit of budgets.
     """
 
@@ -117,6 +120,7 @@ class VisionWorkload:
     fit_size: int
     eval_size: int
     retrieval: Revisited | None = None
+    processes: Processes = ALONE
     unit: str = "images"
 
     def smaller(self, examples: int) -> VisionWorkload:
@@ -126,20 +130,29 @@ class VisionWorkload:
             batch_size=min(examples, self.batch_size),
             meta_batch_size=min(examples, self.meta_batch_size),
             feedback_batch_size=min(examples, self.feedback_batch_size),
+            processes=ALONE,
         )
+
+    def among(self, processes: Processes) -> VisionWorkload:
+        """See `Workload.among`."""
+        return replace(self, processes=processes)
+
+    def _at(self, index: int) -> int:
+        """Where this process's share of a batch of all is, counted in shares."""
+        return index * self.processes.size + self.processes.rank
 
     def batch(self, position: int) -> UnlabeledBatch:
         """See `Workload.batch`: crops that the seed and the position alone decide."""
-        size = self.batch_size
-        pictures = stream_pictures(self.stream, position * size, size, self.seed)
-        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + position)
+        size, at = self.batch_size, self._at(position)
+        pictures = stream_pictures(self.stream, at * size, size, self.seed)
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + at)
         return self.objective.batch(pictures, draw).to(self.device)
 
     def feedback(self, index: int) -> VisionFeedback:
         """See `Workload.feedback`."""
         return VisionFeedback(
             self._labelled("heads", index, self.head_size),
-            self._labelled("feedback", index, self.feedback_batch_size),
+            self._labelled("feedback", self._at(index), self.feedback_batch_size),
         )
 
     def estimated(self, functional: FunctionalLearner) -> VisionLearner:
@@ -189,12 +202,13 @@ class VisionWorkload:
         with autocast(self.device, self.dtype):
             calls = self.objective.calls(batch, views)
             outputs = {name: learner(*call) for name, call in calls.items()}
-            return self.objective.parts(outputs, targets, batch).sum()
+            return self.objective.parts(outputs, targets, batch).sum() / self.processes.size
 
     def stepped(
         self, learner: nn.Module, carried: Sequence[Mapping[str, Tensor]], fraction: float
     ) -> None:
-        """See `Workload.stepped`: the teacher follows, and its centre."""
+        """See `Workload.stepped`: the teacher follows, and its centre, a mean over all pictures."""
+        carried = [self.processes.mean(found) for found in carried]
         self.objective.stepped(learner, carried, fraction)
 
     def new_designer(self) -> ViewDesigner:
@@ -216,7 +230,8 @@ class VisionWorkload:
         assert isinstance(designer, ViewDesigner)
         views = observed.batch.views[0]
         _, control = torch.func.functional_call(designer, phi, (views,))
-        return designer.regularisers(control)
+        terms = designer.regularisers(control)
+        return {name: term / self.processes.size for name, term in terms.items()}
 
     def downstream(
         self, estimated: VisionLearner, index: int, *, dropout: RandomState | None, seed: int
@@ -249,7 +264,15 @@ class VisionWorkload:
                 "takes --meta-batch-size pictures alone; give --estimate-mode eval"
             )
         return vision_problem(
-            estimated, designer, observed, downstream.loss, rule, state, seed=seed, known=known
+            estimated,
+            designer,
+            observed,
+            downstream.loss,
+            rule,
+            state,
+            seed=seed,
+            known=known,
+            processes=self.processes,
         )
 
     def measured(
@@ -273,7 +296,16 @@ class VisionWorkload:
                 heads = fit_heads(
                     functional.module, fit, tuple(weights), source.classes, self.heads
                 )
-                losses.append(feedback_loss(functional, heads, batch, weights, normalise_at=at))
+                losses.append(
+                    feedback_loss(
+                        functional,
+                        heads,
+                        batch,
+                        weights,
+                        normalise_at=at,
+                        processes=self.processes,
+                    )
+                )
 
         def loss(theta: Params) -> Scalar:
             with autocast(self.device, self.dtype):
@@ -287,7 +319,7 @@ class VisionWorkload:
         return self.measured(
             estimated.functional,
             self._labelled("heads", index, self.head_size),
-            self._labelled("held_out", index, self.feedback_batch_size),
+            self._labelled("held_out", self._at(index), self.feedback_batch_size),
         )
 
     def value_map(
@@ -342,7 +374,10 @@ class VisionWorkload:
         if designer is not None:
             view, control = designer(views.flatten(0, 1))
             assert isinstance(designer, ViewDesigner)
-            notes = {} if not designer.config.masks else {"kept": float(control.mean())}
+            notes = {}
+            if designer.config.masks:
+                (kept,) = self.processes.totals(float(control.mean()))
+                notes = {"kept": kept / self.processes.size}
             return view.unflatten(0, views.shape[:2]), notes
         assert arm == "uniform_smoothing"
         flat = views.flatten(0, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from vfunc.processes import Processes
 
 Batch = TypeVar("Batch")
 
@@ -44,12 +46,15 @@ class TokenBatch:
         predict: which of the T predictions carry loss (completion tokens, never padding).
         wrong: which of the T predicted tokens are known to be mistaken (all False if unknown).
         domains: the domain of each sequence; None counts as domain 0 throughout.
+        count: predictions that a mean over this batch divides by, where other processes hold more
+            of it (see `vfunc.processes`); None is its own. Rows of a batch have their own again.
     """
 
     tokens: Int[Tensor, "B T_plus_1"]
     predict: Bool[Tensor, "B T"]
     wrong: Bool[Tensor, "B T"]
     domains: Int[Tensor, "B"] | None = None
+    count: int | None = None
 
     @property
     def inputs(self) -> Int[Tensor, "B T"]:
@@ -68,7 +73,15 @@ class TokenBatch:
             self.predict.to(device),
             self.wrong.to(device),
             None if self.domains is None else self.domains.to(device),
+            self.count,
         )
+
+    def among(self, processes: Processes) -> TokenBatch:
+        """The same batch as this process's part of one that all processes hold."""
+        if processes.alone:
+            return self
+        (count,) = processes.totals(int(self.predict.sum()))
+        return replace(self, count=int(count))
 
 
 def take_rows(batch: Batch, rows: Int[Tensor, "R"]) -> Batch:
@@ -80,8 +93,8 @@ def take_rows(batch: Batch, rows: Int[Tensor, "R"]) -> Batch:
     """
     if isinstance(batch, Tensor):
         return batch.index_select(0, rows.to(batch.device))
-    if batch is None:
-        return batch
+    if batch is None or isinstance(batch, int):
+        return cast("Batch", None)
     assert is_dataclass(batch) and not isinstance(batch, type)
     taken = {field.name: take_rows(getattr(batch, field.name), rows) for field in fields(batch)}
     return type(batch)(**taken)
@@ -96,8 +109,8 @@ def first_rows(batch: Batch, count: int) -> Batch:
     """
     if isinstance(batch, Tensor):
         return cast("Batch", batch[:count])
-    if batch is None:
-        return batch
+    if batch is None or isinstance(batch, int):
+        return cast("Batch", None)
     assert is_dataclass(batch) and not isinstance(batch, type)
     taken = {field.name: first_rows(getattr(batch, field.name), count) for field in fields(batch)}
     return type(batch)(**taken)

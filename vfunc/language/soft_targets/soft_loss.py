@@ -104,7 +104,7 @@ def soft_cross_entropy(
 def next_token_loss(logits: Tensor, batch: TokenBatch) -> Tensor:
     """Ordinary cross-entropy of the true next tokens, a mean over the predicted positions."""
     candidates, q = one_hot(batch)
-    return soft_cross_entropy(logits, candidates, q, position_weights(batch.predict))
+    return soft_cross_entropy(logits, candidates, q, weights_of(batch))
 
 
 def one_hot(batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -122,6 +122,13 @@ def position_weights(predict: Tensor) -> Tensor:
     A float32 tensor of the mask's shape. All zero if nothing is predicted.
     """
     return predict.float() / predict.sum().clamp(min=1)
+
+
+def weights_of(batch: TokenBatch) -> Tensor:
+    """The same for a batch, whose mean may be over other processes' predictions too."""
+    if batch.count is None:
+        return position_weights(batch.predict)
+    return batch.predict.float() / max(batch.count, 1)
 
 
 def rows_a_chunk(logits: Tensor) -> int:

@@ -45,13 +45,15 @@ def identity_of(assembled: Assembled) -> dict[str, Any]:
             name: plain(value) for name, value in config.options.items() if name not in UNCOUNTED
         },
         "inputs": inputs,
+        "processes": assembled.workload.processes.size,
     }
 
 
 def digest_of_identity(identity: Mapping[str, Any]) -> str:
     """One digest of it all; where files are does not count."""
     inputs = {role: found["sha256"] for role, found in identity["inputs"].items()}
-    return digest_of_json([_counted(identity), inputs])
+    several = [_processes(identity)] if _processes(identity) > 1 else []
+    return digest_of_json([_counted(identity), inputs, *several])
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -65,6 +67,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in after
         if name in before and before[name] != after[name]
     ]
+    if _processes(then) != _processes(now):
+        found.append(f"{_processes(then)} processes then, {_processes(now)} now")
     read, reads = then["inputs"], now["inputs"]
     for role in dict.fromkeys((*read, *reads)):
         one, other = read.get(role), reads.get(role)
@@ -110,6 +114,11 @@ def kept_with_checkpoints(identity: Mapping[str, Any]) -> dict[str, Any]:
         for role, found in identity["inputs"].items()
     }
     return {**identity, "inputs": short}
+
+
+def _processes(identity: Mapping[str, Any]) -> int:
+    """How many processes' shares make a batch; runs of before there were several say nothing."""
+    return int(identity.get("processes", 1))
 
 
 def _own_code(estimator: str) -> str | None:

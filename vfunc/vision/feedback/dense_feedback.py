@@ -9,6 +9,7 @@ import torch
 from vfunc.errors import UserError
 from vfunc.feedback import FeedbackLoss, weighted_feedback
 from vfunc.learner import FunctionalLearner, mode
+from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import LabelledBatch
@@ -17,7 +18,10 @@ from vfunc.vision.feedback.head_losses import Heads, known, loss_sums
 
 @typed
 def dense_losses(
-    functional: FunctionalLearner, heads: Heads, batch: LabelledBatch
+    functional: FunctionalLearner,
+    heads: Heads,
+    batch: LabelledBatch,
+    processes: Processes = ALONE,
 ) -> dict[str, FeedbackLoss]:
     """Each task's loss on the meta batch, one forward of the learner a call.
 
@@ -28,6 +32,7 @@ def dense_losses(
         functional: the learner, `dense` among its methods; what is outside S is constant.
         heads: the heads, constants.
         batch: the meta batch; the labels stay in the losses.
+        processes: the processes whose meta batch this is a part of: the means are over all of it.
 
     Returns:
         theta_S -> L_j by task, for the heads' tasks that the batch has labels for.
@@ -35,11 +40,8 @@ def dense_losses(
     Raises:
         UserError: it has labels for none.
     """
-    labelled = _labelled(heads, batch)
-    return {
-        task: _losses(functional, _only(labelled, task), batch, {task: 1.0})
-        for task in labelled.by_task
-    }
+    counts = _counts(heads, batch, processes)
+    return {task: _losses(functional, heads, batch, {task: 1.0}, counts) for task in counts}
 
 
 @typed
@@ -49,6 +51,7 @@ def feedback_loss(
     batch: LabelledBatch,
     weights: Mapping[str, float | int],
     normalise_at: Params | None = None,
+    processes: Processes = ALONE,
 ) -> FeedbackLoss:
     """L_down = sum_j alpha_j L_j of `dense_losses`; one forward of the learner for all tasks.
 
@@ -61,6 +64,7 @@ def feedback_loss(
         weights: alpha_j, by the heads' tasks.
         normalise_at: theta_t, to divide each L_j by its gradient's norm there (one forward a
             task; see `weighted_feedback`); None does not.
+        processes: see `dense_losses`.
 
     Returns:
         theta_S -> L_down.
@@ -74,18 +78,22 @@ def feedback_loss(
             f"the feedback weights are for {', '.join(weights)}; "
             f"the heads are for {', '.join(heads.by_task)}"
         )
-    labelled = _labelled(heads, batch)
-    weights = {task: float(weights[task]) for task in labelled.by_task}
-    losses = dense_losses(functional, labelled, batch)
+    counts = _counts(heads, batch, processes)
+    weights = {task: float(weights[task]) for task in counts}
+    losses = dense_losses(functional, _only(heads, *counts), batch, processes)
     # in both cases: it refuses what cannot be weighted
-    separate = weighted_feedback(losses, weights, normalise_at=normalise_at)
+    separate = weighted_feedback(losses, weights, normalise_at=normalise_at, processes=processes)
     if normalise_at is not None:
         return separate
-    return _losses(functional, labelled, batch, weights)
+    return _losses(functional, heads, batch, weights, counts)
 
 
 def _losses(
-    functional: FunctionalLearner, heads: Heads, batch: LabelledBatch, weights: Mapping[str, float]
+    functional: FunctionalLearner,
+    heads: Heads,
+    batch: LabelledBatch,
+    weights: Mapping[str, float],
+    counts: Mapping[str, float],
 ) -> Callable[[Params], Scalar]:
     heads = _only(heads, *(task for task, w in weights.items() if w))
 
@@ -93,7 +101,7 @@ def _losses(
         with mode(functional.module, training=False):
             dense = functional(theta, "dense", batch.images, heads.layers)
         sums = loss_sums(heads, dense, batch)
-        terms = [weights[task] * (s.total.sum() / s.count.sum()) for task, s in sums.items()]
+        terms = [weights[task] * (s.total.sum() / counts[task]) for task, s in sums.items()]
         return torch.stack(terms).sum()
 
     return loss
@@ -103,12 +111,14 @@ def _only(heads: Heads, *tasks: str) -> Heads:
     return Heads(heads.layers, {task: heads.by_task[task] for task in tasks})
 
 
-def _labelled(heads: Heads, batch: LabelledBatch) -> Heads:
-    """The heads of the tasks that the batch has labels for."""
-    labelled = [task for task in heads.by_task if bool(known(batch, task).any())]
-    if not labelled:
+def _counts(heads: Heads, batch: LabelledBatch, processes: Processes) -> dict[str, float]:
+    """Labels of the meta batch by task, those of other processes too, where there are any."""
+    own = (int(known(batch, task).sum()) for task in heads.by_task)
+    totals = zip(heads.by_task, processes.totals(*own), strict=True)
+    counts = {task: float(total) for task, total in totals if total}
+    if not counts:
         raise UserError(
             f"all {len(batch)} pictures of the feedback batch are void for "
             f"{' and '.join(heads.by_task)}: give more of them, or other ones"
         )
-    return _only(heads, *labelled)
+    return counts
