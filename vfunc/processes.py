@@ -79,7 +79,7 @@ class Processes:
         """Sum a scalar, in float32 at least."""
         return x if self.alone else self.summed({"": x.detach()})[""]
 
-    def totals(self, *numbers: float) -> tuple[float, ...]:
+    def totals(self, *numbers: float | int) -> tuple[float | int, ...]:
         """Sum plain numbers, in float64, without a look at the device."""
         if self.alone:
             return numbers

@@ -1,14 +1,8 @@
-"""Under torchrun: every estimate of shared batches beside that of one process with all of them.
-
-Writes, for each case, the largest relative difference in value, objective and gradient, by process.
-"""
+"""Every estimate of shared batches, beside that of one process with all of them, in float64."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from optimizers import PLAIN, Optimizer, with_state
@@ -52,7 +46,7 @@ def optimizers() -> dict[str, Optimizer]:
 
 
 def difference(one: vfunc.ValueEstimate, other: vfunc.ValueEstimate) -> float:
-    """The largest relative difference."""
+    """The largest relative difference in value, objective and gradient."""
     apart = trees.axpy(-1.0, other.grad, one.grad)
     size = float(trees.norm(other.grad))
     found = [float(trees.norm(apart)) / size if size else float(trees.norm(apart))]
@@ -62,27 +56,23 @@ def difference(one: vfunc.ValueEstimate, other: vfunc.ValueEstimate) -> float:
     return max(found)
 
 
-def main(output: Path) -> None:
+def differences(processes: vfunc.Processes) -> dict[str, float]:
+    """How far each estimate is from that of one process, by estimator and optimizer."""
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    with vfunc.joined() as processes:
-        found = {}
-        for optimizer, made in optimizers().items():
-            whole, theta, phi = problem_of(made, *ALL, vfunc.Processes())
-            own, _, _ = problem_of(made, *SHARES, processes)
-            for name, estimator in ESTIMATORS.items():
-                bare = "linear" not in name and "auto" not in name
-                ask = without_the_linear_form if bare else replace
-                one, all_of_it = (estimator(ask(p), theta, phi) for p in (own, whole))
-                found[f"{name}, {optimizer}"] = difference(one, all_of_it)
-            pairs = ((0.5, 0.5), (0.5, 0.5))
-            rule = replace(own.rule, windows=pairs, weight=0.5, closes_window=False)
-            windows = (replace(p, rule=rule) for p in (own, whole))
-            one, all_of_it = (vfunc.Unrolled(2)(p, theta, phi) for p in windows)
-            found[f"unrolled windows, {optimizer}"] = difference(one, all_of_it)
-        every = processes.every(found)
-        if processes.first:
-            output.write_text(json.dumps(every), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    found = {}
+    for optimizer, made in optimizers().items():
+        whole, theta, phi = problem_of(made, *ALL, vfunc.Processes())
+        own, _, _ = problem_of(made, *SHARES, processes)
+        for name, estimator in ESTIMATORS.items():
+            bare = "linear" not in name and "auto" not in name
+            ask = without_the_linear_form if bare else replace
+            one, all_of_it = (estimator(ask(p), theta, phi) for p in (own, whole))
+            found[f"{name}, {optimizer}"] = difference(one, all_of_it)
+        pairs = ((0.5, 0.5), (0.5, 0.5))
+        rule = replace(own.rule, windows=pairs, weight=0.5, closes_window=False)
+        windows = (replace(p, rule=rule) for p in (own, whole))
+        one, all_of_it = (vfunc.Unrolled(2)(p, theta, phi) for p in windows)
+        found[f"unrolled windows, {optimizer}"] = difference(one, all_of_it)
+    torch.set_default_dtype(before)
+    return found
