@@ -134,6 +134,30 @@ def apart(run: ArmRun, other: ArmRun) -> dict[str, float]:
     return {part: max(found) for part, found in parts.items()} | {"numbers": max(numbers)}
 
 
+def summed_numbers(processes: vfunc.Processes) -> dict[str, int]:
+    """How many numbers a step with an estimate sums, and how many the learner and designer have."""
+    run, counted = started(SMALL | {"align": "last:1"}, processes), []
+
+    class Counting(vfunc.Processes):
+        def _sum_of(self, group):
+            counted.append(sum(x.numel() for _, x in group))
+            return super()._sum_of(group)
+
+    counting = Counting(processes.rank, processes.size)
+    one_step(dataclasses.replace(run, workload=run.workload.among(counting)))
+
+    def size(tensors) -> int:
+        return sum(x.numel() for x in tensors)
+
+    state = run.state
+    return {
+        "summed": sum(counted),
+        "learner": size(state.learner.parameters()),
+        "S": size(state.functional.theta.values()),
+        "designer": size(state.designer.parameters()),
+    }
+
+
 def distances(
     processes: vfunc.Processes, stream: str, feedback: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:

@@ -75,6 +75,13 @@ def test_the_loop_takes_the_steps_of_one_with_all_examples(both, options):
         assert far["numbers"] < 1e-10
 
 
+def test_a_step_sums_the_learner_and_a_meta_step_s_and_the_designer(both):
+    for found in both:
+        sums = found["summed"]
+        scalars = sums["summed"] - (sums["learner"] + sums["S"] + sums["designer"])
+        assert sums["S"] < sums["learner"] and 0 <= scalars <= 4  # L_down, <w, g_pre>
+
+
 def test_a_signal_to_one_stops_both_after_the_same_step_and_both_go_on(both):
     first, second = (found["interrupted"] for found in both)
     for found in (first, second):

@@ -19,6 +19,7 @@ def main(output: str, stream: str, *feedback: str) -> None:
         found = {
             "estimates": estimates_of_two.differences(processes),
             "loops": loops_of_two.distances(processes, stream, feedback),
+            "summed": loops_of_two.summed_numbers(processes),
             "interrupted": interrupted_two.stopped_and_resumed(processes, Path(output).parent),
             "different": told(processes),
         }

@@ -5,8 +5,10 @@ a block, so that a machine whose speed drifts slows both. FLOPs are counted by o
 drift. The floor is what the update's arithmetic takes at this very setting:
 
     designer's forward for every task, its forward and backward in the estimate;
-    g_down: the feedback's forward, and the backward of S alone;
-    the pullback: one forward of S and its tangent, head included.
+    g_down: the feedback's forward, and the backward of S: two products a matrix, and one for the
+    head's activations, two where its weights are in S;
+    the pullback: one forward of S and its tangent, two products a matrix (W dx and dW x); of the
+    head the logits, p W for the normaliser's tangent, and p dW where its weights are in S.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from vfunc.language.soft_targets.targets import mix
 from vfunc.language.workload import LanguageWorkload
 from vfunc.problem import construct_task, feedback_gradient
 from vfunc.pullback import pull_back
+from vfunc.studies.cost_model import head
 from vfunc.studies.shapes import Shape, shaped_run
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.loop import one_step
@@ -61,6 +64,7 @@ class TrainingCost:
         align: the subset S.
         speed: its tokens a second over the baseline's; None where time is not measured.
         memory: its peak memory over the baseline's.
+        baseline_flops: FLOPs of the baseline's block.
         flops: FLOPs of its block over those of the baseline's.
         floor: the same by the floor.
         pieces: seconds of each piece of a block over those of a baseline block; empty where time
@@ -70,6 +74,7 @@ class TrainingCost:
     align: str
     speed: Spread | None
     memory: float
+    baseline_flops: int
     flops: float
     floor: float
     pieces: Mapping[str, Spread]
@@ -100,6 +105,7 @@ def training_cost(
         align,
         Spread.of(ratios) if ratios else None,
         memory[1] / memory[0],
+        flops[0],
         flops[1] / flops[0],
         1 + floor_flops(designed, shape) / flops[0],
         pieces,
@@ -178,9 +184,14 @@ def floor_flops(run: ArmRun, shape: Shape) -> int:
     with torch.no_grad():
         designing = flops_of(lambda: designer(observed.batch, observed.observation))
     labelled = learner.at_edge(ObservedBatch(feedback, observed.observation))
-    gradient = above(feedback.inputs, None) + 2 * above(feedback.inputs, labelled.edge)
-    pullback = 2 * above(observed.batch.inputs, learner.at_edge(observed).edge)
-    return shape.period * designing + 3 * designing + gradient + pullback
+    # the embedding is the head's own, and in S where all is
+    tied = int(any("embed" in name for name in theta))
+    heads = [head(shape, texts) for texts in (shape.feedback, (shape.length,) * shape.batch)]
+    inside = above(feedback.inputs, labelled.edge) - heads[0]
+    gradient = above(feedback.inputs, None) + 2 * inside + (1 + tied) * heads[0]
+    inside = above(observed.batch.inputs, learner.at_edge(observed).edge) - heads[1]
+    pullback = 3 * inside + (2 + tied) * heads[1]
+    return shape.period * designing + 3 * designing + gradient + int(pullback)
 
 
 def _block(run: ArmRun, shape: Shape) -> None:
