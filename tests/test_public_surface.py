@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import cases
 import pytest
@@ -17,13 +20,14 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_every_public_name_is_listed_once_and_sorted():
+    # it is made with others, which a dunder or a type checker wants
+    own = {"PackageNotFoundError", "version", "import_module", "TYPE_CHECKING", "Any"}
     public = {
         name
-        for name, value in vars(vfunc).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        for name in dir(vfunc)
+        if not name.startswith("_") and not isinstance(getattr(vfunc, name), types.ModuleType)
     }
-    public -= {"PackageNotFoundError", "version"}  # what the version is made with
-    assert public | {"__version__"} == set(vfunc.__all__)
+    assert (public - own) | {"__version__"} == set(vfunc.__all__)
     assert len(vfunc.__all__) == len(set(vfunc.__all__))
     constants = [n for n in vfunc.__all__ if n.isupper()]
     kinds = [n for n in vfunc.__all__ if n[0].isupper() and n not in constants]
@@ -42,6 +46,20 @@ def test_the_solvers_and_the_pullback_are_at_hand():
     }
     assert all(isinstance(engine, vfunc.Engine) for engine in vfunc.ENGINES.values())
     assert all(isinstance(kind(), vfunc.Solver) for kind in vfunc.SOLVERS.values())
+
+
+def test_a_type_checker_sees_the_names_that_are_there():
+    """What is imported for it alone, and what is imported when it is asked for."""
+    (block,) = (
+        node for node in ast.parse(Path(vfunc.__file__).read_text("utf-8")).body
+        if isinstance(node, ast.If)
+    )  # fmt: skip
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: f"{node.module}" for node in imports for alias in node.names}
+    assert seen == {name: f"vfunc.{module}" for name, module in vfunc._MODULE_OF.items()}
+    assert all(getattr(vfunc, name) is getattr(sys.modules[seen[name]], name) for name in seen)
+    with pytest.raises(AttributeError, match="'vfunc' has no attribute 'certifi'"):
+        _ = vfunc.certifi
 
 
 def test_there_is_a_version():

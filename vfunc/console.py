@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 
-from vfunc.errors import UserError
-from vfunc.extras import needs
+from vfunc.config.stand_in import told_without_torch
+from vfunc.extras import MissingExtraError, needs
 from vfunc.printable import one_line
 
 COMMANDS = {
@@ -61,9 +61,15 @@ def call(command: str, argv: Sequence[str], program: str) -> int:
     """
     try:
         needs("run")
-        carry_out: Callable[[Sequence[str], str], int] = import_module(COMMANDS[command][0]).main
-    except UserError as error:
+        if told_without_torch(argv, lambda: _carried_out(command, argv, program)):
+            return 0
+        return _carried_out(command, argv, program)
+    except MissingExtraError as error:
         return _failed(str(error))
+
+
+def _carried_out(command: str, argv: Sequence[str], program: str) -> int:
+    carry_out: Callable[[Sequence[str], str], int] = import_module(COMMANDS[command][0]).main
     return carry_out(argv, program)
 
 
