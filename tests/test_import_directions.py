@@ -133,4 +133,5 @@ def test_second_order_graphs_are_made_in_one_place():
     # certification's goes through a declared loss of the outputs, and the look at custom functions
     # through one of these alone: not through the learner
     looks = {"certification/forms.py", "pullback/custom_functions.py"}
-    assert users == {"pullback/reverse.py", *looks}
+    measured = {"studies/peers/plain_loops.py", "studies/peers/other_packages.py"}  # beside it
+    assert users == {"pullback/reverse.py", *looks, *measured}

@@ -37,6 +37,7 @@ EXTRAS = {
         "scipy",
     ),
     "run": ("tyro", "tomli_w", "matplotlib", "tqdm", "safetensors", "scipy"),
+    "peers": ("torchopt", "higher", "bergson"),
 }
 """Modules by extra, as they are imported and looked for; `run` brings the other two as well."""
 

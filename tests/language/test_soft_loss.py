@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import vfunc.language.soft_targets.soft_loss as module
 from vfunc.language.data.examples import TokenBatch
@@ -139,6 +140,44 @@ def test_full_vocabulary_float32_never_exists(monkeypatch):
     with _Sizes() as sizes:
         candidate_log_probs(x.detach(), candidates, weight)
     assert sizes.largest <= 4 * v
+
+
+class Large(TorchDispatchMode):
+    """Counts new tensors of at least so many entries."""
+
+    def __init__(self, entries):
+        super().__init__()
+        self.entries, self.count = entries, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out._base is None and out.numel() >= self.entries:
+            self.count += 1
+        return out
+
+
+@pytest.mark.parametrize("live", [slice(None), slice(0, None, 3), slice(9, 20)])
+def test_chunks_do_not_each_have_a_gradient_of_all_logits(monkeypatch, live):
+    b, t, v, k = 2, 16, 50, 3
+    torch.manual_seed(0)
+    logits = torch.randn(b, t, v, requires_grad=True)
+    candidates = torch.randint(v, (b, t, k))
+    weight = torch.zeros(b * t)
+    weight[live] = 1.0
+    weight, along = weight.view(b, t), torch.randn(b, t, k)
+    found = {}
+    for rows in (2, 5, b * t):  # a chunk
+        monkeypatch.setattr(module, "CPU_CHUNK_ELEMENTS", rows * v)
+        log_p = candidate_log_probs(logits, candidates, weight)
+        with Large(logits.numel()) as large:
+            (grad,) = torch.autograd.grad((log_p * along).sum(), logits)
+        found[rows] = log_p.detach(), grad
+        if rows < b * t:  # of one chunk, all its arithmetic is as large
+            assert large.count <= 2
+    for log_p, grad in found.values():
+        assert torch.equal(log_p, found[2][0]) and torch.equal(grad, found[2][1])
+    wanted = logits.log_softmax(-1).gather(-1, candidates) * (weight > 0).unsqueeze(-1)
+    torch.testing.assert_close(found[2][0], wanted)
 
 
 def test_targets_with_a_graph_are_refused():

@@ -105,7 +105,7 @@ def bench(
     """
     run = warm(start_arm("vpretraining", assembled), steps)
     ahead = max(map(_ahead, candidates))
-    problem, step = _question(run, ahead)
+    problem, step = question(run, ahead)
     designer, theta = run.state.designer, run.state.functional.theta
     assert designer is not None
     phi = trees.detach(dict(designer.named_parameters()))
@@ -186,8 +186,13 @@ def warm(run: ArmRun, steps: int) -> ArmRun:
     return run
 
 
-def _question(run: ArmRun, ahead: int) -> tuple[ValueProblem, Callable[[], None]]:
-    """The value problem of the next step, and the learner's own forward and backward on it."""
+def question(run: ArmRun, ahead: int) -> tuple[ValueProblem, Callable[[], None]]:
+    """The value problem of the next step, and the learner's own forward and backward on it.
+
+    Args:
+        run: an arm with a designer.
+        ahead: steps that the problem has batches for.
+    """
     workload, learner, at = run.workload, run.state.learner, run.state.counters
     further = replace(run, options=replace(run.options, look_ahead=ahead))
     batches = [workload.batch(at.micro_batch + k) for k in range(batches_ahead(further))]

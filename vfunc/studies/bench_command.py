@@ -40,13 +40,18 @@ micro-batch to the next, and the time over that of the whole. It takes the optio
 
 --part training takes blocks of optimizer steps with and without a designer in turns, one designer
 update a block, on random weights and tokens of a --shape: tokens a second, peak memory and FLOPs,
-over the baseline's; the floor of the FLOPs; and the time of each piece. It takes no options of a
-run.
+over the baseline's; the floor of the FLOPs; and the time of each piece. --part engines asks every
+engine, unrolled and implicit for one estimate at the same --shape, over a plain learner step: time,
+FLOPs, FLOPs over their floor, and peak memory. --part peers asks other packages (pip install
+'vfunc[peers]') and this one for the gradient through K simulated steps of a small network, over
+plain double backward: time, FLOPs, memory and error. These three take no options of a run.
 
 Examples:
   %(prog)s
   %(prog)s --part fidelity --repeats 8
   %(prog)s --part training --output bench
+  %(prog)s --part engines --shape tiny
+  %(prog)s --part peers --quick
   %(prog)s --only first_order --align last:1
   %(prog)s --problem random_slips --batch-size 8 --steps 100"""
 
@@ -56,25 +61,28 @@ class BenchOptions:
     """What to measure."""
 
     part: Annotated[
-        Literal["estimators", "fidelity", "training"], tyro.conf.arg(help="What is measured.")
+        Literal["estimators", "fidelity", "engines", "training", "peers"],
+        tyro.conf.arg(help="What is measured."),
     ] = "estimators"
     shape: Annotated[
         Literal["tiny", "scaled", "qwen2.5-0.5b"],
         tyro.conf.arg(
-            help="Sizes of learner, batches and designer, for --part training: for a look that it "
-            "works; Qwen2 scaled down to 4.9M parameters; Qwen2.5-0.5B.",
+            help="Sizes of learner, batches and designer, for --part engines and training: for a "
+            "look that it works; Qwen2 scaled down to 4.9M parameters; Qwen2.5-0.5B. Of --part "
+            "peers: 3 layers of 8, or 12 of 512.",
         ),
     ] = "scaled"
     quick: Annotated[
         bool,
         tyro.conf.arg(
-            help="No times, for --part training: FLOPs and memory alone, of the tiny shape."
+            help="No times, for --part engines, training and peers: counts alone, of the tiny "
+            "shape."
         ),
     ] = False
     output: Annotated[
         str | None,
         tyro.conf.arg(
-            help="Folder for bench.json and bench.md, for --part training.",
+            help="Folder for bench.json and bench.md, for --part engines, training and peers.",
             metavar="DIR",
             help_behavior_hint="(default: none)",
         ),
@@ -115,16 +123,16 @@ def _measure(argv: Sequence[str], program: str) -> None:
     require_alone("bench")
     if options.steps < 0 or options.repeats < 1:
         raise UserError("--steps must be at least 0, and --repeats at least 1")
-    training = options.part == "training"
-    if training and rest:
-        raise UserError(f"--part training has a shape of its own, and no {rest[0]}")
+    shaped = options.part in _SHAPED
+    if shaped and rest:
+        raise UserError(f"--part {options.part} has a shape of its own, and no {rest[0]}")
     for names, parts in _FOR.items():
         if options.part not in parts:
             _refuse_idle(options, names, f"it is for --part {' and '.join(parts)}")
-    if training:
+    if shaped:
         if options.quick:
             _refuse_idle(options, ("shape", "repeats"), "--quick takes no times, of the tiny shape")
-        _measure_training(options)
+        _measure_shaped(options)
         return
     # only now: --help need not wait for it
     from vfunc.studies.bench import CANDIDATES, bench, warm
@@ -148,10 +156,13 @@ def _measure(argv: Sequence[str], program: str) -> None:
     console.print(table(rows))
 
 
+_SHAPED = ("engines", "training", "peers")
+"""Parts that make what they measure themselves."""
+
 _FOR = {
     ("only",): ("estimators",),
     ("steps",): ("estimators", "fidelity"),
-    ("shape", "quick", "output"): ("training",),
+    ("shape", "quick", "output"): _SHAPED,
 }
 """Which parts some options are for."""
 
@@ -163,21 +174,23 @@ def _refuse_idle(options: BenchOptions, names: Sequence[str], why: str) -> None:
             raise UserError(f"--{name} does nothing here: {why}")
 
 
-def _measure_training(options: BenchOptions) -> None:
+def _measure_shaped(options: BenchOptions) -> None:
     import torch
 
-    from vfunc.studies.shapes import SHAPES
-    from vfunc.studies.training_bench import as_json, as_markdown, training_cost
+    from vfunc.studies.shaped_parts import PARTS, as_json
 
     name = "tiny" if options.quick else options.shape
     repeats = 0 if options.quick else options.repeats
+    part = PARTS[options.part]
+    if name not in part.shapes:
+        raise UserError(f"--part {options.part} has no --shape {name}: {', '.join(part.shapes)}")
     torch.set_num_threads(1)
     folder = None if options.output is None else Path(options.output)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # refused before it is measured
-    costs = [training_cost(SHAPES[name], align, repeats) for align in ("last:2", "all")]
-    text = as_markdown(name, costs)
-    SafeConsole().print(text, soft_wrap=True)
+    costs = part.measure(name, repeats)
+    text = part.markdown(name, costs)
+    SafeConsole().print(text, soft_wrap=True, markup=False, highlight=False)
     if folder is not None:
         (folder / "bench.md").write_text(text, encoding="utf-8")
         (folder / "bench.json").write_text(as_json(name, costs), encoding="utf-8")

@@ -13,17 +13,16 @@ drift. The floor is what the update's arithmetic takes at this very setting:
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from vfunc import trees
+from vfunc.evaluation.flops import flops_of
 from vfunc.evaluation.peak_bytes import counting_peak
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_targets.candidates import ObservedBatch, observe
@@ -112,7 +111,7 @@ def training_cost(
     )
 
 
-def as_markdown(shape: str, costs: Sequence[TrainingCost]) -> str:
+def training_markdown(shape: str, costs: Sequence[TrainingCost]) -> str:
     """The measurements as a table for people.
 
     Args:
@@ -133,30 +132,11 @@ def as_markdown(shape: str, costs: Sequence[TrainingCost]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(shape: str, costs: Sequence[TrainingCost]) -> str:
-    """The same as JSON, with the machine that it was measured on.
-
-    Args:
-        shape: name of the shape.
-        costs: one for each subset S.
-    """
-    where = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    table = {"shape": shape, **where, "costs": [asdict(cost) for cost in costs]}
-    return json.dumps(table, indent=2) + "\n"
-
-
 def _row(name: str, cells: Iterable[str]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 _ARMS = ("baseline", "vpretraining")
-
-
-def flops_of(function: Callable[[], object]) -> int:
-    """FLOPs of the matrix products and attention that a call makes."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:

@@ -50,11 +50,15 @@ def candidate_log_probs(
         Log-probabilities, normalised over all V tokens.
     """
     flat, ids = logits.flatten(0, 1), candidates.flatten(0, 1)
-    rows = weight.flatten().nonzero().squeeze(-1)
+    rows, size = weight.flatten().nonzero().squeeze(-1), rows_a_chunk(flat)
+    # rows of a view of each chunk: rows taken of the whole would have a gradient of its size each
+    views = flat.split(size)
+    counts = (rows // size).bincount(minlength=len(views)).tolist()
     chunks = [
-        _log_probs(flat.index_select(0, part), ids.index_select(0, part))
-        for part in rows.split(rows_a_chunk(flat))
-    ]
+        _log_probs(view.index_select(0, own - i * size), ids.index_select(0, own))
+        for i, (view, own) in enumerate(zip(views, rows.split(counts), strict=True))
+        if len(own)
+    ] or [_log_probs(flat[:0], ids[:0])]
     dtype = torch.promote_types(logits.dtype, torch.float32)
     zeros = torch.zeros(ids.shape, dtype=dtype, device=ids.device)
     return zeros.index_copy(0, rows, torch.cat(chunks)).view(candidates.shape)

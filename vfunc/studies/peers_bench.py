@@ -1,0 +1,257 @@
+"""Measures this package's lookahead beside other packages' on the same problem.
+
+d L_down(theta_K) / d phi of a twelve-layer MLP in float32, K steps of SGD with momentum or AdamW
+from a fresh state (see `mlp_problem`). What differentiates the weights of data alone is asked for
+those, and so are autograd and this package beside it. Adam, one step, is for what has no AdamW.
+
+Everything is told over naive autograd, a double backward through all steps, in turns with it: time,
+FLOPs, and the gradient's error, both relative to naive autograd's gradient in float64. Memory is
+peak bytes of tensors over those of one plain gradient of L_pre. Copies of theta in it count; theta
+itself does not. It is the same count for all. The resident memory of the process differs from it by
+what its allocator holds back between tensors (more where many sizes come and go), by the files that
+the kernel keeps for a package that writes its states to disk, and by buffers that such a package
+serialises in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from vfunc import trees
+from vfunc.errors import UserError
+from vfunc.evaluation.flops import Flops
+from vfunc.evaluation.peak_bytes import counting_peak
+from vfunc.extras import MissingExtraError
+from vfunc.studies.peers.mlp_problem import (
+    SIZES,
+    Kind,
+    Lookahead,
+    MlpSizes,
+    Step,
+    Tuned,
+    lookahead,
+    plain_gradient,
+)
+from vfunc.studies.peers.other_packages import by_bergson, by_higher, by_torchopt
+from vfunc.studies.peers.own_estimators import own_lookahead
+from vfunc.studies.peers.plain_loops import naive_autograd, nested_func
+from vfunc.studies.training_bench import Spread, seconds_of
+from vfunc.trees import Params
+
+Peer = Callable[[Lookahead], Params]
+
+NAIVE = "naive autograd"
+
+PEERS: dict[str, Peer] = {
+    NAIVE: naive_autograd,
+    "vfunc": own_lookahead(),
+    "vfunc, checkpoint_every=4": own_lookahead(checkpoint_every=4),
+    "vfunc, engine forward": own_lookahead("forward"),
+    "nested torch.func": nested_func,
+    "TorchOpt": by_torchopt,
+    "higher": by_higher,
+    "bergson": by_bergson,
+}
+"""All by name, naive autograd first."""
+
+WRONG = 30.0
+"""Error over naive autograd's above which a gradient is called wrong."""
+
+QUESTIONS: tuple[tuple[Kind, Tuned, tuple[int, ...]], ...] = (
+    ("adamw", "designer", (1, 4, 16)),
+    ("sgd", "designer", (1, 4, 16)),
+    ("adam", "designer", (1,)),
+    ("adamw", "weights", (1, 4, 16)),
+)
+"""The learner's optimizer, what phi is, and K."""
+
+LEFT_OUT: dict[tuple[Kind, Tuned], tuple[str, ...]] = {
+    ("adam", "designer"): ("vfunc, checkpoint_every=4", "vfunc, engine forward", "bergson"),
+    ("adamw", "weights"): ("vfunc, engine forward", "nested torch.func", "TorchOpt", "higher"),
+}
+"""Rows that would say nothing new."""
+
+
+@dataclass(frozen=True)
+class PeerCost:
+    """What one package did on one question.
+
+    Attributes:
+        peer: its name.
+        optimizer: the learner's.
+        tuned: what phi is.
+        steps: K.
+        time: seconds over naive autograd's; None where time is not measured.
+        memory: peak bytes over a plain gradient's, over the same of naive autograd.
+        copies: the former in copies of theta.
+        flops: FLOPs over naive autograd's.
+        error: of the gradient, relative to float64.
+        over_naive: that over naive autograd's error.
+        said: what is wrong, or why there is no figure; "" where all is well.
+    """
+
+    peer: str
+    optimizer: str
+    tuned: str
+    steps: int
+    time: Spread | None = None
+    memory: float | None = None
+    copies: float | None = None
+    flops: float | None = None
+    error: float | None = None
+    over_naive: float | None = None
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One counted call: its gradient, FLOPs and peak bytes."""
+
+    grad: Params
+    flops: int
+    peak: int
+
+
+def peer_costs(
+    sizes: MlpSizes,
+    optimizer: Kind,
+    tuned: Tuned,
+    steps: int,
+    repeats: int,
+    peers: dict[str, Peer] | None = None,
+) -> list[PeerCost]:
+    """Ask all one question.
+
+    Args:
+        sizes: of the MLP and its batches.
+        optimizer: the learner's.
+        tuned: what phi is.
+        steps: K.
+        repeats: paired repeats of each time; 0 measures none.
+        peers: those asked, naive autograd among them; by default all that the question is for.
+
+    Returns:
+        A row each. One that does not run, or gives another gradient, says so in its row.
+    """
+    step = Step(optimizer)
+    if peers is None:
+        left = LEFT_OUT.get((optimizer, tuned), ())
+        peers = {name: peer for name, peer in PEERS.items() if name not in left}
+    asked = lookahead(sizes, steps, step, tuned)
+    exact = naive_autograd(lookahead(sizes, steps, step, tuned, torch.float64))
+    with counting_peak(torch.device("cpu")) as plain:
+        plain_gradient(asked)
+    runs: dict[str, _Run] = {}
+    failed: dict[str, str] = {}
+    for name, peer in peers.items():
+        found = _counted(peer, asked)
+        if isinstance(found, _Run):
+            runs[name] = found
+        else:
+            failed[name] = found
+    times = _times({name: peers[name] for name in runs}, asked, repeats)
+    naive = runs[NAIVE]
+    own_error = _error(naive.grad, exact)
+    theta = sum(x.numel() * x.element_size() for x in asked.theta.values())
+    rows = []
+    for name in peers:
+        row = PeerCost(name, optimizer, tuned, steps, said=failed.get(name, ""))
+        if name in runs:
+            run = runs[name]
+            error = _error(run.grad, exact)
+            over = error / own_error
+            row = replace(
+                row,
+                time=Spread.of(times[name]) if repeats else None,
+                memory=(run.peak - plain.peak) / (naive.peak - plain.peak),
+                copies=(run.peak - plain.peak) / theta,
+                flops=run.flops / naive.flops,
+                error=error,
+                over_naive=over,
+                # NaN is wrong, too
+                said="" if over <= WRONG else f"wrong: its error is {error:.2g} of the gradient",
+            )
+        rows.append(row)
+    return rows
+
+
+def _counted(peer: Peer, asked: Lookahead) -> _Run | str:
+    """The second call of a peer, counted; or why it does not run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other packages' own
+            peer(asked)
+            with counting_peak(torch.device("cpu")) as peak, Flops() as flops:
+                grad = peer(asked)
+    except MissingExtraError as error:
+        return f"not installed: pip install 'vfunc[peers]' ({error.name})"
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # whatever it is that a package of others does
+        return f"does not run: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return _Run(trees.detach(grad), flops.total, peak.peak)
+
+
+def _times(peers: dict[str, Peer], asked: Lookahead, repeats: int) -> dict[str, list[float]]:
+    """Seconds over naive autograd's, all in turns."""
+    found: dict[str, list[float]] = {name: [] for name in peers}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(repeats):
+            seconds = {
+                name: seconds_of(partial(peer, asked), torch.device("cpu"))
+                for name, peer in peers.items()
+            }
+            for name, taken in seconds.items():
+                found[name].append(taken / seconds[NAIVE])
+    return found
+
+
+def _error(grad: Params, exact: Params) -> float:
+    """|grad - exact| / |exact|."""
+    apart = {name: grad[name].double() - x for name, x in exact.items()}
+    return float(trees.norm(apart) / trees.norm(exact))
+
+
+def peers_markdown(shape: str, rows: Sequence[PeerCost]) -> str:
+    """The measurements as a table for people.
+
+    Args:
+        shape: name of the shape.
+        rows: the measurements.
+    """
+    sizes = SIZES[shape]
+    names = ("K", "time", "memory", "copies of theta", "FLOPs", "error", "over naive's", "")
+    lines = [
+        f"Shape {shape}: {sizes.layers} layers of {sizes.width}, batches of {sizes.batch}, "
+        "float32. Time, memory and FLOPs are over naive autograd's (memory over a plain "
+        "gradient's), error is relative to float64.",
+    ]
+    for optimizer, tuned in dict.fromkeys((row.optimizer, row.tuned) for row in rows):
+        what = "a designer" if tuned == "designer" else "weights of data"
+        lines += ["", f"{optimizer}, phi is {what}", ""]
+        lines += ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+        own = [row for row in rows if (row.optimizer, row.tuned) == (optimizer, tuned)]
+        lines += [
+            f"| {row.peer} | {row.steps} | " + " | ".join(_figures(row)) + " |" for row in own
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(row: PeerCost) -> list[str]:
+    if row.error is None:
+        return [""] * 6 + [row.said.replace("|", "/")]
+    return [
+        "" if row.time is None else str(row.time),
+        f"{row.memory:.2f}",
+        f"{row.copies:.1f}",
+        f"{row.flops:.2f}",
+        f"{row.error:.1e}",
+        f"{row.over_naive:.2f}",
+        row.said,
+    ]
