@@ -303,22 +303,24 @@ class LanguageWorkload:
 
     def _gate_notes(self, alpha: Tensor, q: Tensor, batch: TokenBatch) -> dict[str, float]:
         """Means over predicted positions; apart on mistaken tokens, where the data know of any."""
-        predict, moved = batch.predict, 1 - q[..., 0]
+        predict = batch.predict
         held = {
             "gate": (alpha, predict),
-            "moved": (moved, predict),
+            "moved": (q[..., 0], predict),
             "gate_on_wrong": (alpha, predict & batch.wrong),
             "gate_on_right": (alpha, predict & ~batch.wrong),
         }
         if self.processes.alone:
             kept = held if bool(batch.wrong.any()) else {k: held[k] for k in ("gate", "moved")}
-            return {name: float(x[where].mean()) for name, (x, where) in kept.items()}
+            means = {name: float(x[where].mean()) for name, (x, where) in kept.items()}
+            return means | {"moved": float(1 - q[..., 0][predict].mean())}
         parts = [(float(x[where].sum()), int(where.sum())) for x, where in held.values()]
         totals = self.processes.totals(*(number for part in parts for number in part))
         whole = dict(zip(held, zip(totals[::2], totals[1::2], strict=True), strict=True))
         if not whole["gate_on_wrong"][1]:
             del whole["gate_on_wrong"], whole["gate_on_right"]
-        return {name: total / max(count, 1) for name, (total, count) in whole.items()}
+        means = {name: total / max(count, 1) for name, (total, count) in whole.items()}
+        return means | {"moved": 1 - means["moved"]}
 
     def _logits(
         self, learner: nn.Module, batch: TokenBatch, estimated: LanguageLearner | None
