@@ -7,8 +7,8 @@ import functools
 
 import pytest
 
-from vfunc.studies import cost_model
-from vfunc.studies.cost_model import Machine, attention, cost, forward, head
+from vfunc.studies import bench_command, cost_model
+from vfunc.studies.cost_model import Machine, cost, forward, head
 from vfunc.studies.shapes import SHAPES, learner_of, shaped_run
 from vfunc.studies.training_bench import TrainingCost, training_cost
 
@@ -30,24 +30,18 @@ SMALL = dataclasses.replace(
 )
 
 
-def unfused(shape, found):
-    """The formulas' FLOPs without attention, which the counter does not see fused on a CPU."""
-    texts = (shape.length,) * shape.batch
-    return found - 3 * shape.period * shape.layers * attention(shape, texts)
-
-
 @pytest.mark.parametrize("shape", [SMALL, SHAPES["tiny"]], ids=["small", "tiny"])
 def test_the_learners_steps_are_what_is_counted(shape):
-    counted = training_cost_of(shape, "last:2").baseline_flops
-    assert unfused(shape, cost(shape, 2).baseline) == counted
+    assert cost(shape, 2).baseline == training_cost_of(shape, "last:2").baseline_flops
 
 
 @pytest.mark.parametrize(("align", "last"), [("last:2", 2), ("all", None)])
-def test_designing_is_what_is_counted_but_for_a_tenth(align, last):
+def test_designing_is_the_floor_and_nearly_what_is_counted(align, last):
     found = training_cost_of(SMALL, align)
     predicted = cost(SMALL, last)
-    added = (found.flops - 1) * found.baseline_flops
-    assert predicted.designing + predicted.estimate == pytest.approx(added, rel=0.1)
+    added = predicted.designing + predicted.estimate
+    assert added == pytest.approx((found.floor - 1) * found.baseline_flops, rel=1e-9)
+    assert added == pytest.approx((found.flops - 1) * found.baseline_flops, rel=0.03)
 
 
 @functools.cache
@@ -80,7 +74,7 @@ def test_predictions_say_what_does_not_fit_and_what_sums_cost():
         assert rows[size, "all", 1].lost > one.lost
     slow = cost_model.predictions(Machine(near=4e10))
     assert slow[1].steps > rows["0.5B", "last:2", 8].steps
-    said = cost_model.as_markdown(cost_model.predictions())
+    said = cost_model.scaling_markdown(cost_model.predictions())
     assert said.count("\n| ") == 18 + 1 and "not measured" in said
 
 
@@ -89,3 +83,12 @@ def test_a_sum_sends_each_number_nearly_twice():
     assert cost_model.sum_seconds(80.0, 1, machine) == 0
     assert cost_model.sum_seconds(80.0, 4, machine) == pytest.approx(2 * 3 / 4 * 8)
     assert cost_model.sum_seconds(80.0, 5, machine) == pytest.approx(2 * 4 / 5 * 80)
+
+
+def test_the_command_prints_and_writes_the_predictions(tmp_path, capsys):
+    assert bench_command.main(["--part", "scaling", "--output", str(tmp_path)]) == 0
+    assert "| 70B | all | 256 |" in capsys.readouterr().out
+    assert "| 0.5B | last:2 | 1 |" in (tmp_path / "bench.md").read_text()
+    for idle in ("--repeats=3", "--shape=tiny", "--quick"):
+        assert bench_command.main(["--part", "scaling", idle]) == 2
+        assert "does nothing here" in capsys.readouterr().err

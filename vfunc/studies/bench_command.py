@@ -44,7 +44,8 @@ over the baseline's; the floor of the FLOPs; and the time of each piece. --part 
 engine, unrolled and implicit for one estimate at the same --shape, over a plain learner step: time,
 FLOPs, FLOPs over their floor, and peak memory. --part peers asks other packages (pip install
 'vfunc[peers]') and this one for the gradient through K simulated steps of a small network, over
-plain double backward: time, FLOPs, memory and error. These three take no options of a run.
+plain double backward: time, FLOPs, memory and error. --part scaling measures nothing: it prints
+what formulas say of 0.5B, 7B and 70B parameters on 1 to 256 GPUs. These take no options of a run.
 
 Examples:
   %(prog)s
@@ -61,7 +62,7 @@ class BenchOptions:
     """What to measure."""
 
     part: Annotated[
-        Literal["estimators", "fidelity", "engines", "training", "peers"],
+        Literal["estimators", "fidelity", "engines", "training", "peers", "scaling"],
         tyro.conf.arg(help="What is measured."),
     ] = "estimators"
     shape: Annotated[
@@ -82,7 +83,8 @@ class BenchOptions:
     output: Annotated[
         str | None,
         tyro.conf.arg(
-            help="Folder for bench.json and bench.md, for --part engines, training and peers.",
+            help="Folder for bench.json and bench.md, for --part engines, training, peers and "
+            "scaling.",
             metavar="DIR",
             help_behavior_hint="(default: none)",
         ),
@@ -123,12 +125,12 @@ def _measure(argv: Sequence[str], program: str) -> None:
     require_alone("bench")
     if options.steps < 0 or options.repeats < 1:
         raise UserError("--steps must be at least 0, and --repeats at least 1")
-    shaped = options.part in _SHAPED
+    shaped = options.part in (*_SHAPED, "scaling")
     if shaped and rest:
         raise UserError(f"--part {options.part} has a shape of its own, and no {rest[0]}")
     for names, parts in _FOR.items():
         if options.part not in parts:
-            _refuse_idle(options, names, f"it is for --part {' and '.join(parts)}")
+            _refuse_idle(options, names, f"it is for --part {', '.join(parts)}")
     if shaped:
         if options.quick:
             _refuse_idle(options, ("shape", "repeats"), "--quick takes no times, of the tiny shape")
@@ -162,7 +164,9 @@ _SHAPED = ("engines", "training", "peers")
 _FOR = {
     ("only",): ("estimators",),
     ("steps",): ("estimators", "fidelity"),
-    ("shape", "quick", "output"): _SHAPED,
+    ("repeats",): ("estimators", "fidelity", *_SHAPED),
+    ("shape", "quick"): _SHAPED,
+    ("output",): (*_SHAPED, "scaling"),
 }
 """Which parts some options are for."""
 

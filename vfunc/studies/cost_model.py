@@ -78,7 +78,8 @@ def cost(shape: Shape, last: int | None, *, bytes_a_number: int = 4) -> Cost:
     blocks = shape.layers if last is None else last
     tied = 1 if last is None else 0  # the head's own weights are in S
     texts = (shape.length,) * shape.batch
-    own = forward(shape, shape.layers, texts) + head(shape, texts)
+    own = 3 * (forward(shape, shape.layers, texts) + head(shape, texts))
+    own += shape.layers * attention(shape, texts) // 2  # fused, it computes scores anew
     g_down = (
         forward(shape, shape.layers, shape.feedback)
         + 2 * forward(shape, blocks, shape.feedback)
@@ -89,7 +90,7 @@ def cost(shape: Shape, last: int | None, *, bytes_a_number: int = 4) -> Cost:
     phi, theta = designer_numbers(shape), learner_numbers(shape)
     s = theta if last is None else last * block_numbers(shape)
     return Cost(
-        3 * own * shape.period,
+        own * shape.period,
         designer * shape.period,
         g_down + pullback + 3 * designer,
         theta * bytes_a_number * shape.period,
@@ -182,7 +183,7 @@ def predictions(machine: Machine | None = None) -> list[Prediction]:
     return found
 
 
-def as_markdown(rows: Sequence[Prediction], machine: Machine | None = None) -> str:
+def scaling_markdown(rows: Sequence[Prediction], machine: Machine | None = None) -> str:
     """The predictions as a table for people.
 
     Args:

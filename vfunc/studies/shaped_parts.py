@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vfunc.studies.cost_model import Prediction, predictions, scaling_markdown
 from vfunc.studies.engines_bench import EngineCosts, engine_costs, engines_markdown
 from vfunc.studies.peers.mlp_problem import SIZES
 from vfunc.studies.peers_bench import QUESTIONS, PeerCost, peer_costs, peers_markdown
@@ -51,10 +52,15 @@ def _peers(shape: str, repeats: int) -> list[PeerCost]:
     ]
 
 
+def _scaling(shape: str, repeats: int) -> list[Prediction]:
+    return predictions()
+
+
 PARTS = {
     "engines": Part(tuple(SHAPES), _engines, engines_markdown),
     "training": Part(tuple(SHAPES), _training, training_markdown),
     "peers": Part(tuple(SIZES), _peers, peers_markdown),
+    "scaling": Part(("scaled",), _scaling, lambda shape, rows: scaling_markdown(rows)),
 }
 """The parts by name."""
 
