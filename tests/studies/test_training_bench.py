@@ -67,10 +67,10 @@ def test_the_shapes_of_the_command_are_those_there_are():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--quick", "--quick does nothing here: it is for --part engines and training and peers"),
+        ("--quick", "--quick does nothing here: it is for --part engines, training and peers"),
         (
             "--output x",
-            "--output does nothing here: it is for --part engines and training and peers",
+            "--output does nothing here: it is for --part engines, training, peers and scaling",
         ),
         ("--part training --lr 1", "--part training has a shape of its own, and no --lr"),
         ("--part training --only x", "--only does nothing here: it is for --part estimators"),
@@ -80,7 +80,7 @@ def test_the_shapes_of_the_command_are_those_there_are():
         ),
         (
             "--part fidelity --quick",
-            "--quick does nothing here: it is for --part engines and training and peers",
+            "--quick does nothing here: it is for --part engines, training and peers",
         ),
         ("--part engines --lr 1", "--part engines has a shape of its own, and no --lr"),
         (

@@ -130,7 +130,9 @@ def _measure(argv: Sequence[str], program: str) -> None:
         raise UserError(f"--part {options.part} has a shape of its own, and no {rest[0]}")
     for names, parts in _FOR.items():
         if options.part not in parts:
-            _refuse_idle(options, names, f"it is for --part {', '.join(parts)}")
+            *most, last = parts
+            these = f"{', '.join(most)} and {last}" if most else last
+            _refuse_idle(options, names, f"it is for --part {these}")
     if shaped:
         if options.quick:
             _refuse_idle(options, ("shape", "repeats"), "--quick takes no times, of the tiny shape")
