@@ -108,6 +108,17 @@ def test_sparse_states_hold_less(rule):
     assert cut <= every_step + copies + 0.5
 
 
+@pytest.mark.parametrize("rule", list(RULES))
+def test_states_on_disk_take_no_memory_a_step(rule):
+    made = network()
+    four, sixteen = (
+        # what `beyond` takes off is not there
+        beyond(made, *RULES[rule], n, states="disk", engine="reverse") + n * (1 + RULES[rule][1])
+        for n in (4, 16)
+    )
+    assert sixteen <= four + 0.5
+
+
 @pytest.mark.parametrize("case", ["network", "qwen2"])
 def test_the_autograd_loop_holds_the_activations_of_every_step(case):
     """The counter notices what the adjoint avoids."""

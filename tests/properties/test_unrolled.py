@@ -101,6 +101,9 @@ def test_states_made_again_give_the_same_bits(optimizer, seed, case, steps, data
         made.problem, made.theta, made.phi
     )
     assert same_bits(stored, sparse)
+    if kept > 1:
+        written = vfunc.Unrolled(steps, truncate=kept, checkpoint_every=every, states="disk")
+        assert same_bits(stored, written(made.problem, made.theta, made.phi))
 
 
 @given(seed=SEEDS, steps=st.integers(1, 4))
@@ -146,6 +149,8 @@ def test_the_predicted_second_order_term_is_right_to_third_order(seed, case, ste
             "checkpoint_every must be at least 1, not 0",
         ),
         ({"lookahead_steps": 5, "truncate": 2, "checkpoint_every": 3}, "the 2 steps .* not 3"),
+        ({"lookahead_steps": 1, "states": "disk"}, "disk does nothing where one step"),
+        ({"lookahead_steps": 5, "truncate": 1, "states": "disk"}, "disk does nothing where one"),
     ],
 )
 def test_numbers_of_steps_that_make_no_sense_are_refused(options, message):

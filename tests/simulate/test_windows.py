@@ -100,7 +100,7 @@ class Training:
 def simulated(problem, theta, phi, steps):
     """theta after the simulated steps, as `Unrolled` takes them."""
     taken = problem.rule.taken(steps, len(problem.batches))
-    return simulate(Simulation(problem, phi, taken), Point(theta, problem.state), steps).end.theta
+    return simulate(Simulation(problem, phi, taken), Point(theta, problem.state), steps)[1].theta
 
 
 @pytest.mark.parametrize("name", LIVE)

@@ -40,7 +40,7 @@ EXACT: dict[str, Any] = {
 """Options of an estimator without truncation or any other approximation."""
 
 SHORT: dict[str, dict[str, Any]] = {
-    "unrolled": {"truncate": 1, "checkpoint_every": 1},
+    "unrolled": {"truncate": 1, "checkpoint_every": 1, "states": "memory"},
     "implicit": {"solver": "cg", "solver_steps": 1},
 }
 """Options that shorten the adjoint, and leave the objective bit for bit as it is."""

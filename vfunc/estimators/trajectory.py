@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from vfunc import trees
+from vfunc.estimators.shelf import IN_MEMORY, Shelf
 from vfunc.problem import Construction, ValueProblem, construct_task, step_gradient
 from vfunc.pullback import Engine, JointGradient, kept_gradient
 from vfunc.simulate import OptimizerState, UpdateRule
@@ -88,15 +89,17 @@ class Simulation:
 class Stretch:
     """Steps from `first` on with (s_k, g_k) of each, in no more than a copy of s_k a step.
 
-    Every second state is left out, and made again from the one before it and its gradient:
-    arithmetic on theta alone, the same to the last bit. Where the step is affine its pullback
-    reads no gradient: states are kept then, and zeros that take no memory stand for gradients.
+    Every second state is left out, unless the shelf has room, and made again from the one before it
+    and its gradient: arithmetic on theta alone, the same to the last bit. Where the step is affine
+    its pullback reads no gradient: states are kept then, and zeros that take no memory stand for
+    gradients.
     """
 
     simulation: Simulation
     first: int
-    points: list[Point | None] = field(default_factory=list)
-    gradients: list[Params] = field(default_factory=list)
+    shelf: Shelf = IN_MEMORY
+    points: list[Callable[[], Point] | None] = field(default_factory=list)
+    gradients: list[Callable[[], Params]] = field(default_factory=list)
     opened: list[Opened] = field(default_factory=list)
 
     def extended(self, point: Point, stop: int, engine: str | Engine | None = None) -> Point:
@@ -119,21 +122,27 @@ class Stretch:
                 share = self.simulation.taken.of_step(k)[0][1]
                 g = trees.scale(self.simulation.summed(opened, point), share)
             affine = self.simulation.rule(k).affine
-            self.points.append(point if affine or (k - self.first) % 2 == 0 else None)
-            self.gradients.append(_shape_of(g) if affine else g)
+            kept = affine or self.shelf.roomy or (k - self.first) % 2 == 0
+            self.points.append(self._put(k, point) if kept else None)
+            self.gradients.append(self.shelf(_shape_of(g) if affine else g))
             point = self.simulation.step(k, point, g)
         return point
 
     def backwards(self) -> Iterator[tuple[int, Point, Params]]:
         """(k, s_k, g_k) from the last step to the first, each let go of once it is passed on."""
         while self.points:
-            point, g = self.points.pop(), self.gradients.pop()
+            kept, g = self.points.pop(), self.gradients.pop()()
             k = self.first + len(self.points)
-            if point is None:
-                earlier = self.points[-1]
-                assert earlier is not None  # never two in a row
-                point = self.simulation.step(k - 1, earlier, self.gradients[-1])
-            yield k, point, g
+            yield k, self._made_again(k) if kept is None else kept(), g
+
+    def _put(self, k: int, point: Point) -> Callable[[], Point]:
+        """s_k on the shelf; s_0 is the learner's own and there anyway."""
+        return self.shelf(point) if k else IN_MEMORY(point)
+
+    def _made_again(self, k: int) -> Point:
+        earlier = self.points[-1]
+        assert earlier is not None  # never two in a row
+        return self.simulation.step(k - 1, earlier(), self.gradients[-1]())
 
 
 @dataclass(frozen=True)
@@ -142,15 +151,13 @@ class Trajectory:
 
     Attributes:
         simulation: the steps.
-        end: the state after the last step, s_K.
         marks: (k, s_k) from which later steps are made again, learner gradients included.
         spacing: steps from one mark to the next.
         latest: the steps since the last mark.
     """
 
     simulation: Simulation
-    end: Point
-    marks: list[tuple[int, Point]]
+    marks: list[tuple[int, Callable[[], Point]]]
     spacing: int
     latest: Stretch
 
@@ -168,10 +175,10 @@ class Trajectory:
         """(k, s_k, g_k) from the last step to the first that is kept. Can be gone over once."""
         yield from self.latest.backwards()
         while self.marks:
-            first, point = self.marks.pop()
-            stretch = Stretch(self.simulation, first)
-            stretch.extended(point, first + self.spacing)
-            del point
+            first, kept = self.marks.pop()
+            stretch = Stretch(self.simulation, first, self.latest.shelf)
+            stretch.extended(kept(), first + self.spacing)
+            del kept
             yield from stretch.backwards()
 
 
@@ -183,7 +190,8 @@ def simulate(
     first: int = 0,
     every: int = 1,
     engine: str | Engine | None = None,
-) -> Trajectory:
+    shelf: Shelf = IN_MEMORY,
+) -> tuple[Trajectory, Point]:
     """Take K steps, keeping what an adjoint over steps `first` to K - 1 needs.
 
     Args:
@@ -194,20 +202,22 @@ def simulate(
         every: steps between kept states; 1 keeps (s_k, g_k) of every step.
         engine: what an adjoint that comes at once is computed by: the last step keeps its graph for
             it. None where none does.
+        shelf: where states and gradients are kept.
 
     Returns:
-        The trajectory.
+        The trajectory, and s_K.
     """
     spacing = steps - first if every == 1 else every
     latest = first + (steps - first - 1) // spacing * spacing
-    marks: list[tuple[int, Point]] = []
+    stretch = Stretch(simulation, latest, shelf)
+    marks: list[tuple[int, Callable[[], Point]]] = []
     point = start
     for k in range(latest):
         if k >= first and (k - first) % spacing == 0:
-            marks.append((k, point))
+            marks.append((k, shelf(point) if k else IN_MEMORY(point)))
         point = simulation.step(k, point, simulation.gradient(k, point))
-    stretch = Stretch(simulation, latest)
-    return Trajectory(simulation, stretch.extended(point, steps, engine), marks, spacing, stretch)
+    end = stretch.extended(point, steps, engine)
+    return Trajectory(simulation, marks, spacing, stretch), end
 
 
 def _shape_of(g: Params) -> Params:

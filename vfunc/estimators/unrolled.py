@@ -9,6 +9,7 @@ from vfunc.config.allowed import check_fields
 from vfunc.config.declared import option
 from vfunc.errors import UserError
 from vfunc.estimators.estimator import register_estimator
+from vfunc.estimators.shelf import Shelf, States, shelf_of
 from vfunc.estimators.trajectory import Point, Simulation, Trajectory, simulate
 from vfunc.problem import (
     ValueEstimate,
@@ -55,11 +56,16 @@ class Unrolled:
     way back, once. Memory is that of K / c + c copies of theta_S and optimizer state instead of K,
     least at c = sqrt(K); the result is the same to the last bit.
 
+    With `states` = disk, states and gradients are files until the adjoint asks for them: K changes
+    the memory no more, and the result is the same to the last bit.
+
     Attributes:
         lookahead_steps: learner steps to look ahead.
         truncate: steps to differentiate through, counted from the last; approximate below
             --lookahead-steps.
         checkpoint_every: steps between stored states; those between are made again.
+        states: where states are kept until the adjoint asks for them; on disk, in the folder for
+            temporary files.
         series: whether the diagnostics tell how much of the value is of first and second order, for
             a backward pass more.
         engine: how the value is differentiated in the designer.
@@ -68,6 +74,7 @@ class Unrolled:
     lookahead_steps: int = option(default=1, least=1)
     truncate: int | None = option(default=None, shown="all", least=1)
     checkpoint_every: int = option(default=1, shown="1, every step is stored", least=1)
+    states: States = "memory"
     series: bool = option(default=False)
     engine: EngineName | Engine = "auto"
 
@@ -85,10 +92,19 @@ class Unrolled:
                 f"differentiated, not {self.checkpoint_every}"
             )
 
+        if self.states == "disk" and self._reach == 1:
+            raise UserError("states disk does nothing where one step is differentiated")
+
     @entry
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
         """See `Estimator.__call__`; the problem's batches are used in turn."""
+        with shelf_of(self.states) as shelf:
+            return self._estimate(problem, theta, phi, shelf)
+
+    def _estimate(
+        self, problem: ValueProblem, theta: Params, phi: Params, shelf: Shelf
+    ) -> ValueEstimate:
         steps = self.lookahead_steps
         if len(problem.batches) < steps:
             raise UserError(
@@ -101,20 +117,21 @@ class Unrolled:
             before, g_down = feedback_gradient(problem, theta)
         else:
             before = feedback_value(problem, theta)
-        trajectory = simulate(
+        trajectory, last = simulate(
             Simulation(problem, phi, taken),
             Point(theta, problem.state),
             steps,
             first=steps - self._reach,
             every=self.checkpoint_every,
             engine=self.engine,
+            shelf=shelf,
         )
-        end = trajectory.end.theta
+        end = last.theta
         gradients = taken.batches + trajectory.made_again
         after, theta_bar = feedback_gradient(problem, end)
         value = before - after
         notes = lookahead_notes(g_down, theta_bar, trees.axpy(-1.0, theta, end), value)
-        del g_down
+        del g_down, last, end
         pulled = self._adjoint(trajectory, theta_bar)
         spent = (GRADIENT if self.series else Passes(forwards=1)) + GRADIENT  # of L_down
         for _ in range(gradients):
@@ -136,15 +153,24 @@ class Unrolled:
         return self.lookahead_steps if self.truncate is None else self.truncate
 
     def _adjoint(self, trajectory: Trajectory, theta_bar: Params) -> Pullback:
-        """The sum of the steps' pullbacks."""
+        """The sum of the steps' pullbacks.
+
+        Args:
+            trajectory: gone over once.
+            theta_bar: grad L_down(theta_K); emptied, so that nobody holds it throughout.
+        """
+        bar = dict(theta_bar)
+        theta_bar.clear()
         problem, phi = trajectory.simulation.problem, trajectory.simulation.phi
         first = self.lookahead_steps - self._reach
         state_bar: dict[str, Buffers] = {}
         total = Pullback.zero(phi)
         for k, point, g in trajectory.backwards():
-            theta_bar, state_bar, g_bar = trajectory.simulation.rule(k).vjp(
-                point.theta, point.state, g, theta_bar, state_bar
+            bar, state_bar, g_bar = trajectory.simulation.rule(k).vjp(
+                point.theta, point.state, g, bar, state_bar
             )
+            at = point.theta
+            del point, g  # moments are needed no more, nor any of it where the next is brought
             for position, share in trajectory.simulation.taken.of_step(k):
                 opened = trajectory.opened()  # of the last step alone
                 if opened is None:
@@ -154,7 +180,7 @@ class Unrolled:
                 w = trees.scale(g_bar, -share)
                 pulled = pull_back(
                     problem,
-                    point.theta,
+                    at,
                     construction,
                     w,
                     self.engine,
@@ -162,10 +188,11 @@ class Unrolled:
                     joint=None if opened is None else opened.joint,
                 )
                 if pulled.hessian is not None:
-                    theta_bar = trees.axpy(-1.0, pulled.hessian, theta_bar)
+                    bar = trees.axpy(-1.0, pulled.hessian, bar)
                     pulled = replace(pulled, hessian=None)
                 total = total + pulled
                 del construction, opened, w, pulled  # one designer's graph at a time
+            del at, g_bar
         return total
 
 

@@ -51,6 +51,7 @@ PEERS: dict[str, Peer] = {
     NAIVE: naive_autograd,
     "vfunc": own_lookahead(),
     "vfunc, checkpoint_every=4": own_lookahead(checkpoint_every=4),
+    "vfunc, states=disk": own_lookahead(states="disk"),
     "vfunc, engine forward": own_lookahead("forward"),
     "nested torch.func": nested_func,
     "TorchOpt": by_torchopt,
@@ -71,7 +72,12 @@ QUESTIONS: tuple[tuple[Kind, Tuned, tuple[int, ...]], ...] = (
 """The learner's optimizer, what phi is, and K."""
 
 LEFT_OUT: dict[tuple[Kind, Tuned], tuple[str, ...]] = {
-    ("adam", "designer"): ("vfunc, checkpoint_every=4", "vfunc, engine forward", "bergson"),
+    ("adam", "designer"): (
+        "vfunc, checkpoint_every=4",
+        "vfunc, states=disk",
+        "vfunc, engine forward",
+        "bergson",
+    ),
     ("adamw", "weights"): ("vfunc, engine forward", "nested torch.func", "TorchOpt", "higher"),
 }
 """Rows that would say nothing new."""
@@ -132,7 +138,7 @@ def peer_costs(
         optimizer: the learner's.
         tuned: what phi is.
         steps: K.
-        repeats: paired repeats of each time; 0 measures none.
+        repeats: paired repeats of each time, half as many of a long lookahead; 0 measures none.
         peers: those asked, naive autograd among them; by default all that the question is for.
 
     Returns:
@@ -148,13 +154,14 @@ def peer_costs(
         plain_gradient(asked)
     runs: dict[str, _Run] = {}
     failed: dict[str, str] = {}
+    first = lookahead(sizes, 1, step, tuned)
     for name, peer in peers.items():
-        found = _counted(peer, asked)
+        found = _counted(peer, asked, first)
         if isinstance(found, _Run):
             runs[name] = found
         else:
             failed[name] = found
-    times = _times({name: peers[name] for name in runs}, asked, repeats)
+    times = _times({name: peers[name] for name in runs}, asked, _often(steps, repeats))
     naive = runs[NAIVE]
     own_error = _error(naive.grad, exact)
     theta = sum(x.numel() * x.element_size() for x in asked.theta.values())
@@ -180,12 +187,12 @@ def peer_costs(
     return rows
 
 
-def _counted(peer: Peer, asked: Lookahead) -> _Run | str:
-    """The second call of a peer, counted; or why it does not run."""
+def _counted(peer: Peer, asked: Lookahead, first: Lookahead) -> _Run | str:
+    """A call of a peer, counted, after one of a shorter question; or why it does not run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other packages' own
-            peer(asked)
+            peer(first)
             with counting_peak(torch.device("cpu")) as peak, Flops() as flops:
                 grad = peer(asked)
     except MissingExtraError as error:
@@ -195,6 +202,11 @@ def _counted(peer: Peer, asked: Lookahead) -> _Run | str:
     except Exception as error:  # whatever it is that a package of others does
         return f"does not run: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
     return _Run(trees.detach(grad), flops.total, peak.peak)
+
+
+def _often(steps: int, repeats: int) -> int:
+    """How often a question is timed: half as often where it takes long."""
+    return repeats if steps <= 4 else (repeats + 1) // 2
 
 
 def _times(peers: dict[str, Peer], asked: Lookahead, repeats: int) -> dict[str, list[float]]:

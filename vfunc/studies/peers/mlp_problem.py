@@ -38,7 +38,7 @@ class MlpSizes:
     rank: int
 
 
-SIZES = {"tiny": MlpSizes(3, 8, 4, 2), "scaled": MlpSizes(12, 512, 128, 16)}
+SIZES = {"tiny": MlpSizes(3, 8, 4, 2), "scaled": MlpSizes(12, 512, 512, 16)}
 """Sizes by the name of a shape: a look that it works, and twelve layers of 12.6 MB in float32."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vfunc import trees
 from vfunc.estimators import Unrolled
+from vfunc.estimators.shelf import States
 from vfunc.problem import ValueProblem
 from vfunc.pullback import EngineName
 from vfunc.simulate import SGD, Adam, AdamW, UpdateRule
@@ -14,13 +15,14 @@ from vfunc.trees import Params
 
 
 def own_lookahead(
-    engine: EngineName = "auto", checkpoint_every: int = 1
+    engine: EngineName = "auto", checkpoint_every: int = 1, states: States = "memory"
 ) -> Callable[[Lookahead], Params]:
     """The lookahead by `Unrolled` with these options, as a function of the question."""
 
     def gradient(asked: Lookahead) -> Params:
         every = min(checkpoint_every, asked.steps)
-        ask = Unrolled(asked.steps, checkpoint_every=every, engine=engine)
+        kept = states if asked.steps > 1 else "memory"
+        ask = Unrolled(asked.steps, checkpoint_every=every, states=kept, engine=engine)
         # a value is a decrease of L_down
         return trees.scale(ask(own_problem(asked), asked.theta, asked.phi).grad, -1.0)
 
