@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel
-from peft.utils import get_peft_model_state_dict, load_peft_weights
+from torch import nn
 from transformers import PreTrainedModel
 
 from vfunc.errors import UserError
@@ -28,14 +27,14 @@ class SavedAdapters:
 
     path: Path
     base: str
-    config: LoraConfig
+    config: Any  # LoraConfig: peft takes long to import
 
     @property
     def rank(self) -> int:
         """Their rank."""
         return self.config.r
 
-    def onto(self, base: PreTrainedModel, dropout: float | None = None) -> PeftModel:
+    def onto(self, base: PreTrainedModel, dropout: float | None = None) -> nn.Module:
         """Put them onto their base, trainable.
 
         Args:
@@ -47,6 +46,9 @@ class SavedAdapters:
         """
         if dropout is not None:
             self.config.lora_dropout = dropout
+        from peft import PeftModel
+        from peft.utils import get_peft_model_state_dict, load_peft_weights
+
         try:
             saved = load_peft_weights(str(self.path), device="cpu")
             made = PeftModel.from_pretrained(
@@ -75,7 +77,8 @@ class SavedAdapters:
         Raises:
             UserError: as `onto`.
         """
-        learner: Any = self.onto(base).merge_and_unload()
+        made: Any = self.onto(base)
+        learner = made.merge_and_unload()
         learner.requires_grad_(True)  # peft froze the base
         return named(learner, str(self.path.resolve()))
 
@@ -89,6 +92,8 @@ def saved_adapters(name: str) -> SavedAdapters | None:
     path = Path(name)
     if not (path / CONFIG).is_file() or (path / "config.json").is_file():
         return None
+    from peft import LoraConfig, PeftConfig
+
     try:
         kind = json.loads((path / CONFIG).read_text()).get("peft_type")
         config = PeftConfig.from_pretrained(str(path)) if kind == "LORA" else None

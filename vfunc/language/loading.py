@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -178,6 +177,8 @@ def with_lora(learner: PreTrainedModel, rank: int, alpha: float, dropout: float)
     Raises:
         UserError: the learner has none of the modules that are adapted.
     """
+    from peft import LoraConfig, get_peft_model  # only now: it takes long to import
+
     leaves = {name.rpartition(".")[2] for name, _ in learner.named_modules()}
     targets = [name for name in LORA_TARGETS if name in leaves]
     if not targets:

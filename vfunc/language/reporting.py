@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -47,13 +47,15 @@ def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
     """Learners go to `save_pretrained` directories, with the tokenizer beside them."""
 
     def save_learner(learner: nn.Module, path: Path) -> None:
-        assert isinstance(learner, PreTrainedModel | PeftModel)
+        peft: Any = sys.modules.get("peft")  # where nobody has imported it there are no adapters
+        adapted = peft is not None and isinstance(learner, peft.PeftModel)
+        assert adapted or isinstance(learner, PreTrainedModel)
+        saved: Any = learner
         # peft would look up the base's vocabulary, by a name that may be an adapters' directory;
         # none of the modules that are adapted is an embedding
-        adapted = isinstance(learner, PeftModel)
         own: dict[str, Any] = {"save_embedding_layers": False} if adapted else {}
         with quiet():
-            learner.save_pretrained(str(path), **own)
+            saved.save_pretrained(str(path), **own)
             tokenizer.save_pretrained(path)
 
     return Saving(save_learner, save_designer)

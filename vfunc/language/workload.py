@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
@@ -337,4 +337,6 @@ class LanguageWorkload:
 
 def _generating(learner: nn.Module) -> Any:
     """The model that generates: adapters are layers of the base model."""
-    return learner.get_base_model() if isinstance(learner, PeftModel) else learner
+    peft: Any = sys.modules.get("peft")  # where nobody has imported it there are no adapters
+    own: Any = learner
+    return own.get_base_model() if peft is not None and isinstance(own, peft.PeftModel) else own
