@@ -78,6 +78,10 @@ def _refusal(said: str, words: Sequence[str], options: Mapping[str, Known]) -> s
     named = next((name for name in _FLAG.findall(said) if name in given), None)
     if named is None:
         return f"{said.partition(' For full helptext')[0]}; {_HELP}"
+    if "Unrecognized options" in said:
+        near = [name for name in _FLAG.findall(said.partition("meant:")[2]) if name not in given]
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{named} is no option{hint}; {_HELP}"
     values = _values(words, named)
     option = options.get(named[2:].replace("-", "_"))
     if not values:

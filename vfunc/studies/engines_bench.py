@@ -155,6 +155,7 @@ def engine_costs(
     repeats: int,
     steps: Sequence[int] = (1, 4, 16),
     device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> EngineCosts:
     """Measure every engine against the plain learner step.
 
@@ -164,9 +165,10 @@ def engine_costs(
         repeats: paired repeats of each time, fewer of what takes long; 0 measures none.
         steps: of `unrolled`, a row each.
         device: the device; None is the CPU.
+        dtype: of mixed precision; None is float32 throughout.
     """
     device = device or torch.device("cpu")
-    run = warm(shaped_run(shape, "vpretraining", align, device), 2)
+    run = warm(shaped_run(shape, "vpretraining", align, device, dtype), 2)
     problem, plain = question(run, max(steps))
     theta = run.state.functional.theta
     assert run.state.designer is not None

@@ -92,6 +92,7 @@ def shaped_run(
     arm: str,
     align: str,
     device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> ArmRun:
     """One arm of a run of that shape: AdamW, one micro-batch a step, `first_order`.
 
@@ -100,6 +101,7 @@ def shaped_run(
         arm: `baseline` or `vpretraining`.
         align: the subset S.
         device: the device; None is the CPU.
+        dtype: of mixed precision; None is float32 throughout.
     """
     device = device or torch.device("cpu")
     workload = LanguageWorkload(
@@ -118,7 +120,7 @@ def shaped_run(
         len(shape.feedback),
         0.1,
         device,
-        None,
+        dtype,
         0,
     )
     designed = ARMS[arm].designed

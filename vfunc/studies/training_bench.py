@@ -80,7 +80,11 @@ class TrainingCost:
 
 
 def training_cost(
-    shape: Shape, align: str, repeats: int, device: torch.device | None = None
+    shape: Shape,
+    align: str,
+    repeats: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> TrainingCost:
     """Measure an arm with a designer against the baseline.
 
@@ -89,9 +93,10 @@ def training_cost(
         align: the subset S.
         repeats: paired repeats of each time; 0 measures none.
         device: the device; None is the CPU.
+        dtype: of mixed precision; None is float32 throughout.
     """
     device = device or torch.device("cpu")
-    baseline, designed = (shaped_run(shape, arm, align, device) for arm in _ARMS)
+    baseline, designed = (shaped_run(shape, arm, align, device, dtype) for arm in _ARMS)
     memory = [_peak(run, shape, device) for run in (baseline, designed)]
     flops = [flops_of(lambda run=run: _block(run, shape)) for run in (baseline, designed)]
     ratios, pieces = [], {}

@@ -74,7 +74,8 @@ def assemble(config: RunConfig, processes: Processes = ALONE) -> Assembled:
             raise UserError("--estimate-mode train does nothing here: the learner has no dropout")
 
     learner, modality = config.assembled(device, check)
-    modality = replace(modality, workload=modality.workload.among(processes))
+    if not processes.alone:
+        modality = replace(modality, workload=modality.workload.among(processes))
     return Assembled(config, learner, modality, device)
 
 
