@@ -196,3 +196,34 @@ def test_nothing_predicted_is_a_zero_loss_without_a_gradient():
     loss.backward()
     assert float(loss.detach()) == 0.0 and not bool(x.grad.any())
     assert not bool(candidate_log_probs(logits.detach(), candidates, weight).any())
+
+
+@pytest.mark.parametrize("kept", ["all", "some", "few"])
+def test_rows_that_are_read_in_place_are_left_as_they_are(kept, monkeypatch):
+    """Side by side they are a view of the learner's own logits, apart a copy."""
+    monkeypatch.setattr(module, "CPU_CHUNK_ELEMENTS", 3 * 50)  # three rows at a time
+    draw = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 7, 50, generator=draw)
+    predict = torch.ones(2, 7, dtype=torch.bool)
+    if kept != "all":
+        predict = torch.rand(2, 7, generator=draw) < (0.7 if kept == "some" else 0.2)
+    tokens = torch.randint(50, (2, 8), generator=draw)
+    batch = TokenBatch(tokens, predict, torch.zeros_like(predict))
+    before = logits.clone()
+    seen = observe(logits, batch, 5)
+    assert torch.equal(logits, before)
+    q = torch.rand(2, 7, 5, generator=draw)
+    weight = position_weights(predict)
+    live = logits.clone().requires_grad_()
+    known = (seen.log_probs, seen.normaliser)
+    loss = soft_cross_entropy(live, seen.candidates, q, weight, known)
+    (found,) = torch.autograd.grad(loss, live)
+    assert torch.equal(live.detach(), before)
+    wide = logits.double().requires_grad_()
+    log_p = wide.log_softmax(-1)
+    picked = log_p.gather(-1, seen.candidates)
+    (wanted,) = torch.autograd.grad(-(weight[..., None] * q * picked).sum(), wide)
+    assert torch.allclose(found.double(), wanted, atol=1e-7)
+    entropy = torch.where(predict, -(log_p.exp() * log_p).sum(-1), 0.0)
+    assert torch.allclose(seen.entropy.double(), entropy.detach(), atol=1e-5)
+    assert float(loss) == pytest.approx(float(-(weight[..., None] * q * picked).sum()), rel=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_targets.soft_loss import rows_a_chunk
+from vfunc.language.soft_targets.soft_loss import row_chunks
 from vfunc.typecheck import typed
 
 GROUP = 32
@@ -80,14 +80,18 @@ def observe(logits: Float[Tensor, "B T V"], batch: TokenBatch, top_k: int) -> Ob
     log_probs = torch.zeros(candidates.shape, dtype=dtype, device=logits.device)
     entropy = torch.zeros(truth.shape, dtype=dtype, device=logits.device)
     normaliser = torch.zeros_like(entropy)
-    for part in rows.split(rows_a_chunk(flat)):
-        wide = flat.index_select(0, part).to(dtype)
-        lse = wide.logsumexp(-1)
-        chosen = _true_token_first(largest(wide, top_k), truth[part])
+    for part, chunk in row_chunks(flat, rows):
+        wide = chunk.to(dtype)
+        best = largest(wide, top_k)
+        top = wide.gather(-1, best[:, :1])
+        below = wide - top
+        share = below.exp()  # one exponential an entry serves normaliser and entropy
+        total = share.sum(-1)
+        lse = total.log() + top.squeeze(-1)
+        chosen = _true_token_first(best, truth[part])
         candidates[part] = chosen
         log_probs[part] = wide.gather(-1, chosen) - lse[:, None]
-        log_p = wide.sub_(lse[:, None])  # a copy of its rows, needed no more
-        entropy[part] = -torch.linalg.vecdot(log_p.exp(), log_p)
+        entropy[part] = total.log() - below.mul_(share).sum(-1) / total
         normaliser[part] = lse
     shape = batch.predict.shape
     return Observation(

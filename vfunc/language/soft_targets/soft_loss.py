@@ -14,6 +14,7 @@ the whole vocabulary need not exist at once: rows are taken in chunks, and rows 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -141,6 +142,35 @@ def rows_a_chunk(logits: Tensor) -> int:
     return max(1, elements // logits.shape[-1])
 
 
+def row_chunks(logits: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of logits, as many as are taken at a time: their numbers, and they themselves.
+
+    On a CPU rows that stand side by side are a view: what is not copied is read once. They are not
+    to be written to.
+
+    Args:
+        logits: rows of logits.
+        rows: the numbers of those to take, rising.
+    """
+    for part in rows.split(rows_a_chunk(logits)):
+        place = _side_by_side(part)
+        yield part, logits.index_select(0, part) if place is None else logits[place]
+
+
+def _side_by_side(part: Tensor) -> slice | None:
+    """The slice of these rows, if it is one and the host may know without waiting for a device."""
+    if part.device.type != "cpu" or not len(part):
+        return None
+    first, last = int(part[0]), int(part[-1])
+    return slice(first, last + 1) if last - first + 1 == len(part) else None
+
+
+def _rows_in_place(grad: Tensor, part: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The rows of a gradient to be written to where they are; None where they have to be copied."""
+    place = _side_by_side(part)
+    return None if place is None or grad.dtype != dtype else grad[place]
+
+
 def _log_probs(logits: Tensor, ids: Tensor) -> Tensor:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return wide.gather(-1, ids) - wide.logsumexp(-1, keepdim=True)
@@ -173,14 +203,17 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  once_differentiable hides the names
         logits, ids, q, weight, rows, normalisers = ctx.saved_tensors
-        grad = torch.zeros_like(logits)
-        chunk = rows_a_chunk(logits)
-        for part, lse in zip(rows.split(chunk), normalisers.split(chunk), strict=True):
+        whole = len(rows) == len(logits)
+        grad = torch.empty_like(logits) if whole else torch.zeros_like(logits)
+        parts = row_chunks(logits, rows)
+        for (part, own), lse in zip(parts, normalisers.split(rows_a_chunk(logits)), strict=True):
             scale = (weight[part] * upstream)[:, None]
-            share = (logits.index_select(0, part).to(lse.dtype) - lse[:, None]).exp_()
+            inside = _rows_in_place(grad, part, lse.dtype)
+            share = torch.sub(own.to(lse.dtype), lse[:, None], out=inside).exp_()
             share *= scale * q[part].sum(-1, keepdim=True)
             share.scatter_add_(-1, ids[part], -scale * q[part])
-            grad.index_copy_(0, part, share.to(grad.dtype))
+            if inside is None:
+                grad.index_copy_(0, part, share.to(grad.dtype))
         return grad, None, None, None, None, None
 
 
@@ -188,8 +221,8 @@ def _looked_up(logits: Tensor, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tenso
     """log p of the candidates and the logsumexp, in the rows alone; one pass over their logits."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     log_probs, normalisers = [], []
-    for part in rows.split(rows_a_chunk(logits)):
-        wide = logits.index_select(0, part).to(dtype)
+    for part, own in row_chunks(logits, rows):
+        wide = own.to(dtype)
         lse = wide.logsumexp(-1)
         log_probs.append(wide.gather(-1, ids[part]) - lse[:, None])
         normalisers.append(lse)
