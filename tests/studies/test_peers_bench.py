@@ -26,7 +26,7 @@ def asked_of(names, optimizer="sgd", tuned="designer", steps=2, more=None):
 def test_ours_and_the_plain_loops_agree_with_float64(optimizer, tuned):
     rows = asked_of([*OWN, "nested torch.func"], optimizer, tuned, steps=5)
     for row in rows.values():
-        assert row.said == "" and row.error < 1e-3
+        assert row.said == "" and row.error < 1e-4
     naive = rows[NAIVE]
     assert (naive.memory, naive.flops, naive.over_naive) == (1.0, 1.0, 1.0)
     # a replay's floor over autograd is 4/3
@@ -108,9 +108,9 @@ def test_others_where_they_are(module, name, optimizer, tuned, right):
     steps = 4 if right else 1
     row = asked_of([name], optimizer, tuned, steps)[name]
     if right:
-        assert row.said == "" and row.error < 1e-3
-    else:  # epsilon before the bias correction
-        assert row.said.startswith("wrong") and row.error == pytest.approx(30, rel=0.2)
+        assert row.said == "" and row.error < 1e-4
+    else:  # epsilon is added before the bias correction
+        assert row.said.startswith("wrong") and row.error > 1
 
 
 def test_what_a_package_cannot_be_asked_is_its_row(monkeypatch):

@@ -51,7 +51,9 @@ class Step:
         lr: the step size.
         momentum: of SGD.
         betas: of Adam and AdamW.
-        eps: of Adam and AdamW.
+        eps: of Adam and AdamW: a part of the gradients' own size. At torch's 1e-8 a step from a
+            fresh state is a sign, and no float32 has the digits of its derivative: everybody's
+            error would be that of the gradients.
         decay: weight decay, of AdamW alone.
     """
 
@@ -59,7 +61,7 @@ class Step:
     lr: float = 1e-3
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    eps: float = 1e-5
     decay: float = 0.01
 
 
