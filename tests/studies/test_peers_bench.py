@@ -26,7 +26,7 @@ def asked_of(names, optimizer="sgd", tuned="designer", steps=2, more=None):
 def test_ours_and_the_plain_loops_agree_with_float64(optimizer, tuned):
     rows = asked_of([*OWN, "nested torch.func"], optimizer, tuned, steps=5)
     for row in rows.values():
-        assert row.said == "" and row.error < 1e-4
+        assert row.said == "" and row.error < 1e-3
     naive = rows[NAIVE]
     assert (naive.memory, naive.flops, naive.over_naive) == (1.0, 1.0, 1.0)
     # a replay's floor over autograd is 4/3
@@ -57,7 +57,7 @@ def test_the_loop_steps_as_torch_does(optimizer):
             live.step()
         return asked.outer(theta).item()
 
-    h, along = 1e-4, trees.normal_like(asked.phi, torch.Generator().manual_seed(1))
+    h, along = 1e-6, trees.normal_like(asked.phi, torch.Generator().manual_seed(1))
     slope = (after(trees.axpy(h, along, asked.phi)) - after(trees.axpy(-h, along, asked.phi))) / (
         2 * h
     )
@@ -108,7 +108,7 @@ def test_others_where_they_are(module, name, optimizer, tuned, right):
     steps = 4 if right else 1
     row = asked_of([name], optimizer, tuned, steps)[name]
     if right:
-        assert row.said == "" and row.error < 1e-4
+        assert row.said == "" and row.error < 1e-3
     else:  # epsilon is added before the bias correction
         assert row.said.startswith("wrong") and row.error > 1
 
