@@ -147,16 +147,18 @@ def require_same_structure(what: str, a: Mapping[str, Tensor], like: Mapping[str
         )
 
 
-def gradient(output: Scalar, inputs: Params) -> Params:
+def gradient(output: Scalar, inputs: Params, *, retain_graph: bool = False) -> Params:
     """Plain first-order gradient of `output` in `inputs`; zeros where it does not depend."""
-    return filled(reached_gradient(output, inputs), inputs)
+    return filled(reached_gradient(output, inputs, retain_graph=retain_graph), inputs)
 
 
-def reached_gradient(output: Scalar, inputs: Params) -> Params:
+def reached_gradient(output: Scalar, inputs: Params, *, retain_graph: bool = False) -> Params:
     """Plain first-order gradient in those of `inputs` that `output` depends on, by name."""
     if not output.requires_grad or not inputs:
         return {}
-    grads = torch.autograd.grad(output, list(inputs.values()), allow_unused=True)
+    grads = torch.autograd.grad(
+        output, list(inputs.values()), retain_graph=retain_graph, allow_unused=True
+    )
     return {name: dense(g) for name, g in zip(inputs, grads, strict=True) if g is not None}
 
 

@@ -10,7 +10,16 @@ import torch
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueProblem
-from vfunc.pullback import ENGINES, Engine, Passes, attention_for, mixed_product
+from vfunc.pullback import (
+    ENGINES,
+    GRADIENT,
+    Engine,
+    JointGradient,
+    Passes,
+    attention_for,
+    kept_gradient,
+    mixed_product,
+)
 from vfunc.pullback.gauss_newton import GaussNewton
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
 from vfunc.simulate import Adam, TensorState
@@ -18,6 +27,52 @@ from vfunc.trees import Params
 
 Product = Callable[[Params], tuple[Params, Passes, str]]
 """x -> (C x, the learner passes spent, what computed it)."""
+
+
+@dataclass
+class _Hessian:
+    """H x at one point; all products share one gradient with its graph, where there is room.
+
+    Attributes:
+        problem: gives L_pre.
+        theta: the point.
+        construction: the task.
+        engine: what computes the products.
+        joint: the gradient with its graph, from the first product to `forget`.
+        asked: whether there has been a product.
+    """
+
+    problem: ValueProblem
+    theta: Params
+    construction: Construction
+    engine: str | Engine
+    joint: JointGradient | None = None
+    asked: bool = False
+
+    def __call__(self, x: Params) -> tuple[Params, Passes, str]:
+        spent = Passes()
+        if not self.asked:
+            self.asked = True
+            self.joint = kept_gradient(
+                self.problem, self.theta, self.construction, self.engine, hessian=True
+            )
+            spent = Passes() if self.joint is None else GRADIENT
+        product = mixed_product(
+            self.problem,
+            self.theta,
+            self.construction,
+            x,
+            self.engine,
+            hessian=True,
+            repeated=True,
+            joint=self.joint,
+        )
+        assert product.hessian is not None
+        return product.hessian, spent + product.passes, product.engine
+
+    def forget(self) -> None:
+        """Let go of the graph; a later product makes another."""
+        self.joint, self.asked = None, False
 
 
 @dataclass
@@ -37,6 +92,11 @@ class DampedCurvature:
     spent: Passes
     by: str = ""
     semidefinite: bool = False
+
+    def forget(self) -> None:
+        """Let go of what the products share, a graph, which is in the way of others."""
+        if isinstance(self.product, _Hessian):
+            self.product.forget()
 
     def undamped(self, x: Params) -> Params:
         """C x."""
@@ -77,15 +137,7 @@ def curvature_at(
     name = engine if isinstance(engine, str) else engine.name
     if curvature == "hessian":
         by = "auto" if name == "linear" else engine
-
-        def hessian(x: Params) -> tuple[Params, Passes, str]:
-            product = mixed_product(
-                problem, theta, construction, x, by, hessian=True, repeated=True
-            )
-            assert product.hessian is not None
-            return product.hessian, product.passes, product.engine
-
-        return DampedCurvature(hessian, damping, Passes())
+        return DampedCurvature(_Hessian(problem, theta, construction, by), damping, Passes())
     if problem.composite is None:
         raise UserError(
             "curvature 'gauss_newton' needs a loss that is convex in the learner's outputs, and "

@@ -131,6 +131,7 @@ class Implicit:
         adjoint = self.solver(
             matrix, star_down, tolerance=tolerance, seed=problem.seed, preconditioner=diagonal
         ).require(f"implicit, adjoint at damping {damping:g}", self._advice(problem))
+        matrix.forget()
         pulled = pull_back(problem, inner.theta, construction, adjoint.x, self.engine)
         pulled = replace(
             pulled,

@@ -125,6 +125,7 @@ def solve_proximal(
         at = replace(at, met=rule.met(at))
         matrix = curvature_at(proximal.theta(at.shift))
         at = _newton_step(proximal, at, matrix, rule.aim(at), max_iterations, preconditioner)
+        matrix.forget()
     return answer
 
 

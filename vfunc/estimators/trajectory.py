@@ -58,7 +58,7 @@ class Simulation:
             total |= {name: total[name] + x if name in total else x for name, x in g.items()}
         return total
 
-    def opened(self, k: int, point: Point, engine: str | Engine) -> Opened | None:
+    def opened(self, k: int, point: Point, engine: str | Engine, *, hessian: bool) -> Opened | None:
         """g_k with the graph that an adjoint starts from; None where that saves nothing.
 
         For the last step: its graph is the first to be gone through, and one exists at a time in
@@ -68,12 +68,13 @@ class Simulation:
             k: which step.
             point: the state before it.
             engine: what the adjoint is computed by.
+            hessian: whether it goes on to a step before, and so needs a Hessian product here.
         """
         parts = self.taken.of_step(k)
         if len(parts) > 1:
             return None
         construction = construct_task(self.problem, self.phi, self.problem.batches[parts[0][0]])
-        joint = kept_gradient(self.problem, point.theta, construction, engine)
+        joint = kept_gradient(self.problem, point.theta, construction, engine, hessian=hessian)
         return None if joint is None else Opened(construction, joint)
 
     def summed(self, opened: Opened, point: Point) -> Params:
@@ -102,7 +103,14 @@ class Stretch:
     gradients: list[Callable[[], Params]] = field(default_factory=list)
     opened: list[Opened] = field(default_factory=list)
 
-    def extended(self, point: Point, stop: int, engine: str | Engine | None = None) -> Point:
+    def extended(
+        self,
+        point: Point,
+        stop: int,
+        engine: str | Engine | None = None,
+        *,
+        hessian: bool = False,
+    ) -> Point:
         """Take the steps up to `stop` from `point`, keep them, and return s_stop.
 
         Args:
@@ -110,11 +118,12 @@ class Stretch:
             stop: the step before which to stop.
             engine: what an adjoint that begins at `stop` is computed by: the step before it keeps
                 its graph. None where none does.
+            hessian: whether that step's part of the adjoint needs a Hessian product.
         """
         for k in range(self.first, stop):
             opened = None
             if engine is not None and k == stop - 1:
-                opened = self.simulation.opened(k, point, engine)
+                opened = self.simulation.opened(k, point, engine, hessian=hessian)
             if opened is None:
                 g = self.simulation.gradient(k, point)
             else:
@@ -216,7 +225,7 @@ def simulate(
         if k >= first and (k - first) % spacing == 0:
             marks.append((k, shelf(point) if k else IN_MEMORY(point)))
         point = simulation.step(k, point, simulation.gradient(k, point))
-    end = stretch.extended(point, steps, engine)
+    end = stretch.extended(point, steps, engine, hessian=steps - 1 > first)
     return Trajectory(simulation, marks, spacing, stretch), end
 
 

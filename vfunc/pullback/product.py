@@ -70,7 +70,8 @@ def mixed_product(
         engine: `auto`, a name, or an engine.
         hessian: whether H w is wanted too.
         repeated: whether this is one of many products of a solver (see `ProductRequest`).
-        joint: g_pre with its graph, from `kept_gradient` at this point; it serves once.
+        joint: g_pre with its graph, from `kept_gradient` at this point; it serves once, or every
+            time where the product is one of many.
 
     Returns:
         The product, with the engine's name and the reason for it.
@@ -100,15 +101,21 @@ def mixed_product(
 @entry
 @typed
 def kept_gradient(
-    problem: ValueProblem, theta: Params, construction: Construction, engine: str | Engine = "auto"
+    problem: ValueProblem,
+    theta: Params,
+    construction: Construction,
+    engine: str | Engine = "auto",
+    *,
+    hessian: bool = False,
 ) -> JointGradient | None:
-    """g_pre with its graph, so that a step's gradient and its pullback share one forward pass.
+    """g_pre with its graph, so that products at one point share one forward and backward pass.
 
     Args:
         problem: gives L_pre.
         theta: the point.
         construction: the task at that point, and which of its entries phi makes.
         engine: `auto`, a name, or an engine, as `mixed_product` will be given.
+        hessian: whether H w will be wanted too.
 
     Returns:
         The gradient; None where that engine has no use for its graph, where an operation has no
@@ -118,7 +125,9 @@ def kept_gradient(
         UserError: the engine is unknown or does not apply.
     """
     # engines are chosen by what is asked in which entries: any direction will do
-    request = ProductRequest(problem, theta, construction.task, construction.designed, theta)
+    request = ProductRequest(
+        problem, theta, construction.task, construction.designed, theta, hessian
+    )
     chosen = choose_engine(engine, request).engine
     if not isinstance(chosen, Reverse):
         return None

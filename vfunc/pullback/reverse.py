@@ -54,7 +54,9 @@ class Reverse:
             inner = trees.dot(request.w, joint.g_pre)
             theta = joint.theta if request.hessian else {}
             held = joint.held if request.hessian else {}
-            products = trees.gradient(inner, joined(joint.made, theta, held))
+            kept = request.repeated and request.joint is not None
+            wanted = joined(joint.made, theta, held)
+            products = trees.gradient(inner, wanted, retain_graph=kept)
         # what was kept has spent a forward and a backward before
         first = Passes() if request.joint is not None else GRADIENT
         return MixedProduct(
