@@ -73,8 +73,8 @@ def test_floors_of_lookaheads_add_up():
     assert counts.unrolled(1) == 1 + 2 + 100 + 30 + 30
     assert counts.unrolled(2) == 3 + 4 + 100 + 2 * 30 + 60 + 30
     assert counts.unrolled(3) == 5 + 6 + 100 + 3 * 30 + 60 + (30 + 60) + 30
-    # two of L_down, two gradients, three products, two values
-    passes = {"forwards": 9, "backwards": 10}
+    # two of L_down, two gradients, two graphs, three products, two values
+    passes = {"forwards": 8, "backwards": 9}
     assert counts.implicit(passes) == 3 + 100 + 2 * 30 + 2 * 10 + 3 * 60 + 2 * 30 + 30
 
 

@@ -125,7 +125,6 @@ def solve_proximal(
         at = replace(at, met=rule.met(at))
         matrix = curvature_at(proximal.theta(at.shift))
         at = _newton_step(proximal, at, matrix, rule.aim(at), max_iterations, preconditioner)
-        matrix.forget()
     return answer
 
 
@@ -283,6 +282,7 @@ def _newton_step(
         max_iterations=max_iterations,
         preconditioner=preconditioner,
     )
+    matrix.forget()
     direction = newton.x
     if newton.outcome is Outcome.negative_curvature and trees.is_zero(direction):
         direction = trees.scale(at.g, -1.0 / proximal.damping)
