@@ -92,8 +92,8 @@ class Counts:
     def implicit(self, passes: Mapping[str, int | float | str | bool]) -> int:
         """The floor of an implicit estimate of one Newton step, by the passes that it reports.
 
-        Its backward passes are two of L_down, two gradients, two graphs that products share, and one
-        a Hessian product, its forward ones the first three, and the values.
+        Its backward passes are two of L_down, two gradients, two graphs that products share, and
+        one a Hessian product, its forward ones the first three, and the values.
         """
         products = int(passes["backwards"]) - 6
         values = int(passes["forwards"]) - 6
