@@ -133,8 +133,8 @@ def test_a_wrong_gradient_that_is_known_is_not_certified_away(monkeypatch):
 
 @pytest.mark.parametrize("align", ["last:2", "all"])
 def test_two_graphs_are_never_there_together(monkeypatch, align):
-    # where the vocabulary's tensors are the largest, as they are in a real learner
-    shape = dataclasses.replace(SHAPES["tiny"], vocabulary=4000, length=64, feedback=(64, 60))
+    # where the vocabulary's tensors are the largest, as they are in a real learner: chunks are not
+    shape = dataclasses.replace(SHAPES["tiny"], vocabulary=4000, length=128, feedback=(128, 120))
     early = training_cost(shape, align, 0).memory
     monkeypatch.setattr(FirstOrder, "takes_g_down", False)
-    assert early < 0.9 * training_cost(shape, align, 0).memory
+    assert early < 0.8 * training_cost(shape, align, 0).memory
