@@ -8,25 +8,12 @@ from typing import Any
 import measures
 import pytest
 import torch
+from cases import Cube
 from torch import nn
 from transformers import MixtralConfig, MixtralForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import vfunc
 from vfunc.pullback.missing import MissingDerivativeError
-
-
-class Cube(torch.autograd.Function):
-    """No tangent: it can be differentiated twice by reverse alone."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * g
 
 
 def linear_in_q(outputs, theta, shape):

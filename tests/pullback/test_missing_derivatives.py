@@ -8,24 +8,13 @@ import warnings
 import measures
 import pytest
 import torch
+from cases import Cube
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 import vfunc
 from vfunc import trees
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
-
-
-class Cube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * g
 
 
 class OnceCube(Cube):

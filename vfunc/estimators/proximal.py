@@ -143,9 +143,8 @@ class _Proximal:
     def value(self, shift: Params) -> float:
         with torch.no_grad():
             loss = self.problem.pretrain(self.theta(shift), self.task)
-            return float(self.problem.processes.total(loss)) + 0.5 * self.damping * float(
-                trees.dot(shift, shift)
-            )
+            pull = 0.5 * self.damping * float(trees.dot(shift, shift))
+            return float(self.problem.processes.total(loss)) + pull
 
     def kinked(self, shift: Params, g: Params) -> bool:
         """Whether a kink is near: the slopes to both sides along the gradient differ.
