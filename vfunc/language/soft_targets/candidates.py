@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -105,22 +106,30 @@ def observe(logits: Float[Tensor, "B T V"], batch: TokenBatch, top_k: int) -> Ob
 def largest(rows: Float[Tensor, "N V"], k: int) -> Int[Tensor, "N k"]:
     """Where the k largest entries of each row are, the largest first.
 
-    On a CPU they are sought among groups: the k largest entries lie in the k groups with the
-    largest maxima, which takes one cheap pass and a selection among far fewer entries. Which of
-    equal entries come in is not specified, as with `torch.topk`.
+    On a CPU they are sought among the entries that reach the k-th largest of the maxima of groups
+    of entries: each of the k groups above has one at least, so that the k largest are among them,
+    and in most rows few others. Which of equal entries come in is not specified, as with
+    `torch.topk`.
     """
     count, size = rows.shape
-    if rows.device.type != "cpu" or k * GROUP * 2 > size:
+    if rows.device.type != "cpu" or k * GROUP * 2 > size or not count:
         return rows.topk(k, -1).indices
+    entries = rows.detach().numpy()  # whose selections are several times as fast as torch's here
     whole = size - size % GROUP
-    grouped = rows[:, :whole].unflatten(-1, (-1, GROUP))
-    groups = grouped.amax(-1).topk(k, -1, sorted=False).indices
-    among = grouped.gather(1, groups[..., None].expand(-1, -1, GROUP)).flatten(1)
-    at = (groups[..., None] * GROUP + torch.arange(GROUP)).flatten(1)
-    if whole < size:
-        rest = torch.arange(whole, size).expand(count, -1)
-        among, at = torch.cat([among, rows[:, whole:]], -1), torch.cat([at, rest], -1)
-    return at.gather(-1, among.topk(k, -1).indices)
+    # a group is every (V / 32)-th entry, so that maxima are of stretches of memory
+    maxima = entries[:, :whole].reshape(count, GROUP, -1).max(1)
+    maxima = np.concatenate([maxima, entries[:, whole:]], -1)
+    last = maxima.shape[-1] - k
+    bound = np.partition(maxima, last, -1)[:, last, None]
+    places = np.flatnonzero(entries >= bound)
+    row = places // size
+    found = np.bincount(row, minlength=count)
+    if found.min() < k or len(places) > count * k * GROUP:  # what is no number, or many ties
+        return rows.topk(k, -1).indices
+    order = np.lexsort((-entries.ravel()[places], row))  # by rows, the largest first
+    first = found.cumsum() - found
+    best = places[order[first[:, None] + np.arange(k)]]
+    return torch.from_numpy(best - np.arange(count)[:, None] * size)
 
 
 def require_top_k(top_k: int, vocabulary: int) -> None:
