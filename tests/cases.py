@@ -294,6 +294,16 @@ def situation(case: str, seed: int, optimizer: str = "sgd") -> Situation:
     return made.under(with_state(optimizer, made.theta, seed))
 
 
+def with_means(made: Situation, count: int = 1) -> Situation:
+    """The same with means of the stream's gradients: those of single batches after the first."""
+    tasks = [made.problem.construct(made.phi, batch) for batch in made.problem.batches[1:]]
+    means = tuple(
+        vfunc.pretrain_gradient(made.problem, made.theta, {n: x.detach() for n, x in task.items()})
+        for task in tasks[:count]
+    )
+    return replace(made, problem=replace(made.problem, means=means))
+
+
 def engines(made: Situation, *, hessian: bool) -> list[str]:
     """The exact engines that apply."""
     linear = made.problem.linear is not None and not hessian

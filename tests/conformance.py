@@ -17,7 +17,14 @@ EXACT, DIFFERENCED = 1e-6, 1e-5
 # The options that a registered estimator is tested with beyond its defaults. An estimator that is
 # not listed is tested as it comes: nothing has to be written for it.
 VARIANTS = {
-    "first_order": [{"value": "dot"}, {"value": "cosine"}, {"value": "preconditioned"}],
+    "first_order": [
+        {"value": "dot"},
+        {"value": "cosine"},
+        {"value": "preconditioned"},
+        {"value": "deflated"},
+        {"value": "deflated", "means": 2, "beta": 0.5},
+        {"value": "deflated_preconditioned"},
+    ],
     "unrolled": [{"lookahead_steps": k} for k in (1, 2, 4)],
     # its other exact solvers have finite differences of their own in test_implicit
     "implicit": [{"damping": 10.0, "solver_tolerance": 1e-11, "max_iterations": 100}],
@@ -34,6 +41,8 @@ ALL = [
     ("implicit", IMPLICIT),
     ("random", {}),
     ("zero", {}),
+    ("first_order", {"value": "deflated"}),
+    ("first_order", {"value": "deflated_preconditioned"}),
 ]
 
 
@@ -59,6 +68,9 @@ def engine_names(name, options, made):
 def check(made, name, options, seed):
     """|slope of the objective - <grad, direction>| <= bound |grad|, for every engine."""
     objective = vfunc.make_estimator(name, options)
+    taken = getattr(objective, "running_means", 0)
+    if taken:
+        made = cases.with_means(made, taken)
     along = measures.direction(made.phi, seed)
     if name == "zero":
         expected = 0.0

@@ -22,6 +22,7 @@ SEEDS = st.integers(0, 10**6)
 LINEAR = [
     ("first_order", {}),
     ("first_order", {"value": "preconditioned"}),
+    ("first_order", {"value": "deflated"}),
     ("unrolled", {"lookahead_steps": 2}),
     ("implicit", conformance.IMPLICIT),
 ]
@@ -42,7 +43,7 @@ def second_loss(theta, seed):
 
 def two_tasks(seed, case="mlp", optimizer="adamw"):
     """A situation, and two feedback losses of its theta."""
-    made = cases.situation(case, seed, optimizer)
+    made = cases.with_means(cases.situation(case, seed, optimizer))
     return made, {"a": made.problem.feedback_loss, "b": second_loss(made.theta, seed)}
 
 

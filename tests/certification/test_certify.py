@@ -31,13 +31,12 @@ def verdicts(certification):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("case", ["mlp", "mlp view"])
 def test_every_estimator_by_every_engine(case):
-    made = cases.situation(case, 4, "adamw")
+    made = cases.with_means(cases.situation(case, 4, "adamw"))
     found = ask(made)
     assert not found.failed
     by = verdicts(found)
-    assert {"first_order dot", "first_order cosine", "first_order preconditioned"} <= {
-        name for name, _ in by
-    }
+    values = ("dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned")
+    assert {f"first_order {value}" for value in values} <= {name for name, _ in by}
     for (name, engine), verdict in by.items():
         if engine == "linear" and (case == "mlp view" or name == "unrolled 3"):
             expected = {"skipped"}
@@ -47,6 +46,23 @@ def test_every_estimator_by_every_engine(case):
             expected = {"exact"}
         if name.split()[0] in ("first_order", "unrolled", "random", "zero", "implicit"):
             assert verdict in expected, (name, engine)
+
+
+@pytest.mark.parametrize("value", ["deflated", "deflated_preconditioned"])
+def test_means_are_brought_to_float64_with_the_problem(value):
+    made = cases.with_means(cases.situation("mlp view", 5, "adamw"), 2)
+    narrow = tuple({n: x.float() for n, x in mean.items()} for mean in made.problem.means)
+    made = replace(made, problem=replace(made.problem, means=narrow))
+    (row,) = ask(made, vfunc.FirstOrder(value, means=2)).estimators
+    assert (row.verdict, row.subject) == ("exact", f"first_order {value} 2")
+
+
+def test_deflation_is_not_certified_where_there_is_nothing_to_take_out(monkeypatch):
+    only = {"first_order": vfunc.FirstOrder}
+    monkeypatch.setattr("vfunc.certification.subjects.ESTIMATORS", only)
+    found = ask(cases.situation("mlp", 4))
+    (row,) = (row for row in found.estimators if row.subject == "first_order deflated")
+    assert row.verdict == "skipped" and "no means" in row.note
 
 
 @pytest.mark.usefixtures("float64")

@@ -127,13 +127,16 @@ def total(*passes):
         ("first_order", {"value": "dot"}, [DOWN]),
         ("first_order", {"value": "cosine"}, [DOWN, PRE]),
         ("first_order", {"value": "preconditioned"}, [DOWN, PRE]),
+        # the means are there: what is taken out costs no pass
+        ("first_order", {"value": "deflated"}, [DOWN]),
+        ("first_order", {"value": "deflated_preconditioned"}, [DOWN, PRE]),
         # L_down at both ends: the value and the adjoint's start
         ("unrolled", {"lookahead_steps": 1}, [VALUE, PRE, DOWN]),
         ("unrolled", {"lookahead_steps": 1, "series": True}, [DOWN, PRE, DOWN]),
     ],
 )
 def test_one_second_order_pass_and_the_plain_gradients(name, options, plain, engine):
-    made = cases.situation("mlp", 0)
+    made = cases.with_means(cases.situation("mlp", 0))
     options = options | {"engine": engine}
     notes = vfunc.make_estimator(name, options)(made.problem, made.theta, made.phi).diagnostics
     spent = notes["forwards"], notes["backwards"], notes["tangents"]

@@ -22,6 +22,8 @@ ESTIMATORS = {
     },
     "first_order cosine": vfunc.FirstOrder("cosine"),
     "first_order preconditioned": vfunc.FirstOrder("preconditioned"),
+    "first_order deflated": vfunc.FirstOrder("deflated", means=2),
+    "first_order deflated_preconditioned": vfunc.FirstOrder("deflated_preconditioned", beta=0.7),
     "unrolled 1": vfunc.Unrolled(1, engine="reverse"),
     "unrolled 1 forward": vfunc.Unrolled(1, engine="forward"),
     "unrolled 4": vfunc.Unrolled(4, series=True),
@@ -56,6 +58,12 @@ def difference(one: vfunc.ValueEstimate, other: vfunc.ValueEstimate) -> float:
     return max(found)
 
 
+def means_of(problem: vfunc.ValueProblem, theta: dict, phi: dict) -> tuple[dict, ...]:
+    """Gradients of later batches as means of the stream's, of all processes."""
+    tasks = (vfunc.construct_task(problem, phi, batch).task for batch in problem.batches[1:3])
+    return tuple(vfunc.pretrain_gradient(problem, theta, task) for task in tasks)
+
+
 def differences(processes: vfunc.Processes) -> dict[str, float]:
     """How far each estimate is from that of one process, by estimator and optimizer."""
     before = torch.get_default_dtype()
@@ -64,6 +72,8 @@ def differences(processes: vfunc.Processes) -> dict[str, float]:
     for optimizer, made in optimizers().items():
         whole, theta, phi = problem_of(made, *ALL, vfunc.Processes())
         own, _, _ = problem_of(made, *SHARES, processes)
+        means = means_of(whole, theta, phi)
+        own, whole = (replace(p, means=means) for p in (own, whole))
         for name, estimator in ESTIMATORS.items():
             bare = "linear" not in name and "auto" not in name
             ask = without_the_linear_form if bare else replace

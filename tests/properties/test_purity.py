@@ -53,6 +53,8 @@ ALL = [
     ("implicit", {"damping": 10.0}),
     ("random", {}),
     ("zero", {}),
+    ("first_order", {"value": "deflated", "means": 2}),
+    ("first_order", {"value": "deflated_preconditioned"}),
 ]
 
 
@@ -79,8 +81,9 @@ def test_estimating_changes_nothing(name, options, training):
         made.problem.batches,
         rule,
         state,
+        means=({n: x + 1 for n, x in made.theta.items()},),
     )
-    before = snapshot(module, optimizer, made.phi)
+    before = snapshot(module, optimizer, made.phi | problem.means[0])
     engines = ["reverse", "forward", "finite_difference"] if name != "zero" else [None]
     for engine in engines:
         chosen = options if engine is None else options | {"engine": engine}
@@ -89,7 +92,7 @@ def test_estimating_changes_nothing(name, options, training):
         estimate = vfunc.make_estimator(name, chosen)(problem, learner.theta, made.phi)
         assert not any(x.requires_grad for x in estimate.grad.values())
         assert not estimate.value.requires_grad and not estimate.objective.requires_grad
-    after = snapshot(module, optimizer, made.phi)
+    after = snapshot(module, optimizer, made.phi | problem.means[0])
     assert before[0].keys() == after[0].keys()
     for key, x in before[0].items():
         assert torch.equal(x, after[0][key]), key

@@ -44,6 +44,8 @@ from vfunc.pullback.stop_gradients import is_stop_gradient
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 
+WITHOUT_MEANS = "the problem holds no means of the stream's gradients to take out"
+
 
 @entry
 @typed
@@ -276,6 +278,9 @@ def _all(asked: _Asked, faults: Mapping[str, str]) -> Iterator[Row]:
     for subject in all_subjects():
         if not isinstance(subject, Subject):
             yield Row(subject[0], "skipped", note=subject[1])
+            continue
+        if getattr(subject.estimator, "running_means", 0) and not question.problem.means:
+            yield Row(subject.label, "skipped", note=WITHOUT_MEANS)
             continue
         for engine in subject.engines or ("",):
             rows: list[Row] = []

@@ -139,6 +139,8 @@ def _double(x: Any) -> Any:
         return _double_problem(x)
     if isinstance(x, Tensor):
         return x.to(torch.float64) if x.is_floating_point() else x
+    if isinstance(x, tuple):
+        return tuple(_double(item) for item in x)
     if isinstance(x, Mapping):
         return {name: _double(item) for name, item in x.items()}
     if callable(x) and not isinstance(x, type):

@@ -14,7 +14,13 @@ from vfunc.problem import ValueEstimate
 from vfunc.pullback import ENGINES, Engine, ProductRequest
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "first_order": ({"value": "dot"}, {"value": "cosine"}, {"value": "preconditioned"}),
+    "first_order": (
+        {"value": "dot"},
+        {"value": "cosine"},
+        {"value": "preconditioned"},
+        {"value": "deflated"},
+        {"value": "deflated_preconditioned"},
+    ),
     "unrolled": (
         {"lookahead_steps": 1},
         {"lookahead_steps": 3},

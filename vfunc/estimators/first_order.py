@@ -1,7 +1,8 @@
-"""First-order value: V = <g_down, g_pre>, its cosine, and the optimizer's own step."""
+"""First-order value: V = <g_down, g_pre>, its cosine, the optimizer's own step, and deflation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,7 +10,15 @@ import torch
 
 from vfunc import trees
 from vfunc.config.allowed import check_fields
-from vfunc.errors import NonFiniteError
+from vfunc.config.declared import Need, option
+from vfunc.errors import NonFiniteError, UserError
+from vfunc.estimators.deflation import (
+    coarsest,
+    cosines_to_means,
+    deflate,
+    learner_span,
+    step_span,
+)
 from vfunc.estimators.estimator import register_estimator
 from vfunc.problem import (
     Construction,
@@ -26,7 +35,13 @@ from vfunc.pullback import GRADIENT, Engine, EngineName, Passes, pull_back
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 
-Value = Literal["dot", "cosine", "preconditioned"]
+Value = Literal["dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned"]
+DEFLATED = ("deflated", "deflated_preconditioned")
+
+_TAKES_MEANS = Need(
+    lambda options: options["value"] in DEFLATED, f"it is for --value {' or '.join(DEFLATED)}"
+)
+_TAKES_SOME = Need(lambda options: options["means"] > 0, "--means 0 takes nothing out")
 
 
 @register_estimator("first_order")
@@ -41,9 +56,36 @@ class FirstOrder:
     in the first step of a warm-up, so is the value; the objectives of dot and preconditioned are
     then those of eta = 1.
 
+    `deflated`: value and objective are <w, g_pre>, w = eta (g_down - beta P g_down) held constant,
+    P the orthogonal projection onto the span of running means of the stream's own gradients
+    (`ValueProblem.means`). On a learner that is still far from what the stream teaches, g_down is
+    nearly the stream's mean gradient, in which what is wrong is worth as much as what is right;
+    training lowers that part of L_down whatever the tasks are. At beta = 1, <w, mean> = 0. With
+    the batch's own gradient as the only mean, w is cosine's direction up to a factor. Where
+    parameter groups differ in eta, P is onto the span of eta times the means.
+
+    `deflated_preconditioned`: both are -<g, d>, d the optimizer's own next step as in
+    `preconditioned`, g = g_down - beta P g_down, P the orthogonal projection onto the span of
+    d(mean) - d(0): what each mean, as the step's gradient, adds to the learner's own step. What
+    training brings anyway is a movement of the parameters, and the optimizer bends the mean
+    gradient on its way to one; so it is taken out of g_down, in the plain inner product, before
+    the step's transpose gives w = -(dd/dg)^T g. At beta = 1 the mean's own contribution to the
+    step is worth nothing, and where the step is affine in its gradient <w, mean> = 0. With plain
+    SGD it is `deflated`. d(mean) - d(0) does not depend on phi, so that -<g, d> is an honest
+    function of it.
+
+    Without means (before the learner's first step, or if all are zero) the two are dot and
+    preconditioned, bit for bit. `means_used` in the diagnostics is the dimension of the span,
+    `in_span` the share of g_down in it, `mean_cosine` the cosine of g_down and the first mean,
+    which the other values tell too where the problem holds means.
+
     Attributes:
         value: what to raise: the product of the two gradients, their cosine, or the product after
-            the optimizer's own preconditioning.
+            the optimizer's own preconditioning; deflated and deflated_preconditioned first take out
+            of g_down what the stream teaches anyway.
+        means: how many running means of the stream's gradients span what is taken out; fewer where
+            the problem holds fewer.
+        beta: how much of g_down's part in their span is taken out.
         engine: how the value is differentiated in the designer.
     """
 
@@ -51,10 +93,22 @@ class FirstOrder:
 
     value: Value = "dot"
     engine: EngineName | Engine = "auto"
+    means: int = option(default=1, least=0, needs=(_TAKES_MEANS,))
+    beta: float = option(default=1.0, least=0, most=1, needs=(_TAKES_MEANS, _TAKES_SOME))
 
     def __post_init__(self) -> None:
         check_fields(self)
         require_engine("engine", self.engine)
+        if self.value not in DEFLATED and (self.means != 1 or self.beta != 1.0):
+            name = "means" if self.means != 1 else "beta"
+            raise UserError(f"{name} does nothing with value {self.value}: it is for deflated ones")
+        if not self.means and self.beta != 1.0:
+            raise UserError("beta does nothing with means 0, which takes nothing out")
+
+    @property
+    def running_means(self) -> int:
+        """How many running means of the stream's gradients it takes, if the problem holds them."""
+        return self.means if self.value in DEFLATED else 0
 
     @entry
     @typed
@@ -62,19 +116,21 @@ class FirstOrder:
         """See `Estimator.__call__`; the first of the problem's batches is used."""
         construction = construct_task(problem, phi, problem.batches[0])
         _, g_down = feedback_gradient(problem, theta)
-        if self.value == "dot":
-            return self._dot(problem, theta, construction, g_down)
         if self.value == "cosine":
             return self._cosine(problem, theta, construction, g_down)
-        return self._preconditioned(problem, theta, construction, g_down)
+        if self.value in ("preconditioned", "deflated_preconditioned"):
+            return self._preconditioned(problem, theta, construction, g_down)
+        return self._dot(problem, theta, construction, g_down)
 
     def _dot(
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
     ) -> ValueEstimate:
         rule = problem.rule
-        w = rule.at_unit.sized(g_down)
+        count = self.running_means
+        rest, told = self._deflated(problem, g_down, lambda: learner_span(problem, count))
+        w = rule.at_unit.sized(rest)
         pulled = pull_back(problem, theta, construction, w, self.engine)
-        notes = {"g_down_norm": float(trees.norm(g_down))}
+        notes = {"g_down_norm": float(trees.norm(g_down)), **told}
         value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
         return pulled.estimate(value, rule.unit, notes, spent=GRADIENT, objective=pulled.inner)
 
@@ -97,7 +153,7 @@ class FirstOrder:
         w = trees.scale(across, 1 / pre)
         pulled = pull_back(problem, theta, construction, w, self.engine)
         value = trees.dot(problem.rule.sized(g_down), g_pre)
-        notes = alignment(g_down, g_pre)
+        notes = {**alignment(g_down, g_pre), **_cosines(g_down, problem)}
         return pulled.estimate(value, 1.0, notes, objective=cosine, spent=GRADIENT + GRADIENT)
 
     def _preconditioned(
@@ -106,12 +162,14 @@ class FirstOrder:
         g_pre = step_gradient(problem, theta, construction.task)
         rule = problem.rule.at_unit
         after, _ = rule.step(theta, problem.state, g_pre)
-        objective = -trees.dot(g_down, trees.axpy(-1.0, theta, after))
+        count = self.running_means
+        rest, told = self._deflated(problem, g_down, lambda: step_span(problem, theta, count))
+        objective = -trees.dot(rest, trees.axpy(-1.0, theta, after))
         value = objective if problem.rule.eta else torch.zeros_like(objective)
-        _, _, g_bar = rule.vjp(theta, problem.state, g_pre, g_down, {})
+        _, _, g_bar = rule.vjp(theta, problem.state, g_pre, rest, {})
         w = trees.scale(g_bar, -1.0)
         pulled = pull_back(problem, theta, construction, w, self.engine)
-        notes = alignment(g_down, trees.filled(g_pre, theta))
+        notes = {**alignment(g_down, trees.filled(g_pre, theta)), **told}
         return pulled.estimate(
             value,
             problem.rule.unit,
@@ -120,6 +178,22 @@ class FirstOrder:
             spent=GRADIENT + GRADIENT,
             further=problem.rule.notes(),
         )
+
+    def _deflated(
+        self, problem: ValueProblem, g_down: Params, span: Callable[[], tuple[Params, ...]]
+    ) -> tuple[Params, dict[str, float | int]]:
+        """g_down less its part in the span, where it is to be taken out; and the diagnostics."""
+        told = _cosines(g_down, problem)
+        if self.value not in DEFLATED:
+            return g_down, dict(told)
+        if not problem.means:
+            return g_down, {"means_used": 0, "in_span": 0.0}
+        found = deflate(g_down, span(), self.beta, coarsest(problem.means))
+        return found.rest, {**told, "means_used": found.used, "in_span": found.share}
+
+
+def _cosines(g_down: Params, problem: ValueProblem) -> dict[str, float]:
+    return cosines_to_means(g_down, problem.means) if problem.means else {}
 
 
 def alignment(g_down: Params, g_pre: Params) -> dict[str, float]:

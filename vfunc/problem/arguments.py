@@ -267,7 +267,9 @@ def _require_together(
 
 
 def _require_of_the_learner(problem: ValueProblem, theta: trees.Params) -> None:
-    """Check theta against what the simulated optimizer knows of the learner's parameters."""
+    """Check theta against what the optimizer and the means know of the learner's parameters."""
+    for i, mean in enumerate(problem.means):
+        trees.require_same_structure(f"means[{i}] (shaped like theta)", mean, theta)
     rules = problem.rule.rules
     if isinstance(rules, Mapping):
         foreign = next((name for name in theta if name not in rules), None)

@@ -74,6 +74,9 @@ class ValueProblem:
         notes: what there is to say about the feedback, for the log.
         split: how the learner is cut at the lower edge of S, or why not, for the log.
         known: L_down and g_down at the learner's theta, where they have been computed before.
+        means: means of the stream's own gradients, each shaped like theta, for `FirstOrder`'s
+            deflated values: in the training loop running ones, of the steps that the learner has
+            taken; constants. With several processes of the whole, the same in each.
         processes: the processes that this one trains with. With several, `batches` are its own
             examples, and `pretrain_loss`, its forms and `feedback_loss` give its part of sums over
             all processes' examples; estimates are then of the whole, the same in every process.
@@ -97,6 +100,7 @@ class ValueProblem:
     notes: Mapping[str, float] = field(default_factory=dict)
     split: str = ""
     known: KnownFeedback | None = None
+    means: tuple[Params, ...] = ()
     processes: Processes = ALONE
 
     def __post_init__(self) -> None:
@@ -116,6 +120,7 @@ class ValueProblem:
                 f"rule must be an UpdateRule, not a {type(self.rule).__name__}; take "
                 "vfunc.from_optimizer(optimizer, parameters), or vfunc.UpdateRule(vfunc.SGD(lr))"
             )
+        _require_means(self.means)
 
     def held(self, theta: Params, held: Params | None = None) -> tuple[Params, ...]:
         """What the loss and its forms take after the task: theta held constant, or nothing.
@@ -149,6 +154,7 @@ class ValueProblem:
             *([f"declares {', '.join(forms)}"] if forms else []),
             *([f"domains {', '.join(self.domains)}"] if self.domains else []),
             *(["silent"] if self.silent else []),
+            *([f"{len(self.means)} mean gradients"] if self.means else []),
             *([] if self.processes.alone else [f"{self.processes}"]),
         ]
         return f"ValueProblem({'; '.join(said)})"
@@ -225,3 +231,24 @@ class ValueEstimate:
             f"{f', engine={engine!r}' if engine else ''}, {len(self.diagnostics)} diagnostics"
             f"{approximate if self.approximations else ''})"
         )
+
+
+def _require_means(means: object) -> None:
+    """Check mean gradients: a tuple of dicts of finite, detached tensors."""
+    if not isinstance(means, tuple):
+        raise UserError(
+            f"means must be a tuple of gradients, not a {type(means).__name__}; write (mean,)"
+        )
+    for i, mean in enumerate(means):
+        if not isinstance(mean, dict):
+            kind = type(mean).__name__
+            raise UserError(f"means[{i}] must be a dict of tensors by name, not a {kind}")
+        for name, x in mean.items():
+            where = f"means[{i}][{name!r}]"
+            if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+                kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+                raise UserError(f"{where} must be a tensor of real numbers, not {kind}")
+            if x.requires_grad:
+                raise UserError(f"{where} has a graph, and means are constants: give its detach()")
+            if not bool(torch.isfinite(x).all()):
+                raise UserError(f"{where} is not finite")
