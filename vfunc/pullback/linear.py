@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfunc import trees
+from vfunc.pullback.attention import attention_in_blocks
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
 
 
@@ -36,7 +37,9 @@ class Linear:
         """See `Engine.__call__`."""
         linear = request.problem.linear
         assert linear is not None  # refusal() comes first
-        tangent, target = request.tangent(), request.task[linear.target]
+        with attention_in_blocks():
+            tangent = request.tangent()
+        target = request.task[linear.target]
         return MixedProduct(
             trees.dot({"q": target}, {"q": tangent}),
             {linear.target: tangent.to(target.dtype)} if request.designed else {},

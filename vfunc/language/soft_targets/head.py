@@ -1,11 +1,16 @@
-"""Differentiates candidates' log-probabilities along a direction, chunk by chunk through the head.
+"""Differentiates candidates' log-probabilities along a direction, block by block of the head.
 
 The vocabulary's layer is most of a small learner's arithmetic, and its output the largest tensor
 there is. torch's forward mode makes that output and its tangent whole, and multiplies the zero
 tangent of a frozen weight: three products where two suffice. Here the body alone is differentiated,
-and the head is plain arithmetic on chunks of positions,
+and the head is plain arithmetic,
 
-    z = W h,   dz = W dh + dW h,   d log p_k = dz_k - <p, dz>.
+    z = W h,   p = softmax(z),   d log p_k = <W_k, dh> + <dW_k, h> - <p W, dh> - <p dW, h>,
+
+in which no tangent of the size of the vocabulary occurs. It is taken for many positions and a part
+of the vocabulary at a time, with a running maximum for the softmax, as attention kernels go over
+their keys (Milakov and Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135):
+weights are read once for all of these positions, and no block leaves the cache.
 """
 
 from __future__ import annotations
@@ -19,9 +24,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vfunc.language.soft_targets.soft_loss import rows_a_chunk
+from vfunc.language.soft_targets.soft_loss import chunk_elements
 from vfunc.learner import FunctionalLearner
 from vfunc.trees import Params, tangent_along
+
+POSITIONS = 256
+"""Positions of a block on a CPU: its 1,024 tokens of the vocabulary stay in the cache, too."""
+
+DEVICE_POSITIONS = 4096
+"""The same on a device, with as many tokens."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,69 @@ def log_probs_along(
     with head.left_out(functional.module):
         h, dh = tangent_along(hidden, theta, w)
     h, dh = h.detach().flatten(0, 1), dh.detach().flatten(0, 1)
+    layer = _layer(head, functional, theta, w)
+    ids = candidates.flatten(0, 1)
+    rows = weight.flatten().nonzero().squeeze(-1)
+    dtype = torch.promote_types(h.dtype, torch.float32)
+    tangent = torch.zeros(ids.shape, dtype=dtype, device=ids.device)
+    for part in rows.split(POSITIONS if h.device.type == "cpu" else DEVICE_POSITIONS):
+        mean = layer.mean_along(h[part], dh[part], dtype)
+        tangent[part] = layer.along(h[part], dh[part], ids[part], dtype) - mean[:, None]
+    return tangent.view(candidates.shape)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The head's weights and their tangents; of a frozen weight, and of no bias, there is none."""
+
+    W: Tensor
+    dW: Tensor | None
+    b: Tensor | None
+    db: Tensor | None
+
+    def mean_along(self, h: Tensor, dh: Tensor, dtype: torch.dtype) -> Tensor:
+        """<p, dz> of each position: the derivative of its logsumexp."""
+        top = h.new_full((len(h), 1), -torch.inf, dtype=dtype)
+        total = torch.zeros_like(top)
+        of_W = torch.zeros(h.shape, dtype=dtype, device=h.device)
+        of_dW, of_db = torch.zeros_like(of_W), torch.zeros_like(top)
+        for block in torch.arange(len(self.W), device=h.device).split(self._block(h)):
+            at = slice(int(block[0]), int(block[-1]) + 1)
+            own = self.W[at]
+            z = F.linear(h, own, None if self.b is None else self.b[at]).to(dtype)
+            higher = torch.maximum(top, z.amax(-1, keepdim=True))
+            kept, top = (top - higher).exp(), higher
+            share = z.sub_(top).exp_()
+            total = total * kept + share.sum(-1, keepdim=True)
+            if self.db is not None:
+                of_db = of_db * kept + (share @ self.db[at].to(dtype))[:, None]
+            share = share.to(own.dtype)
+            of_W = of_W * kept + share @ own
+            if self.dW is not None:
+                of_dW = of_dW * kept + share @ self.dW[at]
+        mean = torch.linalg.vecdot(of_W, dh.to(dtype)) + of_db.squeeze(-1)
+        if self.dW is not None:
+            mean += torch.linalg.vecdot(of_dW, h.to(dtype))
+        return mean / total.squeeze(-1)
+
+    def along(self, h: Tensor, dh: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """dz of the candidates."""
+        found = []
+        some = max(1, chunk_elements(h) // (ids.shape[-1] * h.shape[-1]))
+        for own, x, dx in zip(ids.split(some), h.split(some), dh.split(some), strict=True):
+            dz = torch.bmm(self.W[own], dx.unsqueeze(-1).to(self.W.dtype)).squeeze(-1).to(dtype)
+            if self.dW is not None:
+                dz += torch.bmm(self.dW[own], x.unsqueeze(-1).to(self.dW.dtype)).squeeze(-1)
+            if self.db is not None:
+                dz += self.db[own]
+            found.append(dz)
+        return torch.cat(found) if found else h.new_zeros(ids.shape, dtype=dtype)
+
+    def _block(self, h: Tensor) -> int:
+        return max(1, chunk_elements(h) // max(1, len(h)))
+
+
+def _layer(head: Head, functional: FunctionalLearner, theta: Params, w: Params) -> _Layer:
     own = dict(functional.module.named_parameters())
 
     def now(name: str | None) -> tuple[Tensor | None, Tensor | None]:
@@ -116,20 +190,9 @@ def log_probs_along(
         moved = name in theta
         return (theta[name] if moved else own[name]).detach(), w[name] if moved else None
 
-    (W, dW), (b, db) = now(head.weight), now(head.bias)
+    W, dW = now(head.weight)
     assert W is not None
-    ids = candidates.flatten(0, 1)
-    rows = weight.flatten().nonzero().squeeze(-1)
-    dtype = torch.promote_types(h.dtype, torch.float32)
-    tangent = torch.zeros(ids.shape, dtype=dtype, device=ids.device)
-    for part in rows.split(rows_a_chunk(W.t())):
-        z = F.linear(h[part], W, b).to(dtype)
-        dz = F.linear(dh[part], W, db).to(dtype)
-        if dW is not None:
-            dz += F.linear(h[part], dW).to(dtype)
-        mean = torch.linalg.vecdot(z.softmax(-1), dz)
-        tangent[part] = dz.gather(-1, ids[part]) - mean[:, None]
-    return tangent.view(candidates.shape)
+    return _Layer(W, dW, *now(head.bias))
 
 
 @contextlib.contextmanager

@@ -136,10 +136,14 @@ def weights_of(batch: TokenBatch) -> Tensor:
     return batch.predict.float() / max(batch.count, 1)
 
 
+def chunk_elements(on: Tensor) -> int:
+    """How many numbers are taken at a time on a tensor's device."""
+    return CPU_CHUNK_ELEMENTS if on.device.type == "cpu" else CHUNK_ELEMENTS
+
+
 def rows_a_chunk(logits: Tensor) -> int:
     """How many rows of logits are taken at a time, on their device."""
-    elements = CPU_CHUNK_ELEMENTS if logits.device.type == "cpu" else CHUNK_ELEMENTS
-    return max(1, elements // logits.shape[-1])
+    return max(1, chunk_elements(logits) // logits.shape[-1])
 
 
 def row_chunks(logits: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
