@@ -9,7 +9,7 @@ import pytest
 from walk import first_step
 
 # what was reached; a reader's way may get shorter, and should not get longer unnoticed
-MOST_FILES, MOST_MOVES = 31, 130
+MOST_FILES, MOST_MOVES = 30, 125
 
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
