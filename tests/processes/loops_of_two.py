@@ -29,7 +29,7 @@ LANGUAGE = {
         "clip": 0.1,
         "optimizer": "sgd",
     },
-    "tasks": {"normalise_feedback": True},
+    "tasks": {"normalise_feedback": True, "value": "deflated", "clip": 0.1},
 }
 VISION = {
     "dino": {"local_crops": 1},

@@ -90,6 +90,8 @@ def words(options: Mapping[str, Any]) -> list[str]:
     for name, value in options.items():
         if isinstance(value, bool):
             found.append(flag(name) if value else flag(f"no_{name}"))
+        elif isinstance(value, tuple):
+            found += [flag(name), *map(str, value)]
         elif value is not None:
             found += [flag(name), str(value)]
     return found

@@ -26,6 +26,8 @@ ESTIMATORS = [
     {"estimator": "first_order", "value": "dot"},
     {"estimator": "first_order", "value": "cosine"},
     {"estimator": "first_order", "value": "preconditioned"},
+    {"estimator": "first_order", "value": "deflated"},
+    {"estimator": "first_order", "value": "deflated_preconditioned", "means": 2, "beta": 0.5},
     {"estimator": "unrolled", "lookahead_steps": 2},
     {"estimator": "implicit", "damping": 1e4},
     {"estimator": "random"},

@@ -26,6 +26,7 @@ ESTIMATORS = [
     {"estimator": "first_order", "value": "dot"},
     {"estimator": "first_order", "value": "cosine"},
     {"estimator": "first_order", "value": "preconditioned"},
+    {"estimator": "first_order", "value": "deflated"},
     {"estimator": "unrolled", "lookahead_steps": 2},
     {"estimator": "implicit", "damping": 1e4},
     {"estimator": "random"},

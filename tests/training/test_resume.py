@@ -17,6 +17,7 @@ from vfunc.training.build.configuration import COMMAND
 ARMS = "baseline,vpretraining"
 PLAIN = {"arms": ARMS, "budget": "6steps", "eval_every": 1 / 3, "probe_batches": 2, "accumulate": 2,
          "save_every": 0.5, "meta_period": 2}  # fmt: skip
+DEFLATED = PLAIN | {"value": "deflated", "means": 2, "mean_decays": (0.5, 0.9)}
 DROPOUT = PLAIN | {"lora_rank": 2, "lora_dropout": 0.5, "estimate_mode": "train"}
 TIMES = ("seconds", "wall_seconds", "units_a_second", "tokens_per_second")
 
@@ -100,6 +101,7 @@ def fail_at(monkeypatch, arm, step):
         (PLAIN, "baseline", 5, signal.SIGINT),  # the last step
         (PLAIN, "vpretraining", 2, signal.SIGTERM),  # the probe and a checkpoint are due
         (DROPOUT, "vpretraining", 3, signal.SIGINT),
+        (DEFLATED, "vpretraining", 2, signal.SIGINT),
     ],
 )
 def test_a_signal_and_resume(

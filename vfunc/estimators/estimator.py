@@ -27,7 +27,9 @@ class Estimator(Protocol):
 
     One that begins with `feedback_gradient(problem, theta)` may say so by an attribute
     `takes_g_down`, True: a run then computes that before the learner's own forward, and the two
-    graphs are never there together.
+    graphs are never there together. One with an attribute `running_means`, a whole number, is given
+    as many running means of the learner's own gradients (`ValueProblem.means`), from the learner's
+    first step on.
     """
 
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:

@@ -137,6 +137,11 @@ class ValueProblem:
         """L_pre(theta; task), with `held` for theta behind its stop-gradients (see `held`)."""
         return self.pretrain_loss(theta, task, *self.held(theta, held))
 
+    def with_means(self, means: tuple[Params, ...]) -> ValueProblem:
+        """The same question, domain by domain too, with these means of the stream's gradients."""
+        domains = {name: one.with_means(means) for name, one in self.domains.items()}
+        return replace(self, domains=domains, means=means)
+
     def for_one_process(self) -> ValueProblem:
         """The same question of this process's part alone."""
         if self.processes.alone:

@@ -23,7 +23,9 @@ from vfunc.evaluation.peak_bytes import counting_peak
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled
+from vfunc.training.options import usual_decays
 from vfunc.training.start import start_arm
+from vfunc.training.state import RunningMeans
 from vfunc.training.step import (
     batches_ahead,
     micro_batch,
@@ -52,6 +54,8 @@ CANDIDATES = (
     Candidate("first_order", {"engine": "finite_difference"}),
     Candidate("first_order", {"value": "cosine"}),
     Candidate("first_order", {"value": "preconditioned"}),
+    Candidate("first_order", {"value": "deflated"}),
+    Candidate("first_order", {"value": "deflated_preconditioned"}),
     Candidate("unrolled", {"lookahead_steps": 1}),
     Candidate("unrolled", {"lookahead_steps": 4}),
     Candidate("unrolled", {"lookahead_steps": 4, "truncate": 2}),
@@ -103,7 +107,10 @@ def bench(
     Returns:
         A row each, in order; one that does not apply here says why.
     """
-    run = warm(start_arm("vpretraining", assembled), steps)
+    run = start_arm("vpretraining", assembled)
+    decays = usual_decays(max(map(_means, candidates)))
+    run.state.running = RunningMeans(decays) if decays else None
+    run = warm(run, steps)
     ahead = max(map(_ahead, candidates))
     problem, step = question(run, ahead)
     designer, theta = run.state.designer, run.state.functional.theta
@@ -132,6 +139,14 @@ def bench(
 def _ahead(candidate: Candidate) -> int:
     """How many steps the estimator looks ahead."""
     return int(candidate.options.get("lookahead_steps", 1))
+
+
+def _means(candidate: Candidate) -> int:
+    """How many running means of the learner's gradients the estimator takes."""
+    try:
+        return getattr(make_estimator(candidate.name, candidate.options), "running_means", 0)
+    except UserError:  # its row says so
+        return 0
 
 
 def _row(

@@ -13,10 +13,11 @@ from vfunc.errors import CertificationError, VfuncError
 from vfunc.estimators import Estimator
 from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
-from vfunc.problem import ValueProblem
+from vfunc.problem import ValueProblem, construct_task, pretrain_gradient
+from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled
 from vfunc.training.start import start_arm
-from vfunc.training.step import batches_ahead, feedback_at, value_problem
+from vfunc.training.step import FeedbackNow, batches_ahead, feedback_at, value_problem
 from vfunc.trees import Params
 
 EXAMPLES = 2
@@ -68,11 +69,14 @@ def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
         observed = tuple(
             workload.look_ahead(state.learner, workload.batch(k)) for k in range(batches_ahead(run))
         )
-        problem = value_problem(run, observed, feedback_at(run, 0, dropout))
+        feedback = feedback_at(run, 0, dropout)
+        problem = value_problem(run, observed, feedback)
         assert state.designer is not None and run.estimator is not None
         phi = trees.detach(dict(state.designer.named_parameters()))
         if problem.silent:
             return None
+        # no step has been taken that there could be a mean of
+        problem = problem.with_means(_gradients_ahead(run, feedback, phi))
         estimator = DomainMatched(run.estimator) if problem.domains else run.estimator
         if getattr(run.estimator, "max_iterations", None):  # it goes on until it has converged
             _require_cheap(estimator, problem, state.functional.theta, phi)
@@ -82,6 +86,20 @@ def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
         except CertificationError as error:
             message = f"{error} (at the run's start; --no-certify goes on without this check)"
             raise CertificationError(message, error.certification) from error
+
+
+def _gradients_ahead(run: ArmRun, feedback: FeedbackNow, phi: Params) -> tuple[Params, ...]:
+    """Gradients of later batches, as many as the arm keeps running means."""
+    state, workload = run.state, run.workload
+    count = 0 if state.running is None else len(state.running.decays)
+
+    def gradient(k: int) -> Params:
+        observed = workload.look_ahead(state.learner, workload.batch(k))
+        problem = value_problem(run, (observed,), feedback)
+        task = construct_task(problem, phi, problem.batches[0]).task
+        return pretrain_gradient(problem, state.functional.theta, task)
+
+    return tuple(gradient(1 + k) for k in range(count))
 
 
 def _require_cheap(estimator: Estimator, problem: ValueProblem, theta: Params, phi: Params) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.storage.sealed import seal_holds, write_sealed
 from vfunc.training.files.sound_state import checked_counters, require_sound
-from vfunc.training.state import ArmState, Counters
+from vfunc.training.state import ArmState, Counters, RunningMeans
 
 
 def random_state(state: ArmState) -> dict[str, Tensor | None]:
@@ -57,6 +57,7 @@ def save_checkpoint(
         if state.designer_optimizer is None
         else state.designer_optimizer.state_dict(),
         "counters": asdict(state.counters),
+        "running": None if state.running is None else vars(state.running),
         **random_state(state),
         "random_of_others": [dict(one) for one in others],
         "made_of": dict(made_of or {}),
@@ -107,6 +108,8 @@ def load_checkpoint(
             state.designer.load_state_dict(content["designer"])
         if state.designer_optimizer is not None:
             state.designer_optimizer.load_state_dict(content["designer_optimizer"])
+        running = content.get("running")
+        state.running = None if running is None else RunningMeans(**running)
         drawn = content if rank == 0 else content["random_of_others"][rank - 1]
         torch.set_rng_state(drawn["random"].cpu())
         if drawn["random_cuda"] is not None and device.type == "cuda":

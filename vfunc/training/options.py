@@ -16,7 +16,15 @@ from vfunc.conditions import DESIGNED, EMBEDDED, EMBEDDED_LEARNER, TRAINED
 from vfunc.config.declared import By, Cases, Condition, Need, Options, option
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
-from vfunc.estimators import ESTIMATORS, Estimator, RandomDirection, find_estimator, option_names
+from vfunc.estimators import (
+    ESTIMATORS,
+    Estimator,
+    FirstOrder,
+    RandomDirection,
+    find_estimator,
+    option_names,
+)
+from vfunc.estimators.first_order import DEFLATED
 from vfunc.modality import Modality
 from vfunc.training.budget import Budget, parse_budget
 
@@ -48,6 +56,17 @@ _OWN_DIRECTION = Need(
     "it is for the arm vpretraining; random_feedback draws its direction",
     spares=option_names(RandomDirection),
 )
+
+
+def _takes_means(options: Options) -> bool:
+    """Whether the estimator takes running means of the learner's gradients."""
+    chosen = find_estimator(options["estimator"])
+    if chosen is FirstOrder:
+        return options["value"] in DEFLATED and options["means"] > 0
+    return hasattr(chosen, "running_means")
+
+
+_MEANS = Need(_takes_means, f"it is for --value {' or '.join(DEFLATED)}, with --means above 0")
 
 
 def _of_optimizer(*names: str) -> Need:
@@ -347,6 +366,44 @@ class EstimatorOptions:
         default="eval",
         needs=(DESIGNED, TRAINED),
     )
+    mean_decays: tuple[float, ...] | None = option(
+        "Decay rate of each running mean of the learner's gradients that the estimator takes, a "
+        "step: of 0.9 for the last ten steps or so; 0 is the last step's gradient.",
+        default=None,
+        shown="0.9, and for further means 0.99, 0.999, ...",
+        metavar="DECAY",
+        least=0,
+        below=1,
+        needs=(DESIGNED, TRAINED, _OWN_DIRECTION, _MEANS),
+    )
+
+    def __post_init__(self) -> None:
+        self.decays_of(self.estimator)
+
+    def decays_of(self, estimator: Estimator | None) -> tuple[float, ...]:
+        """The decay rates of the running means that an estimator takes, one each.
+
+        Args:
+            estimator: the arm's, which says by an attribute `running_means` how many; None for an
+                arm without one.
+
+        Raises:
+            UserError: as many were not given.
+        """
+        count = getattr(estimator, "running_means", 0)
+        if not count or self.mean_decays is None:
+            return usual_decays(count)
+        if len(self.mean_decays) != count:
+            raise UserError(
+                f"--mean-decays gives {len(self.mean_decays)} decay rates and the estimator takes "
+                f"{count} running means: give one for each (--means says how many)"
+            )
+        return self.mean_decays
+
+
+def usual_decays(count: int) -> tuple[float, ...]:
+    """Decay rates of so many running means, where none are given: 0.9, 0.99, ..."""
+    return tuple(1 - 0.1 ** (i + 1) for i in range(count))
 
 
 def stem(source: str) -> str:

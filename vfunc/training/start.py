@@ -12,7 +12,7 @@ from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, arm_plan, step_options
 from vfunc.training.log import Log, Silent
 from vfunc.training.options import RunConfig
-from vfunc.training.state import new_arm_state
+from vfunc.training.state import RunningMeans, new_arm_state
 from vfunc.workload import Workload
 
 
@@ -54,6 +54,8 @@ def start_arm(
         torch.manual_seed(config.run.seed + 1_000_003 * workload.processes.rank)
     if state.designer_optimizer is not None:
         check_step(state.optimizer, state.functional.live)
+        decays = config.estimator.decays_of(estimator)
+        state.running = RunningMeans(decays) if decays else None
     return ArmRun(
         arm,
         state,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, functional
 from vfunc.training.options import WITH_BETAS, OptimizerName, OptimizerOptions
+from vfunc.trees import Params
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,49 @@ class Counters:
     probed: bool = False
 
 
+@dataclass(frozen=True)
+class RunningMeans:
+    """Running means of the gradients that the learner has stepped on, before clipping.
+
+    Without bias: after t steps of decay d a gradient that is k steps old has the weight
+    (1 - d) d^k / (1 - d^t). The tensors are never written to, so that a problem may hold them.
+
+    Attributes:
+        decays: the decay of each.
+        steps: gradients taken.
+        means: by name, over S, in float32 at least; none before the first step.
+    """
+
+    decays: tuple[float, ...]
+    steps: int = 0
+    means: tuple[Params, ...] = ()
+
+    def after(self, live: Mapping[str, Tensor]) -> RunningMeans:
+        """The means with one more gradient.
+
+        Args:
+            live: the learner's parameters in S, whose `.grad` is of all processes; where it is
+                None the gradient is zero.
+        """
+        steps = self.steps + 1
+        found = tuple(
+            {
+                name: _towards(
+                    self.means[i][name] if self.means else None, p, (1 - decay) / (1 - decay**steps)
+                )
+                for name, p in live.items()
+            }
+            for i, decay in enumerate(self.decays)
+        )
+        return RunningMeans(self.decays, steps, found)
+
+
+def _towards(mean: Tensor | None, p: Tensor, weight: float) -> Tensor:
+    g = torch.zeros_like(p) if p.grad is None else p.grad
+    g = g.detach().to(torch.promote_types(g.dtype, torch.float32))
+    return g.clone() if mean is None else torch.lerp(mean, g, weight)
+
+
 @dataclass
 class ArmState:
     """What training an arm changes. Live torch objects, changed in place; counters are replaced.
@@ -49,6 +94,7 @@ class ArmState:
         designer: the task designer, if the arm has one.
         designer_optimizer: the designer's, if it is trained.
         counters: progress so far.
+        running: running means of the learner's gradients, where the arm's estimator takes any.
     """
 
     learner: nn.Module
@@ -57,6 +103,12 @@ class ArmState:
     designer: nn.Module | None
     designer_optimizer: torch.optim.Optimizer | None
     counters: Counters = field(default_factory=Counters)
+    running: RunningMeans | None = None
+
+    @property
+    def means(self) -> tuple[Params, ...]:
+        """The running means of the learner's gradients; none where there are none yet."""
+        return () if self.running is None else self.running.means
 
 
 OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {

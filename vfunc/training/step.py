@@ -92,6 +92,8 @@ def optimizer_step(run: ArmRun) -> float:
     norm = get_total_norm([g for _, _, g in live])
     if not math.isfinite(norm):
         raise NonFiniteError(f"the learner's gradient is {float(norm)} ({run.where})")
+    if state.running is not None:
+        state.running = state.running.after(state.functional.live)
     if clip:
         clip_grad_norm_([p for _, p, _ in live], clip)
     state.optimizer.step()
@@ -200,6 +202,8 @@ def value_problem(
         seed=_seed(run),
         known=feedback.known,
     )
+    if state.running is not None:
+        problem = problem.with_means(state.running.means)
     if foreseen:  # a budget of steps says what they will be
         problem = replace(problem, notes={**problem.notes, "later_sizes_predicted": True})
     return problem

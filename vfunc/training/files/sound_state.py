@@ -58,9 +58,32 @@ def require_sound(content: Mapping[str, Any], state: ArmState) -> None:
         raise UserError("its designer is trained in one of the two alone")
     if optimizer is not None:
         _require_optimizer(content["designer_optimizer"], optimizer, "designer's optimizer")
+    _require_running(content.get("running"), state)
     fresh = torch.get_rng_state()
     if content["random"].shape != fresh.shape or content["random"].dtype != fresh.dtype:
         raise UserError("its random state is that of another version of torch")
+
+
+def _require_running(found: Mapping[str, Any] | None, state: ArmState) -> None:
+    """Check the running means of the learner's gradients."""
+    if found is None or state.running is None:
+        if found is not None or state.running is not None:
+            told = "no" if found is None else "running"
+            raise UserError(f"it has {told} means of the learner's gradients")
+        return
+    steps, means, live = found["steps"], found["means"], state.functional.live
+    if tuple(found["decays"]) != state.running.decays or len(means) not in (
+        {len(found["decays"])} if steps else {0}
+    ):
+        raise UserError("its running means have other decay rates")
+    for mean in means:
+        if mean.keys() != live.keys():
+            raise UserError("its running means are of other parameters")
+        for name, x in mean.items():
+            if not isinstance(x, Tensor) or x.shape != live[name].shape:
+                raise UserError(f"{name} of its running means has another shape")
+            if not _finite(x):
+                raise UserError(f"{name} of its running means is not finite")
 
 
 def _require_module(found: Mapping[str, Any], module: nn.Module, what: str) -> None:
