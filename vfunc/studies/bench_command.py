@@ -66,10 +66,11 @@ class BenchOptions:
         tyro.conf.arg(help="What is measured."),
     ] = "estimators"
     shape: Annotated[
-        Literal["tiny", "scaled", "qwen2.5-0.5b"],
+        Literal["tiny", "scaled", "proportioned", "qwen2.5-0.5b"],
         tyro.conf.arg(
             help="Sizes of learner, batches and designer, for --part engines and training: for a "
-            "look that it works; Qwen2 scaled down to 4.9M parameters; Qwen2.5-0.5B. Of --part "
+            "look that it works; Qwen2 scaled down to 4.9M parameters; the same with the shares of "
+            "head and designer that Qwen2.5-0.5B has; Qwen2.5-0.5B. Of --part "
             "peers: 3 layers of 8, or 12 of 512.",
         ),
     ] = "scaled"

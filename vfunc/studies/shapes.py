@@ -64,10 +64,12 @@ class Shape:
 SHAPES = {
     "tiny": Shape(16, 3, 2, 1, 32, 200, 2, 16, (12, 9), 8, 1, 8, 2),
     "scaled": Shape(128, 8, 4, 2, 640, 20_000, 4, 256, (128, 112, 96, 80), 64, 3, 64),
+    "proportioned": Shape(128, 8, 4, 2, 640, 7_000, 4, 256, (128, 112, 96, 80), 32, 2, 64),
     "qwen2.5-0.5b": Shape(896, 24, 14, 2, 4864, 151_936, 4, 512, (256, 224, 192, 160), 256, 6, 64),
 }
 """Shapes by name: one for tests; Qwen2 scaled down, with an embedding of half of its 4.9M
-parameters; and Qwen2.5-0.5B, with the paper's designer (Table 10)."""
+parameters; the same with the shares of Qwen2.5-0.5B, where the embedding is 28 % of the parameters
+and the designer 1 %; and Qwen2.5-0.5B, with the paper's designer (Table 10)."""
 
 
 def learner_of(shape: Shape) -> Qwen2ForCausalLM:
