@@ -215,6 +215,23 @@ class Workload(Protocol):
         """L_down on labelled data that no feedback batch holds (for the one-step probe alone)."""
         ...
 
+    def feedback_batches(self) -> int:
+        """How many feedback batches there are from the first on that share no example."""
+        ...
+
+    def known_wrong(self, batch: Any, task: Task) -> tuple[Task, Tensor, Tensor] | None:
+        """The task that leaves a batch as it is, and which parts of its loss are mistaken.
+
+        Args:
+            batch: a batch as a `problem` holds it.
+            task: a task that was made of it.
+
+        Returns:
+            The task; which of the parts count; which are known to be mistaken. None where the
+            data know of no mistakes here.
+        """
+        ...
+
     def value_map(
         self,
         estimated: Any,

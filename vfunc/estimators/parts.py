@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.problem import ValueProblem, construct_task, entry, feedback_gradient
+from vfunc.problem import Task, ValueProblem, construct_task, entry, feedback_gradient
 from vfunc.problem.arguments import blaming
 from vfunc.problem.purity import code_of, first_time, remember
 from vfunc.pullback import ENGINES, attention_for
@@ -45,15 +45,30 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
         UserError: the problem does not say what the terms of its loss are, or has kernels without
             a forward mode.
     """
-    if problem.parts is None:
-        raise UserError(
-            "value_of_parts needs the terms of the loss: give the ValueProblem "
-            "`parts`, (theta, task) -> the terms whose sum is pretrain_loss"
-        )
-    if problem.no_second_order is not None:
-        raise UserError(f"value_of_parts needs forward mode: {problem.no_second_order}")
-    parts, held = problem.parts, problem.held(theta)
+    _require_parts(problem)
     task = construct_task(problem, phi, problem.batches[0]).task
+    _, g_down = feedback_gradient(problem, theta)
+    return tangents_of_parts(problem, theta, task, problem.rule.sized(g_down))
+
+
+def tangents_of_parts(
+    problem: ValueProblem, theta: Params, task: Task, w: Params
+) -> Float[Tensor, "..."]:
+    """<w, grad l_i> of each term l_i of the loss of any task, from one forward-mode pass.
+
+    Args:
+        problem: has to say what the terms are (`parts`).
+        theta: the learner's parameters.
+        task: whose loss.
+        w: the direction in learner space.
+
+    Returns:
+        The tangents, detached, in the shape of `parts`; with several processes of this one's part.
+
+    Raises:
+        UserError: see `value_of_parts`.
+    """
+    parts, held = _require_parts(problem), problem.held(theta)
 
     def terms(theta: Params) -> Tensor:
         found = parts(theta, task, *held)
@@ -65,19 +80,29 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
             )
         return found
 
-    _, g_down = feedback_gradient(problem, theta)
-    w = problem.rule.sized(g_down)
     with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
         try:
             with missing_told("forward"):
                 _, tangents = tangent_along(terms, theta, w)
-                _require_sum(terms, theta, w, tangents, code_of(problem.parts))
+                _require_sum(terms, theta, w, tangents, code_of(parts))
         except MissingDerivativeError as missing:
             raise UserError(
                 f"value_of_parts needs forward mode, and {missing.operation or 'an operation'} of "
                 f"the learner has none ({missing.said})"
             ) from missing
     return tangents.detach()
+
+
+def _require_parts(problem: ValueProblem) -> Callable[..., Tensor]:
+    """The terms of the loss, checked to be there and to have a forward mode."""
+    if problem.parts is None:
+        raise UserError(
+            "value_of_parts needs the terms of the loss: give the ValueProblem "
+            "`parts`, (theta, task) -> the terms whose sum is pretrain_loss"
+        )
+    if problem.no_second_order is not None:
+        raise UserError(f"value_of_parts needs forward mode: {problem.no_second_order}")
+    return problem.parts
 
 
 def _require_sum(

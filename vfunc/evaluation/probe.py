@@ -74,6 +74,7 @@ def probe_points(
     phi: Params,
     held_out: Callable[[Params], Scalar],
     small: float = 0.1,
+    gradient: Params | None = None,
 ) -> list[ProbePoint]:
     """Take one batch's step, small and real, on a copy, and measure L_down before and after.
 
@@ -83,12 +84,15 @@ def probe_points(
         phi: the designer's parameters.
         held_out: L_down on feedback that g_down was not measured on.
         small: the small step's length, in units of the real one's.
+        gradient: `step_gradient` of the batch's task, where it has been computed before.
 
     Returns:
         Four points: two kinds of step on two losses.
     """
-    task = construct_task(problem, phi, problem.batches[0]).task
-    g = step_gradient(problem, theta, task)
+    g = gradient
+    if g is None:
+        task = construct_task(problem, phi, problem.batches[0]).task
+        g = step_gradient(problem, theta, task)
     before, g_down = feedback_gradient(problem, theta)
     after, _ = problem.rule.step(theta, problem.state, g)
     real, g_pre = trees.axpy(-1.0, theta, after), trees.filled(g, theta)

@@ -79,6 +79,11 @@ class PromptStream:
     sources: tuple[tuple[Prompt, ...], ...]
     seed: int
 
+    @property
+    def distinct(self) -> int:
+        """See `TokenStream.distinct`."""
+        return min(map(len, self.sources)) * len(self.sources)
+
     @typed
     def batch(self, position: int, batch_size: int) -> PromptBatch:
         """See `TokenStream.batch`."""

@@ -264,6 +264,19 @@ class LanguageWorkload:
         batch = self.data.held_out.batch(self._at(index) * size, size)
         return estimated.worked_loss(batch.among(self.processes).to(self.device))
 
+    def feedback_batches(self) -> int:
+        """See `Workload.feedback_batches`."""
+        return self.data.feedback.distinct // (self.feedback_batch_size * self.processes.size)
+
+    def known_wrong(self, batch: ObservedBatch, task: Task) -> tuple[Task, Tensor, Tensor] | None:
+        """See `Workload.known_wrong`: all mass on the true token, which is the first candidate."""
+        texts = batch.batch
+        if not bool((texts.wrong & texts.predict).any()):
+            return None
+        plain = torch.zeros_like(task["q"])
+        plain[..., 0] = 1.0
+        return {**task, "q": plain}, texts.predict, texts.wrong
+
     def value_map(
         self,
         estimated: LanguageLearner,

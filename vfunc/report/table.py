@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -72,6 +73,39 @@ def probe_table(rows: Sequence[ProbeRow], *, unit: str) -> Table:
     return captioned(
         table, ["mean decrease of the loss in one step; predicted: -<g_down, step>, to first order"]
     )
+
+
+@typed
+def signal_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Table of what g_down sees: agreement of its halves, the stream in it, known mistakes.
+
+    Args:
+        rows: by arm: `feedback_agreement`, `mean_cosine`, `auc_dot` and `auc_deflated`, as far as
+            they are defined.
+
+    Raises:
+        UserError: no rows.
+    """
+    if not rows:
+        raise UserError("nothing was seen of g_down to put into a table.")
+    columns = {
+        "feedback_agreement": "two halves of\nthe feedback",
+        "mean_cosine": "stream's mean\ngradient",
+        "auc_dot": "known mistakes\ndot",
+        "auc_deflated": "known mistakes\ndeflated",
+    }
+    shown = {name: head for name, head in columns.items() if any(name in r for r in rows.values())}
+    table = empty_table()
+    table.add_column("arm", no_wrap=True)
+    for header in shown.values():
+        table.add_column(header, justify="right", no_wrap=True)
+    for arm, row in rows.items():
+        cells = [NONE if row.get(name) is None else f"{row[name]:.3f}" for name in shown]
+        table.add_row(*(Text(cell) for cell in (arm, *cells)))
+    said = ["cosines of g_down's halves, and of g_down and the stream's mean gradient"]
+    if "auc_dot" in shown:
+        said.append("known mistakes: AUC of minus each token's value; chance is .5")
+    return captioned(table, said)
 
 
 @typed

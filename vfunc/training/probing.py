@@ -1,4 +1,4 @@
-"""Runs the one-step probe and maps values halfway through an arm, without training."""
+"""Runs the one-step probe, maps values and looks at g_down halfway through an arm, untrained."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ from dataclasses import replace
 from typing import Any
 
 from vfunc import trees
+from vfunc.errors import UserError
 from vfunc.evaluation.probe import ProbePoint, probe_points
-from vfunc.problem import ValueProblem, construct_task, feedback_gradient
+from vfunc.evaluation.signal import KnownMistakes, Scores, cosine_of, directions, scores_along
+from vfunc.problem import (
+    ValueProblem,
+    construct_task,
+    feedback_gradient,
+    known_feedback,
+    step_gradient,
+)
 from vfunc.pullback import mixed_product
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.step import value_problem
+from vfunc.training.step import feedback_at, value_problem
 from vfunc.trees import Params
+
+FEEDBACK_BATCHES = 8
+"""Feedback batches whose halves are compared, at most."""
+
+SCORED_BATCHES = 4
+"""Batches of the stream whose known mistakes are looked at, at most."""
 
 
 def probe(run: ArmRun) -> None:
@@ -25,13 +39,19 @@ def probe(run: ArmRun) -> None:
     theta = state.functional.theta
     phi = trees.detach(dict(state.designer.named_parameters()))
     points: list[ProbePoint] = []
+    mean, mistakes = trees.zeros_like(theta), list[KnownMistakes]()
     # each batch stands for a whole window
     single = replace(run, options=replace(run.options, accumulate=1))
     for k in range(run.plan.probe_batches):
         observed = workload.look_ahead(state.learner, workload.batch(at.micro_batch + 1 + k))
         problem = value_problem(single, (observed,), at.updates + k)
         held_out = workload.held_out(run.estimated, k)
-        points += probe_points(problem, theta, phi, held_out)
+        task = construct_task(problem, phi, problem.batches[0]).task
+        g = step_gradient(problem, theta, task)
+        points += probe_points(problem, theta, phi, held_out, gradient=g)
+        mean = trees.axpy(1 / run.plan.probe_batches, trees.filled(g, theta), mean)
+        if k < SCORED_BATCHES and (known := workload.known_wrong(problem.batches[0], task)):
+            mistakes.append(KnownMistakes(problem, *known))
         if k == 0:
             _map_values(run, problem, phi, observed)
     state.counters = replace(at, probed=True)
@@ -39,6 +59,45 @@ def probe(run: ArmRun) -> None:
         fields = {"arm": run.arm.name, "at_step": at.step, "step_kind": point.step}
         rest = {k: v for k, v in vars(point).items() if k != "step"}
         run.log.event("probe", fields | rest)
+    told = {"arm": run.arm.name, "at_step": at.step}
+    run.log.event("signal", told | _signal(run, theta, mean, mistakes))
+
+
+def _signal(
+    run: ArmRun, theta: Params, mean: Params, mistakes: list[KnownMistakes]
+) -> dict[str, Any]:
+    """What g_down sees, for the log; what is not defined here is left out.
+
+    g_down is that of feedback batches that share no example, in two halves.
+
+    Args:
+        run: the arm.
+        theta: the learner's parameters.
+        mean: the mean gradient of the stream's next batches.
+        mistakes: some of these batches, if any of their tokens are known to be mistaken.
+    """
+    processes = run.workload.processes
+    count = max(1, min(run.workload.feedback_batches(), run.plan.probe_batches, FEEDBACK_BATCHES))
+    count -= count % 2 if count > 1 else 0
+    halves = [trees.zeros_like(theta), trees.zeros_like(theta)]
+    for k in range(count):
+        downstream = feedback_at(run, k).downstream
+        if not downstream.constant:
+            g = known_feedback(downstream.loss, theta, processes).gradient
+            halves[2 * k // count] = trees.axpy(1.0, g, halves[2 * k // count])
+    g_down = trees.scale(trees.axpy(1.0, *halves), 1 / count)
+    found: dict[str, Any] = {"feedback_batches": count, "mean_cosine": cosine_of(g_down, mean)}
+    if count > 1:
+        found["feedback_agreement"] = cosine_of(*halves)
+    try:
+        for name, w in directions(g_down, mean).items():
+            own = sum((scores_along(m, theta, w) for m in mistakes), Scores((), ()))
+            scores = sum(processes.every(own), Scores((), ()))
+            if scores.area is not None:
+                found |= {"wrong_tokens": len(scores.wrong), f"auc_{name}": scores.area}
+    except UserError as error:  # kernels without a forward mode, the same in every process
+        found["auc_why"] = str(error)
+    return {k: v for k, v in found.items() if v is not None}
 
 
 def _map_values(run: ArmRun, problem: ValueProblem, phi: Params, observed: Any) -> None:

@@ -20,7 +20,14 @@ from vfunc.report.arms_table import Against, ArmRow, arms_table, judged
 from vfunc.report.events import read_events
 from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
-from vfunc.report.table import BASELINE, ProbeRow, markdown, probe_table, write_text
+from vfunc.report.table import (
+    BASELINE,
+    ProbeRow,
+    markdown,
+    probe_table,
+    signal_table,
+    write_text,
+)
 from vfunc.training.assemble import Assembled
 from vfunc.training.build.configuration import COMMAND
 from vfunc.training.checkpoint import write_json
@@ -65,7 +72,7 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
     manifest = directory.manifest()
     accepted = () if manifest is None else manifest.accepted
     events = read_events(directory.events)
-    probes = probe_summaries(events)
+    probes, signals = probe_summaries(events), signals_of(events)
     write_json(
         directory.metrics,
         {
@@ -84,6 +91,7 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
             "start": start,
             "against_baseline": comparisons,
             "probe": {arm: [_said(s) for s in rows] for arm, rows in probes.items()},
+            **({"signal": signals} if signals else {}),
         },
     )
     rows = [_row(arms[name], comparisons.get(name, {}), measures) for name in arms]
@@ -97,6 +105,10 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
         probe = probe_table([_probe_row(s) for s in summaries], unit=measures.loss_unit)
         probe.title = f"one-step probe, {arm}"
         tables.append(probe)
+    if signals:
+        seen = signal_table(signals)
+        seen.title = "what g_down sees, halfway"
+        tables.append(seen)
     text = "\n".join((f"### {t.title}\n\n" if t.title else "") + markdown(t) for t in tables)
     (directory.path / "table.md").write_text(text, encoding="utf-8")
     directory.plots.mkdir(exist_ok=True)
@@ -164,6 +176,16 @@ def probe_summaries(events: list[dict[str, Any]]) -> dict[str, list[ProbeSummary
             )
             points.setdefault(e["arm"], []).append(point)
     return {arm: summarise(found) for arm, found in points.items()}
+
+
+def signals_of(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What g_down sees, of every arm that was probed (`vfunc.training.probing`)."""
+    known = ("kind", "arm", "time")
+    return {
+        e["arm"]: {k: v for k, v in e.items() if k not in known}
+        for e in events
+        if e["kind"] == "signal"
+    }
 
 
 def _start_row(metrics: Mapping[str, Any], measures: Measures) -> ArmRow:

@@ -322,6 +322,14 @@ class VisionWorkload:
             self._labelled("held_out", self._at(index), self.feedback_batch_size),
         )
 
+    def feedback_batches(self) -> int:
+        """See `Workload.feedback_batches`."""
+        fewest = min(len(source.feedback) for source in self.sources)
+        return fewest // (self.feedback_batch_size * self.processes.size)
+
+    def known_wrong(self, batch: Any, task: Task) -> None:
+        """See `Workload.known_wrong`: of pictures no mistakes are known."""
+
     def value_map(
         self,
         estimated: VisionLearner,

@@ -84,6 +84,11 @@ class TokenStream:
         """Sequences in an epoch."""
         return len(self.encoded)
 
+    @property
+    def distinct(self) -> int:
+        """How many sequences from the first on are no repeats."""
+        return len(self)
+
     @typed
     def batch(self, position: int, batch_size: int) -> TokenBatch:
         """The sequences at `position`, ..., `position + batch_size - 1` of the endless order.
@@ -109,6 +114,11 @@ class InterleavedStream:
 
     sets: tuple[EncodedSet, ...]
     seed: int
+
+    @property
+    def distinct(self) -> int:
+        """See `TokenStream.distinct`."""
+        return min(map(len, self.sets)) * len(self.sets)
 
     @typed
     def batch(self, position: int, batch_size: int) -> TokenBatch:
