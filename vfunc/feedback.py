@@ -17,7 +17,8 @@ import torch
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.estimators import Estimator
-from vfunc.problem import ValueEstimate, ValueProblem, entry
+from vfunc.problem import InParts, ValueEstimate, ValueProblem, entry
+from vfunc.problem.evaluation import gradient_by_parts
 from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -50,6 +51,8 @@ def weighted_feedback(
     there has no direction and is left out. The divisors cost one learner gradient a task, which
     the passes of an estimate do not count.
 
+    Losses that are `InParts`, of the same number of parts, make one that is.
+
     Args:
         losses: the tasks' losses by name, theta_S -> scalar.
         weights: w_j by the same names, finite; None weighs every task by 1 / their number.
@@ -77,9 +80,20 @@ def weighted_feedback(
         norms = {n: _gradient_norm(losses[n], normalise_at, processes) for n in factors}
         factors = {name: w / norms[name] for name, w in factors.items() if norms[name] > 0}
 
+    chosen = {name: one for name, one in losses.items() if name in factors}
+    in_parts = [one for one in chosen.values() if isinstance(one, InParts)]
+    if in_parts and len(in_parts) == len(chosen) and len({len(x.parts) for x in in_parts}) == 1:
+        together = zip(*(one.parts for one in in_parts), strict=True)
+        return InParts(
+            tuple(_sum(dict(zip(chosen, one, strict=True)), factors) for one in together)
+        )
+    return _sum(chosen, factors)
+
+
+def _sum(losses: Mapping[str, FeedbackLoss], factors: Mapping[str, float]) -> FeedbackLoss:
     def loss(theta: Params) -> Scalar:
         # in the losses' order, so that the order of the weights does not matter
-        terms = [factors[name] * one(theta) for name, one in losses.items() if name in factors]
+        terms = [factors[name] * one(theta) for name, one in losses.items()]
         return sum(terms[1:], terms[0]) if terms else _constant_zero(theta)
 
     return loss
@@ -182,9 +196,8 @@ def _no_estimate(problem: ValueProblem, theta: Params, phi: Params) -> ValueEsti
 
 
 def _gradient_norm(loss: FeedbackLoss, theta: Params, processes: Processes) -> float:
-    theta = trees.leaves(theta)
-    with torch.enable_grad():
-        gradient = trees.gradient(loss(theta), theta)
+    _, found = gradient_by_parts(loss, trees.leaves(theta))
+    gradient = trees.zeros_like(theta) if found is None else found
     return float(trees.norm(processes.summed(gradient)))
 
 

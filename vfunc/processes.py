@@ -54,6 +54,10 @@ class Processes:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """Places of this process's share of so many examples; shares differ by one at most."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
     def summed(
         self, part: Mapping[str, Tensor], like: Mapping[str, Tensor] | None = None
     ) -> Params:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from vfunc.errors import UserError
 from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.processes import Processes
@@ -85,6 +86,36 @@ class Downstream(Protocol):
     def whole(self) -> bool:
         """Whether it is asked as one, and not domain by domain."""
         ...
+
+    @property
+    def notes(self) -> Mapping[str, float]:
+        """Numbers about it, for the log."""
+        ...
+
+
+def _not_there(theta: Params) -> Scalar:
+    raise UserError(
+        "the feedback is held (--feedback-every), so that L_down and g_down are there at the "
+        "learner's own parameters alone, and the estimator asks for them elsewhere: it must not "
+        "say `g_down_alone`"
+    )
+
+
+@dataclass(frozen=True)
+class HeldDownstream:
+    """L_down of which g_down is held: it was computed at an earlier update of the designer.
+
+    Attributes:
+        notes: see `Downstream`; its age is among them.
+        loss: refuses, since the feedback itself is not there.
+        constant: see `Downstream`.
+        whole: see `Downstream`.
+    """
+
+    notes: Mapping[str, float]
+    loss: Callable[[Params], Scalar] = _not_there
+    constant: bool = False
+    whole: bool = True
 
 
 @runtime_checkable
@@ -171,15 +202,23 @@ class Workload(Protocol):
         ...
 
     def downstream(
-        self, estimated: Any, index: int, *, dropout: RandomState | None, seed: int
+        self,
+        estimated: Any,
+        index: int,
+        *,
+        dropout: RandomState | None,
+        seed: int,
+        bank: int | None = None,
     ) -> Downstream:
         """L_down on a labelled batch, with what has to be drawn or fitted for it at theta_t.
 
         Args:
             estimated: the learner as estimates see it.
-            index: position of the labelled batch.
+            index: position of the labelled batch, or of the bank.
             dropout: the random state whose dropout masks estimates repeat; None is without dropout.
             seed: seed of what is drawn.
+            bank: so many labelled examples, of all processes, in the place of a batch: the loss is
+                `InParts`, each of at most a batch. None is a batch.
         """
         ...
 

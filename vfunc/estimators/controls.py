@@ -31,6 +31,7 @@ class RandomDirection:
     """
 
     takes_g_down: ClassVar[bool] = True
+    g_down_alone: ClassVar[bool] = True
 
     engine: EngineName | Engine = "auto"
 
@@ -58,6 +59,7 @@ class Zero:
     """No gradient: the designer stays as it was drawn. The value is first order's."""
 
     takes_g_down: ClassVar[bool] = True
+    g_down_alone: ClassVar[bool] = True
 
     @entry
     @typed

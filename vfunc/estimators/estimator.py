@@ -27,9 +27,10 @@ class Estimator(Protocol):
 
     One that begins with `feedback_gradient(problem, theta)` may say so by an attribute
     `takes_g_down`, True: a run then computes that before the learner's own forward, and the two
-    graphs are never there together. One with an attribute `running_means`, a whole number, is given
-    as many running means of the learner's own gradients (`ValueProblem.means`), from the learner's
-    first step on.
+    graphs are never there together. One to which g_down at theta is all that the feedback says may
+    say `g_down_alone`, True: a run can then hold g_down over several updates. One with an attribute
+    `running_means`, a whole number, is given as many running means of the learner's own gradients
+    (`ValueProblem.means`), from the learner's first step on.
     """
 
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:

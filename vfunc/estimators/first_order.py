@@ -90,6 +90,7 @@ class FirstOrder:
     """
 
     takes_g_down: ClassVar[bool] = True
+    g_down_alone: ClassVar[bool] = True
 
     value: Value = "dot"
     engine: EngineName | Engine = "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptBatch, draw_samples, surrogate
 from vfunc.language.soft_targets.candidates import ObservedBatch
-from vfunc.problem import ValueProblem
+from vfunc.problem import InParts, ValueProblem
 from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
 
@@ -115,6 +115,49 @@ def measure(
         whole,
         set(losses) <= silent,
     )
+
+
+def measure_bank(
+    tasks: FeedbackTasks,
+    learner: LanguageLearner,
+    batches: Sequence[TokenBatch],
+    processes: Processes = ALONE,
+) -> Measured:
+    """L_down on the worked solutions of several batches together, in as many parts.
+
+    Every task's loss is its mean over the predicted tokens of all batches, as if they were one.
+
+    Args:
+        tasks: the tasks, and the weights of their losses.
+        learner: theta_S -> logits.
+        batches: labelled batches, of all tasks; this process's share.
+        processes: the processes whose feedback these are a part of.
+
+    Returns:
+        The losses, each `InParts`.
+    """
+    held = [
+        {n: batch if at is None else take_rows(batch, at) for n, at in rows.items()}
+        for batch in batches
+        for rows in (_rows_by_task(tasks.names, batch),)
+    ]
+    own = (
+        sum(int(part[name].predict.sum()) for part in held if name in part) for name in tasks.names
+    )
+    counts = zip(tasks.names, processes.totals(*own), strict=True)
+    losses: dict[str, Callable[[Params], Scalar]] = {
+        name: InParts(
+            tuple(
+                learner.worked_loss(replace(part[name], count=int(count)))
+                if name in part
+                else _none
+                for part in held
+            )
+        )
+        for name, count in counts
+        if count
+    }
+    return Measured(_combined(tasks, losses, learner, processes), losses, frozenset(), {})
 
 
 def _counts(

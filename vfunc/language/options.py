@@ -243,6 +243,7 @@ def check_language(given: Options, options: Options) -> None:
         )
     _check_estimate(options)
     _check_feedback_tasks(options)
+    _check_feedback_bank(options)
     width, heads = options["designer_width"], options["designer_heads"]
     if width % heads or width % 2:
         raise UserError(
@@ -279,6 +280,23 @@ def _check_estimate(options: Options) -> None:
         raise UserError(
             "--estimate-mode train repeats the dropout of whole micro-batches; leave it or "
             f"--meta-batch-size {size} out"
+        )
+
+
+def _check_feedback_bank(options: Options) -> None:
+    """Many examples at once, or g_down held: of one loss on worked solutions."""
+    given = "--feedback-bank" if options["feedback_bank"] is not None else "--feedback-every"
+    if options["feedback_bank"] is None and (options["feedback_every"] or 1) == 1:
+        return
+    if options["feedback_kind"] == "reward":
+        raise UserError(
+            f"{given} is for --feedback-kind worked: a reward is of completions that the learner "
+            "draws at each update; give more --reward-samples or a larger --feedback-batch-size"
+        )
+    if task_count(options) > 1 and options["feedback_combine"] == "matched":
+        raise UserError(
+            f"{given} is of one L_down, and --feedback-combine matched asks domain by domain; give "
+            "sum"
         )
 
 

@@ -25,6 +25,7 @@ from vfunc.language.feedback_tasks import (
     Measured,
     matched_domains,
     measure,
+    measure_bank,
 )
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_targets.candidates import ObservedBatch, observe
@@ -39,7 +40,7 @@ from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
-from vfunc.workload import BuiltTask, Evaluation, Forward
+from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward
 
 
 @dataclass(frozen=True)
@@ -211,11 +212,33 @@ class LanguageWorkload:
         moved = 1 - mix(alpha, r)[..., 0]
         return {"gate": (alpha * weight).sum(), "moved": (moved * weight).sum()}
 
+    def bank(self, index: int, count: int) -> tuple[TokenBatch, ...]:
+        """This process's share of a bank of so many feedback examples, in batches.
+
+        Args:
+            index: the bank's number; one follows the other in the feedback's order.
+            count: examples in it, of all processes.
+        """
+        size, share = self.feedback_batch_size, self.processes.share(count)
+        found = (
+            self.data.feedback.batch(index * count + at, min(size, share.stop - at))
+            for at in share[::size]
+        )
+        return tuple(batch.to(self.device) for batch in found if isinstance(batch, TokenBatch))
+
     def downstream(
-        self, estimated: LanguageLearner, index: int, *, dropout: RandomState | None, seed: int
+        self,
+        estimated: LanguageLearner,
+        index: int,
+        *,
+        dropout: RandomState | None,
+        seed: int,
+        bank: int | None = None,
     ) -> Measured:
         """See `Workload.downstream`; rewards are drawn here."""
         learner = estimated if dropout is None else estimated.repeating(dropout)
+        if bank is not None:
+            return measure_bank(self.tasks, learner, self.bank(index, bank), self.processes)
         return measure(
             self.tasks,
             learner,
@@ -231,7 +254,7 @@ class LanguageWorkload:
         estimated: LanguageLearner,
         designer: nn.Module,
         observed: tuple[ObservedBatch, ...],
-        downstream: Measured,
+        downstream: Downstream,
         rule: UpdateRule,
         state: OptimizerState,
         *,
@@ -256,6 +279,7 @@ class LanguageWorkload:
         )
         if self.tasks.combine != "matched":
             return problem
+        assert isinstance(downstream, Measured)
         return matched_domains(self.tasks, problem, downstream, learner.functional.theta)
 
     def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:

@@ -7,15 +7,17 @@ from vfunc.problem.evaluation import (
     construct_task,
     feedback_gradient,
     feedback_value,
+    held_feedback,
     known_feedback,
     pretrain_gradient,
     step_gradient,
 )
-from vfunc.problem.loss_forms import CompositeForm, LinearForm, Task
+from vfunc.problem.loss_forms import CompositeForm, InParts, LinearForm, Task
 
 __all__ = [
     "CompositeForm",
     "Construction",
+    "InParts",
     "KnownFeedback",
     "LinearForm",
     "Task",
@@ -25,6 +27,7 @@ __all__ = [
     "entry",
     "feedback_gradient",
     "feedback_value",
+    "held_feedback",
     "known_feedback",
     "pretrain_gradient",
     "step_gradient",

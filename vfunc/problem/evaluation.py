@@ -13,7 +13,7 @@ from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem.arguments import ORDER, blaming, entry, require_task, scalar
 from vfunc.problem.contract import KnownFeedback, ValueProblem
-from vfunc.problem.loss_forms import Task
+from vfunc.problem.loss_forms import InParts, Task
 from vfunc.problem.purity import using, version_of
 from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
@@ -145,7 +145,7 @@ def feedback_value(problem: ValueProblem, theta: Params) -> Scalar:
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(problem.feedback_loss, "feedback_loss", theta=theta):
         free = problem.silent or not problem.processes.alone
-        loss = _feedback(problem.feedback_loss, theta, free).detach()
+        loss = _feedback_value(problem.feedback_loss, theta, free)
     return problem.processes.total(loss)
 
 
@@ -165,6 +165,49 @@ def known_feedback(
     versions = {name: version_of(x) for name, x in theta.items()}
     found = _feedback_gradient(feedback_loss, theta, False, processes)
     return KnownFeedback(feedback_loss, dict(theta), versions, *found)
+
+
+def held_feedback(
+    feedback_loss: Callable[[Params], Scalar], theta: Params, loss: Scalar, gradient: Params
+) -> KnownFeedback:
+    """L_down and g_down of an earlier theta, to be taken for those at this one.
+
+    Args:
+        feedback_loss: theta -> L_down, as the problem has it.
+        theta: the learner's parameters now; estimators have to be given these very tensors.
+        loss: L_down at the earlier theta.
+        gradient: g_down there.
+    """
+    trees.require_same_structure("the held g_down", gradient, theta)
+    versions = {name: version_of(x) for name, x in theta.items()}
+    return KnownFeedback(feedback_loss, dict(theta), versions, loss, gradient)
+
+
+def gradient_by_parts(
+    loss: Callable[[Params], Scalar], theta: Params
+) -> tuple[Scalar, Params | None]:
+    """A loss and its gradient, with no more than a part's graph at a time; both detached.
+
+    Args:
+        loss: theta -> loss, `InParts` or any other.
+        theta: autograd leaves.
+
+    Returns:
+        The loss; and its gradient, None where no part has a graph to theta.
+    """
+    total: Scalar | None = None
+    gradient: Params | None = None
+    for part in _parts_of(loss):
+        with torch.enable_grad():
+            found = scalar("feedback_loss", part(theta))
+            if found.requires_grad:
+                one = trees.gradient(found, theta)
+                gradient = one if gradient is None else trees.axpy(1.0, one, gradient)
+                del one
+        total = found.detach() if total is None else total + found.detach()
+        del found
+    assert total is not None
+    return total, gradient
 
 
 def _known_at(problem: ValueProblem, theta: Params) -> KnownFeedback | None:
@@ -187,18 +230,36 @@ def _feedback_gradient(
 ) -> tuple[Scalar, Params]:
     theta = trees.leaves(theta)
     with torch.enable_grad(), using(feedback_loss, "feedback_loss", theta=theta):
-        # another process may hold all that says something
-        loss = _feedback(feedback_loss, theta, silent or not processes.alone)
-        g_down = trees.gradient(loss, theta) if loss.requires_grad else trees.zeros_like(theta)
-    return processes.total(loss.detach()), processes.summed(g_down)
+        loss, g_down = gradient_by_parts(feedback_loss, theta)
+        if g_down is None:
+            # another process may hold all that says something
+            _require_graph(silent or not processes.alone, theta)
+            g_down = trees.zeros_like(theta)
+    return processes.total(loss), processes.summed(g_down)
 
 
-def _feedback(feedback_loss: Callable[[Params], Scalar], theta: Params, silent: bool) -> Scalar:
-    loss = scalar("feedback_loss", feedback_loss(theta))
-    if not loss.requires_grad and not silent:
+def _parts_of(loss: Callable[[Params], Scalar]) -> tuple[Callable[[Params], Scalar], ...]:
+    return loss.parts if isinstance(loss, InParts) else (loss,)
+
+
+def _feedback_value(feedback_loss: Callable[[Params], Scalar], theta: Params, free: bool) -> Scalar:
+    total: Scalar | None = None
+    graphs = False
+    for part in _parts_of(feedback_loss):
+        loss = scalar("feedback_loss", part(theta))
+        graphs = graphs or loss.requires_grad
+        total = loss.detach() if total is None else total + loss.detach()
+        del loss
+    assert total is not None
+    if not graphs:
+        _require_graph(free, theta)
+    return total
+
+
+def _require_graph(free: bool, theta: Params) -> None:
+    if not free:
         raise UserError(
             "feedback_loss returned a tensor without a graph to theta "
             f"{trees.described(theta)}: look for .detach() or torch.no_grad() in it, or for "
             f"parameters that are not theta's; {ORDER}"
         )
-    return loss

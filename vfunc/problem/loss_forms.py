@@ -1,4 +1,4 @@
-"""What a problem can say of its loss: that it is linear in the task, or convex in the outputs."""
+"""What a problem can say of a loss: linear in the task, convex in the outputs, a sum of parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from vfunc.trees import Scalar
+from vfunc.errors import UserError
+from vfunc.trees import Params, Scalar
 
 Task: TypeAlias = dict[str, Tensor]
 """A constructed self-supervised task c_phi(B_u): inputs, targets and side information by name."""
@@ -51,3 +52,28 @@ class CompositeForm:
 
     outputs: Callable[..., Tensor]
     loss: Callable[[Tensor, Task], Scalar]
+
+
+@dataclass(frozen=True)
+class InParts:
+    """A loss that is a sum of parts: a mean over more examples than memory has room for at once.
+
+    Called, it is the sum, as any loss, with the graphs of all parts. `feedback_gradient` and
+    `feedback_value` go through it part by part instead, so that their memory is one part's. Each
+    part divides by what the whole is a mean over (all examples' tokens, not its own): nothing here
+    weighs them, and a loss with statistics over its batch has no such parts.
+
+    Attributes:
+        parts: theta -> its part, at least one; a part may be constant.
+    """
+
+    parts: tuple[Callable[[Params], Scalar], ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parts, tuple) or not self.parts:
+            raise UserError("InParts needs a tuple of the loss's parts, at least one")
+
+    def __call__(self, theta: Params) -> Scalar:
+        """The sum."""
+        terms = [part(theta) for part in self.parts]
+        return sum(terms[1:], terms[0])

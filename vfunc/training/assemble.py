@@ -74,6 +74,11 @@ def assemble(config: RunConfig, processes: Processes = ALONE) -> Assembled:
             raise UserError("--estimate-mode train does nothing here: the learner has no dropout")
 
     learner, modality = config.assembled(device, check)
+    bank = config.estimator.feedback_bank
+    if bank is not None and bank < processes.size:
+        raise UserError(
+            f"--feedback-bank {bank} is below the {processes.size} processes that share it"
+        )
     if not processes.alone:
         modality = replace(modality, workload=modality.workload.among(processes))
     return Assembled(config, learner, modality, device)
@@ -117,6 +122,8 @@ def step_options(config: RunConfig) -> StepOptions:
         burn_in=config.estimator.burn_in,
         look_ahead=_look_ahead(config),
         penalties=config.penalties,
+        feedback_bank=config.estimator.feedback_bank,
+        feedback_every=config.estimator.feedback_every or 1,
         train_mode=config.estimator.estimate_mode == "train",
         seed=config.run.seed,
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.storage.sealed import seal_holds, write_sealed
 from vfunc.training.files.sound_state import checked_counters, require_sound
-from vfunc.training.state import ArmState, Counters, RunningMeans
+from vfunc.training.state import ArmState, Counters, HeldFeedback, RunningMeans
 
 
 def random_state(state: ArmState) -> dict[str, Tensor | None]:
@@ -59,6 +59,7 @@ def save_checkpoint(
         "counters": asdict(state.counters),
         "running": None if state.running is None else vars(state.running),
         **random_state(state),
+        **({} if state.held is None else {"held_feedback": vars(state.held)}),
         "random_of_others": [dict(one) for one in others],
         "made_of": dict(made_of or {}),
     }
@@ -114,6 +115,8 @@ def load_checkpoint(
         torch.set_rng_state(drawn["random"].cpu())
         if drawn["random_cuda"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(drawn["random_cuda"].cpu(), device)
+        held = content.get("held_feedback")
+        state.held = None if held is None else HeldFeedback(**held)
         state.counters = counters
         return content.get("made_of", {})
     except (

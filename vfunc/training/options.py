@@ -354,6 +354,22 @@ class EstimatorOptions:
         least=1,
         needs=(DESIGNED, TRAINED),
     )
+    feedback_bank: int | None = option(
+        "Feedback examples that g_down is of, in all processes, computed in parts of "
+        "--feedback-batch-size; its noise falls with their number.",
+        default=None,
+        shown="one feedback batch",
+        least=1,
+        needs=(DESIGNED, TRAINED),
+    )
+    feedback_every: int | None = option(
+        "Designer updates that one g_down serves before it is computed anew (with --meta-period "
+        "micro-batches from one to the next); of first_order, random and zero.",
+        default=None,
+        shown="1",
+        least=1,
+        needs=(DESIGNED, TRAINED),
+    )
     burn_in: int = option(
         "Micro-batches before the designer's first update; until then its arm is the baseline.",
         default=0,
@@ -404,6 +420,36 @@ class EstimatorOptions:
 def usual_decays(count: int) -> tuple[float, ...]:
     """Decay rates of so many running means, where none are given: 0.9, 0.99, ..."""
     return tuple(1 - 0.1 ** (i + 1) for i in range(count))
+
+
+def check_feedback(options: Options) -> None:
+    """Refuse a bank that is less than a batch, and g_down held for an estimator that asks for more.
+
+    Args:
+        options: all of them.
+
+    Raises:
+        UserError: what does not fit, and why.
+    """
+    bank, part, every = (options[f"feedback_{name}"] for name in ("bank", "batch_size", "every"))
+    if bank is not None and bank < part:
+        raise UserError(
+            f"--feedback-bank {bank} is below the --feedback-batch-size {part} that it is computed "
+            "in parts of; lower that"
+        )
+    name = options["estimator"]
+    if (every or 1) > 1 and not getattr(find_estimator(name), "g_down_alone", False):
+        where = _ASKS_ELSEWHERE.get(name, "says nothing of what it asks (`g_down_alone`)")
+        raise UserError(
+            f"--feedback-every {every} holds g_down of an earlier learner, and {name} {where}; "
+            "leave it out (a --feedback-bank alone works)"
+        )
+
+
+_ASKS_ELSEWHERE = {
+    "unrolled": "takes the gradient of L_down at the end of its lookahead",
+    "implicit": "takes the gradient of L_down at the optimum of its proximal problem",
+}
 
 
 def stem(source: str) -> str:

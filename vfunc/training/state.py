@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, functional
 from vfunc.training.options import WITH_BETAS, OptimizerName, OptimizerOptions
-from vfunc.trees import Params
+from vfunc.trees import Params, Scalar
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,21 @@ class Counters:
     outside_norm: float = 0.0
     followed: tuple[int, int, float] = (0, 0, 0.0)
     probed: bool = False
+
+
+@dataclass(frozen=True)
+class HeldFeedback:
+    """g_down between two times that it is computed (`--feedback-every`).
+
+    Attributes:
+        updates: designer updates made before it was computed.
+        loss: L_down then.
+        gradient: g_down then.
+    """
+
+    updates: int
+    loss: Scalar
+    gradient: Params
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class ArmState:
         designer_optimizer: the designer's, if it is trained.
         counters: progress so far.
         running: running means of the learner's gradients, where the arm's estimator takes any.
+        held: the feedback that is held; None where none is.
     """
 
     learner: nn.Module
@@ -104,6 +120,7 @@ class ArmState:
     designer_optimizer: torch.optim.Optimizer | None
     counters: Counters = field(default_factory=Counters)
     running: RunningMeans | None = None
+    held: HeldFeedback | None = None
 
     @property
     def means(self) -> tuple[Params, ...]:

@@ -18,12 +18,19 @@ from vfunc import trees
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.feedback import DomainMatched
 from vfunc.learner import RandomState
-from vfunc.problem import KnownFeedback, ValueEstimate, ValueProblem, known_feedback
+from vfunc.problem import (
+    KnownFeedback,
+    ValueEstimate,
+    ValueProblem,
+    held_feedback,
+    known_feedback,
+)
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
+from vfunc.training.state import HeldFeedback
 from vfunc.trees import Params
-from vfunc.workload import Downstream, Forward
+from vfunc.workload import Downstream, Forward, HeldDownstream
 
 
 @dataclass(frozen=True)
@@ -133,27 +140,50 @@ class FeedbackNow:
     known: KnownFeedback | None
 
 
-def feedback_at(run: ArmRun, index: int, dropout: RandomState | None = None) -> FeedbackNow:
-    """The feedback of one labelled batch, of which nothing has been computed yet.
+def feedback_at(
+    run: ArmRun, index: int, dropout: RandomState | None = None, bank: int | None = None
+) -> FeedbackNow:
+    """The feedback of one labelled batch or bank, of which nothing has been computed yet.
 
     Args:
         run: an arm with a designer.
-        index: position of the labelled batch.
+        index: position of the labelled batch, or of the bank.
         dropout: the random state whose dropout masks estimates repeat, or None.
+        bank: how many labelled examples a bank holds; None is a batch.
     """
-    downstream = run.workload.downstream(run.estimated, index, dropout=dropout, seed=_seed(run))
+    downstream = run.workload.downstream(
+        run.estimated, index, dropout=dropout, seed=_seed(run), bank=bank
+    )
     return FeedbackNow(downstream, dropout, run.state.functional.theta, None)
 
 
 def _feedback_now(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
     """The feedback of this update, with g_down where the estimator begins with it."""
-    feedback = feedback_at(run, run.state.counters.updates, dropout)
+    if run.options.feedback_every > 1:
+        return _held_feedback(run, dropout)
+    feedback = feedback_at(run, run.state.counters.updates, dropout, run.options.feedback_bank)
     downstream = feedback.downstream
     first = getattr(run.estimator, "takes_g_down", False)
     if not first or not downstream.whole or downstream.constant:
         return feedback
     known = known_feedback(downstream.loss, feedback.theta, run.workload.processes)
     return replace(feedback, known=known)
+
+
+def _held_feedback(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
+    """The feedback that is held, computed anew if it has served its updates."""
+    state, every = run.state, run.options.feedback_every
+    at, held = state.counters.updates, state.held
+    if held is None or at - held.updates >= every:
+        state.held = None  # two copies of g_down are one too many
+        feedback = feedback_at(run, at // every, dropout, run.options.feedback_bank)
+        known = known_feedback(feedback.downstream.loss, feedback.theta, run.workload.processes)
+        state.held = held = HeldFeedback(at, known.loss, known.gradient)
+        del feedback, known
+    downstream = HeldDownstream({"feedback_age": float(at - held.updates)})
+    theta = state.functional.theta
+    known = held_feedback(downstream.loss, theta, held.loss, held.gradient)
+    return FeedbackNow(downstream, dropout, theta, known)
 
 
 def _seed(run: ArmRun) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ def vision_problem(
     state: OptimizerState,
     *,
     seed: int = 0,
+    notes: Mapping[str, float] | None = None,
     known: KnownFeedback | None = None,
     processes: Processes = ALONE,
 ) -> ValueProblem:
@@ -43,6 +44,7 @@ def vision_problem(
         rule: the learner's next optimizer step.
         state: the learner's optimizer state.
         seed: seed of what an estimator samples.
+        notes: numbers about the feedback, for the log.
         known: L_down and g_down, where they have been computed before.
         processes: the processes whose batches these are a part of, as many pictures in each.
 
@@ -73,6 +75,7 @@ def vision_problem(
         parts=parts,
         compute_dtype=learner.autocast,
         seed=seed,
+        notes=notes or {},
         split=learner.split.why,
         known=known,
         processes=processes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, RandomState
-from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.problem import InParts, KnownFeedback, Task, ValueProblem
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
@@ -37,13 +37,16 @@ from vfunc.vision.evaluation.frozen_evaluation import (
 )
 from vfunc.vision.evaluation.metrics import retrieved
 from vfunc.vision.evaluation.revisited import Revisited
-from vfunc.vision.feedback.dense_feedback import feedback_loss
+from vfunc.vision.feedback.dense_feedback import bank_loss, feedback_loss
 from vfunc.vision.feedback.heads import HeadOptions, fit_heads
 from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.objectives.objective import Objective
 from vfunc.vision.value_map import map_values
 from vfunc.vision.value_problem import vision_problem
-from vfunc.workload import BuiltTask, Evaluation, Forward
+from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward
+
+Bank = tuple[Callable[[], LabelledBatch], ...]
+"""Labelled pictures of a source, more than are taken at once: what reads each batch of them."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,13 @@ class DenseDownstream:
         loss: theta_S -> L_down.
         constant: see `vfunc.workload.Downstream`; no labels are known to say nothing.
         whole: see there; no domains are matched.
+        notes: see there; there are none.
     """
 
     loss: Callable[[Params], Scalar]
     constant: bool = False
     whole: bool = True
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,10 +238,41 @@ class VisionWorkload:
         terms = designer.regularisers(control)
         return {name: term / self.processes.size for name, term in terms.items()}
 
+    def bank(self, index: int, count: int) -> tuple[Bank, ...]:
+        """This process's share of a bank of so many feedback pictures of each source, in batches.
+
+        Args:
+            index: the bank's number; one follows the other in the sources' order.
+            count: pictures in it, of all processes.
+        """
+        size, share = self.feedback_batch_size, self.processes.share(count)
+
+        def reader(source: VisionData, chosen: list[int]) -> Callable[[], LabelledBatch]:
+            return lambda: labelled_batch(source.feedback, chosen, source.image_size).to(
+                self.device
+            )
+
+        banks = []
+        for source in self.sources:
+            there = cyclic(len(source.feedback), index, count)
+            parts = (there[at : min(at + size, share.stop)] for at in share[::size])
+            banks.append(tuple(reader(source, chosen) for chosen in parts))
+        return tuple(banks)
+
     def downstream(
-        self, estimated: VisionLearner, index: int, *, dropout: RandomState | None, seed: int
+        self,
+        estimated: VisionLearner,
+        index: int,
+        *,
+        dropout: RandomState | None,
+        seed: int,
+        bank: int | None = None,
     ) -> DenseDownstream:
         """See `Workload.downstream`: the heads are refitted, with the backbone frozen."""
+        if bank is not None:
+            heads = self._labelled("heads", index, self.head_size)
+            measured = self.measured(estimated.functional, heads, self.bank(index, bank))
+            return DenseDownstream(measured)
         labelled = self.feedback(index)
         return DenseDownstream(self.measured(estimated.functional, labelled.heads, labelled.meta))
 
@@ -245,7 +281,7 @@ class VisionWorkload:
         estimated: VisionLearner,
         designer: nn.Module,
         observed: tuple[ObservedViews, ...],
-        downstream: DenseDownstream,
+        downstream: Downstream,
         rule: UpdateRule,
         state: OptimizerState,
         *,
@@ -271,6 +307,7 @@ class VisionWorkload:
             rule,
             state,
             seed=seed,
+            notes=downstream.notes,
             known=known,
             processes=self.processes,
         )
@@ -279,7 +316,7 @@ class VisionWorkload:
         self,
         functional: FunctionalLearner,
         fitted_on: Sequence[LabelledBatch],
-        measured: Sequence[LabelledBatch],
+        measured: Sequence[LabelledBatch | Bank],
     ) -> Callable[[Params], Scalar]:
         """theta_S -> L_down on `measured`, the heads fitted on the other batches at theta_t.
 
@@ -297,15 +334,19 @@ class VisionWorkload:
                     functional.module, fit, tuple(weights), source.classes, self.heads
                 )
                 losses.append(
-                    feedback_loss(
-                        functional,
-                        heads,
-                        batch,
-                        weights,
-                        normalise_at=at,
-                        processes=self.processes,
-                    )
+                    feedback_loss(functional, heads, batch, weights, at, self.processes)
+                    if isinstance(batch, LabelledBatch)
+                    else bank_loss(functional, heads, batch, weights, at, self.processes)
                 )
+        if all(isinstance(one, InParts) for one in losses):
+            parts = (part for one in losses for part in one.parts)
+            return InParts(tuple(self._in_precision((part,)) for part in parts))
+        return self._in_precision(losses)
+
+    def _in_precision(
+        self, losses: Sequence[Callable[[Params], Scalar]]
+    ) -> Callable[[Params], Scalar]:
+        """The sum of the losses, in the run's precision."""
 
         def loss(theta: Params) -> Scalar:
             with autocast(self.device, self.dtype):

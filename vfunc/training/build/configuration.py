@@ -32,6 +32,7 @@ from vfunc.training.options import (
     CommandOptions,
     ModalityName,
     RunConfig,
+    check_feedback,
 )
 
 _Named = tuple[tuple[str, Callable[..., Estimator]], ...]
@@ -228,6 +229,7 @@ def _check_combination(resolved: ResolvedOptions) -> None:
             "a time"
         )
     made.check(resolved.given, resolved)
+    check_feedback(resolved)
     if resolved["optimizer"] not in ADAMS_RATE and "lr" not in resolved.given:
         raise UserError(
             f"--optimizer {resolved['optimizer']} has no learning rate that suits most learners; "

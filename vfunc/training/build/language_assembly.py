@@ -11,7 +11,15 @@ from torch import nn
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
 from vfunc.language.data.chat_format import ChatFormat, chat_format
-from vfunc.language.data.reading import RawData, Source, embedded_data, file_data, tokenised
+from vfunc.language.data.reading import (
+    LanguageData,
+    RawData,
+    Source,
+    embedded_data,
+    file_data,
+    tokenised,
+)
+from vfunc.language.data.sequences import InterleavedStream, TokenStream
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.loading import start_learner
@@ -67,6 +75,7 @@ def language_parts(
         rewarded=config.data.feedback_kind == "reward",
         vocabulary=vocabulary,
     )
+    _require_feedback(config, data)
     workload = LanguageWorkload(
         data=data,
         tokenizer=tokenizer,
@@ -108,6 +117,25 @@ def _read(data: DataOptions, seed: int, chat: ChatFormat) -> RawData:
         seed,
         chat,
     )
+
+
+def _require_feedback(config: LanguageConfig, data: LanguageData) -> None:
+    """An epoch of the feedback is the most that a bank can hold.
+
+    Raises:
+        UserError: there are fewer examples.
+    """
+    bank, feedback = config.estimator.feedback_bank, data.feedback
+    if bank is None or not isinstance(feedback, TokenStream | InterleavedStream):
+        return
+    sets = (feedback.encoded,) if isinstance(feedback, TokenStream) else feedback.sets
+    there = len(sets) * min(map(len, sets))
+    if bank > there:
+        each = f" ({there // len(sets)} of each task)" if len(sets) > 1 else ""
+        raise UserError(
+            f"--feedback-bank {bank} is more than the {there} feedback examples that there are"
+            f"{each}; give at most {there}, or more examples"
+        )
 
 
 def _feedback_tasks(

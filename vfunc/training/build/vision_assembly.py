@@ -74,6 +74,7 @@ def workload_of(
     """The loop's side of the modality on these data."""
     views, dense = config.views, config.dense
     there = _labelled(sources)
+    _require_feedback(config, sources)
     return VisionWorkload(
         stream=sources[0].stream,
         sources=tuple(sources),
@@ -112,6 +113,20 @@ def _reporting(config: VisionConfig, sources: Sequence[VisionData]) -> Reporting
     ]
     retrieval = config.dense.retrieval is not None
     return vision_reporting(sources, retrieval=retrieval, lowered=lowered)
+
+
+def _require_feedback(config: VisionConfig, sources: Sequence[VisionData]) -> None:
+    """All feedback pictures are the most that a bank can hold.
+
+    Raises:
+        UserError: a source has fewer.
+    """
+    bank, there = config.estimator.feedback_bank, min(len(s.feedback) for s in sources)
+    if bank is not None and bank > there:
+        raise UserError(
+            f"--feedback-bank {bank} is more than the {there} feedback pictures that there are; "
+            f"give at most {there}, or more pictures (--feedback-size)"
+        )
 
 
 def _labelled(sources: Sequence[VisionData]) -> dict[str, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from vfunc.errors import UserError
 from vfunc.feedback import FeedbackLoss, weighted_feedback
 from vfunc.learner import FunctionalLearner, mode
+from vfunc.problem import InParts
 from vfunc.processes import ALONE, Processes
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -73,11 +74,7 @@ def feedback_loss(
         UserError: the batch has no labels for any task, or the weights are of other tasks than
             the heads, not finite, or all zero.
     """
-    if set(weights) != set(heads.by_task):
-        raise UserError(
-            f"the feedback weights are for {', '.join(weights)}; "
-            f"the heads are for {', '.join(heads.by_task)}"
-        )
+    _require_tasks(weights, heads)
     counts = _counts(heads, batch, processes)
     weights = {task: float(weights[task]) for task in counts}
     losses = dense_losses(functional, _only(heads, *counts), batch, processes)
@@ -86,6 +83,65 @@ def feedback_loss(
     if normalise_at is not None:
         return separate
     return _losses(functional, heads, batch, weights, counts)
+
+
+@typed
+def bank_loss(
+    functional: FunctionalLearner,
+    heads: Heads,
+    parts: Sequence[Callable[[], LabelledBatch]],
+    weights: Mapping[str, float | int],
+    normalise_at: Params | None = None,
+    processes: Processes = ALONE,
+) -> InParts:
+    """The `feedback_loss` of several batches together, in as many parts.
+
+    Pictures are read when their part is asked for, and once before to count their labels: no more
+    than a batch of them is there at a time.
+
+    Args:
+        functional: the learner.
+        heads: the heads, constants.
+        parts: each reads a batch; this process's share.
+        weights: alpha_j, by the heads' tasks.
+        normalise_at: see `feedback_loss`.
+        processes: see `dense_losses`.
+
+    Returns:
+        theta_S -> L_down; every L_j is a mean over all that is labelled for it in all batches.
+
+    Raises:
+        UserError: as `feedback_loss`.
+    """
+    _require_tasks(weights, heads)
+    own = [
+        [int(known(batch, task).sum()) for task in heads.by_task]
+        for batch in (read() for read in parts)
+    ]
+    totals = processes.totals(*(sum(column) for column in zip(*own, strict=True)))
+    counts = {t: float(n) for t, n in zip(heads.by_task, totals, strict=True) if n}
+    if not counts:
+        raise UserError(
+            f"all pictures of the feedback bank are void for {' and '.join(heads.by_task)}: give "
+            "other ones"
+        )
+    used = {task: float(weights[task]) for task in counts}
+
+    def of(chosen: Mapping[str, float]) -> InParts:
+        def part(read: Callable[[], LabelledBatch]) -> Callable[[Params], Scalar]:
+            return lambda theta: _losses(functional, heads, read(), chosen, counts)(theta)
+
+        return InParts(tuple(part(read) for read in parts))
+
+    separate = weighted_feedback(
+        {task: of({task: 1.0}) for task in counts},
+        used,
+        normalise_at=normalise_at,
+        processes=processes,
+    )
+    if normalise_at is None:
+        return of(used)
+    return separate if isinstance(separate, InParts) else InParts((separate,))
 
 
 def _losses(
@@ -105,6 +161,14 @@ def _losses(
         return torch.stack(terms).sum()
 
     return loss
+
+
+def _require_tasks(weights: Mapping[str, float | int], heads: Heads) -> None:
+    if set(weights) != set(heads.by_task):
+        raise UserError(
+            f"the feedback weights are for {', '.join(weights)}; "
+            f"the heads are for {', '.join(heads.by_task)}"
+        )
 
 
 def _only(heads: Heads, *tasks: str) -> Heads:
