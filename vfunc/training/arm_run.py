@@ -25,10 +25,10 @@ class StepOptions:
         burn_in: micro-batches before the first; until then a designer's arm is the baseline.
         look_ahead: learner steps that the estimator looks ahead.
         penalties: lambda of each term of the designer's regulariser R(phi), by its name.
-        feedback_bank: labelled examples that g_down is of, in parts; None is a feedback batch.
-        feedback_every: designer updates that one g_down serves.
         train_mode: whether estimates repeat the learner's dropout masks.
         seed: seed of what estimators sample.
+        feedback_bank: labelled examples that g_down is of, in parts; None is a feedback batch.
+        feedback_every: designer updates that one g_down serves.
     """
 
     accumulate: int
@@ -37,10 +37,10 @@ class StepOptions:
     burn_in: int
     look_ahead: int
     penalties: Mapping[str, float]
-    feedback_bank: int | None
-    feedback_every: int
     train_mode: bool
     seed: int
+    feedback_bank: int | None = None
+    feedback_every: int = 1
 
 
 @dataclass(frozen=True)
