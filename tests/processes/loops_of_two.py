@@ -30,10 +30,13 @@ LANGUAGE = {
         "optimizer": "sgd",
     },
     "tasks": {"normalise_feedback": True, "value": "deflated", "clip": 0.1},
+    "bank": {"feedback_bank": 7, "feedback_every": 2, "align": "last:1"},
+    "tasks": {"normalise_feedback": True},
 }
 VISION = {
     "dino": {"local_crops": 1},
     "normalised": {"normalise_feedback": True, "local_crops": 0},
+    "bank of pictures": {"feedback_bank": 7, "normalise_feedback": True, "local_crops": 0},
 }
 
 
@@ -47,6 +50,12 @@ class Doubled(VisionWorkload):
     def feedback(self, index):
         found = super().feedback(index)
         return VisionFeedback(*(tuple(map(_doubled, part)) for part in (found.heads, found.meta)))
+
+    def bank(self, index, count):
+        return tuple(
+            tuple(lambda read=read: _doubled(read()) for read in parts)
+            for parts in super().bank(index, count)
+        )
 
 
 class Joined(Doubled):
