@@ -31,7 +31,6 @@ LANGUAGE = {
     },
     "tasks": {"normalise_feedback": True, "value": "deflated", "clip": 0.1},
     "bank": {"feedback_bank": 7, "feedback_every": 2, "align": "last:1"},
-    "tasks": {"normalise_feedback": True},
 }
 VISION = {
     "dino": {"local_crops": 1},
