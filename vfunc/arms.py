@@ -1,4 +1,8 @@
-"""The arms of a comparison: same learner, stream, optimizer and loss; only the targets differ."""
+"""The arms of a comparison: same learner, stream, optimizer and loss; only the targets differ.
+
+All but `mixing` and `sft`, which use the labels directly: they are what indirect use of the same
+labels has to be measured against.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,17 @@ class Arm:
         designed: whether a designer makes its tasks.
         observes: whether its tasks need candidates (the baseline does not pay for them).
         random: whether its designer is trained on a random direction instead of feedback.
+        valued: whether its tasks are made from the value of each candidate token, by formula, from
+            g_down at every micro-batch.
+        direct: whether the learner steps on the labelled examples themselves.
     """
 
     name: str
     designed: bool = False
     observes: bool = True
     random: bool = False
+    valued: bool = False
+    direct: bool = False
 
 
 ARMS: dict[str, Arm] = {
@@ -32,5 +41,9 @@ ARMS: dict[str, Arm] = {
         Arm("self_distillation"),
         Arm("confidence_gate"),
         Arm("known_wrong"),
+        Arm("oracle", valued=True),
+        Arm("tilted_oracle", valued=True),
+        Arm("mixing", observes=False, direct=True),
+        Arm("sft", observes=False, direct=True),
     )
 }

@@ -24,6 +24,11 @@ def any_arm(arms: tuple[str, ...]) -> Callable[[Options], bool]:
 DESIGNED = Need(
     any_arm(DESIGNED_ARMS), f"it needs an arm with a designer, {' or '.join(DESIGNED_ARMS)}"
 )
+VALUED_ARMS = tuple(name for name, arm in ARMS.items() if arm.valued)
+LABELLED_ARMS = tuple(
+    name for name, arm in ARMS.items() if arm.designed or arm.valued or arm.direct
+)
+LABELLED = Need(any_arm(LABELLED_ARMS), f"it needs an arm with labels, {', '.join(LABELLED_ARMS)}")
 TRAINED = Need(
     lambda options: not options["freeze_designer"], "--freeze-designer trains no designer"
 )

@@ -171,10 +171,30 @@ class Workload(Protocol):
         """Observe a batch that the learner does not step on now, without a graph."""
         ...
 
+    def of_arm(self, arm: str) -> Workload:
+        """The same with the texts of one arm: those that use labels directly read them, too."""
+        ...
+
     def build_task(
-        self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
+        self,
+        learner: nn.Module,
+        arm: str,
+        forward: Forward,
+        designer: nn.Module | None,
+        *,
+        estimated: Any | None = None,
+        g_down: Params | None = None,
     ) -> BuiltTask:
-        """The arm's task for this micro-batch, detached."""
+        """The arm's task for this micro-batch, detached.
+
+        Args:
+            learner: the live learner.
+            arm: the arm's name.
+            forward: its forward on the micro-batch.
+            designer: the arm's designer, or None.
+            estimated: the learner as estimates see it; for an arm that goes by values.
+            g_down: gradient of L_down; for such an arm, whose task is the text without it.
+        """
         ...
 
     def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:

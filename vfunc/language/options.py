@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vfunc.arms import ARMS
-from vfunc.conditions import DESIGNED, EMBEDDED, EMBEDDED_LEARNER, NEW_DESIGNER, TRAINED, any_arm
+from vfunc.conditions import (
+    DESIGNED,
+    EMBEDDED,
+    EMBEDDED_LEARNER,
+    LABELLED,
+    NEW_DESIGNER,
+    TRAINED,
+    any_arm,
+)
 from vfunc.config.declared import Cases, Computed, Condition, Need, Options, option
 from vfunc.config.partial import Partial
 from vfunc.errors import UserError
@@ -121,21 +129,21 @@ class DataOptions:
         needs=(OWN_DATA,),
     )
     feedback_size: int = option(
-        "Feedback examples to use, of each --feedback.", default=1024, least=1, needs=(DESIGNED,)
+        "Feedback examples to use, of each --feedback.", default=1024, least=1, needs=(LABELLED,)
     )
     feedback_kind: Literal["worked", "reward"] = option(
         "What feedback measures: the loss on worked solutions, or the reward of completions that "
         "the learner draws itself, right or wrong by their answer alone.",
         default="worked",
-        needs=(DESIGNED,),
+        needs=(LABELLED,),
     )
-    rewards: Partial[RewardOptions] = option(needs=(DESIGNED, _REWARD))
+    rewards: Partial[RewardOptions] = option(needs=(LABELLED, _REWARD))
     feedback_tasks: Literal["one", "styles"] | None = option(
         "Embedded: one feedback task, or one for each style of telling.",
         default=_embedded("one"),
-        needs=(OF_EMBEDDED_PROBLEM, DESIGNED),
+        needs=(OF_EMBEDDED_PROBLEM, LABELLED),
     )
-    tasks: Partial[FeedbackTasks] = option(needs=(DESIGNED, SEVERAL_TASKS))
+    tasks: Partial[FeedbackTasks] = option(needs=(LABELLED, SEVERAL_TASKS))
     eval_size: int = option(
         "Held-out examples to evaluate on, at most.",
         default=Cases(((EMBEDDED_PROBLEM, 512),), 256),
@@ -148,7 +156,7 @@ class DataOptions:
         "Longest feedback sequence, in tokens: longer completions are cut.",
         default=Computed("as --seq-len", lambda options: options["seq_len"]),
         least=2,
-        needs=(DESIGNED, _WORKED),
+        needs=(LABELLED, _WORKED),
     )
     batch_size: int = option(
         "Sequences in a micro-batch.",
@@ -166,7 +174,7 @@ class DataOptions:
         "Feedback examples in an estimate, shared by the tasks.",
         default=Computed("as --batch-size", lambda options: options["batch_size"]),
         least=1,
-        needs=(DESIGNED,),
+        needs=(LABELLED,),
     )
 
 
@@ -218,6 +226,20 @@ class TargetOptions:
             Need(any_arm(FIXED_ALPHA_ARMS), f"it is for the arms {' and '.join(FIXED_ALPHA_ARMS)}"),
         ),
     )
+    tilt: float = option(
+        "How far tilted_oracle goes from the learner's own distribution: the nats by which a "
+        "candidate of typical value is raised.",
+        default=1.0,
+        above=0,
+        needs=(Need(any_arm(("tilted_oracle",)), "it is for the arm tilted_oracle"),),
+    )
+    mixing_share: float = option(
+        "Share of feedback examples among the texts of the arm mixing.",
+        default=0.25,
+        above=0,
+        below=1,
+        needs=(Need(any_arm(("mixing",)), "it is for the arm mixing"),),
+    )
 
 
 def check_language(given: Options, options: Options) -> None:
@@ -242,6 +264,7 @@ def check_language(given: Options, options: Options) -> None:
             "problem can; take it out of --arms, or drop --stream"
         )
     _check_estimate(options)
+    _check_arms_with_labels(options)
     _check_feedback_tasks(options)
     _check_feedback_bank(options)
     width, heads = options["designer_width"], options["designer_heads"]
@@ -261,6 +284,22 @@ def check_language(given: Options, options: Options) -> None:
     if align.startswith("lora") and options["learner"] == EMBEDDED and not options["lora_rank"]:
         raise UserError(
             f"--align {align} needs adapters, which the embedded learner has not; give --lora-rank"
+        )
+
+
+def _check_arms_with_labels(options: Options) -> None:
+    """Arms that step on labels need solutions; values by formula are of one feedback loss."""
+    direct = [name for name in options["arms"] if ARMS[name].direct]
+    if direct and options["feedback_kind"] != "worked":
+        raise UserError(
+            f"the arm {direct[0]} trains on the feedback's solutions, of which --feedback-kind "
+            "reward has none; take it out of --arms"
+        )
+    valued = [name for name in options["arms"] if ARMS[name].valued]
+    if valued and task_count(options) > 1 and options["feedback_combine"] == "matched":
+        raise UserError(
+            f"the arm {valued[0]} asks all feedback at once; take it out of --arms, or give "
+            "--feedback-combine sum"
         )
 
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
+from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import Batch, TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
-from vfunc.language.data.sequences import tokens_in
+from vfunc.language.data.sequences import MixedStream, tokens_in
 from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.language.feedback_tasks import (
@@ -28,9 +29,15 @@ from vfunc.language.feedback_tasks import (
     measure_bank,
 )
 from vfunc.language.learner import LanguageLearner
+from vfunc.language.rewards import PromptStream
 from vfunc.language.soft_targets.candidates import ObservedBatch, observe
 from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner, load_designer
 from vfunc.language.soft_targets.hand_made import hand_made_targets
+from vfunc.language.soft_targets.oracle import (
+    candidate_values,
+    oracle_targets,
+    tilted_targets,
+)
 from vfunc.language.soft_targets.soft_loss import one_hot, soft_cross_entropy, weights_of
 from vfunc.language.soft_targets.targets import mix
 from vfunc.language.value_map import map_values
@@ -61,6 +68,8 @@ class LanguageWorkload:
         dtype: dtype of mixed precision, or None.
         seed: seed of the designer's initial parameters.
         tasks: the feedback's tasks.
+        tilt: how far `tilted_oracle` goes from the learner, in nats of a typical value.
+        mixing_share: share of labelled texts in the stream of `mixing`.
         processes: the processes that each hold a share of every batch.
         unit: the unit of budgets.
     """
@@ -78,6 +87,8 @@ class LanguageWorkload:
     dtype: torch.dtype | None
     seed: int
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
+    tilt: float = 1.0
+    mixing_share: float = 0.25
     processes: Processes = ALONE
     unit: str = "tokens"
 
@@ -155,15 +166,40 @@ class LanguageWorkload:
         assert isinstance(part, TokenBatch)
         return cast("Batch", part.among(self.processes))
 
+    def of_arm(self, arm: str) -> LanguageWorkload:
+        """See `Workload.of_arm`."""
+        if not ARMS[arm].direct:
+            return self
+        stream, labelled = self.data.stream, self.data.feedback
+        assert not isinstance(stream, MixedStream) and not isinstance(labelled, PromptStream)
+        mixed = MixedStream(stream, labelled, self.mixing_share) if arm == "mixing" else labelled
+        return replace(self, data=replace(self.data, stream=mixed))
+
     def build_task(
-        self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
+        self,
+        learner: nn.Module,
+        arm: str,
+        forward: Forward,
+        designer: nn.Module | None,
+        *,
+        estimated: LanguageLearner | None = None,
+        g_down: Params | None = None,
     ) -> BuiltTask:
         """See `Workload.build_task`. Candidates and q; the baseline's is the true token alone."""
-        if arm == "baseline":
+        valued = ARMS[arm].valued
+        if arm == "baseline" or ARMS[arm].direct or (valued and g_down is None):
             return BuiltTask(one_hot(forward.batch), {})
         observed = forward.observed
         assert isinstance(observed, ObservedBatch)
-        if designer is None:
+        if valued:
+            assert estimated is not None and g_down is not None
+            u = candidate_values(estimated, observed, g_down)
+            q, alpha = (
+                oracle_targets(self.designer.target, observed, u)
+                if arm == "oracle"
+                else tilted_targets(observed, u, self.tilt)
+            )
+        elif designer is None:
             q, alpha = hand_made_targets(arm, observed, self.fixed_alpha)
         else:
             with torch.no_grad():

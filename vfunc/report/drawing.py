@@ -29,8 +29,12 @@ _STYLES = {
     "self_distillation": ("#56b4e9", "D"),
     "confidence_gate": ("#d55e00", "P"),
     "known_wrong": ("#009e73", "X"),
+    "oracle": ("#7b5ea7", "<"),
+    "tilted_oracle": ("#8c6d1f", ">"),
+    "mixing": ("#a3123a", "h"),
+    "sft": ("#1f6f6f", "d"),
 }
-_OTHER_STYLES = (("#7b5ea7", "<"), ("#8c6d1f", ">"), ("#a3123a", "h"), ("#1f6f6f", "d"))
+_OTHER_STYLES = (("#5d3a9b", "p"), ("#b5651d", "*"), ("#d81b60", "H"), ("#3d7a3d", "8"))
 
 
 @typed

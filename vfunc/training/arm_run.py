@@ -51,8 +51,8 @@ class ArmRun:
         arm: the arm, which decides the tasks.
         state: the live modules and optimizers, changed in place, and counters.
         workload: the modality's side of the loop.
-        estimated: the learner as estimates see it (`Workload.estimated`); None for an arm without
-            a designer.
+        estimated: the learner as estimates see it (`Workload.estimated`); None for an arm that
+            asks for no value.
         estimator: estimator of the designer's value, or None.
         options: options of a step.
         plan: plan of the whole training.

@@ -39,7 +39,7 @@ def start_arm(
     """
     config = assembled.config
     arm = ARMS[arm] if isinstance(arm, str) else arm
-    workload = workload or assembled.workload
+    workload = (workload or assembled.workload).of_arm(arm.name)
     estimator = estimator_of(arm, config)
     torch.manual_seed(config.run.seed)
     state = new_arm_state(
@@ -60,7 +60,7 @@ def start_arm(
         arm,
         state,
         workload,
-        workload.estimated(state.functional) if arm.designed else None,
+        workload.estimated(state.functional) if arm.designed or arm.valued else None,
         estimator,
         step_options(config),
         arm_plan(config),

@@ -64,16 +64,24 @@ def micro_batch(run: ArmRun) -> MicroBatch:
     if due and options.train_mode:  # the masks of the forward that comes next
         dropout = RandomState.now(next(state.learner.parameters()).device)
     feedback = _feedback_now(run, dropout) if due else None
+    g_down = _g_down_now(run) if arm.valued else None
     forward = workload.forward(
         state.learner,
         batch,
         observe=arm.observes and not burning_in,
-        estimated=run.estimated if due and dropout is None else None,
+        estimated=run.estimated if (due and dropout is None) or arm.valued else None,
     )
     estimate = None if feedback is None else _update_designer(run, forward, feedback)
     del feedback  # a gradient's memory
     source = "baseline" if burning_in else arm.name
-    task = workload.build_task(state.learner, source, forward, state.designer)
+    task = workload.build_task(
+        state.learner,
+        source,
+        forward,
+        state.designer,
+        estimated=run.estimated,
+        g_down=g_down,
+    )
     loss = workload.loss(state.learner, forward, task)
     whole, units = workload.processes.totals(float(loss.detach()), forward.units)
     _require_finite("the learner's loss", whole, run)
@@ -184,6 +192,15 @@ def _held_feedback(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
     theta = state.functional.theta
     known = held_feedback(downstream.loss, theta, held.loss, held.gradient)
     return FeedbackNow(downstream, dropout, theta, known)
+
+
+def _g_down_now(run: ArmRun) -> Params | None:
+    """g_down of another labelled batch each micro-batch; None where L_down says nothing."""
+    feedback = feedback_at(run, run.state.counters.micro_batch)
+    loss, constant = feedback.downstream.loss, feedback.downstream.constant
+    if constant:
+        return None
+    return known_feedback(loss, feedback.theta, run.workload.processes).gradient
 
 
 def _seed(run: ArmRun) -> int:

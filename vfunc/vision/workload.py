@@ -186,8 +186,19 @@ class VisionWorkload:
         """See `Workload.look_ahead`."""
         return ObservedViews(batch.first(self.meta_batch_size))
 
+    def of_arm(self, arm: str) -> VisionWorkload:
+        """See `Workload.of_arm`: all arms see the same pictures."""
+        return self
+
     def build_task(
-        self, learner: nn.Module, arm: str, forward: Forward, designer: nn.Module | None
+        self,
+        learner: nn.Module,
+        arm: str,
+        forward: Forward,
+        designer: nn.Module | None,
+        *,
+        estimated: VisionLearner | None = None,
+        g_down: Params | None = None,
     ) -> BuiltTask:
         """See `Workload.build_task`: the views, and the teacher's targets for them."""
         batch: UnlabeledBatch = forward.batch

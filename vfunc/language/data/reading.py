@@ -13,7 +13,12 @@ from vfunc.errors import UserError
 from vfunc.language.data.arithmetic import STYLES
 from vfunc.language.data.chat_format import ChatFormat, plain_chat
 from vfunc.language.data.examples import Example, TokenBatch
-from vfunc.language.data.sequences import InterleavedStream, TokenStream, fixed_batches
+from vfunc.language.data.sequences import (
+    InterleavedStream,
+    MixedStream,
+    TokenStream,
+    fixed_batches,
+)
 from vfunc.language.data.sources import Split, load_examples
 from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.data.tokenise import EncodedSet, encode_examples, prompt_tokens
@@ -42,7 +47,7 @@ class LanguageData:
         max_new_tokens: largest number of tokens of a solution.
     """
 
-    stream: TokenStream | InterleavedStream
+    stream: TokenStream | InterleavedStream | MixedStream
     feedback: TokenStream | InterleavedStream | PromptStream
     evaluation: tuple[TokenBatch, ...]
     held_out: TokenStream

@@ -6,6 +6,7 @@ looking ahead need no state but a number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -99,8 +100,16 @@ class TokenStream:
             batch_size: sequences in a batch, B.
         """
         _require_batch_size(batch_size)
-        chosen = in_turn((self.encoded.sequences,), self.seed, position, batch_size)
-        return collate(chosen, self.encoded.pad_id)
+        return collate(self.sequences(position, batch_size), self.encoded.pad_id)
+
+    def sequences(self, position: int, count: int) -> list[Any]:
+        """So many sequences from `position` on."""
+        return in_turn((self.encoded.sequences,), self.seed, position, count)
+
+    @property
+    def pad_id(self) -> int:
+        """What batches are padded with."""
+        return self.encoded.pad_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +133,48 @@ class InterleavedStream:
     def batch(self, position: int, batch_size: int) -> TokenBatch:
         """See `TokenStream.batch`; a batch of at least as many sequences holds every set."""
         _require_batch_size(batch_size)
+        return collate(self.sequences(position, batch_size), self.pad_id)
+
+    def sequences(self, position: int, count: int) -> list[Any]:
+        """See `TokenStream.sequences`."""
         sources = tuple(one.sequences for one in self.sets)
-        return collate(in_turn(sources, self.seed, position, batch_size), self.sets[0].pad_id)
+        return in_turn(sources, self.seed, position, count)
+
+    @property
+    def pad_id(self) -> int:
+        """What batches are padded with."""
+        return self.sets[0].pad_id
+
+
+@dataclass(frozen=True, eq=False)
+class MixedStream:
+    """A stream with labelled sequences among it, evenly: a share of every stretch of it.
+
+    Attributes:
+        stream: the stream, each sequence of it in its order.
+        labelled: the labelled sequences, likewise.
+        share: the share of labelled sequences, above 0 and below 1.
+    """
+
+    stream: TokenStream | InterleavedStream
+    labelled: TokenStream | InterleavedStream
+    share: float
+
+    @typed
+    def batch(self, position: int, batch_size: int) -> TokenBatch:
+        """See `TokenStream.batch`."""
+        _require_batch_size(batch_size)
+        chosen = []
+        for at in range(position, position + batch_size):
+            before = self._labelled_before(at)
+            if self._labelled_before(at + 1) > before:
+                chosen += self.labelled.sequences(before, 1)
+            else:
+                chosen += self.stream.sequences(at - before, 1)
+        return collate(chosen, self.stream.pad_id)
+
+    def _labelled_before(self, at: int) -> int:
+        return math.floor(at * self.share + 1e-9)  # that a third of three is one
 
 
 def in_turn(sources: Sequence[Sequence[Any]], seed: int, position: int, count: int) -> list[Any]:

@@ -90,6 +90,8 @@ def language_parts(
         dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
         seed=config.run.seed,
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
+        tilt=config.targets.tilt,
+        mixing_share=config.targets.mixing_share,
     )
     reporting = language_reporting(data, start.note, how if raw.chat else "")
     saving = language_saving(tokenizer)
