@@ -21,7 +21,8 @@ from vfunc.language.soft_targets.designer import TopKDesigner
 from vfunc.language.workload import LanguageWorkload
 from vfunc.training import step
 
-UNDESIGNED = [name for name, arm in ARMS.items() if not arm.designed]
+UNDESIGNED = [name for name, arm in ARMS.items() if not (arm.designed or arm.valued or arm.direct)]
+"""Arms that know nothing of labels."""
 ESTIMATORS = [
     {"estimator": "first_order", "value": "dot"},
     {"estimator": "first_order", "value": "cosine"},

@@ -229,7 +229,7 @@ class TargetOptions:
     tilt: float = option(
         "How far tilted_oracle goes from the learner's own distribution: the nats by which a "
         "candidate of typical value is raised.",
-        default=1.0,
+        default=0.1,
         above=0,
         needs=(Need(any_arm(("tilted_oracle",)), "it is for the arm tilted_oracle"),),
     )

@@ -87,7 +87,7 @@ class LanguageWorkload:
     dtype: torch.dtype | None
     seed: int
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
-    tilt: float = 1.0
+    tilt: float = 0.1
     mixing_share: float = 0.25
     processes: Processes = ALONE
     unit: str = "tokens"

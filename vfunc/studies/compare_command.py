@@ -20,6 +20,7 @@ from vfunc.config.command_line import wrapped
 from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
 from vfunc.processes import require_alone
+from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER
 from vfunc.training.run_command_line import PRESETS, run_guarded
 
 DESCRIPTION = """Train every arm once a seed, and compare the arms over the seeds.
@@ -39,6 +40,7 @@ Examples:
   %(prog)s --primary loss --arms baseline,vpretraining,known_wrong
   %(prog)s --vary estimator=first_order,unrolled,implicit --budget 1Mtokens
   %(prog)s --vary value=dot,cosine --vary lr=5e-4,1e-3
+  %(prog)s --estimators all --seeds 0 1 2 3 4 5 6 7 --primary loss --jobs 2
   %(prog)s --from runs/a runs/b"""
 
 
@@ -70,6 +72,26 @@ class CompareOptions:
             metavar="OPTION=A,B ...",
         ),
     ] = ()
+    estimators: Annotated[
+        tuple[str, ...] | None,
+        tyro.conf.arg(
+            help="Compare value estimators under the same conditions: all, or some of "
+            + ", ".join(ESTIMATORS_ON_OFFER)
+            + ". Each is an arm of its own in one table; arms that do not depend on it are trained "
+            "once a seed. Without --arms these are all that the data allow.",
+            metavar="NAME ...",
+            help_behavior_hint="(default: the one that --estimator names)",
+        ),
+    ] = None
+    jobs: Annotated[
+        int | None,
+        tyro.conf.arg(
+            help="Runs at the same time, each in a process of its own with its share of the cores. "
+            "Not with a budget of seconds, in which they would slow each other.",
+            metavar="N",
+            help_behavior_hint="(default: 1)",
+        ),
+    ] = None
     from_: Annotated[
         tuple[str, ...] | None,
         tyro.conf.arg(
@@ -138,6 +160,10 @@ def options_of(
     seeds = options.seeds
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
         raise UserError("--seeds wants at least one seed, and none twice")
+    if options.estimators == ():
+        raise UserError("--estimators wants something to follow it: all, or names of estimators")
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: give 1 or more")
     if options.from_ == () or () in options.vary:
         name, wanted = ("--from", "DIR") if options.from_ == () else ("--vary", "OPTION=A,B")
         raise UserError(f"{name} wants something to follow it: {name} {wanted}")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +16,10 @@ from vfunc.errors import UserError
 from vfunc.printable import SafeConsole
 from vfunc.studies.compare_command import CompareOptions
 from vfunc.studies.comparison_files import primary_of, write_comparison
+from vfunc.studies.estimators_on_offer import named_estimators
 from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
 from vfunc.studies.repetition import PlannedRun, check, plan
+from vfunc.studies.side_by_side import carry_out, require_independent
 from vfunc.training.run import run
 from vfunc.training.run_command_line import PRESETS, given_on_command_line
 
@@ -43,7 +46,9 @@ def compare(
         folder, found = _existing(options, rest)
     else:
         varied = [text for group in options.vary for text in group]
-        folder, planned = plan(options.seeds or DEFAULT_SEEDS, varied, rest, presets)
+        named = named_estimators(options.estimators) if options.estimators else ()
+        folder, planned = plan(options.seeds or DEFAULT_SEEDS, varied, rest, presets, named)
+        require_independent(planned, options.jobs or 1)
         check(planned, options.primary)
         if planned[0].config.command.dry_run:
             for one in planned:
@@ -61,6 +66,16 @@ def _carried_out(
 ) -> list[FoundRun]:
     """Make the runs that are not finished, one after another."""
     found = []
+    jobs = options.jobs or 1
+    if jobs > 1:
+        left = [one for one in planned if one.state != "finished"]
+        console.print(f"\n{len(planned)} runs, {len(left)} to be made, {jobs} at a time")
+        try:
+            carry_out(left, jobs, lambda line: console.print(line, soft_wrap=True))
+        except KeyboardInterrupt:
+            _tell_to_go_on(planned[0], console)
+            raise
+        planned = [replace(one, config=one.config.changed(overwrite=False)) for one in planned]
     for number, one in enumerate(planned, start=1):
         state, path = one.state, one.directory.path
         console.print(f"\nrun {number} of {len(planned)}  {path}", style="bold", soft_wrap=True)
@@ -71,20 +86,25 @@ def _carried_out(
             try:
                 run(one.config.changed(resume=resume))
             except KeyboardInterrupt:
-                again = " without --overwrite" if one.config.command.overwrite else ""
-                with contextlib.suppress(OSError):  # the terminal may be gone
-                    console.print(f"\nthe same command{again} goes on from here")
+                _tell_to_go_on(one, console)
                 raise
-        found.append(read_run(path, one.setting))
+        found.append(read_run(path, one.setting, one.estimator))
         # better now than after all runs
         primary_of(options.primary, found)
     return found
 
 
+def _tell_to_go_on(one: PlannedRun, console: Console) -> None:
+    again = " without --overwrite" if one.config.command.overwrite else ""
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        console.print(f"\nthe same command{again} goes on from here")
+
+
 def _existing(options: CompareOptions, rest: Sequence[str]) -> tuple[Path, list[FoundRun]]:
     """The finished runs that `--from` names, and their closest common folder."""
     others = [flag(name) for name in given_on_command_line(rest) if name != "debug"]
-    others += [flag(name) for name in ("seeds", "vary") if getattr(options, name)]
+    own = ("seeds", "vary", "estimators", "jobs")
+    others += [flag(name) for name in own if getattr(options, name)]
     if others:
         raise UserError(f"--from runs nothing, and {', '.join(others)} would do nothing with it")
     found = find_runs([Path(path) for path in options.from_ or ()])

@@ -15,7 +15,8 @@ from vfunc.report.measures import LOSS
 from vfunc.report.seed_figures import comparison_plot, comparison_table
 from vfunc.report.seed_statistics import ArmOverSeeds, common_metrics, compare_over_seeds
 from vfunc.report.table import markdown
-from vfunc.studies.finished_runs import FoundRun, measures_of
+from vfunc.studies.finished_runs import FoundRun, by_estimator, measures_of
+from vfunc.studies.repetition import ESTIMATED
 from vfunc.training.checkpoint import write_atomically, write_json
 from vfunc.training.files.identity import differences, told
 from vfunc.training.provenance import git_commit
@@ -58,7 +59,9 @@ def write_comparison(
         OSError: a file cannot be written.
     """
     measures = measures_of(found)
-    arms = compare_over_seeds([one.seed_run for one in found], measures)
+    named = any(one.estimator for one in found)
+    compared = by_estimator(found, ESTIMATED) if named else [one.seed_run for one in found]
+    arms = compare_over_seeds(compared, measures)
     metrics = sorted(arms[0].metrics, key=lambda metric: metric != primary)
     made_with = _distinct([{k: f.content.get(k) for k in _MADE_WITH} for f in found])
     notes = []
@@ -83,6 +86,7 @@ def write_comparison(
                 {
                     "path": str(one.path),
                     "setting": one.setting,
+                    **({"estimator": one.estimator} if named else {}),
                     **{k: one.content.get(k) for k in ("config", *_MADE_WITH)},
                 }
                 for one in found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,13 @@ class FoundRun:
         path: the run's directory.
         setting: setting, as in `SeedRun`.
         content: content of metrics.json.
+        estimator: the name of its estimator, where several named ones are compared.
     """
 
     path: Path
     setting: str
     content: dict[str, Any]
+    estimator: str = ""
 
     @property
     def measures(self) -> Measures:
@@ -82,12 +84,31 @@ def language_metrics() -> tuple[Metric, ...]:
     return METRICS
 
 
-def read_run(path: Path, setting: str = "") -> FoundRun:
+def by_estimator(found: Sequence[FoundRun], arm: str) -> list[SeedRun]:
+    """What is compared, where runs of several named estimators are one comparison.
+
+    In place of the arm that they differ in stand as many, by the estimators' names; other arms are
+    those of whichever run trained them.
+
+    Args:
+        found: the runs.
+        arm: the arm that estimators differ in.
+    """
+    made: dict[tuple[str, int], dict[str, Mapping[str, float]]] = {}
+    for one in found:
+        run = one.seed_run
+        arms = made.setdefault((run.setting, run.seed), {})
+        arms |= {one.estimator if name == arm else name: f for name, f in run.arms.items()}
+    return [SeedRun(setting, seed, arms) for (setting, seed), arms in made.items()]
+
+
+def read_run(path: Path, setting: str = "", estimator: str = "") -> FoundRun:
     """Read a finished run.
 
     Args:
         path: the run's directory.
         setting: options besides the seed that differ between runs.
+        estimator: the name of its estimator, where several named ones are compared.
 
     Raises:
         UserError: it holds no metrics.json that can be read.
@@ -98,7 +119,7 @@ def read_run(path: Path, setting: str = "") -> FoundRun:
         content = json.loads(metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{metrics} cannot be read: {error}") from error
-    found = FoundRun(path, setting, content)
+    found = FoundRun(path, setting, content, estimator)
     _ = found.seed_run  # complain now, with its place
     return found
 

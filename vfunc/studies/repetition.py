@@ -17,18 +17,22 @@ from vfunc.config.layers import Layer
 from vfunc.config.toml import read_preset, read_toml
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
-from vfunc.estimators import ESTIMATORS, find_estimator
+from vfunc.estimators import ESTIMATORS, find_estimator, option_names
 from vfunc.modality import Metric
 from vfunc.report.measures import LOSS
+from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER, arguments_of
 from vfunc.studies.finished_runs import language_metrics
 from vfunc.training.assemble import assemble
-from vfunc.training.build.configuration import COMMAND, default_name, resolve
+from vfunc.training.build.configuration import COMMAND, default_name, given_options, resolve
 from vfunc.training.files.identity import INDIFFERENT, differences, files_only
 from vfunc.training.files.identity import told as in_a_line
 from vfunc.training.files.inputs import digests_of
 from vfunc.training.options import VISION, RunConfig
 from vfunc.training.run_command_line import PRESETS, given_on_command_line, options_there, parse
 from vfunc.training.run_directory import RunDirectory
+
+ESTIMATED = "vpretraining"
+"""The arm that estimators differ in."""
 
 BARRED = {
     "seed": "every run has its own; give --seeds",
@@ -47,11 +51,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run to be made, or made already."""
+    """A run to be made, or made already.
+
+    Attributes:
+        setting: options besides the seed, and besides the estimator that is named, if one is.
+        config: its configuration.
+        directory: its directory.
+        estimator: the name of its estimator, where several named ones are compared.
+    """
 
     setting: str
     config: RunConfig
     directory: RunDirectory
+    estimator: str = ""
 
     @property
     def state(self) -> Literal["finished", "interrupted", "to do"]:
@@ -102,7 +114,11 @@ def settings_of(vary: Sequence[str], options: Catalogue | None = None) -> list[S
 
 
 def plan(
-    seeds: Sequence[int], vary: Sequence[str], rest: Sequence[str], presets: Path = PRESETS
+    seeds: Sequence[int],
+    vary: Sequence[str],
+    rest: Sequence[str],
+    presets: Path = PRESETS,
+    named: Sequence[str] = (),
 ) -> tuple[Path, list[PlannedRun]]:
     """The folder of all runs, and the runs: for each seed every setting.
 
@@ -111,6 +127,8 @@ def plan(
         vary: `OPTION=VALUE,VALUE`, each an option of run.
         rest: further arguments of run, the same for all runs.
         presets: folder of the presets.
+        named: names of `ESTIMATORS_ON_OFFER`, a run each; arms that do not depend on the estimator
+            are trained with the first alone.
 
     Raises:
         UserError: an option that a run refuses, in whichever setting.
@@ -128,26 +146,72 @@ def plan(
     varied = settings[0].varied
     if both := [name for name in varied if {name, f"no_{name}"} & spelled]:
         raise UserError(f"{flag(both[0])} is given and varied as well; leave one out")
+    if named:
+        _require_free(named, given, varied)
     planned: list[PlannedRun] = []
     folder = None
     for seed, setting in itertools.product(seeds, settings):
+        words = [*rest, *setting.arguments, "--seed", str(seed)]
         with _naming(setting.label):
-            config = parse(
-                [*rest, *setting.arguments, "--seed", str(seed)], presets, estimators=estimators
-            )
+            if named:
+                words += arguments_of(named[0])
+            config = parse(words, presets, estimators=estimators)
+            if named and "arms" not in given:
+                config = parse([*words, "--arms", ",".join(_arms_beside(config))], presets)
         if folder is None:
             stem = "-".join(["compare", default_name(config).removesuffix(f"-seed{seed}"), *varied])
             folder = Path(config.command.runs_dir) / (config.command.name or stem)
         place = folder / re.sub(r"[^\w.+=,@-]", "_", setting.label.replace(", ", ","))
-        directory = RunDirectory(place / f"seed{seed}")
-        here = config.changed(name=directory.path.name, runs_dir=str(place))
-        planned.append(PlannedRun(setting.label, here, directory))
+        for name in named or ("",):
+            with _naming(", ".join(filter(None, (setting.label, name)))):
+                here = config if name in ("", *named[:1]) else _with_estimator(config, name)
+            directory = RunDirectory(place / name / f"seed{seed}")
+            here = here.changed(name=directory.path.name, runs_dir=str(place / name))
+            planned.append(PlannedRun(setting.label, here, directory, name))
     if len({one.config.run.modality for one in planned}) > 1:
         raise UserError("--vary: runs of two modalities are not compared; vary within one")
     if len({one.directory.path for one in planned}) < len(planned):
         raise UserError("--vary: two of the values would have the same directory")
     assert folder is not None
     return folder, planned
+
+
+def _require_free(named: Sequence[str], given: Mapping[str, Any], varied: Sequence[str]) -> None:
+    """Refuse what the named estimators would overrule, and arms of which none has a designer."""
+    for option in dict.fromkeys(o for name in named for o in ESTIMATORS_ON_OFFER[name]):
+        if option in given or option in varied:
+            raise UserError(f"{flag(option)} is set by --estimators; leave one of them out")
+    if "arms" in given and ESTIMATED not in given["arms"]:
+        raise UserError(f"--estimators is about the arm {ESTIMATED}; add it to --arms")
+
+
+def _arms_beside(config: RunConfig) -> list[str]:
+    """What estimators are compared with, unless --arms says: all that the run can have."""
+    if config.run.modality == VISION:
+        return ["baseline", ESTIMATED, "random_feedback", "uniform_smoothing"]
+    embedded = "stream" not in given_options(config)
+    worked = config.options.get("feedback_kind") == "worked"
+    return [
+        "baseline",
+        ESTIMATED,
+        "random_feedback",
+        *(("known_wrong",) if embedded else ()),
+        "self_distillation",
+        "confidence_gate",
+        "oracle",
+        "tilted_oracle",
+        *(("mixing", "sft") if worked else ()),
+    ]
+
+
+def _with_estimator(config: RunConfig, name: str) -> RunConfig:
+    """The same run of one estimator's arm alone; options of other arms give way."""
+    other = find_estimator(ESTIMATORS_ON_OFFER[name]["estimator"])
+    own = {*option_names(find_estimator(config.options["estimator"]))} - {*option_names(other)}
+    given = {n: v for n, v in given_options(config).items() if n not in (*COMMAND, *own)}
+    first = Layer(given, "the first estimator's run")
+    made = resolve(first, Layer({**ESTIMATORS_ON_OFFER[name], "arms": (ESTIMATED,)}))
+    return made.changed(**{n: config.options[n] for n in COMMAND if n in config.options})
 
 
 def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
@@ -189,10 +253,11 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
     if named and planned[0].config.run.modality != VISION:
         _require_metric(primary, language_metrics())
         named = False  # known without loading anything
-    several = len({one.setting for one in planned}) > 1
+    several = len({(one.setting, one.estimator) for one in planned}) > 1
     if not (several or named or planned[0].config.command.dry_run):
         return  # the first run loads what the others need, before it writes anything
     for one in planned:
+        # an estimator's own options need no learner to be checked by
         if one.state != "finished" and one.setting not in loaded:
             loaded.add(one.setting)
             with _naming(one.setting):

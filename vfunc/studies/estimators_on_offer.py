@@ -1,0 +1,56 @@
+"""Names estimators with their options, for comparisons of them under the same conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vfunc.config.known import flag
+from vfunc.config.values import nearest
+from vfunc.errors import UserError
+
+ESTIMATORS_ON_OFFER: Mapping[str, Mapping[str, Any]] = {
+    **{
+        value: {"estimator": "first_order", "value": value}
+        for value in ("dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned")
+    },
+    "unrolled_1": {"estimator": "unrolled", "lookahead_steps": 1},
+    "unrolled_4": {"estimator": "unrolled", "lookahead_steps": 4},
+    "truncated_4": {"estimator": "unrolled", "lookahead_steps": 4, "truncate": 2},
+    "implicit": {"estimator": "implicit"},
+}
+"""Options of run by the name that tables give to them."""
+
+ALL = "all"
+
+
+def named_estimators(names: Sequence[str]) -> list[str]:
+    """The estimators that a command line names, `all` of them included.
+
+    Args:
+        names: names of `ESTIMATORS_ON_OFFER`, or `all` alone; separated by commas, too.
+
+    Raises:
+        UserError: an unknown name, one twice, or none.
+    """
+    listed = [part.strip() for name in names for part in name.split(",") if part.strip()]
+    if listed == [ALL]:
+        return list(ESTIMATORS_ON_OFFER)
+    for name in listed:
+        if name not in ESTIMATORS_ON_OFFER:
+            raise UserError(
+                f"--estimators: unknown {name!r}{nearest(name, (*ESTIMATORS_ON_OFFER, ALL))}; "
+                f"give {ALL}, or some of {', '.join(ESTIMATORS_ON_OFFER)}"
+            )
+        if listed.count(name) > 1:
+            raise UserError(f"--estimators names {name} twice")
+    if not listed:
+        offered = ", ".join(ESTIMATORS_ON_OFFER)
+        raise UserError(f"--estimators names none; give {ALL}, or some of {offered}")
+    return listed
+
+
+def arguments_of(name: str) -> list[str]:
+    """The same options as words of a command line."""
+    given = ESTIMATORS_ON_OFFER[name].items()
+    return [word for option, value in given for word in (flag(option), str(value))]
