@@ -65,7 +65,9 @@ class Known:
 
 RESERVED = {
     "help": "every command",
-    **dict.fromkeys(("seeds", "primary", "vary", "from", "output"), "compare"),
+    **dict.fromkeys(
+        ("seeds", "primary", "vary", "estimators", "jobs", "from", "output"), "compare"
+    ),
 }
 """Names that no option of a run may have, and the command that reads each of them itself."""
 
