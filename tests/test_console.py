@@ -31,8 +31,11 @@ def test_it_says_its_version_and_its_commands(capsys):
     ("word", "said"),
     [
         ("rnu", "error: vfunc has no command 'rnu'; did you mean run? (vfunc --help)"),
-        ("evaluate", "error: vfunc has no command 'evaluate'; there are run, compare, bench "),
-        ("--seed", "error: vfunc has no option '--seed'; there are run, compare, bench "),
+        (
+            "evaluate",
+            "error: vfunc has no command 'evaluate'; there are run, compare, bench, score ",
+        ),
+        ("--seed", "error: vfunc has no option '--seed'; there are run, compare, bench, score "),
     ],
 )
 def test_what_it_does_not_know_is_one_line(capsys, word, said):
@@ -53,7 +56,7 @@ def test_a_command_names_itself_as_it_was_called(capsys, monkeypatch, name):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: {name}.py ")
-    assert f"  {name}.py" in shown and not re.search(r"vfunc (run|compare|bench)\b", shown)
+    assert f"  {name}.py" in shown and not re.search(r"vfunc (run|compare|bench|score)\b", shown)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

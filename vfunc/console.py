@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("vfunc.training.command", "train with and without learned tasks, and compare"),
     "compare": ("vfunc.studies.compare_command", "repeat run over seeds and settings"),
     "bench": ("vfunc.studies.bench_command", "measure cost and fidelity of the estimators"),
+    "score": ("vfunc.studies.score_command", "score the estimators by what doing a task brings"),
 }
 """Module and purpose of each command; the module's `main(argv, program)` carries it out."""
 

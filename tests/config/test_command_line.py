@@ -10,7 +10,7 @@ import torch
 from vfunc.config.known import flag
 from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
-from vfunc.studies import bench_command, compare_command
+from vfunc.studies import bench_command, compare_command, score_command
 from vfunc.training.build.configuration import MODALITIES, catalogue_of, resolve, to_toml
 from vfunc.training.run_command_line import given_on_command_line, parse, run_guarded
 
@@ -199,6 +199,8 @@ def test_what_the_parser_refuses_is_one_line_with_a_hint(capsys, line, said):
         (compare_command, "--primary", "--primary wants a value, and nothing follows it"),
         (compare_command, "--seeds 0 --zzz 3", "--zzz is no option"),
         (bench_command, "--repeats x", "--repeats does not take 'x'"),
+        (score_command, "--horizons 1 x", "--horizons does not take '1 x'"),
+        (score_command, "--tasks 3 --zzz 3", "--zzz is no option"),
         (bench_command, "--learnr x", "--learnr is no option; did you mean --learner?"),
     ],
 )
@@ -245,7 +247,7 @@ def test_help_shows_every_option_of_the_modality_within_the_terminal(help_of, mo
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("command", [compare_command, bench_command])
+@pytest.mark.parametrize("command", [compare_command, bench_command, score_command])
 def test_help_of_the_other_commands_fits_the_terminal(capsys, monkeypatch, command, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     for program in ("vfunc compare", "compare.py"):

@@ -34,6 +34,7 @@ LINES = [
     ("133", "run", "--modality", "vision", "-h"),
     ("80", "compare", "--help"),
     ("61", "bench", "--help"),
+    ("80", "score", "--help"),
 ]
 WITH_TORCH = """
 import os, sys

@@ -1,0 +1,137 @@
+"""The command `score`: its files, resuming, presets and refusals."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import SMALL, words
+
+from vfunc.studies import score_command
+from vfunc.studies.score.rows import LOOKAHEADS, ROWS
+from vfunc.studies.score_command import QUICK_RUN, SCORE_PRESETS, ScoreOptions, options_of
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "score.py"
+RUN = {k: v for k, v in SMALL.items() if k not in ("eval_every", "probe_batches", "certify")}
+TINY = [*words(RUN), "--name", "x", "--tasks", "4"]
+TINY += ["--horizons", "2", "1", "--states", "0.3", "--directions", "1", "--resamples", "20"]
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """An empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(monkeypatch, *argv):
+    """The real script."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *argv])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return ended.value.code
+
+
+@pytest.mark.usefixtures("shallow")
+def test_the_script_scores_goes_on_and_refuses_another_question(monkeypatch, here, capsys):
+    line = [*TINY, "--only", "first_order value=dot", "--sweep", "feedback_batch_size", "2", "4"]
+    assert call(monkeypatch, *line) == 0, capsys.readouterr().err
+    folder = Path("runs/x")
+    found = json.loads((folder / "score.json").read_text())
+    assert [one["setting"] for one in found["settings"]] == [
+        "feedback_batch_size=2",
+        "feedback_batch_size=4",
+    ]
+    assert found["command"].startswith("python experiments/score.py --stream-size")
+    rows = {(s["row"], s["horizon"], s["measure"]) for s in found["settings"][0]["scores"]}
+    assert ("first_order value=dot", 2, "test") in rows and ("zero", 2, "test") not in rows
+    text = (folder / "score.md").read_text()
+    shown = capsys.readouterr().out
+    for piece in ("| `first_order value=dot` | value |", "effect on other feedback", "H = 2"):
+        assert piece in text and piece in shown
+    assert "metasmoothness" in text and (folder / "score.png").stat().st_size > 1000
+    # what is there is left alone, and what is missing is made the same
+    states = sorted(folder.glob("*/state-0.3.json"))
+    before = [json.loads(path.read_text()) for path in states]
+    states[1].unlink()
+    kept = states[0].stat().st_mtime_ns
+    assert call(monkeypatch, *line) == 0
+    assert states[0].stat().st_mtime_ns == kept
+    again = json.loads(states[1].read_text())
+    for part in ("losses", "predicted", "smoothness", "tasks"):
+        assert again[part] == before[1][part]
+    # another question does not go into the same folder
+    other = ["5" if w == "4" and line[k - 1] == "--tasks" else w for k, w in enumerate(line)]
+    assert call(monkeypatch, *other) == 2
+    err = capsys.readouterr().err
+    assert "is of another question (tasks 4 there, 5 here)" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--modality", "vision"], "the score is for --modality language"),
+        (["--budget", "20s"], "a state by wall-clock would be another one each time"),
+        (["--feedback-size", "8", "--feedback-batch-size", "5"], "8 feedback examples are no two"),
+        (
+            ["--feedback-size", "9", "--feedback-batch-size", "2", "--feedback-bank", "5"],
+            "are no two times 5, and effects are measured on other feedback too; give a smaller "
+            "--feedback-bank",
+        ),
+        (["--arms", "baseline"], "--arms does nothing here: one arm reaches the states"),
+        (["--no-certify"], "--certify does nothing here"),
+        (["--resume", "x"], "--resume does nothing here: the same command given again goes on"),
+        (["--states", "0.5", "1.0"], "--states wants fractions of the budget from 0 to below 1"),
+        (["--horizons", "4", "4"], "--horizons wants numbers of steps of at least 1, none twice"),
+        (["--horizons", "0"], "--horizons wants numbers of steps of at least 1"),
+        (["--tasks", "2"], "--tasks must be at least 3"),
+        (["--jobs", "0"], "--jobs must be at least 1"),
+        (["--only", "third_order"], "--only 'third_order' matches no estimator"),
+        (["--sweep", "lr", "1e-3"], "--sweep wants an option of a run and two values or more"),
+        (["--sweep", "lrr", "1", "2"], "--sweep lrr=1,2: no such option; did you mean lr?"),
+        (["--lr", "1e-3", "--sweep", "lr", "1", "2"], "--lr is given and swept as well"),
+        (["--also", "nowhere:X"], "the estimator 'nowhere:X' cannot be imported"),
+        (["--preset", "nothing"], "unknown preset 'nothing'"),
+    ],
+)
+def test_mistakes_are_one_line(here, capsys, argv, said):
+    assert score_command.main(argv) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and "--vary" not in err
+    assert not Path("runs").exists()
+
+
+def test_the_quick_preset_gives_way_to_what_is_given():
+    options, rest = options_of(["--preset", "quick", "--tasks", "9", "--batch-size", "4"])
+    assert options.tasks == 9 and options.jobs == SCORE_PRESETS["quick"].jobs
+    assert rest.count("--batch-size") == 1 and "--preset" not in rest
+    assert {f"--{name.replace('_', '-')}" for name in QUICK_RUN} <= set(rest)
+    swept, rest = options_of(["--preset=quick", "--sweep", "batch-size", "4", "8"])
+    assert swept.sweep == ("batch-size", "4", "8") and "--batch-size" not in rest
+    assert options_of(["--preset", "full"]) == (ScoreOptions(), [])
+    assert options_of(["--preset", "random_slips"])[1] == ["--preset", "random_slips"]
+
+
+def test_the_rows_are_all_there_is_to_compare():
+    labels = {row.label for row in ROWS}
+    assert len(labels) == len(ROWS)
+    values = ("dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned")
+    assert labels >= {f"first_order value={value}" for value in values}
+    assert labels >= {f"unrolled lookahead_steps={k}" for k in LOOKAHEADS} | {"random", "zero"}
+    assert any("truncate" in label for label in labels)
+    dampings = {row.options["damping"] for row in ROWS if row.name == "implicit"}
+    curvatures = {row.options.get("curvature") for row in ROWS if row.name == "implicit"}
+    assert len(dampings) >= 3 and len(curvatures) == 2
+    for row in ROWS:
+        row.estimator(1e-3)
+
+
+def test_help_says_what_is_scored(capsys):
+    with pytest.raises(SystemExit):
+        options_of(["--help"], "score.py")
+    shown = capsys.readouterr().out
+    for piece in ("Score value estimators", "--horizons", "score.py --preset quick", "run.py"):
+        assert piece in shown

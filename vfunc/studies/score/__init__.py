@@ -1,0 +1,1 @@
+"""The counterfactual score of value estimators: what they predict, against the task being done."""

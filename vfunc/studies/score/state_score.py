@@ -1,0 +1,277 @@
+"""Measures one state of a run: what estimators predict of each task, and what doing it brings."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from vfunc import trees
+from vfunc.arms import ARMS
+from vfunc.errors import NotConvergedError, UserError
+from vfunc.evaluation.peak_bytes import counting_peak
+from vfunc.language.soft_targets.candidates import ObservedBatch
+from vfunc.language.workload import LanguageWorkload
+from vfunc.learner import RandomState
+from vfunc.problem import Task, ValueProblem, known_feedback
+from vfunc.studies.score.asking import Offer, at_no_share, offering, slopes, task_by_task
+from vfunc.studies.score.doing import MEASURES, Workbench, workbench
+from vfunc.studies.score.rows import Row
+from vfunc.studies.score.smoothness import smoothness
+from vfunc.studies.score.tasks_on_offer import Candidate, TokenValues, drawn
+from vfunc.training.arm_run import ArmRun
+from vfunc.training.options import RunConfig
+from vfunc.training.step import batches_ahead, feedback_at, value_problem, windows_ahead
+from vfunc.trees import Params
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured at every state.
+
+    Attributes:
+        tasks: how many tasks.
+        horizons: learner steps after which effects are measured, increasing.
+        task_by_task: the most learner steps of an estimate that is asked for each task's value.
+        directions: tasks along which metasmoothness is measured.
+        seed: of the tasks that are drawn.
+    """
+
+    tasks: int
+    horizons: tuple[int, ...]
+    task_by_task: int
+    directions: int
+    seed: int
+
+
+def measure_state(
+    run: ArmRun,
+    config: RunConfig,
+    designers: Sequence[nn.Module],
+    rows: Sequence[Row],
+    asked: Asked,
+    told: Callable[[str], None] = lambda what: None,
+    *,
+    memory: bool = True,
+) -> dict[str, Any]:
+    """Everything that is measured at one state, as plain data.
+
+    Args:
+        run: the arm at the state, between two optimizer steps; it is not changed. Deflated values
+            go by its running means.
+        config: its configuration.
+        designers: its designer at points of its training, the latest first.
+        rows: the estimators.
+        asked: what is measured.
+        told: hears what is being done.
+        memory: whether peak memory is counted, for one estimate more of each row.
+    """
+    bench = workbench(run, config)
+    asking = _asking(run)
+    problem, theta, offers, candidates = on_offer(
+        asking, bench, designers, asked, max(row.ahead for row in rows)
+    )
+    predicted: dict[str, Any] = {}
+    cost: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    step = _plain_step(asking)
+    for row in rows:
+        told(f"asking {row.label}")
+        own = offering(problem, offers[: _batches(asking, row.ahead)])
+        own = replace(own, rule=_rule(asking, problem, row.ahead))
+        try:
+            predicted[row.label], cost[row.label] = _predictions(
+                row, own, theta, asked.task_by_task, step, asking, memory=memory
+            )
+        except (UserError, NotConvergedError) as error:
+            missing[row.label] = str(error)
+    losses = []
+    for k, task in enumerate([None, *candidates]):
+        told(f"doing task {k} of {len(candidates)}")
+        done = bench.losses(None if task is None else task.as_designer(), asked.horizons)
+        losses.append(done.tolist())
+    smooth = None
+    if asked.directions:
+        told("metasmoothness")
+        every = max(1, len(candidates) // asked.directions)
+        along = candidates[::every][: asked.directions]
+        smooth = vars(smoothness(bench, along, asked.horizons))
+    at = run.state.counters
+    return {
+        "step": at.step,
+        "fraction": run.plan.spent(at.step, at.units, at.seconds),
+        "eta": problem.rule.eta,
+        "feedback": bench.feedback,
+        "horizons": list(asked.horizons),
+        "measures": list(MEASURES),
+        "tasks": [{"kind": c.kind, "number": c.number, "share": c.share} for c in candidates],
+        "losses": losses,  # (text and tasks, measures, horizons)
+        "predicted": predicted,
+        "missing": missing,
+        "cost": cost,
+        "smoothness": smooth,
+    }
+
+
+def _asking(run: ArmRun) -> ArmRun:
+    """The run with what a value problem needs of an arm with a designer; its state is shared."""
+    if run.state.designer is not None and run.estimated is not None:
+        return run
+    state = replace(run.state, designer=run.workload.new_designer())
+    estimated = run.workload.estimated(run.state.functional)
+    return replace(run, arm=ARMS["vpretraining"], state=state, estimated=estimated)
+
+
+def on_offer(
+    run: ArmRun, bench: Workbench, designers: Sequence[nn.Module], asked: Asked, ahead: int
+) -> tuple[ValueProblem, Params, list[Offer], list[Candidate]]:
+    """Draw the tasks, and put them on offer on the next batches.
+
+    Args:
+        run: the arm at the state; it is not changed.
+        bench: tells which feedback is asked about.
+        designers: see `measure_state`.
+        asked: how many tasks, and their seed.
+        ahead: learner steps for which there have to be batches.
+
+    Returns:
+        The question of the learner's next steps, where it is asked, what is on offer on each of
+        the next batches, and the tasks.
+    """
+    run = _asking(run)
+    workload, learner = run.workload, run.state.learner
+    assert isinstance(workload, LanguageWorkload)
+    further = replace(run, options=replace(run.options, look_ahead=ahead))
+    at, count = run.state.counters.micro_batch, batches_ahead(further)
+    observed = [
+        workload.look_ahead(learner, workload.batch(at + k), estimated=run.estimated)
+        for k in range(count)
+    ]
+    dropout = None
+    if run.options.train_mode:  # the masks of the forward that comes next
+        dropout = RandomState.now(next(learner.parameters()).device)
+    feedback = feedback_at(run, bench.feedback, dropout, run.options.feedback_bank)
+    with _next_size(run):
+        problem = value_problem(further, tuple(observed), feedback)
+    theta = feedback.theta
+    known = known_feedback(problem.feedback_loss, theta)
+    problem = replace(problem, known=known)
+    candidates = drawn(
+        asked.tasks,
+        TokenValues(problem, run.estimated, theta),
+        designers,
+        vocabulary=workload.designer.vocabulary,
+        fixed_alpha=workload.fixed_alpha,
+        knows_wrong=any(bool(one.batch.wrong.any()) for one in observed),
+        seed=asked.seed,
+    )
+    offers = []
+    for one in problem.batches:
+        text = _text(problem, one)
+        moves = torch.stack([candidate.moves(one) for candidate in candidates])
+        offers.append(Offer(text, moves.to(text["q"].dtype)))
+    return problem, theta, offers, candidates
+
+
+def _text(problem: ValueProblem, observed: ObservedBatch) -> Task:
+    """The task of the text as it is, in a designer's form."""
+    task = trees.detach(problem.construct({}, observed))
+    text = torch.zeros_like(task["q"])
+    text[..., 0] = 1.0
+    return {**task, "q": text}
+
+
+@contextlib.contextmanager
+def _next_size(run: ArmRun) -> Iterator[None]:
+    """With the next step's size in the optimizer, where the last one's still stands."""
+    at, groups = run.state.counters, run.state.optimizer.param_groups
+    before = [group["lr"] for group in groups]
+    size = run.plan.size(run.plan.spent(at.step, at.units, at.seconds))
+    try:
+        for group in groups:
+            group["lr"] = size
+        yield
+    finally:
+        for group, lr in zip(groups, before, strict=True):
+            group["lr"] = lr
+
+
+def _batches(run: ArmRun, ahead: int) -> int:
+    """How many batches an estimate that looks so far ahead takes, as in training."""
+    return batches_ahead(replace(run, options=replace(run.options, look_ahead=ahead)))
+
+
+def _rule(run: ArmRun, problem: ValueProblem, ahead: int) -> Any:
+    further = replace(run, options=replace(run.options, look_ahead=ahead))
+    return replace(problem.rule, windows=windows_ahead(further))
+
+
+def _predictions(
+    row: Row,
+    problem: ValueProblem,
+    theta: Params,
+    most: int,
+    step: Callable[[], None],
+    run: ArmRun,
+    *,
+    memory: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is read off the row's estimator, and what an estimate costs."""
+    eta, device = problem.rule.eta, next(run.state.learner.parameters()).device
+    estimator = row.estimator(eta)
+    fresh = replace(problem, known=None)  # an estimate's own g_down counts
+    if row.steps <= 4:
+        at_no_share(estimator, fresh, theta)  # the first looks at the functions, with copies
+    plain = statistics.median(_seconds(step, device) for _ in range(3))
+    estimates: list[Any] = []
+    seconds = _seconds(lambda: estimates.extend(at_no_share(estimator, fresh, theta)), device)
+    peaks = None
+    if memory:
+        with counting_peak(device) as own:
+            step()
+        with counting_peak(device) as peak:
+            at_no_share(estimator, fresh, theta)
+        peaks = peak.peak / own.peak
+    notes = estimates[0].diagnostics
+    cost = {
+        "seconds": seconds / plain,
+        "memory": peaks,
+        "passes": [notes.get(kind) for kind in ("forwards", "backwards", "tangents")],
+        "engine": notes.get("engine", ""),
+    }
+    found: dict[str, Any] = {}
+    if "slope" in row.readings:
+        every = at_no_share(estimator, problem, theta, row.draws) if row.draws > 1 else estimates
+        found["slope"] = slopes(every).tolist()
+    if row.steps <= most and set(row.readings) != {"slope"}:
+        values = task_by_task(row.estimator_of_values(eta), problem, theta)
+        found |= {name: read.tolist() for name, read in values.items() if name in row.readings}
+    return found, cost
+
+
+def _plain_step(run: ArmRun) -> Callable[[], None]:
+    """The learner's own forward and backward on its next batch; it leaves no gradient."""
+    workload, learner = run.workload, run.state.learner
+    batch = workload.batch(run.state.counters.micro_batch)
+
+    def step() -> None:
+        forward = workload.forward(learner, batch, observe=False)
+        task = workload.build_task(learner, "baseline", forward, None)
+        workload.loss(learner, forward, task).backward()
+        run.state.optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _seconds(function: Callable[[], Any], device: torch.device) -> float:
+    began = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

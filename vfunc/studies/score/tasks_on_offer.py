@@ -1,0 +1,250 @@
+"""Draws candidate tasks of language: feasible soft targets at several distances from the text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vfunc import trees
+from vfunc.language.data.examples import TokenBatch
+from vfunc.language.learner import LanguageLearner
+from vfunc.language.soft_targets.candidates import Observation, ObservedBatch
+from vfunc.language.soft_targets.hand_made import hand_made_targets
+from vfunc.language.soft_targets.targets import mix
+from vfunc.problem import ValueProblem, construct_task, feedback_gradient
+from vfunc.pullback import pull_back
+from vfunc.trees import Params
+
+Targets = Callable[[ObservedBatch], Tensor]
+SHARES = (1.0, 0.3, 0.1)
+"""How much of what a task changes of the text: its distances."""
+TILTS = (1.0, -1.0, 0.3, -0.3, 3.0, -3.0)
+"""Nats by which a candidate of typical value becomes more probable."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A task: a rule that makes targets of any batch, and how much of it is mixed in.
+
+    Attributes:
+        kind: of what family.
+        number: which of the family.
+        share: from 0, the text as it is, to 1.
+        targets: the rule, of an observed batch.
+    """
+
+    kind: str
+    number: int
+    share: float
+    targets: Targets
+
+    def moves(self, observed: ObservedBatch) -> Tensor:
+        """What the task changes of the text's one-hot targets."""
+        q = self.targets(observed)
+        text = torch.zeros_like(q)
+        text[..., 0] = 1.0
+        return self.share * (q - text)
+
+    def as_designer(self) -> CandidateDesigner:
+        """The task as a module that makes an arm's targets."""
+        return CandidateDesigner(self)
+
+
+class CandidateDesigner(nn.Module):
+    """A candidate task in a designer's place: (r, alpha) = (its targets, its share)."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        super().__init__()
+        self.candidate = candidate
+
+    def forward(self, batch: TokenBatch, observation: Observation) -> tuple[Tensor, Tensor]:
+        """(r, alpha) of each position."""
+        with torch.no_grad():
+            q = self.candidate.targets(ObservedBatch(batch, observation))
+        return q, torch.full_like(q[..., 0], self.candidate.share)
+
+
+class TokenValues:
+    """The value of a unit of target mass on each candidate, at the state, by the feedback used.
+
+    u = -d/de log p(theta + e g_down), the learner held at the state whatever it is asked about.
+    """
+
+    def __init__(self, problem: ValueProblem, learner: LanguageLearner, theta: Params) -> None:
+        self._problem, self._learner, self._theta = problem, learner, theta
+        _, self._g_down = feedback_gradient(problem, theta)
+        self._last: tuple[Observation, Tensor] | None = None
+
+    def __call__(self, observed: ObservedBatch) -> Tensor:
+        """(B, T, K) values; 0 where nothing is predicted."""
+        if self._last is not None and self._last[0] is observed.observation:
+            return self._last[1]
+        own = self._problem.construct
+        held = self._learner.at_edge(observed)
+        with torch.enable_grad():
+            task = trees.detach(own({}, held))
+
+            def construct(phi: Params, _: ObservedBatch) -> dict[str, Tensor]:
+                return {**task, "q": phi["q"]}
+
+            problem = ValueProblem(
+                construct,
+                self._problem.pretrain_loss,
+                self._problem.feedback_loss,
+                (held,),
+                self._problem.rule,
+                linear=self._problem.linear,
+                no_second_order=self._problem.no_second_order,
+                compute_dtype=self._problem.compute_dtype,
+            )
+            made = construct_task(problem, {"q": task["q"]}, held)
+            pulled = pull_back(problem, self._theta, made, self._g_down)
+        weight = task["weight"].unsqueeze(-1)
+        u = torch.where(weight > 0, pulled.grad["q"] / weight.clamp(min=1e-30), 0.0)
+        self._last = (observed.observation, u)
+        return u
+
+
+def drawn(
+    count: int,
+    values: TokenValues,
+    designers: Sequence[nn.Module],
+    *,
+    vocabulary: int,
+    fixed_alpha: float,
+    knows_wrong: bool,
+    seed: int,
+) -> list[Candidate]:
+    """Candidate tasks of all families in turn, each family's at the distances in turn.
+
+    Args:
+        count: how many.
+        values: what the oracles and the tilted learners go by.
+        designers: the arm's own designer at points of its training, the latest first.
+        vocabulary: number of the learner's tokens.
+        fixed_alpha: gate of uniform smoothing, and of random candidates.
+        knows_wrong: whether the stream knows of mistaken tokens.
+        seed: of what is drawn.
+    """
+    families: list[Iterator[Candidate]] = [
+        *([_fixed("known_wrong", _by_hand("known_wrong", 1.0))] if knows_wrong else []),
+        *([_varied("designer", list(map(_designed, designers)))] if designers else []),
+        _random("random_gate", lambda source: _random_gate(source, vocabulary), seed),
+        _fixed("oracle", _oracle(values)),
+        _varied("tilted", [_tilted(values, nats) for nats in TILTS]),
+        _fixed("confidence_gate", _by_hand("confidence_gate", 1.0)),
+        _random("random_candidates", lambda s: _random_r(s, vocabulary, fixed_alpha), seed + 1),
+        _fixed("oracle_gate", _oracle_gate(values, 1.0)),
+        _fixed("worst_gate", _oracle_gate(values, -1.0)),
+        _fixed("self_distillation", _by_hand("self_distillation", 1.0)),
+        _fixed("uniform_smoothing", _by_hand("uniform_smoothing", fixed_alpha)),
+    ]
+    found: list[Candidate] = []
+    while len(found) < count:
+        for family in list(families):
+            candidate = next(family, None)
+            if candidate is None:
+                families.remove(family)
+            else:
+                found.append(candidate)
+    return found[:count]
+
+
+def _fixed(kind: str, targets: Targets) -> Iterator[Candidate]:
+    """One rule at each distance."""
+    return (Candidate(kind, 0, share, targets) for share in SHARES)
+
+
+def _varied(kind: str, rules: Sequence[Targets]) -> Iterator[Candidate]:
+    """Each rule at each distance, the largest first."""
+    return (Candidate(kind, k, s, rule) for s in SHARES for k, rule in enumerate(rules))
+
+
+def _random(
+    kind: str, draw: Callable[[torch.Generator], Targets], seed: int
+) -> Iterator[Candidate]:
+    """A new rule each time, at the distances in turn; endless."""
+    source = torch.Generator().manual_seed(seed)
+    for number, share in enumerate(itertools.cycle(SHARES)):
+        yield Candidate(kind, number, share, draw(source))
+
+
+def _by_hand(arm: str, alpha: float) -> Targets:
+    return lambda observed: hand_made_targets(arm, observed, alpha)[0]
+
+
+def _designed(designer: nn.Module) -> Targets:
+    def targets(observed: ObservedBatch) -> Tensor:
+        with torch.no_grad():
+            r, alpha = designer(observed.batch, observed.observation)
+        return mix(alpha, r)
+
+    return targets
+
+
+def _random_gate(source: torch.Generator, vocabulary: int) -> Targets:
+    """A gate that is a random function of the two tokens and of the learner's doubt."""
+    by_token = torch.randn(2, vocabulary, generator=source)
+    by_doubt = torch.randn(3, generator=source)
+    start = float(torch.randn((), generator=source))
+
+    def targets(observed: ObservedBatch) -> Tensor:
+        log_p, seen = observed.observation.log_probs, observed.batch
+        device = log_p.device
+        own = log_p.softmax(-1)
+        doubt = torch.stack([own[..., 0] - 0.5, log_p[..., 0].clamp(min=-5) / 5, own.amax(-1)], -1)
+        logit = start + doubt @ by_doubt.to(doubt) * 2
+        logit = (
+            logit + by_token[0].to(device)[seen.inputs] + by_token[1].to(device)[seen.next_tokens]
+        )
+        return mix(torch.sigmoid(2 * logit).to(own.dtype), own)
+
+    return targets
+
+
+def _random_r(source: torch.Generator, vocabulary: int, alpha: float) -> Targets:
+    """A fixed gate towards a distribution over candidates by random scores of tokens."""
+    scores = 2 * torch.randn(vocabulary, generator=source)
+
+    def targets(observed: ObservedBatch) -> Tensor:
+        log_p = observed.observation.log_probs
+        r = scores.to(log_p)[observed.observation.candidates].softmax(-1)
+        return mix(torch.full_like(log_p[..., 0], alpha), r)
+
+    return targets
+
+
+def _oracle(values: TokenValues) -> Targets:
+    """All mass on the candidate of the highest value: the optimum of first-order value."""
+
+    def targets(observed: ObservedBatch) -> Tensor:
+        u = values(observed)
+        return nn.functional.one_hot(u.argmax(-1), u.shape[-1]).to(observed.observation.log_probs)
+
+    return targets
+
+
+def _oracle_gate(values: TokenValues, sign: float) -> Targets:
+    """The learner's own distribution wherever that is worth more (less) than the text."""
+
+    def targets(observed: ObservedBatch) -> Tensor:
+        own, u = observed.observation.log_probs.softmax(-1), values(observed)
+        gain = sign * ((own * u).sum(-1) - u[..., 0])
+        return mix((gain > 0).to(own.dtype), own)
+
+    return targets
+
+
+def _tilted(values: TokenValues, nats: float) -> Targets:
+    """The learner's own distribution, tilted by value: a trust region's optimum (theory/06)."""
+
+    def targets(observed: ObservedBatch) -> Tensor:
+        log_p, u = observed.observation.log_probs, values(observed)
+        typical = u.abs()[observed.batch.predict].mean().clamp(min=1e-30)
+        return (log_p + nats * u / typical).softmax(-1)
+
+    return targets
