@@ -291,6 +291,15 @@ class Workload(Protocol):
         """
         ...
 
+    def values_in_bounds(
+        self, estimated: Any, designer: nn.Module, observed: Any, g_down: Params
+    ) -> Mapping[str, float]:
+        """V of a batch as `text`, as the `designer` makes a task of it, and at most (`oracle`).
+
+        Empty where the largest value is not known.
+        """
+        ...
+
     def value_map(
         self,
         estimated: Any,

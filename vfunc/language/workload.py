@@ -337,6 +337,25 @@ class LanguageWorkload:
         plain[..., 0] = 1.0
         return {**task, "q": plain}, texts.predict, texts.wrong
 
+    def values_in_bounds(
+        self,
+        estimated: LanguageLearner,
+        designer: nn.Module,
+        observed: ObservedBatch,
+        g_down: Params,
+    ) -> Mapping[str, float]:
+        """See `Workload.values_in_bounds`: <q, u>, of this process's examples."""
+        u = candidate_values(estimated, observed, g_down)
+        weight = weights_of(observed.batch)
+        with torch.no_grad():
+            r, alpha = designer(observed.batch, observed.observation)
+        best, _ = oracle_targets(self.designer.target, observed, u)
+        text = mix(torch.zeros_like(alpha), r)
+        tasks = {"text": text, "designer": mix(alpha, r), "oracle": best}
+        return {
+            name: float((weight * (q.to(u.dtype) * u).sum(-1)).sum()) for name, q in tasks.items()
+        }
+
     def value_map(
         self,
         estimated: LanguageLearner,

@@ -59,6 +59,8 @@ def comparison_table(
     headers += ["mean"]
     headers += ["against\nbaseline", "p", "better\nin"] if compares else []
     headers += ["way\n%"] if way else []
+    gap = primary and any(arm.gap for arm in arms)
+    headers += ["value\n%"] if gap else []
     headers += [f"{measures.unit}/s\nratio"] if speed else []
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
@@ -71,10 +73,15 @@ def comparison_table(
             cells += _against(metric, m.difference)
         if way:
             cells.append(NONE if m.way is None else str(round(100 * m.way)))
+        if gap:
+            cells.append(NONE if arm.gap is None else str(round(100 * arm.gap.mean)))
         if speed:
             cells.append(NONE if arm.speed is None else f"{arm.speed.mean:.2f}")
         table.add_row(*(Text(cell) for cell in cells))
-    table.caption = Text("; ".join(_notes(arms, metric, compares, way)), style="dim")
+    notes = _notes(arms, metric, compares, way)
+    if gap:
+        notes.append("value: from the text's to the oracle's, halfway")
+    table.caption = Text("; ".join(notes), style="dim")
     return table
 
 

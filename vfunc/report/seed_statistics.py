@@ -23,6 +23,7 @@ from vfunc.report.table import BASELINE, KNOWN_WRONG
 from vfunc.typecheck import typed
 
 UNITS_PER_SECOND = "units_per_second"
+ORACLE_GAP = "oracle_gap"
 Interval = tuple[float, float]
 
 
@@ -33,7 +34,8 @@ class SeedRun:
     Attributes:
         setting: options besides the seed that differ between runs; "" if none do.
         seed: the run's seed.
-        arms: figures by arm: those of the metrics that were measured, and `units_per_second`.
+        arms: figures by arm: those of the metrics that were measured, `units_per_second`, and
+            `oracle_gap` of an arm with a designer that was probed.
     """
 
     setting: str
@@ -94,6 +96,8 @@ class ArmOverSeeds:
         metrics: results by metric.
         speed: tokens (images) per second as a multiple of the baseline's in the same run; None
             without it.
+        gap: (V(designer) - V(text)) / (V(oracle) - V(text)), halfway; None where it was not
+            measured in every run.
     """
 
     setting: str
@@ -101,6 +105,7 @@ class ArmOverSeeds:
     seeds: tuple[int, ...]
     metrics: Mapping[str, Measured]
     speed: Measured | None
+    gap: Measured | None = None
 
 
 @typed
@@ -158,8 +163,14 @@ def _arm_over_seeds(runs: Sequence[SeedRun], arm: str, metrics: Sequence[Metric]
         m = _over_seeds([run.arms[arm][metric.name] for run in runs])
         measured[metric.name] = replace(m, difference=difference, way=_way(paired, arm, metric))
     seeds = tuple(run.seed for run in runs)
+    gaps = [run.arms[arm][ORACLE_GAP] for run in runs if ORACLE_GAP in run.arms[arm]]
     return ArmOverSeeds(
-        runs[0].setting, arm, seeds, measured, _over_seeds(speeds) if speeds else None
+        runs[0].setting,
+        arm,
+        seeds,
+        measured,
+        _over_seeds(speeds) if speeds else None,
+        _over_seeds(gaps) if len(gaps) == len(runs) else None,
     )
 
 

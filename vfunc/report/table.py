@@ -80,8 +80,8 @@ def signal_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Table of what g_down sees: agreement of its halves, the stream in it, known mistakes.
 
     Args:
-        rows: by arm: `feedback_agreement`, `mean_cosine`, `auc_dot` and `auc_deflated`, as far as
-            they are defined.
+        rows: by arm: `feedback_agreement`, `mean_cosine`, `auc_dot`, `auc_deflated` and
+            `oracle_gap`, as far as they are defined.
 
     Raises:
         UserError: no rows.
@@ -89,10 +89,11 @@ def signal_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     if not rows:
         raise UserError("nothing was seen of g_down to put into a table.")
     columns = {
-        "feedback_agreement": "two halves of\nthe feedback",
-        "mean_cosine": "stream's mean\ngradient",
-        "auc_dot": "known mistakes\ndot",
-        "auc_deflated": "known mistakes\ndeflated",
+        "feedback_agreement": "feedback's\nhalves",
+        "mean_cosine": "stream's\nmean",
+        "auc_dot": "mistakes\nby dot",
+        "auc_deflated": "mistakes\ndeflated",
+        "oracle_gap": "way to\noracle",
     }
     shown = {name: head for name, head in columns.items() if any(name in r for r in rows.values())}
     table = empty_table()
@@ -104,7 +105,9 @@ def signal_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(*(Text(cell) for cell in (arm, *cells)))
     said = ["cosines of g_down's halves, and of g_down and the stream's mean gradient"]
     if "auc_dot" in shown:
-        said.append("known mistakes: AUC of minus each token's value; chance is .5")
+        said.append("mistakes: AUC of minus each token's value; chance is .5")
+    if "oracle_gap" in shown:
+        said.append("way: (V(designer) - V(text)) / (V(oracle) - V(text))")
     return captioned(table, said)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from vfunc.errors import UserError
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
-from vfunc.report.seed_statistics import UNITS_PER_SECOND, SeedRun
+from vfunc.report.seed_statistics import ORACLE_GAP, UNITS_PER_SECOND, SeedRun
 from vfunc.storage.manifest import read_manifest, require_as_written
 from vfunc.training.build.configuration import COMMAND
 from vfunc.training.files.identity import files_only
@@ -62,7 +62,10 @@ class FoundRun:
             return SeedRun(
                 self.setting,
                 self.content["config"]["seed"],
-                {name: _figures(arm, measures) for name, arm in self.content["arms"].items()},
+                {
+                    name: _figures(arm, measures) | _gap(self.content.get("signal"), name)
+                    for name, arm in self.content["arms"].items()
+                },
             )
 
     @contextlib.contextmanager
@@ -197,6 +200,12 @@ def _figures(arm: dict[str, Any], measures: Measures) -> dict[str, float]:
         if not math.isfinite(value):  # a run writes null
             raise ValueError(f"{name} is {value}")
     return measured
+
+
+def _gap(signal: Any, arm: str) -> dict[str, float]:
+    """How far the designer went from text to oracle, where a probe told."""
+    gap = ((signal or {}).get(arm) or {}).get(ORACLE_GAP)
+    return {} if gap is None else {ORACLE_GAP: float(gap)}
 
 
 def _meaning(metric: Metric) -> tuple[str, bool, float]:

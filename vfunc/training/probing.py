@@ -40,6 +40,7 @@ def probe(run: ArmRun) -> None:
     phi = trees.detach(dict(state.designer.named_parameters()))
     points: list[ProbePoint] = []
     mean, mistakes = trees.zeros_like(theta), list[KnownMistakes]()
+    seen: list[Any] = []
     # each batch stands for a whole window
     single = replace(run, options=replace(run.options, accumulate=1))
     for k in range(run.plan.probe_batches):
@@ -52,6 +53,8 @@ def probe(run: ArmRun) -> None:
         mean = trees.axpy(1 / run.plan.probe_batches, trees.filled(g, theta), mean)
         if k < SCORED_BATCHES and (known := workload.known_wrong(problem.batches[0], task)):
             mistakes.append(KnownMistakes(problem, *known))
+        if k < SCORED_BATCHES:
+            seen.append(observed)
         if k == 0:
             _map_values(run, problem, phi, observed)
     state.counters = replace(at, probed=True)
@@ -60,11 +63,11 @@ def probe(run: ArmRun) -> None:
         rest = {k: v for k, v in vars(point).items() if k != "step"}
         run.log.event("probe", fields | rest)
     told = {"arm": run.arm.name, "at_step": at.step}
-    run.log.event("signal", told | _signal(run, theta, mean, mistakes))
+    run.log.event("signal", told | _signal(run, theta, mean, mistakes, seen))
 
 
 def _signal(
-    run: ArmRun, theta: Params, mean: Params, mistakes: list[KnownMistakes]
+    run: ArmRun, theta: Params, mean: Params, mistakes: list[KnownMistakes], seen: list[Any]
 ) -> dict[str, Any]:
     """What g_down sees, for the log; what is not defined here is left out.
 
@@ -75,6 +78,7 @@ def _signal(
         theta: the learner's parameters.
         mean: the mean gradient of the stream's next batches.
         mistakes: some of these batches, if any of their tokens are known to be mistaken.
+        seen: some of these batches as they were observed.
     """
     processes = run.workload.processes
     count = max(1, min(run.workload.feedback_batches(), run.plan.probe_batches, FEEDBACK_BATCHES))
@@ -89,6 +93,8 @@ def _signal(
     found: dict[str, Any] = {"feedback_batches": count, "mean_cosine": cosine_of(g_down, mean)}
     if count > 1:
         found["feedback_agreement"] = cosine_of(*halves)
+    if (gap := _oracle_gap(run, g_down, seen)) is not None:
+        found["oracle_gap"] = gap
     try:
         for name, w in directions(g_down, mean).items():
             own = sum((scores_along(m, theta, w) for m in mistakes), Scores((), ()))
@@ -98,6 +104,22 @@ def _signal(
     except UserError as error:  # kernels without a forward mode, the same in every process
         found["auc_why"] = str(error)
     return {k: v for k, v in found.items() if v is not None}
+
+
+def _oracle_gap(run: ArmRun, g_down: Params, seen: list[Any]) -> float | None:
+    """(V(designer) - V(text)) / (V(oracle) - V(text)), V by this g_down, over some batches."""
+    assert run.state.designer is not None
+    ways = ("text", "designer", "oracle")
+    sums = dict.fromkeys(ways, 0.0)
+    for observed in seen:
+        of_batch = run.workload.values_in_bounds(
+            run.estimated, run.state.designer, observed, g_down
+        )
+        if not of_batch:
+            return None
+        sums = {name: sums[name] + of_batch[name] for name in ways}
+    text, designer, oracle = run.workload.processes.totals(*sums.values())
+    return (designer - text) / (oracle - text) if oracle > text else None
 
 
 def _map_values(run: ArmRun, problem: ValueProblem, phi: Params, observed: Any) -> None:

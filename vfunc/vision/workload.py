@@ -382,6 +382,12 @@ class VisionWorkload:
     def known_wrong(self, batch: Any, task: Task) -> None:
         """See `Workload.known_wrong`: of pictures no mistakes are known."""
 
+    def values_in_bounds(
+        self, estimated: VisionLearner, designer: nn.Module, observed: Any, g_down: Params
+    ) -> Mapping[str, float]:
+        """See `Workload.values_in_bounds`: no view is known to be the best."""
+        return {}
+
     def value_map(
         self,
         estimated: VisionLearner,
