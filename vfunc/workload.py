@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vfunc.errors import UserError
 from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.problem.gains import Gains
 from vfunc.processes import Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
@@ -254,6 +255,7 @@ class Workload(Protocol):
         dropout: RandomState | None,
         seed: int,
         known: KnownFeedback | None = None,
+        gains: Gains | None = None,
     ) -> ValueProblem:
         """The value problem at this moment.
 
@@ -267,6 +269,7 @@ class Workload(Protocol):
             dropout: the random state whose dropout masks estimates repeat; None is without dropout.
             seed: seed of what an estimator samples.
             known: L_down and g_down at theta_t, where they have been computed before.
+            gains: watches the gates of the tasks, where they have such; None is not asked.
         """
         ...
 

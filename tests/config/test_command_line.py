@@ -264,7 +264,10 @@ def test_help_names_the_program():
 
 def test_help_tells_the_defaults_of_the_modality_and_whose_an_option_is(help_of):
     text = " ".join(re.sub(r"[│╭╮╰╯─]", "", help_of()).split())
-    assert "0.3 for bounded, else 0" in text and "With --estimator unrolled." in text
+    assert (
+        "0.3 for bounded without --gate-penalty, else 0" in text
+        and "With --estimator unrolled." in text
+    )
     assert "1e-3 for the embedded learner, 2e-4 with LoRA, else 1.5e-5" not in text
     assert "0.001 for the embedded learner, 0.0002 with LoRA, else 1.5e-5" in text
     assert "first_order, random, implicit, unrolled; default: auto" in text

@@ -70,7 +70,7 @@ def test_adapters_change_the_defaults_of_another_learner():
 
 def test_defaults_follow_one_another():
     assert resolve({"targets": "free"}).targets.design["target"].alpha_max == 0.5
-    assert resolve({"targets": "bounded"}).targets.gate_penalty == 0.3
+    assert resolve({"targets": "bounded"}).targets.gate_penalty_absolute == 0.3
     assert resolve({"batch_size": 6}).data.feedback_batch_size == 6
     assert resolve(FILES | {"targets": "gate"}).targets.design["target"].alpha_max == 1.0
 

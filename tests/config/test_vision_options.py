@@ -140,7 +140,7 @@ def test_options_of_language_are_refused_for_pictures(name):
     defaults = resolve({"stream": "a", "feedback": "b", "eval": "c"}).options | resolve({}).options
     samples = {
         "stream_fields": "text=t", "feedback_fields": "text=t", "eval_fields": "text=t",
-        "stream_limit": 5, "feedback_weights": (1.0,),
+        "stream_limit": 5, "feedback_weights": (1.0,), "gate_penalty_absolute": 0.3,
     }  # fmt: skip
     value = samples.get(name, defaults[name])
     flag = "--" + name.replace("_", "-")
@@ -392,7 +392,10 @@ def test_runs_without_a_name_get_one(options, name):
 
 
 def test_penalties_are_the_designers(monkeypatch):
-    assert step_options(resolve({"gate_penalty": 0.5})).penalties == {"gate": 0.5, "moved": 0.0}
+    absolute = step_options(resolve({"gate_penalty_absolute": 0.5}))
+    assert absolute.penalties == {"gate": 0.5, "moved": 0.0}
+    in_values = step_options(resolve({"gate_penalty": 0.5, "targets": "bounded"}))
+    assert in_values.penalties["gate"] == 0 and in_values.penalties_in_values == {"gate": 0.5}
     masks = step_options(vision(tv_penalty=0.5, augmentor="dit"))
     assert masks.penalties == {"sparsity": 0.01, "tv": 0.5}
     photometric = step_options(vision(augmentor="photometric", strength_penalty=0.5))

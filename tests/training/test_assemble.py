@@ -112,7 +112,7 @@ def test_the_gate_penalty_closes_gates():
 
 def test_a_saved_designer_is_where_training_starts(tmp_path):
     path = tmp_path / "designer.safetensors"
-    first = train(designer_width=16, targets="bounded", gate_penalty=0.0)
+    first = train(designer_width=16, targets="bounded", gate_penalty_absolute=0.0)
     save_designer(first.state.designer, path)
     frozen = train(designer=str(path), freeze_designer=True)
     assert same(frozen.phi, first.phi) and frozen.state.designer.config.width == 16

@@ -361,7 +361,8 @@ def test_each_penalty_lowers_what_it_is_on(term):
 
 
 def test_the_two_penalties_are_not_the_same():
-    gate, moved = (train(**{f"{t}_penalty": 1.0}, budget="2steps") for t in ("gate", "moved"))
+    names = ("gate_penalty_absolute", "moved_penalty")
+    gate, moved = (train(**{name: 1.0}, budget="2steps") for name in names)
     assert not same(gate.phi, moved.phi)
 
 

@@ -206,8 +206,28 @@ class TargetOptions:
         needs=(Need(any_arm(OBSERVING_ARMS), "the baseline has no candidates; see --arms"),),
     )
     gate_penalty: float = option(
-        "Weight of the penalty on the mean gate.",
-        default=Cases(((Condition("for bounded", lambda o: o["targets"] == "bounded"), 0.3),), 0.0),
+        "Penalty on the mean gate, in units of a token's typical value: the mean over tokens of "
+        "the absolute value of opening the gate, in the same estimate. A gate stays closed where "
+        "less than this share of it speaks for opening.",
+        default=0.0,
+        least=0,
+        needs=(DESIGNED, TRAINED),
+    )
+    gate_penalty_absolute: float | None = option(
+        "The same in units of the objective, whose size changes with the feedback's.",
+        default=Cases(
+            (
+                (
+                    Condition(
+                        "for bounded without --gate-penalty",
+                        lambda o: o["targets"] == "bounded" and not o["gate_penalty"],
+                    ),
+                    0.3,
+                ),
+            ),
+            None,
+        ),
+        shown="0.3 for bounded without --gate-penalty, else 0",
         least=0,
         needs=(DESIGNED, TRAINED),
     )

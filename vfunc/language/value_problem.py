@@ -12,6 +12,7 @@ from vfunc.language.soft_targets.candidates import ObservedBatch
 from vfunc.language.soft_targets.soft_loss import candidate_log_probs, weights_of
 from vfunc.language.soft_targets.targets import mix
 from vfunc.problem import CompositeForm, KnownFeedback, LinearForm, Task, ValueProblem
+from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
@@ -29,6 +30,7 @@ def language_problem(
     silent: bool = False,
     notes: Mapping[str, float] | None = None,
     known: KnownFeedback | None = None,
+    gains: Gains | None = None,
     processes: Processes = ALONE,
 ) -> ValueProblem:
     """Ask how the designer's soft targets should change, to lower the loss on `feedback`.
@@ -44,6 +46,7 @@ def language_problem(
         silent: whether L_down is constant.
         notes: numbers about the feedback, for the log.
         known: L_down and g_down, where they have been computed before.
+        gains: watches the gates, for the typical value of a token; None does not.
         processes: the processes whose batches these are a part of, each `TokenBatch.among` them.
 
     Returns:
@@ -52,6 +55,8 @@ def language_problem(
 
     def construct(phi: Params, observed: ObservedBatch) -> Task:
         r, alpha = functional_call(designer, phi, (observed.batch, observed.observation))
+        if gains is not None:
+            gains.watch(alpha)
         edge = {} if observed.edge is None else {"edge": observed.edge}
         return {
             **edge,

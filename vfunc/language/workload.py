@@ -44,6 +44,7 @@ from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
@@ -297,6 +298,7 @@ class LanguageWorkload:
         dropout: RandomState | None,
         seed: int,
         known: KnownFeedback | None = None,
+        gains: Gains | None = None,
     ) -> ValueProblem:
         """See `Workload.problem`."""
         learner = estimated if dropout is None else estimated.repeating(dropout)
@@ -311,6 +313,7 @@ class LanguageWorkload:
             silent=downstream.constant,
             notes=downstream.notes,
             known=known,
+            gains=gains,
             processes=self.processes,
         )
         if self.tasks.combine != "matched":

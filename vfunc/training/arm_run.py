@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vfunc.arms import Arm
@@ -29,6 +29,8 @@ class StepOptions:
         seed: seed of what estimators sample.
         feedback_bank: labelled examples that g_down is of, in parts; None is a feedback batch.
         feedback_every: designer updates that one g_down serves.
+        penalties_in_values: lambda of some of the terms, in units of the typical value of a task's
+            element (see `Gains`).
     """
 
     accumulate: int
@@ -41,6 +43,7 @@ class StepOptions:
     seed: int
     feedback_bank: int | None = None
     feedback_every: int = 1
+    penalties_in_values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def step_options(config: RunConfig) -> StepOptions:
         burn_in=config.estimator.burn_in,
         look_ahead=_look_ahead(config),
         penalties=config.penalties,
+        penalties_in_values=config.penalties_in_values,
         feedback_bank=config.estimator.feedback_bank,
         feedback_every=config.estimator.feedback_every or 1,
         train_mode=config.estimator.estimate_mode == "train",

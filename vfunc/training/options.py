@@ -496,6 +496,11 @@ class RunConfig:
         """The weights of the terms of R(phi) that the run's designer has, by their names."""
         raise NotImplementedError
 
+    @property
+    def penalties_in_values(self) -> Mapping[str, float]:
+        """The same in units of the typical value of a task's element, of those that have such."""
+        return {}
+
     def assembled(
         self, device: torch.device, check: Callable[[nn.Module], None]
     ) -> tuple[nn.Module, Modality]:

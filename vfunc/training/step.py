@@ -25,6 +25,7 @@ from vfunc.problem import (
     held_feedback,
     known_feedback,
 )
+from vfunc.problem.gains import Gains
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
@@ -209,7 +210,10 @@ def _seed(run: ArmRun) -> int:
 
 
 def value_problem(
-    run: ArmRun, observed: tuple[object, ...], feedback: int | FeedbackNow
+    run: ArmRun,
+    observed: tuple[object, ...],
+    feedback: int | FeedbackNow,
+    gains: Gains | None = None,
 ) -> ValueProblem:
     """The value problem of the learner's next step, read off the live optimizer.
 
@@ -217,6 +221,7 @@ def value_problem(
         run: an arm with a designer.
         observed: unlabeled batches with what tasks take from the learner, the next one first.
         feedback: position of the labelled batch, or what has been asked of it.
+        gains: watches the gates of the tasks; None does not.
     """
     if isinstance(feedback, int):
         feedback = feedback_at(run, feedback)
@@ -248,6 +253,7 @@ def value_problem(
         dropout=feedback.dropout,
         seed=_seed(run),
         known=feedback.known,
+        gains=gains,
     )
     if state.running is not None:
         problem = problem.with_means(state.running.means)
@@ -310,7 +316,9 @@ def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> Va
         workload.look_ahead(state.learner, workload.batch(at.micro_batch + k), estimated=estimated)
         for k in range(1, batches_ahead(run))
     )
-    problem = value_problem(run, (forward.observed, *ahead), feedback)
+    in_values = run.options.penalties_in_values
+    gains = Gains() if any(in_values.values()) else None
+    problem = value_problem(run, (forward.observed, *ahead), feedback, gains)
     phi = trees.detach(dict(designer.named_parameters()))
     if problem.silent:
         state.counters = replace(at, updates=at.updates + 1)
@@ -332,8 +340,15 @@ def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> Va
         estimate.descend(parameters)
     except NonFiniteError as error:
         raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})") from error
-    if any(run.options.penalties.values()):
-        penalty = _penalty_gradient(run, phi, forward)
+    penalties, typical = dict(run.options.penalties), {}
+    if gains is not None:
+        value = gains.typical(estimate.scale, len(problem.domains) or 1, workload.processes)
+        _require_finite("the typical value of a token", value, run)
+        for name, share in in_values.items():
+            penalties[name] = penalties.get(name, 0.0) + share * value
+        typical = {"typical_value": value}
+    if any(penalties.values()):
+        penalty = _penalty_gradient(run, phi, forward, penalties)
         for name, parameter in parameters.items():
             assert parameter.grad is not None
             parameter.grad = parameter.grad + penalty[name]
@@ -344,7 +359,8 @@ def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> Va
     optimizer.zero_grad(set_to_none=True)
     state.counters = replace(at, updates=at.updates + 1)
     split = {"split": problem.split} if problem.split else {}
-    return replace(estimate, diagnostics={**estimate.diagnostics, **split, **problem.notes})
+    said = {**estimate.diagnostics, **split, **problem.notes, **typical}
+    return replace(estimate, diagnostics=said)
 
 
 def _nothing_to_estimate(problem: ValueProblem, phi: Params) -> ValueEstimate:
@@ -354,9 +370,11 @@ def _nothing_to_estimate(problem: ValueProblem, phi: Params) -> ValueEstimate:
     return ValueEstimate(zero, zero, trees.zeros_like(phi), 1.0, notes)
 
 
-def _penalty_gradient(run: ArmRun, phi: Params, forward: Forward) -> Params:
-    """grad_phi of sum_i lambda_i R_i."""
-    designer, penalties = run.state.designer, run.options.penalties
+def _penalty_gradient(
+    run: ArmRun, phi: Params, forward: Forward, penalties: Mapping[str, float]
+) -> Params:
+    """grad_phi of sum_i lambda_i R_i, lambda held constant."""
+    designer = run.state.designer
     assert designer is not None
     phi = trees.leaves(phi)
     terms = run.workload.regularisers(designer, phi, forward.observed)

@@ -13,6 +13,7 @@ from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.problem import InParts, KnownFeedback, Task, ValueProblem
+from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
@@ -299,8 +300,9 @@ class VisionWorkload:
         dropout: RandomState | None,
         seed: int,
         known: KnownFeedback | None = None,
+        gains: Gains | None = None,
     ) -> ValueProblem:
-        """See `Workload.problem`.
+        """See `Workload.problem`; there are no gates.
 
         Raises:
             UserError: dropout is to be repeated: an estimate takes fewer pictures than the step.

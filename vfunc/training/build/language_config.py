@@ -34,7 +34,13 @@ class LanguageConfig(RunConfig):
     @property
     def penalties(self) -> Mapping[str, float]:
         """See `RunConfig.penalties`."""
-        return {"gate": self.targets.gate_penalty, "moved": self.targets.moved_penalty}
+        gate = self.targets.gate_penalty_absolute or 0.0
+        return {"gate": gate, "moved": self.targets.moved_penalty}
+
+    @property
+    def penalties_in_values(self) -> Mapping[str, float]:
+        """See `RunConfig.penalties_in_values`."""
+        return {"gate": self.targets.gate_penalty}
 
     def assembled(
         self, device: torch.device, check: Callable[[nn.Module], None]
