@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from vfunc.config.declared import Options, default_words
 from vfunc.config.known import Catalogue, Known, flag
@@ -75,6 +75,7 @@ def parse_words(
         UserError: a word that belongs to no option, or a value that an option does not take.
     """
     refuse_unknown(words, catalogue)
+    words = _spelled_out(words, catalogue)
     with refused_in_a_line(words, catalogue):
         groups, rest = tyro.cli(
             _surface(catalogue, titles, known),
@@ -85,7 +86,32 @@ def parse_words(
             return_unknown_args=True,
         )
     refuse_stray(rest, catalogue)
-    return {name: value for group in groups.values() for name, value in group.items()}
+    return {
+        name: _SWITCHED.get(value, value) if catalogue[name].settings else value
+        for group in groups.values()
+        for name, value in group.items()
+    }
+
+
+_SWITCHED: Mapping[Any, Any] = {"yes": True, "no": False}
+
+
+def _spelled_out(words: Sequence[str], catalogue: Catalogue) -> list[str]:
+    """The words with a value after each switch that has further settings: `--x`, `--no-x`."""
+    switches = {
+        flag(name): flag(f"no_{name}") for name, known in catalogue.items() if known.settings
+    }
+    found: list[str] = []
+    for place, word in enumerate(words):
+        spelled = word.replace("_", "-")
+        bare = place + 1 == len(words) or words[place + 1].startswith("--")
+        if spelled in switches and bare:
+            found += [spelled, "yes"]
+        elif spelled in switches.values():
+            found += [next(on for on, off in switches.items() if off == spelled), "no"]
+        else:
+            found.append(word)
+    return found
 
 
 _typed_dict: Any = TypedDict  # a checker wants its name and fields written out
@@ -125,4 +151,7 @@ def _argument(option: Known, known: Options) -> Any:
         metavar=said.metavar,
         help_behavior_hint=f"({shown})" if shown else "",
     )
-    return Annotated[option.kind if said.parse is None else str, argument]
+    kind = option.kind if said.parse is None else str
+    if option.settings:
+        kind = Literal[("yes", "no", *option.settings)]
+    return Annotated[kind, argument]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from vfunc.config.declared import Need, Option, Options
 from vfunc.config.fields import Field, fields_of
@@ -52,6 +52,14 @@ class Known:
     def help(self) -> str:
         """What it does."""
         return self.field.help
+
+    @property
+    def settings(self) -> tuple[str, ...] | None:
+        """Of a switch what it takes beside yes and no; None of what is no switch."""
+        choices = get_args(self.kind) if get_origin(self.kind) is Literal else ()
+        if self.kind is bool or any(isinstance(choice, bool) for choice in choices):
+            return tuple(choice for choice in choices if not isinstance(choice, bool))
+        return None
 
     def useless(self, options: Options) -> str | None:
         """Why it does nothing in the company of these options; None where it does something."""
@@ -110,7 +118,7 @@ def _refuse_taken(known: Known, found: Catalogue) -> None:
     taken = ""
     if known.name in RESERVED:
         taken = f"which is an option of {RESERVED[known.name]}"
-    elif bare != known.name and bare in found and found[bare].kind is bool:
+    elif bare != known.name and bare in found and found[bare].settings is not None:
         taken = f"and {flag(known.name)} turns {flag(bare)} off"
     if taken:
         raise UserError(_clash(known, taken))

@@ -88,7 +88,7 @@ def _refusal(said: str, words: Sequence[str], options: Mapping[str, Known]) -> s
         wanted = type_in_words(option) if option else "a value"
         return f"{named} wants {wanted}, and nothing follows it; {_HELP}"
     if option is not None:
-        if len(values) == 1 and option.kind is not bool:
+        if len(values) == 1 and option.settings is None:
             checked_value(option, values[0], named)  # in the words of a TOML file's mistakes
         return f"{named} must be {type_in_words(option)}, not {' '.join(values)!r}"
     return f"{named} does not take {' '.join(values)!r}; {_HELP}"

@@ -41,6 +41,8 @@ def checked_value(known: Known, value: Any, where: str) -> Any:
 def type_in_words(known: Known) -> str:
     """What an option's values are: `a whole number`, `one of adamw, sgd`."""
     kind = known.kind
+    if known.settings is not None:
+        return " or ".join(("true", "false", *known.settings))
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
@@ -51,7 +53,7 @@ def type_in_words(known: Known) -> str:
         return f"{many} {'names' if entries[0] is str else 'numbers'}"
     if known.said.parse is not None:
         return f"a {kind.__name__.lower()}"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
+    return {int: "a whole number", float: "a number"}.get(kind, "text")
 
 
 def check_bounds(known: Known, value: Any, where: str) -> None:
@@ -94,7 +96,7 @@ def _typed(known: Known, value: Any, where: str) -> Any:
     elif kind is float:
         value = _as_float(value)
     # beartype takes True for an int, as Python does; nobody who writes `seed = true` means 1
-    stray = isinstance(value, bool) and kind is not bool
+    stray = isinstance(value, bool) and known.settings is None
     stray = stray or (value == () and parse is None)
     if value is None or stray or not is_bearable(value, kind):
         raise UserError(f"{where} must be {type_in_words(known)}, not {value!r}")

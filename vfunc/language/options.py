@@ -288,7 +288,7 @@ def check_language(given: Options, options: Options) -> None:
     _check_feedback_tasks(options)
     _check_feedback_bank(options)
     width, heads = options["designer_width"], options["designer_heads"]
-    if width % heads or width % 2:
+    if options["designer_features"] != "hidden" and (width % heads or width % 2):
         raise UserError(
             f"--designer-width {width} must be even and divisible by --designer-heads {heads}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from vfunc.language.feedback_tasks import (
     measure,
     measure_bank,
 )
+from vfunc.language.hidden_state import capture
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptStream
 from vfunc.language.soft_targets.candidates import ObservedBatch, observe
@@ -143,8 +145,8 @@ class LanguageWorkload:
         estimated: LanguageLearner | None = None,
     ) -> Forward:
         """See `Workload.forward`; units are input tokens, without padding."""
-        logits, edge = self._logits(learner, batch, estimated)
-        observed = self._observed(logits, batch, edge) if observe else None
+        logits, edge, hidden = self._logits(learner, batch, estimated, observe=observe)
+        observed = self._observed(logits, batch, edge, hidden) if observe else None
         return Forward(batch, tokens_in(batch), logits, observed)
 
     def look_ahead(
@@ -153,8 +155,8 @@ class LanguageWorkload:
         """See `Workload.look_ahead`."""
         batch = self._part(batch)
         with torch.no_grad(), mode(learner, training=False):
-            logits, edge = self._logits(learner, batch, estimated)
-        return self._observed(logits, batch, edge)
+            logits, edge, hidden = self._logits(learner, batch, estimated)
+        return self._observed(logits, batch, edge, hidden)
 
     def _part(self, batch: Batch) -> Batch:
         """What an estimate takes of a batch."""
@@ -418,16 +420,33 @@ class LanguageWorkload:
         return means | {"moved": 1 - means["moved"]}
 
     def _logits(
-        self, learner: nn.Module, batch: TokenBatch, estimated: LanguageLearner | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The learner's logits; and the edge that an estimate would compute, if it is the same."""
-        if estimated is not None:
-            return estimated.live_logits(batch.inputs)
-        with autocast(self.device, self.dtype):
-            return learner(input_ids=batch.inputs, use_cache=False).logits, None
+        self,
+        learner: nn.Module,
+        batch: TokenBatch,
+        estimated: LanguageLearner | None,
+        *,
+        observe: bool = True,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The learner's logits; the edge that an estimate would compute, if it is the same.
 
-    def _observed(self, logits: Tensor, batch: TokenBatch, edge: Tensor | None) -> ObservedBatch:
-        return ObservedBatch(batch, observe(logits, batch, self.top_k), edge)
+        And the hidden state that the designer looks at, if it does.
+        """
+        at = self.designer.hidden if observe else None
+        looking = contextlib.nullcontext([]) if at is None else capture(learner, at.block)
+        with looking as seen:
+            if estimated is not None:
+                logits, edge = estimated.live_logits(batch.inputs)
+            else:
+                with autocast(self.device, self.dtype):
+                    logits = learner(input_ids=batch.inputs, use_cache=False).logits
+                edge = None
+        return logits, edge, seen[0] if seen else None
+
+    def _observed(
+        self, logits: Tensor, batch: TokenBatch, edge: Tensor | None, hidden: Tensor | None
+    ) -> ObservedBatch:
+        observation = replace(observe(logits, batch, self.top_k), hidden=hidden)
+        return ObservedBatch(batch, observation, edge)
 
 
 def _generating(learner: nn.Module) -> Any:

@@ -33,12 +33,15 @@ class Observation:
         log_probs: the learner's log-probabilities of the candidates, over the full vocabulary.
         entropy: entropy of the learner's full distribution, in nats.
         normaliser: logsumexp of the learner's logits, for a loss on the same forward.
+        hidden: the learner's hidden state at each position, which has read its token and those
+            before; None where the designer does not look at it.
     """
 
     candidates: Int[Tensor, "B T K"]
     log_probs: Float[Tensor, "B T K"]
     entropy: Float[Tensor, "B T"]
     normaliser: Float[Tensor, "B T"]
+    hidden: Float[Tensor, "B T D"] | None = None
 
 
 @dataclass(frozen=True)

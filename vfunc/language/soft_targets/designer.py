@@ -5,20 +5,31 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vfunc.conditions import EMBEDDED_LEARNER
-from vfunc.config.declared import HIDDEN, Cases, option
+from vfunc.config.declared import HIDDEN, Cases, Need, option
 from vfunc.designer_file import read_designer
 from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch
+from vfunc.language.hidden_state import HiddenState
 from vfunc.language.soft_targets.candidates import Observation
 from vfunc.language.soft_targets.targets import TargetForm, candidate_distribution, gate
+
+Features = Literal[True, False, "hidden"]
+PROJECTED = 12
+"""Numbers that a hidden state is projected to."""
+
+_OWN_BLOCKS = Need(
+    lambda options: options["designer_features"] != "hidden",
+    "with --designer-features hidden the designer has no blocks of its own",
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,10 @@ class DesignerConfig:
         width: width of the residual stream.
         layers: number of transformer blocks.
         heads: attention heads; they divide the width.
-        features: whether it sees the learner's log-probabilities and entropy.
+        features: whether it sees the learner's log-probabilities and entropy; `hidden` is these
+            and the learner's hidden state, in place of embeddings and blocks of its own.
         gate_start: the gate's first logit; -2 is a gate of about 0.12 alpha_max.
+        hidden: where that hidden state is.
     """
 
     vocabulary: int = field(metadata=HIDDEN)
@@ -48,21 +61,32 @@ class DesignerConfig:
         name="designer_layers",
         default=Cases(((EMBEDDED_LEARNER, 1),), 6),
         least=1,
+        needs=(_OWN_BLOCKS,),
     )
     heads: int = option(
-        "Attention heads; they divide the width.", name="designer_heads", default=4, least=1
+        "Attention heads; they divide the width.",
+        name="designer_heads",
+        default=4,
+        least=1,
+        needs=(_OWN_BLOCKS,),
     )
-    features: bool = option(
-        "Let the designer see the learner's log-probabilities of the candidates.",
+    features: Features = option(
+        "Let the designer see the learner's log-probabilities of the candidates; hidden: and its "
+        "hidden state before and after the token, in place of embeddings and blocks of its own, "
+        "where S begins (or halfway up, where that is the first block).",
         name="designer_features",
         default=True,
+        kind=Features,
     )
     gate_start: float = option(default=-2.0, hidden=True)
+    hidden: HiddenState | None = option(default=None, hidden=True)
 
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads, self.vocabulary) < 1:
             raise UserError("the designer's width, layers, heads and vocabulary must be positive")
-        if self.width % self.heads or self.width % 2:
+        if (self.features == "hidden") != (self.hidden is not None):
+            raise UserError("features 'hidden' and the place of the hidden state go together")
+        if self.features != "hidden" and (self.width % self.heads or self.width % 2):
             raise UserError(
                 f"the designer's width {self.width} must be even and divisible by its "
                 f"{self.heads} heads"
@@ -75,12 +99,20 @@ class TopKDesigner(nn.Module):
     The paper's TopKAugmentor: decoder-only, float32 whatever the learner's precision, and scoring
     only the candidates. At position t it sees the tokens up to t, the true next token w_t, and
     (with `features`) the learner's detached log-probabilities of the candidates and entropy.
+
+    With `hidden` it is no transformer: context and token are the learner's hidden states at t, and
+    at t + 1, which has read w_t; each is layer-normed and projected to 12 numbers. With the
+    log-probabilities at their own size they enter one hidden layer. The last token of a text has
+    no state after it: zeros stand in its place.
     """
 
     def __init__(self, config: DesignerConfig) -> None:
         super().__init__()
         self.config = config
         width = config.width
+        if config.hidden is not None:
+            self._make_hidden(config, config.hidden)
+            return
         self.embedding = nn.Embedding(config.vocabulary, width)
         block = nn.TransformerEncoderLayer(
             width,
@@ -102,20 +134,48 @@ class TopKDesigner(nn.Module):
             self.query = nn.Linear(width, width)
             self.key = nn.Linear(width + (3 if config.features else 1), width)
 
+    def _make_hidden(self, config: DesignerConfig, hidden: HiddenState) -> None:
+        self.before = nn.Linear(hidden.width, PROJECTED)
+        self.after = nn.Linear(hidden.width, PROJECTED)
+        width, seen = config.width, 2 * PROJECTED + 4
+        logit = nn.Linear(width, 1)
+        self.gate = nn.Sequential(nn.Linear(seen, width), nn.GELU(), logit)
+        nn.init.constant_(logit.bias, config.gate_start)
+        if config.target.scores_candidates:
+            self.embedding = nn.Embedding(config.vocabulary, width)
+            self.query = nn.Linear(seen, width)
+            self.key = nn.Linear(width + 3, width)
+
     def forward(
         self, batch: TokenBatch, observation: Observation
     ) -> tuple[Float[Tensor, "B T K"], Float[Tensor, "B T"]]:
         """(r, alpha) of each position."""
-        context = self._context(batch)
         log_probs = observation.log_probs.float()
-        truth = self.embedding(batch.next_tokens)
-        seen = [context, truth]
+        if self.config.hidden is None:
+            context = self._context(batch)
+            seen = [context, self.embedding(batch.next_tokens)]
+        else:
+            context, seen = None, self._states(batch, observation)
         if self.config.features:
             seen.append(_learner_features(log_probs, observation.entropy.float()))
-        logit = self.gate(torch.cat(seen, -1)).squeeze(-1)
+        everything = torch.cat(seen, -1)
+        logit = self.gate(everything).squeeze(-1)
+        context = everything if context is None else context
         scores = self._scores(context, observation, log_probs)
         target = self.config.target
         return candidate_distribution(target, log_probs, scores), gate(target, logit)
+
+    def _states(self, batch: TokenBatch, observation: Observation) -> list[Tensor]:
+        """The learner's hidden states before and after the token, projected."""
+        if observation.hidden is None:
+            raise UserError("the designer looks at the learner's hidden state, and there is none")
+        weight = self.before.weight
+        states = observation.hidden.detach().to(weight.dtype)
+        states = F.layer_norm(states, states.shape[-1:])
+        predict = batch.predict.to(torch.int32)
+        goes_on = (predict.flip(1).cumsum(1).flip(1) - predict) > 0  # the text, after this token
+        later = F.pad(states[:, 1:], (0, 0, 0, 1)) * goes_on.unsqueeze(-1)
+        return [self.before(states), self.after(later)]
 
     def _context(self, batch: TokenBatch) -> Tensor:
         tokens = batch.inputs
@@ -165,6 +225,8 @@ def load_designer(path: Path | str) -> TopKDesigner:
 
     def make(config: dict[str, Any]) -> TopKDesigner:
         target = TargetForm(**config.pop("target"))
+        if hidden := config.pop("hidden", None):
+            config["hidden"] = HiddenState(**hidden)
         return TopKDesigner(DesignerConfig(target=target, **config))
 
     return read_designer(path, TopKDesigner, make)

@@ -22,6 +22,7 @@ from vfunc.language.data.reading import (
 from vfunc.language.data.sequences import InterleavedStream, TokenStream
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.feedback_options import FeedbackTasks
+from vfunc.language.hidden_state import edge_of, width_at
 from vfunc.language.loading import start_learner
 from vfunc.language.options import DataOptions
 from vfunc.language.reporting import language_reporting, language_saving
@@ -29,6 +30,7 @@ from vfunc.language.soft_targets.candidates import require_top_k
 from vfunc.language.soft_targets.designer import DesignerConfig, load_designer
 from vfunc.language.sound_learner import vocabulary as rows_of
 from vfunc.language.workload import LanguageWorkload
+from vfunc.learner import select
 from vfunc.modality import Modality
 from vfunc.training.build.language_config import LanguageConfig
 from vfunc.training.build.language_digests import digests_of_examples
@@ -79,7 +81,7 @@ def language_parts(
     workload = LanguageWorkload(
         data=data,
         tokenizer=tokenizer,
-        designer=_designer_config(config, vocabulary),
+        designer=_designer_config(config, vocabulary, module),
         start_designer=config.designer.designer,
         top_k=config.targets.top_k,
         batch_size=config.data.batch_size,
@@ -149,14 +151,21 @@ def _feedback_tasks(
     return data.tasks(names=names, rewards=rewards)
 
 
-def _designer_config(config: LanguageConfig, vocabulary: int) -> DesignerConfig:
-    path = config.designer.designer
+def _designer_config(config: LanguageConfig, vocabulary: int, learner: nn.Module) -> DesignerConfig:
+    path, design = config.designer.designer, config.targets.design
     if path is None:
-        return config.targets.design(vocabulary=vocabulary)
+        looks = design["features"] == "hidden"
+        hidden = edge_of(learner, select(learner, config.estimator.align)) if looks else None
+        return design(vocabulary=vocabulary, hidden=hidden)
     saved = load_designer(Path(path)).config
     if saved.vocabulary != vocabulary:
         raise UserError(
             f"--designer {path}: made for a vocabulary of {saved.vocabulary} tokens, the learner "
             f"has {vocabulary}"
+        )
+    if saved.hidden is not None and width_at(learner, saved.hidden.block) != saved.hidden.width:
+        raise UserError(
+            f"--designer {path}: made for a hidden state of {saved.hidden.width} numbers at block "
+            f"{saved.hidden.block}, and the learner's has {width_at(learner, saved.hidden.block)}"
         )
     return saved
