@@ -16,7 +16,7 @@ import torch
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.estimators import Estimator
+from vfunc.estimators import Estimator, held_at
 from vfunc.problem import InParts, ValueEstimate, ValueProblem, entry
 from vfunc.problem.evaluation import gradient_by_parts
 from vfunc.processes import ALONE, Processes
@@ -138,10 +138,28 @@ class DomainMatched:
         Raises:
             UserError: the problem has no domains, or their estimates differ in scale.
         """
+        return self._asked(problem, theta, phi, dict.fromkeys(problem.domains, self.estimator))
+
+    def held_at(self, problem: ValueProblem, theta: Params, phi: Params) -> Estimator:
+        """See `vfunc.estimators.estimator.held_at`, domain by domain."""
+        estimators = {
+            name: held_at(self.estimator, self._normalised(one, theta), theta, phi)
+            for name, one in problem.domains.items()
+            if not one.silent
+        }
+        return lambda problem, theta, phi: self._asked(problem, theta, phi, estimators)
+
+    def _asked(
+        self,
+        problem: ValueProblem,
+        theta: Params,
+        phi: Params,
+        estimators: Mapping[str, Estimator],
+    ) -> ValueEstimate:
         if not problem.domains:
             raise UserError("DomainMatched needs a problem with `domains`; this one has none")
         estimates = {
-            name: self.estimator(self._normalised(one, theta), theta, phi)
+            name: estimators[name](self._normalised(one, theta), theta, phi)
             for name, one in problem.domains.items()
             if not one.silent
         }

@@ -13,7 +13,7 @@ from vfunc.certification.promotion import Question, moved
 from vfunc.certification.report import ZERO, Row, Verdict
 from vfunc.certification.slopes import SAFETY, Slope, slope
 from vfunc.certification.subjects import engines_named, same_objective
-from vfunc.estimators import Estimator
+from vfunc.estimators import Estimator, held_at
 from vfunc.problem import ValueEstimate
 from vfunc.pullback import DIFFERENCES
 from vfunc.trees import Params
@@ -51,7 +51,7 @@ def measure(
         directions: directions in phi, of norm 1.
         factor: factor on the step sizes of the differences.
     """
-    estimator = same_objective(estimator)
+    estimator = held_at(same_objective(estimator), question.problem, question.theta, question.phi)
     enough = question.enough * float(trees.norm(estimate.grad))
     slopes = [
         slope(

@@ -20,6 +20,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"value": "preconditioned"},
         {"value": "deflated"},
         {"value": "deflated_preconditioned"},
+        {"value": "deflated", "means": 0, "mean_batches": 2},
     ),
     "unrolled": (
         {"lookahead_steps": 1},

@@ -97,32 +97,33 @@ def deflate(g: Params, span: Sequence[Params], beta: float, rounding: float = 0.
     return replace(nothing, rest=rest)
 
 
-def learner_span(problem: ValueProblem, count: int) -> tuple[Params, ...]:
-    """What a plain step along each of the first means adds: eta times the mean.
+def learner_span(problem: ValueProblem, means: tuple[Params, ...]) -> tuple[Params, ...]:
+    """What a plain step along each mean adds: eta times the mean.
 
     Where all parameters have one eta, these are the means themselves: the span is the same.
 
     Args:
-        problem: holds the means.
-        count: how many are taken, at most.
+        problem: holds the step.
+        means: of the stream's gradients.
     """
-    means, rule = problem.means[:count], problem.rule.at_unit
+    rule = problem.rule.at_unit
     if not means or len({rule.learning_rate(name) for name in means[0]}) == 1:
         return means
     return tuple(rule.sized(_double(mean)) for mean in means)
 
 
-def step_span(problem: ValueProblem, theta: Params, count: int) -> tuple[Params, ...]:
-    """What the learner's own step gains by each of the first means: d(mean) - d(0).
+def step_span(
+    problem: ValueProblem, theta: Params, means: tuple[Params, ...]
+) -> tuple[Params, ...]:
+    """What the learner's own step gains by each mean: d(mean) - d(0).
 
     In float64: the differences of a step are small beside the parameters.
 
     Args:
-        problem: holds the means and the step.
+        problem: holds the step.
         theta: the learner's parameters.
-        count: how many are taken, at most.
+        means: of the stream's gradients.
     """
-    means = problem.means[:count]
     if not means:
         return ()
     rule, theta = problem.rule.at_unit.in_full_precision(), _double(theta)

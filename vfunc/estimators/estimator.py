@@ -30,12 +30,31 @@ class Estimator(Protocol):
     graphs are never there together. One to which g_down at theta is all that the feedback says may
     say `g_down_alone`, True: a run can then hold g_down over several updates. One with an attribute
     `running_means`, a whole number, is given as many running means of the learner's own gradients
-    (`ValueProblem.means`), from the learner's first step on.
+    (`ValueProblem.means`), from the learner's first step on; one with an attribute `mean_batches`,
+    at least as many unlabeled batches. One that holds something constant which phi makes has a
+    method `held_at` (see the function of that name).
     """
 
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
         """The estimate at (theta, phi); nothing that is passed in is changed."""
         ...
+
+
+def held_at(estimator: Estimator, problem: ValueProblem, theta: Params, phi: Params) -> Estimator:
+    """The estimator with what it holds constant held at this phi, whatever phi it is asked at.
+
+    Its objective is then the function of phi of which its gradient at this phi is the slope. Most
+    estimators hold nothing constant that phi makes, and are that already; others have a method
+    `held_at`, of these arguments.
+
+    Args:
+        estimator: any estimator.
+        problem: the question that it will be asked.
+        theta: the learner's parameters.
+        phi: the designer's parameters.
+    """
+    own = getattr(estimator, "held_at", None)
+    return estimator if own is None else own(problem, theta, phi)
 
 
 _Factory = TypeVar("_Factory", bound=Callable[..., Estimator])

@@ -19,7 +19,8 @@ from vfunc.estimators.deflation import (
     learner_span,
     step_span,
 )
-from vfunc.estimators.estimator import register_estimator
+from vfunc.estimators.estimator import Estimator, register_estimator
+from vfunc.estimators.next_batches import NextBatches, mean_of_batches, next_batches
 from vfunc.problem import (
     Construction,
     ValueEstimate,
@@ -41,7 +42,10 @@ DEFLATED = ("deflated", "deflated_preconditioned")
 _TAKES_MEANS = Need(
     lambda options: options["value"] in DEFLATED, f"it is for --value {' or '.join(DEFLATED)}"
 )
-_TAKES_SOME = Need(lambda options: options["means"] > 0, "--means 0 takes nothing out")
+_TAKES_SOME = Need(
+    lambda options: options["means"] > 0 or options["mean_batches"] > 0,
+    "--means 0 takes nothing out, without --mean-batches",
+)
 
 
 @register_estimator("first_order")
@@ -58,11 +62,13 @@ class FirstOrder:
 
     `deflated`: value and objective are <w, g_pre>, w = eta (g_down - beta P g_down) held constant,
     P the orthogonal projection onto the span of running means of the stream's own gradients
-    (`ValueProblem.means`). On a learner that is still far from what the stream teaches, g_down is
-    nearly the stream's mean gradient, in which what is wrong is worth as much as what is right;
-    training lowers that part of L_down whatever the tasks are. At beta = 1, <w, mean> = 0. With
-    the batch's own gradient as the only mean, w is cosine's direction up to a factor. Where
-    parameter groups differ in eta, P is onto the span of eta times the means.
+    (`ValueProblem.means`) and, with `mean_batches` above 0, of the mean gradient at theta of the
+    tasks that c_phi makes of so many batches, B_0 among them, held constant too. On a learner that
+    is still far from what the stream teaches, g_down is nearly the stream's mean gradient, in which
+    what is wrong is worth as much as what is right; training lowers that part of L_down whatever
+    the tasks are. At beta = 1, <w, mean> = 0. With the batch's own gradient as the only mean
+    (means = 0, mean_batches = 1), w is cosine's direction up to a factor. Where parameter groups
+    differ in eta, P is onto the span of eta times the means.
 
     `deflated_preconditioned`: both are -<g, d>, d the optimizer's own next step as in
     `preconditioned`, g = g_down - beta P g_down, P the orthogonal projection onto the span of
@@ -71,13 +77,14 @@ class FirstOrder:
     gradient on its way to one; so it is taken out of g_down, in the plain inner product, before
     the step's transpose gives w = -(dd/dg)^T g. At beta = 1 the mean's own contribution to the
     step is worth nothing, and where the step is affine in its gradient <w, mean> = 0. With plain
-    SGD it is `deflated`. d(mean) - d(0) does not depend on phi, so that -<g, d> is an honest
-    function of it.
+    SGD it is `deflated`. The means are held constant, so that -<g, d> is an honest function of phi;
+    `held_at` says which, where the batches' mean is among them.
 
     Without means (before the learner's first step, or if all are zero) the two are dot and
     preconditioned, bit for bit. `means_used` in the diagnostics is the dimension of the span,
-    `in_span` the share of g_down in it, `mean_cosine` the cosine of g_down and the first mean,
-    which the other values tell too where the problem holds means.
+    `in_span` the share of g_down in it, `mean_cosine` the cosine of g_down and the first running
+    mean, which the other values tell too where the problem holds means, and `mean_batches_cosine`
+    that of g_down and the batches' mean.
 
     Attributes:
         value: what to raise: the product of the two gradients, their cosine, or the product after
@@ -85,6 +92,8 @@ class FirstOrder:
             of g_down what the stream teaches anyway.
         means: how many running means of the stream's gradients span what is taken out; fewer where
             the problem holds fewer.
+        mean_batches: how many of the next unlabeled batches, the present one first, make one mean
+            more, of their gradients as the learner and the tasks are now; a gradient each.
         beta: how much of g_down's part in their span is taken out.
         engine: how the value is differentiated in the designer.
     """
@@ -95,15 +104,19 @@ class FirstOrder:
     value: Value = "dot"
     engine: EngineName | Engine = "auto"
     means: int = option(default=1, least=0, needs=(_TAKES_MEANS,))
+    mean_batches: int = option(default=0, least=0, needs=(_TAKES_MEANS,))
     beta: float = option(default=1.0, least=0, most=1, needs=(_TAKES_MEANS, _TAKES_SOME))
 
     def __post_init__(self) -> None:
         check_fields(self)
         require_engine("engine", self.engine)
-        if self.value not in DEFLATED and (self.means != 1 or self.beta != 1.0):
-            name = "means" if self.means != 1 else "beta"
-            raise UserError(f"{name} does nothing with value {self.value}: it is for deflated ones")
-        if not self.means and self.beta != 1.0:
+        if self.value not in DEFLATED:
+            for name, usual in (("means", 1), ("mean_batches", 0), ("beta", 1.0)):
+                if getattr(self, name) != usual:
+                    raise UserError(
+                        f"{name} does nothing with value {self.value}: it is for deflated ones"
+                    )
+        if not self.means and not self.mean_batches and self.beta != 1.0:
             raise UserError("beta does nothing with means 0, which takes nothing out")
 
     @property
@@ -114,26 +127,51 @@ class FirstOrder:
     @entry
     @typed
     def __call__(self, problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
-        """See `Estimator.__call__`; the first of the problem's batches is used."""
+        """See `Estimator.__call__`; the first of the problem's batches is used.
+
+        Further ones are for the mean of `mean_batches`.
+        """
+        batches = next_batches(problem, theta, phi, self.mean_batches)
+        return self._estimate(problem, theta, phi, batches)
+
+    def held_at(self, problem: ValueProblem, theta: Params, phi: Params) -> Estimator:
+        """See `vfunc.estimators.estimator.held_at`: the batches' mean stays that at phi."""
+        if not self.mean_batches:
+            return self
+        batches = mean_of_batches(problem, theta, phi, self.mean_batches)
+        return lambda problem, theta, phi: self._estimate(problem, theta, phi, batches)
+
+    def _estimate(
+        self, problem: ValueProblem, theta: Params, phi: Params, batches: NextBatches
+    ) -> ValueEstimate:
         construction = construct_task(problem, phi, problem.batches[0])
         _, g_down = feedback_gradient(problem, theta)
         if self.value == "cosine":
             return self._cosine(problem, theta, construction, g_down)
         if self.value in ("preconditioned", "deflated_preconditioned"):
-            return self._preconditioned(problem, theta, construction, g_down)
-        return self._dot(problem, theta, construction, g_down)
+            return self._preconditioned(problem, theta, construction, g_down, batches)
+        return self._dot(problem, theta, construction, g_down, batches)
 
     def _dot(
-        self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
+        self,
+        problem: ValueProblem,
+        theta: Params,
+        construction: Construction,
+        g_down: Params,
+        batches: NextBatches,
     ) -> ValueEstimate:
+        fresh = batches.mean(lambda: pretrain_gradient(problem, theta, construction.task))
+        rest, told = self._deflated(
+            problem, g_down, fresh, lambda means: learner_span(problem, means)
+        )
+        del fresh
         rule = problem.rule
-        count = self.running_means
-        rest, told = self._deflated(problem, g_down, lambda: learner_span(problem, count))
         w = rule.at_unit.sized(rest)
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = {"g_down_norm": float(trees.norm(g_down)), **told}
         value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
-        return pulled.estimate(value, rule.unit, notes, spent=GRADIENT, objective=pulled.inner)
+        spent = _gradients(1 + batches.count)
+        return pulled.estimate(value, rule.unit, notes, spent=spent, objective=pulled.inner)
 
     def _cosine(
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
@@ -158,13 +196,22 @@ class FirstOrder:
         return pulled.estimate(value, 1.0, notes, objective=cosine, spent=GRADIENT + GRADIENT)
 
     def _preconditioned(
-        self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params
+        self,
+        problem: ValueProblem,
+        theta: Params,
+        construction: Construction,
+        g_down: Params,
+        batches: NextBatches,
     ) -> ValueEstimate:
         g_pre = step_gradient(problem, theta, construction.task)
         rule = problem.rule.at_unit
         after, _ = rule.step(theta, problem.state, g_pre)
-        count = self.running_means
-        rest, told = self._deflated(problem, g_down, lambda: step_span(problem, theta, count))
+        rest, told = self._deflated(
+            problem,
+            g_down,
+            batches.mean(lambda: trees.filled(g_pre, theta)),
+            lambda means: step_span(problem, theta, means),
+        )
         objective = -trees.dot(rest, trees.axpy(-1.0, theta, after))
         value = objective if problem.rule.eta else torch.zeros_like(objective)
         _, _, g_bar = rule.vjp(theta, problem.state, g_pre, rest, {})
@@ -176,21 +223,37 @@ class FirstOrder:
             problem.rule.unit,
             notes,
             objective=objective,
-            spent=GRADIENT + GRADIENT,
+            spent=_gradients(1 + max(1, batches.count)),
             further=problem.rule.notes(),
         )
 
     def _deflated(
-        self, problem: ValueProblem, g_down: Params, span: Callable[[], tuple[Params, ...]]
+        self,
+        problem: ValueProblem,
+        g_down: Params,
+        fresh: tuple[Params, ...],
+        span: Callable[[tuple[Params, ...]], tuple[Params, ...]],
     ) -> tuple[Params, dict[str, float | int]]:
-        """g_down less its part in the span, where it is to be taken out; and the diagnostics."""
+        """g_down less its part in the span, where it is to be taken out; and the diagnostics.
+
+        Args:
+            problem: holds the running means.
+            g_down: the feedback's gradient.
+            fresh: the mean of the next batches, if it is taken.
+            span: what some means make of the learner's step.
+        """
         told = _cosines(g_down, problem)
         if self.value not in DEFLATED:
             return g_down, dict(told)
-        if not problem.means:
-            return g_down, {"means_used": 0, "in_span": 0.0}
-        found = deflate(g_down, span(), self.beta, coarsest(problem.means))
+        for cosine in cosines_to_means(g_down, fresh).values():
+            told["mean_batches_cosine"] = cosine
+        means = (*problem.means[: self.means], *fresh)
+        found = deflate(g_down, span(means), self.beta, coarsest(means))
         return found.rest, {**told, "means_used": found.used, "in_span": found.share}
+
+
+def _gradients(count: int) -> Passes:
+    return Passes(forwards=count, backwards=count)
 
 
 def _cosines(g_down: Params, problem: ValueProblem) -> dict[str, float]:

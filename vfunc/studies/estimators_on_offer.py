@@ -14,6 +14,13 @@ ESTIMATORS_ON_OFFER: Mapping[str, Mapping[str, Any]] = {
         value: {"estimator": "first_order", "value": value}
         for value in ("dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned")
     },
+    # the mean gradient is of these batches, as the learner is now, and of no earlier ones
+    "deflated_fresh": {
+        "estimator": "first_order",
+        "value": "deflated",
+        "means": 0,
+        "mean_batches": 4,
+    },
     "unrolled_1": {"estimator": "unrolled", "lookahead_steps": 1},
     "unrolled_4": {"estimator": "unrolled", "lookahead_steps": 4},
     "truncated_4": {"estimator": "unrolled", "lookahead_steps": 4, "truncate": 2},

@@ -164,7 +164,9 @@ def plan(
         place = folder / re.sub(r"[^\w.+=,@-]", "_", setting.label.replace(", ", ","))
         for name in named or ("",):
             with _naming(", ".join(filter(None, (setting.label, name)))):
-                here = config if name in ("", *named[:1]) else _with_estimator(config, name)
+                here = (
+                    config if name in ("", *named[:1]) else _with_estimator(config, named[0], name)
+                )
             directory = RunDirectory(place / name / f"seed{seed}")
             here = here.changed(name=directory.path.name, runs_dir=str(place / name))
             planned.append(PlannedRun(setting.label, here, directory, name))
@@ -204,13 +206,14 @@ def _arms_beside(config: RunConfig) -> list[str]:
     ]
 
 
-def _with_estimator(config: RunConfig, name: str) -> RunConfig:
-    """The same run of one estimator's arm alone; options of other arms give way."""
+def _with_estimator(config: RunConfig, first: str, name: str) -> RunConfig:
+    """The first estimator's run by another, its arm alone; options of other arms give way."""
     other = find_estimator(ESTIMATORS_ON_OFFER[name]["estimator"])
     own = {*option_names(find_estimator(config.options["estimator"]))} - {*option_names(other)}
+    own |= {*ESTIMATORS_ON_OFFER[first]}  # what the first one's name stands for, and no other's
     given = {n: v for n, v in given_options(config).items() if n not in (*COMMAND, *own)}
-    first = Layer(given, "the first estimator's run")
-    made = resolve(first, Layer({**ESTIMATORS_ON_OFFER[name], "arms": (ESTIMATED,)}))
+    run = Layer(given, "the first estimator's run")
+    made = resolve(run, Layer({**ESTIMATORS_ON_OFFER[name], "arms": (ESTIMATED,)}))
     return made.changed(**{n: config.options[n] for n in COMMAND if n in config.options})
 
 

@@ -278,13 +278,15 @@ def batches_ahead(run: ArmRun) -> int:
     """How many unlabeled batches an estimate takes, the present micro-batch's first.
 
     Where it is of the next step alone, or in a random direction, that one is enough: the rest of
-    its window is left out.
+    its window is left out. An estimator with an attribute `mean_batches` has as many at least,
+    whichever windows they belong to: micro-batches of the stream as the learner is now.
 
     Args:
         run: the arm, before a micro-batch.
     """
     further = run.options.look_ahead > 1 and not run.arm.random
-    return sum(map(len, windows_ahead(run))) if further else 1
+    looked_ahead = sum(map(len, windows_ahead(run))) if further else 1
+    return max(looked_ahead, getattr(run.estimator, "mean_batches", 0))
 
 
 def _simulated_clip(run: ArmRun) -> Clip | None:
