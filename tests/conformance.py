@@ -25,7 +25,6 @@ VARIANTS = {
         {"value": "deflated"},
         {"value": "deflated", "means": 2, "beta": 0.5},
         {"value": "deflated_preconditioned"},
-        {"value": "deflated", "means": 0, "mean_batches": 1},
         {"value": "deflated", "mean_batches": 3, "beta": 0.7},
         {"value": "deflated_preconditioned", "means": 0, "mean_batches": 2},
     ],
@@ -48,7 +47,6 @@ ALL = [
     ("first_order", {"value": "deflated"}),
     ("first_order", {"value": "deflated_preconditioned"}),
     ("first_order", {"value": "deflated", "means": 0, "mean_batches": 2}),
-    ("first_order", {"value": "deflated_preconditioned", "means": 0, "mean_batches": 3}),
 ]
 
 

@@ -132,7 +132,7 @@ def test_pieces_add_up(monkeypatch):
 
 @float64
 @pytest.mark.parametrize("value", BOTH)
-@pytest.mark.parametrize("optimizer", ["sgd", "clip adamw"])
+@pytest.mark.parametrize("optimizer", ["clip adamw"])
 @given(seed=SEEDS, case=st.sampled_from(cases.SMALL))
 def test_nothing_taken_out_is_the_plain_value_bit_for_bit(value, optimizer, seed, case):
     made = cases.situation(case, seed, optimizer)
@@ -203,7 +203,7 @@ def test_an_affine_step_gives_a_mean_no_value(optimizer, seed):
         assert abs(measures.inner(w, mean)) < 1e-12
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "clip adamw", "adam"])
+@pytest.mark.parametrize("optimizer", ["clip adamw", "adam"])
 @given(seed=SEEDS)
 def test_what_the_mean_adds_to_any_step_is_worth_nothing(optimizer, seed):
     """-<g, d(mean) - d(0)> = 0, by the values of two problems whose batch's gradient is these."""

@@ -87,6 +87,21 @@ def test_peak_beyond_the_stored_states_does_not_grow_with_the_number_of_steps(ru
         assert max(four, sixteen) <= 1.25 * one + 2
 
 
+@pytest.mark.parametrize("value", ["deflated", "deflated_preconditioned"])
+def test_gradients_of_further_batches_are_held_one_at_a_time(value):
+    made = network()
+
+    def needed(count):
+        problem = replace(made.problem, batches=made.problem.batches * max(count, 1))
+        ask = vfunc.FirstOrder(value, engine="reverse", means=0, mean_batches=count)
+        ask(problem, made.theta, made.phi)  # the first call of a function is watched with copies
+        return peak(lambda: ask(problem, made.theta, made.phi)) / size(made.theta)
+
+    plain, one, two, eight = map(needed, (0, 1, 2, 8))
+    assert eight <= two + 0.5
+    assert max(one, two) <= plain + 3  # the sum, and what is left of g_down; no activations
+
+
 @pytest.mark.parametrize("rule", list(RULES))
 def test_nor_does_it_for_a_transformer(rule):
     made = cases.situation("qwen2", 5)

@@ -130,6 +130,13 @@ def total(*passes):
         # the means are there: what is taken out costs no pass
         ("first_order", {"value": "deflated"}, [DOWN]),
         ("first_order", {"value": "deflated_preconditioned"}, [DOWN, PRE]),
+        # a gradient a batch; the first one's is at hand where the step takes it
+        ("first_order", {"value": "deflated", "means": 0, "mean_batches": 3}, [DOWN, *[PRE] * 3]),
+        (
+            "first_order",
+            {"value": "deflated_preconditioned", "mean_batches": 3},
+            [DOWN, *[PRE] * 3],
+        ),
         # L_down at both ends: the value and the adjoint's start
         ("unrolled", {"lookahead_steps": 1}, [VALUE, PRE, DOWN]),
         ("unrolled", {"lookahead_steps": 1, "series": True}, [DOWN, PRE, DOWN]),

@@ -24,6 +24,7 @@ ESTIMATORS = {
     "first_order preconditioned": vfunc.FirstOrder("preconditioned"),
     "first_order deflated": vfunc.FirstOrder("deflated", means=2),
     "first_order deflated_preconditioned": vfunc.FirstOrder("deflated_preconditioned", beta=0.7),
+    "first_order deflated, next batches": vfunc.FirstOrder("deflated", means=0, mean_batches=3),
     "unrolled 1": vfunc.Unrolled(1, engine="reverse"),
     "unrolled 1 forward": vfunc.Unrolled(1, engine="forward"),
     "unrolled 4": vfunc.Unrolled(4, series=True),

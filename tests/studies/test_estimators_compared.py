@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_compare import compare, error_of, fake_run, write_run  # noqa: F401 (fixtures)
 
+import vfunc
 from vfunc.errors import UserError
 from vfunc.report.seed_statistics import UNITS_PER_SECOND
 from vfunc.studies import side_by_side
@@ -75,6 +76,17 @@ def test_arms_that_need_no_estimator_run_once_a_seed():
     ]
     assert {one.config.options["lr"] for one in planned} == {1e-3, 2e-3}
     assert planned[-1].config.run.seed == 5
+
+
+def test_what_an_estimator_s_name_stands_for_is_not_left_to_the_next_one():
+    rest = ["--arms", "baseline,vpretraining", "--name", "c"]
+    _, planned = plan([0], [], rest, named=["deflated_fresh", "dot", "truncated_4", "unrolled_4"])
+    fresh, dot, _, whole = (one.config.estimator.estimator for one in planned)
+    assert (fresh.value, fresh.means, fresh.mean_batches) == ("deflated", 0, 4)
+    assert dot == vfunc.FirstOrder()
+    assert whole == vfunc.Unrolled(4)
+    _, planned = plan([0], [], rest, named=["truncated_4", "unrolled_4"])
+    assert planned[1].config.estimator.estimator == vfunc.Unrolled(4)
 
 
 def test_without_arms_it_takes_all_that_there_are():

@@ -286,6 +286,7 @@ class TestDoing:
         rows = [
             Row("unrolled", {"lookahead_steps": 1}),
             Row("first_order", {"value": "deflated"}, ("value",)),
+            Row("first_order", {"value": "deflated", "means": 0, "mean_batches": 3}, ("slope",)),
             Row("random", {}, ("slope",), draws=2),
         ]
         asked = Asked(5, (1,), 1, 1, 0)

@@ -120,6 +120,7 @@ def test_the_rows_are_all_there_is_to_compare():
     assert len(labels) == len(ROWS)
     values = ("dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned")
     assert labels >= {f"first_order value={value}" for value in values}
+    assert "first_order value=deflated means=0 mean_batches=4" in labels
     assert labels >= {f"unrolled lookahead_steps={k}" for k in LOOKAHEADS} | {"random", "zero"}
     assert any("truncate" in label for label in labels)
     dampings = {row.options["damping"] for row in ROWS if row.name == "implicit"}

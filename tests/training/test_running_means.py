@@ -159,6 +159,13 @@ def test_decay_rates_come_one_for_each_mean():
             {"estimator": "unrolled", "beta": 0.5},
             "--beta does nothing here: it is for --value deflated",
         ),
+        ({"mean_batches": 2}, "--mean-batches does nothing here: it is for --value deflated"),
+        ({"value": "cosine", "mean_batches": 2}, "--mean-batches does nothing here"),
+        ({**DEFLATED, "mean_batches": -1}, "--mean-batches must be at least 0"),
+        (
+            {**DEFLATED, "means": 0, "mean_batches": 2, "mean_decays": (0.9,)},
+            "--mean-decays does nothing here",
+        ),
         ({**DEFLATED, "mean_decays": (0.9, 0.5)}, "gives 2 decay rates .* takes 1 running means"),
         ({**DEFLATED, "means": 2, "mean_decays": (0.9,)}, "gives 1 decay rates .* takes 2"),
         ({**DEFLATED, "mean_decays": (1.0,)}, "--mean-decays must be at least 0 and below 1"),
@@ -188,27 +195,32 @@ def test_a_checkpoint_holds_the_means(tmp_path):
             load_checkpoint(new_run(**wrong).state, tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize("damage", ["missing", "not finite", "shape", "fewer"])
-def test_means_in_a_checkpoint_that_are_not_sound_are_refused(damage, tmp_path):
-    run = new_run(**DEFLATED)
-    one_step(run)
-    first = next(iter(run.state.means[0]))
-    mean = dict(run.state.means[0])
-    if damage == "missing":
-        del mean[first]
-    elif damage == "not finite":
-        mean[first] = mean[first] * float("nan")
-    elif damage == "shape":
-        mean[first] = mean[first].flatten()[:1]
-    means = () if damage == "fewer" else (mean,)
-    run.state.running = dataclasses.replace(run.state.running, means=means)
-    save_checkpoint(run.state, tmp_path / "x.pt")
-    with pytest.raises(UserError, match="running means"):
-        load_checkpoint(new_run(**DEFLATED).state, tmp_path / "x.pt")
+def test_means_in_a_checkpoint_that_are_not_sound_are_refused(tmp_path):
+    run, other = new_run(**DEFLATED), new_run(**DEFLATED)
+    live = run.state.functional.live
+    for p in live.values():
+        p.grad = torch.ones_like(p)
+    sound = run.state.running.after(live)
+    run.state.optimizer.zero_grad(set_to_none=True)
+    run.state.counters = dataclasses.replace(run.state.counters, step=1)
+    first, *rest = sound.means[0].items()
+    name, x = first
+    damaged = {
+        "missing": (dict(rest),),
+        "not finite": ({**dict(rest), name: x * float("nan")},),
+        "shape": ({**dict(rest), name: x.flatten()[:1]},),
+        "fewer": (),
+    }
+    for kind, means in damaged.items():
+        run.state.running = dataclasses.replace(sound, means=means)
+        save_checkpoint(run.state, tmp_path / f"{kind}.pt")
+        with pytest.raises(UserError, match="running means"):
+            load_checkpoint(other.state, tmp_path / f"{kind}.pt")
 
 
 def test_matched_domains_take_the_means_of_the_whole_stream():
-    trained = train(**DEFLATED, feedback_tasks="styles", feedback_combine="matched", batch_size=8)
+    trained = train(**DEFLATED, feedback_tasks="styles", feedback_combine="matched", batch_size=4,
+                    budget="2steps", align="last:1")  # fmt: skip
     used = [
         x for notes in trained.of("estimate") for n, x in notes.items() if n.endswith("/means_used")
     ]
@@ -216,7 +228,8 @@ def test_matched_domains_take_the_means_of_the_whole_stream():
 
 
 def test_a_deflated_estimate_is_certified_with_something_to_take_out():
-    parts = parts_of(small(**DEFLATED, arms=("baseline", "vpretraining"), certify=True))
+    options = {**DEFLATED, "align": "last:1", "designer_width": 8, "designer_heads": 2}
+    parts = parts_of(small(**options, arms=("baseline", "vpretraining"), certify=True))
     seen = []
     called = FirstOrder.__call__
 
@@ -229,3 +242,44 @@ def test_a_deflated_estimate_is_certified_with_something_to_take_out():
         patch.setattr(FirstOrder, "__call__", noted)
         found = certify_start(certified_arm(parts), parts)
     assert found.certified and set(seen) == {1}
+
+
+class Watching:
+    """Keeps what is asked of an estimator."""
+
+    def __init__(self, estimator):
+        self.estimator, self.asked = estimator, []
+        self.mean_batches = estimator.mean_batches
+
+    def __call__(self, problem, theta, phi):
+        found = self.estimator(problem, theta, phi)
+        self.asked.append((problem, found.diagnostics))
+        return found
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_next_batches_are_the_stream_s_whatever_windows_they_belong_to(accumulate):
+    """As the learner is now: the present micro-batch's first, and no later step is simulated."""
+    run = new_run(**DEFLATED, means=0, mean_batches=3, accumulate=accumulate, align="last:1")
+    watching = Watching(run.estimator)
+    run = dataclasses.replace(run, estimator=watching)
+    assert run.state.running is None and run.options.look_ahead == 1
+    for at in range(2):
+        seen = run.workload.look_ahead(run.state.learner, run.workload.batch(at + 2))
+        step.micro_batch(run)  # of the window's, the learner stays where it is
+        problem, told = watching.asked[-1]
+        for k, one in enumerate(problem.batches):
+            assert torch.equal(one.batch.tokens, run.workload.batch(at + k).tokens)
+        assert len(problem.batches) == 3 and told["means_used"] == 1
+        assert torch.allclose(problem.batches[2].observation.log_probs,
+                              seen.observation.log_probs, atol=1e-5)  # fmt: skip
+        assert problem.rule.windows == ((1 / accumulate,) * (accumulate - at % accumulate),)
+        assert abs(told["mean_batches_cosine"]) == pytest.approx(told["in_span"])
+
+
+def test_a_random_direction_and_arms_without_a_designer_take_one_batch():
+    for arm, count in (("vpretraining", 3), ("random_feedback", 1), ("baseline", 1)):
+        run = new_run(arm, **DEFLATED, mean_batches=3)
+        assert step.batches_ahead(run) == count
+    both = new_run("vpretraining", estimator="unrolled", lookahead_steps=2)
+    assert step.batches_ahead(both) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -10,17 +11,19 @@ from small_run import new_run, same, train
 
 from vfunc import trees
 from vfunc.problem import feedback_gradient, step_gradient
+from vfunc.training import probing
 from vfunc.training.probing import probe
 from vfunc.training.step import value_problem
 from vfunc.training.summary import signals_of
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
-WRONG = {"stream_size": 64, "batch_size": 4, "feedback_batch_size": 8, "probe_batches": 4}
+WRONG = {"stream_size": 64, "batch_size": 2, "feedback_batch_size": 4, "probe_batches": 4}
+ONE = {"probe_batches": 1}
 
 
 def signal(**options):
-    run = new_run(**WRONG, **options)
+    run = new_run(**(WRONG | options))
     before = {n: p.clone() for n, p in run.state.learner.named_parameters()}
     drawn = torch.get_rng_state()
     probe(run)
@@ -54,31 +57,39 @@ def test_halves_of_the_feedback_and_the_stream_s_mean_by_hand():
 
 
 @pytest.mark.parametrize(("batch", "count"), [(32, 1), (16, 2), (12, 2), (11, 2), (10, 2)])
-def test_halves_share_no_example(batch, count):
+def test_halves_share_no_example(batch, count, monkeypatch):
     """Of 32 examples: what does not make whole batches is left out."""
-    _, event = signal_of_batches(batch)
-    assert event["feedback_batches"] == count
-    assert ("feedback_agreement" in event) == (count > 1)
-
-
-def signal_of_batches(batch):
     run = new_run(**(WRONG | {"feedback_batch_size": batch, "align": "last:1"}))
     held = run.workload.data.feedback
     first = [held.batch(k * batch, batch).tokens for k in range(max(1, 32 // batch))]
     rows = [tuple(row.tolist()) for tokens in first for row in tokens]
     assert len({row[:20] for row in rows}) >= len(rows) - 2  # problems may be alike
-    probe(run)
-    (event,) = (e for e in run.log.events if e["kind"] == "signal")
-    return run, event
+    theta, taken = run.state.functional.theta, []
+
+    def feedback_at(run, index):
+        taken.append(index)
+        # gradients are another test's: here each is a direction of its own
+        direction = trees.scale(theta, float(index + 1))
+
+        def loss(point):
+            return trees.dot(point, direction)
+
+        return types.SimpleNamespace(downstream=types.SimpleNamespace(loss=loss, constant=False))
+
+    monkeypatch.setattr(probing, "feedback_at", feedback_at)
+    event = probing._signal(run, theta, theta, [], [])
+    assert taken == list(range(count))
+    assert event["feedback_batches"] == count
+    assert ("feedback_agreement" in event) == (count > 1)
 
 
 def test_a_stream_without_known_mistakes_has_no_area():
-    _, event = signal(problem="style_shift")
+    _, event = signal(problem="style_shift", align="last:1", **ONE)
     assert "auc_dot" not in event and "wrong_tokens" not in event and "mean_cosine" in event
 
 
 def test_a_learner_without_a_forward_mode_says_why():
-    run = new_run(**WRONG, align="last:1")
+    run = new_run(**(WRONG | ONE), align="last:1")
     problem_of = run.workload.problem
 
     class Without(type(run.workload)):
@@ -98,7 +109,7 @@ def test_a_learner_without_a_forward_mode_says_why():
 
 
 def test_every_probed_arm_has_its_signal_in_the_summary():
-    trained = train(budget="2steps", **WRONG)
+    trained = train(budget="1steps", **(WRONG | ONE), align="last:1")
     found = signals_of(trained.log.events)
     assert found.keys() == {"vpretraining"} and "arm" not in found["vpretraining"]
     assert found["vpretraining"]["mean_cosine"] == trained.of("mean_cosine", kind="signal")[0]

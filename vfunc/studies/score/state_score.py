@@ -75,7 +75,12 @@ def measure_state(
     bench = workbench(run, config)
     asking = _asking(run)
     problem, theta, offers, candidates = on_offer(
-        asking, bench, designers, asked, max(row.ahead for row in rows)
+        asking,
+        bench,
+        designers,
+        asked,
+        max(row.ahead for row in rows),
+        max(row.batches for row in rows),
     )
     predicted: dict[str, Any] = {}
     cost: dict[str, Any] = {}
@@ -83,7 +88,7 @@ def measure_state(
     step = _plain_step(asking)
     for row in rows:
         told(f"asking {row.label}")
-        own = offering(problem, offers[: _batches(asking, row.ahead)])
+        own = offering(problem, offers[: max(_batches(asking, row.ahead), row.batches)])
         own = replace(own, rule=_rule(asking, problem, row.ahead))
         try:
             predicted[row.label], cost[row.label] = _predictions(
@@ -129,7 +134,12 @@ def _asking(run: ArmRun) -> ArmRun:
 
 
 def on_offer(
-    run: ArmRun, bench: Workbench, designers: Sequence[nn.Module], asked: Asked, ahead: int
+    run: ArmRun,
+    bench: Workbench,
+    designers: Sequence[nn.Module],
+    asked: Asked,
+    ahead: int,
+    batches: int = 1,
 ) -> tuple[ValueProblem, Params, list[Offer], list[Candidate]]:
     """Draw the tasks, and put them on offer on the next batches.
 
@@ -139,6 +149,7 @@ def on_offer(
         designers: see `measure_state`.
         asked: how many tasks, and their seed.
         ahead: learner steps for which there have to be batches.
+        batches: how many there have to be at least.
 
     Returns:
         The question of the learner's next steps, where it is asked, what is on offer on each of
@@ -148,7 +159,7 @@ def on_offer(
     workload, learner = run.workload, run.state.learner
     assert isinstance(workload, LanguageWorkload)
     further = replace(run, options=replace(run.options, look_ahead=ahead))
-    at, count = run.state.counters.micro_batch, batches_ahead(further)
+    at, count = run.state.counters.micro_batch, max(_batches(run, ahead), batches)
     observed = [
         workload.look_ahead(learner, workload.batch(at + k), estimated=run.estimated)
         for k in range(count)
@@ -204,7 +215,10 @@ def _next_size(run: ArmRun) -> Iterator[None]:
 
 def _batches(run: ArmRun, ahead: int) -> int:
     """How many batches an estimate that looks so far ahead takes, as in training."""
-    return batches_ahead(replace(run, options=replace(run.options, look_ahead=ahead)))
+    # whatever the run's own estimator wants
+    return batches_ahead(
+        replace(run, estimator=None, options=replace(run.options, look_ahead=ahead))
+    )
 
 
 def _rule(run: ArmRun, problem: ValueProblem, ahead: int) -> Any:
