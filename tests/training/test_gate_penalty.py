@@ -7,7 +7,7 @@ import dataclasses
 import measures
 import pytest
 import torch
-from small_run import new_run, train
+from small_run import new_run
 from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -52,7 +52,7 @@ def designer_gradient(estimator_itself=None, louder=1.0, monkeypatch=None, **opt
     return seen, done["estimate"], run
 
 
-@pytest.mark.parametrize("value", ["dot", "preconditioned", "deflated"])
+@pytest.mark.parametrize("value", ["dot", "deflated"])
 def test_a_louder_loss_leaves_the_balance_as_it_is(monkeypatch, value):
     penalised = {"value": value, "gate_penalty": 0.5}
     one, said, _ = designer_gradient(**penalised)
@@ -153,8 +153,3 @@ def test_where_nothing_is_worth_anything_there_is_no_penalty():
 def test_without_it_nothing_is_watched():
     _, said, _ = designer_gradient()
     assert "typical_value" not in said
-
-
-def test_it_closes_gates():
-    gates = [train(gate_penalty=p, budget="6steps").of("gate")[-1] for p in (0.0, 100.0)]
-    assert gates[1] < 0.9 * gates[0]
