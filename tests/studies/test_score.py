@@ -15,13 +15,13 @@ from vfunc.arms import ARMS
 from vfunc.language.soft_targets.hand_made import hand_made_targets
 from vfunc.language.workload import LanguageWorkload
 from vfunc.studies.score.asking import Offer, at_no_share, offering, slopes, task_by_task
-from vfunc.studies.score.doing import MEASURES, workbench
+from vfunc.studies.score.doing import MEASURES, require_halves, workbench
 from vfunc.studies.score.rank_agreement import Paired, agreement, draws_of
 from vfunc.studies.score.rows import Row
 from vfunc.studies.score.scores import left_out, scored
 from vfunc.studies.score.smoothness import sign_agreement
 from vfunc.studies.score.state_score import Asked, measure_state, on_offer
-from vfunc.studies.score.tasks_on_offer import Candidate
+from vfunc.studies.score.tasks_on_offer import SHARES, Candidate, drawn
 from vfunc.training.loop import one_step
 from vfunc.training.state import RunningMeans
 
@@ -159,6 +159,31 @@ def test_sign_agreement_is_the_papers():
     assert sign_agreement([(line[0], line[0], line[0])]) == 1.0
 
 
+# --- tasks that are drawn
+
+
+@pytest.mark.parametrize("designers", [0, 2])
+def test_few_tasks_are_of_all_kinds_and_at_all_distances(designers):
+    def tasks(count, seed=0):
+        made = drawn(
+            count,
+            None,
+            [torch.nn.Identity()] * designers,
+            vocabulary=9,
+            fixed_alpha=0.5,
+            knows_wrong=True,
+            seed=seed,
+        )
+        return [(task.kind, task.number, task.share) for task in made]
+
+    few, many = tasks(14), tasks(64)
+    assert many[:14] == few and len(set(many)) == len(many) == 64
+    assert len({kind for kind, _, _ in few}) == 10 + bool(designers)
+    for found in (few, many):
+        shares = [share for _, _, share in found]
+        assert all(shares.count(share) >= len(found) // 4 for share in SHARES)
+
+
 # --- tasks done on a real run
 
 
@@ -247,6 +272,14 @@ class TestDoing:
         bench.losses(uniform(), (2,))
         assert len(seen) == 4 and seen[:2] == seen[2:]
 
+    @pytest.mark.parametrize(("bank", "name"), [(None, "batch-size"), (10, "bank")])
+    def test_as_much_other_feedback_has_to_be_there(self, bank, name):
+        workload = new_run("baseline", feedback_size=15, feedback_batch_size=8).workload
+        said = rf"15 feedback examples are no two times {bank or 8}, .* smaller --feedback-{name}"
+        with pytest.raises(vfunc.UserError, match=said):
+            require_halves(workload, bank)
+        assert require_halves(workload, 7) == (15, 7)
+
     def test_the_other_half_shares_no_example_with_the_one_that_is_used(self):
         run, config = at_state("baseline", feedback_size=14)
         run.state.counters = replace(run.state.counters, updates=2)  # batches 8-11 and 12-15: no
@@ -275,6 +308,7 @@ class TestDoing:
             "horizons": [1, 2],
             "losses": [text, *tasks, done.tolist()],
             "predicted": {"x": {"value": [[0.3, 0.2, 0.1, 9.0]]}},
+            "tasks": [{"share": s} for s in (0.1, 0.2, 0.3, 1.0)],
         }
         assert left_out([state]) == 1
         one = next(s for s in scored([state], 10) if s.row == "x" and s.measure == "test")

@@ -75,12 +75,6 @@ def test_the_script_scores_goes_on_and_refuses_another_question(monkeypatch, her
     [
         (["--modality", "vision"], "the score is for --modality language"),
         (["--budget", "20s"], "a state by wall-clock would be another one each time"),
-        (["--feedback-size", "8", "--feedback-batch-size", "5"], "8 feedback examples are no two"),
-        (
-            ["--feedback-size", "9", "--feedback-batch-size", "2", "--feedback-bank", "5"],
-            "are no two times 5, and effects are measured on other feedback too; give a smaller "
-            "--feedback-bank",
-        ),
         (["--arms", "baseline"], "--arms does nothing here: one arm reaches the states"),
         (["--no-certify"], "--certify does nothing here"),
         (["--resume", "x"], "--resume does nothing here: the same command given again goes on"),

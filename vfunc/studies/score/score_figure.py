@@ -35,7 +35,7 @@ def draw(settings: Sequence[tuple[str, Sequence[Scored]]], path: Path) -> None:
     figure = new_figure(4.6 * len(settings) + 0.4, 4.6)
     panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     for axes, (label, scores) in zip(panels, settings, strict=True):
-        on_test = [one for one in scores if one.measure == "test"]
+        on_test = [one for one in scores if one.measure == "test" and one.share is None]
         names = list(dict.fromkeys(one.row for one in on_test if one.row != "zero"))
         for number, row in enumerate(names):
             readings = {one.reading for one in on_test if one.row == row}

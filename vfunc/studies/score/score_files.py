@@ -12,7 +12,7 @@ from rich.console import Console
 
 from vfunc.studies.score.rank_agreement import Figure
 from vfunc.studies.score.score_figure import draw
-from vfunc.studies.score.scores import OTHER, SAME, Scored, left_out, scored
+from vfunc.studies.score.scores import OTHER, SAME, Scored, distances, left_out, scored
 from vfunc.studies.score_command import ScoreOptions
 
 State = Mapping[str, Any]
@@ -76,6 +76,7 @@ def _page(label: str, states: Sequence[State], scores: Sequence[Scored]) -> str:
         "\n" + "\n".join(horizon_remarks(states, scores)),
         "\n### More\n",
         *(f"\n{_measure_table(states, scores, measure)}" for measure in ("used", "other")),
+        f"\n{_distance_table(states, scores)}",
         f"\n{_last_table(states, scores)}",
         f"\n{_smoothness_table(states)}",
         _missing(states),
@@ -113,6 +114,25 @@ def _measure_table(states: Sequence[State], scores: Sequence[Scored], measure: s
             rows.append([_named(row), reading, *cells])
     head = ["estimator", "read off", *(f"H = {h}" for h in horizons)]
     return f"Spearman's correlation with the effect on {ON[measure]}:\n\n{_markdown(head, rows)}"
+
+
+def _distance_table(states: Sequence[State], scores: Sequence[Scored]) -> str:
+    """Scores of near and far tasks apart."""
+    columns = [(h, share) for h in states[0]["horizons"] for share in distances(states)]
+    if not columns:
+        return ""
+    rows = []
+    for row, reading in _order(scores):
+        at = {
+            (one.horizon, one.share): f"{one.agreement.spearman.value:.2f}"
+            for one in scores
+            if _is(one, row, reading, "test", one.share)
+        }
+        if any(column in at for column in columns):
+            rows.append([_named(row), reading, *(at.get(column, "") for column in columns)])
+    head = ["estimator", "read off", *(f"H = {h}, {share:g}" for h, share in columns)]
+    said = "Spearman's correlation with the effect on the held-out loss, by how much of a task is mixed"
+    return f"{said} into the text:\n\n{_markdown(head, rows)}"
 
 
 def _last_table(states: Sequence[State], scores: Sequence[Scored]) -> str:
@@ -230,8 +250,8 @@ def _order(scores: Sequence[Scored]) -> list[tuple[str, str]]:
     return sorted(named, key=lambda name: name[0] in (SAME, OTHER))
 
 
-def _is(one: Scored, row: str, reading: str, measure: str) -> bool:
-    return (one.row, one.reading, one.measure) == (row, reading, measure)
+def _is(one: Scored, row: str, reading: str, measure: str, share: float | None = None) -> bool:
+    return (one.row, one.reading, one.measure, one.share) == (row, reading, measure, share)
 
 
 def _named(row: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,6 +28,7 @@ class Scored:
         horizon: learner steps.
         states: how many states it is from.
         agreement: the score.
+        share: of tasks at this distance from the text alone; None is of all.
     """
 
     row: str
@@ -35,6 +37,7 @@ class Scored:
     horizon: int
     states: int
     agreement: Agreement
+    share: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -51,28 +54,36 @@ def scored(states: Sequence[Mapping[str, Any]], resamples: int, seed: int = 0) -
     """
     measures, horizons = states[0]["measures"], states[0]["horizons"]
     effects = [_effects(state) for state in states]
+    shares = [np.array([task["share"] for task in state["tasks"]]) for state in states]
     drawn: dict[tuple[int, ...], Draws] = {}
+
+    def of(pairs: Sequence[Paired]) -> Agreement:
+        counts = tuple(len(pair.effect) for pair in pairs)
+        if counts not in drawn:
+            drawn[counts] = draws_of(counts, resamples, seed)
+        return agreement(pairs, drawn[counts])
+
     found: list[Scored] = []
-    for m, measure in enumerate(measures):
-        for h, horizon in enumerate(horizons):
-            happened = [effect[:, m, h] for effect in effects]
-            for (row, reading), predicted in _rows(states, effects, measures, measure, h).items():
+    for (m, measure), (h, horizon) in itertools.product(enumerate(measures), enumerate(horizons)):
+        happened = [effect[:, m, h] for effect in effects]
+        apart = distances(states) if measure == "test" else ()
+        for (row, reading), predicted in _rows(states, effects, measures, measure, h).items():
+            for share in (None, *apart):
                 pairs = [
                     pair
-                    for p, e in zip(predicted, happened, strict=True)
-                    if p is not None and len((pair := _finite(p, e)).effect) >= LEAST
+                    for p, e, s in zip(predicted, happened, shares, strict=True)
+                    if p is not None and len((pair := _finite(p, e, s, share)).effect) >= LEAST
                 ]
-                if not pairs:
-                    continue
-                counts = tuple(len(pair.effect) for pair in pairs)
-                if counts not in drawn:
-                    drawn[counts] = draws_of(counts, resamples, seed)
-                found.append(
-                    Scored(
-                        row, reading, measure, horizon, len(pairs), agreement(pairs, drawn[counts])
-                    )
-                )
+                if pairs:
+                    one = of(pairs)
+                    found.append(Scored(row, reading, measure, horizon, len(pairs), one, share))
     return found
+
+
+def distances(states: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """The shares at which tasks are mixed into the text, increasing; none if there is one alone."""
+    known = sorted({float(task["share"]) for state in states for task in state["tasks"]})
+    return tuple(known) if len(known) > 1 else ()
 
 
 def left_out(states: Sequence[Mapping[str, Any]]) -> int:
@@ -111,6 +122,8 @@ def _rows(
     return found
 
 
-def _finite(predicted: Array, effect: Array) -> Paired:
+def _finite(predicted: Array, effect: Array, shares: Array, share: float | None) -> Paired:
     kept = np.isfinite(effect) & np.isfinite(predicted).all(0)
+    if share is not None:
+        kept &= shares == share
     return Paired(predicted[:, kept], effect[kept])

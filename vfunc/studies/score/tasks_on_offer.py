@@ -54,6 +54,10 @@ class Candidate:
         return CandidateDesigner(self)
 
 
+Family = Callable[[Sequence[float]], Iterator[Candidate]]
+"""Of distances, tasks of one kind in the order in which they are drawn."""
+
+
 class CandidateDesigner(nn.Module):
     """A candidate task in a designer's place: (r, alpha) = (its targets, its share)."""
 
@@ -119,7 +123,7 @@ def drawn(
     knows_wrong: bool,
     seed: int,
 ) -> list[Candidate]:
-    """Candidate tasks of all families in turn, each family's at the distances in turn.
+    """Candidate tasks of all families in turn, each family's at all distances in turn.
 
     Args:
         count: how many.
@@ -130,47 +134,53 @@ def drawn(
         knows_wrong: whether the stream knows of mistaken tokens.
         seed: of what is drawn.
     """
-    families: list[Iterator[Candidate]] = [
-        *([_fixed("known_wrong", _by_hand("known_wrong", 1.0))] if knows_wrong else []),
-        *([_varied("designer", list(map(_designed, designers)))] if designers else []),
+    families: list[Family] = [
+        *([_varied("known_wrong", _by_hand("known_wrong", 1.0))] if knows_wrong else []),
+        *([_varied("designer", *map(_designed, designers))] if designers else []),
         _random("random_gate", lambda source: _random_gate(source, vocabulary), seed),
-        _fixed("oracle", _oracle(values)),
-        _varied("tilted", [_tilted(values, nats) for nats in TILTS]),
-        _fixed("confidence_gate", _by_hand("confidence_gate", 1.0)),
+        _varied("oracle", _oracle(values)),
+        _varied("tilted", *(_tilted(values, nats) for nats in TILTS)),
+        _varied("confidence_gate", _by_hand("confidence_gate", 1.0)),
         _random("random_candidates", lambda s: _random_r(s, vocabulary, fixed_alpha), seed + 1),
-        _fixed("oracle_gate", _oracle_gate(values, 1.0)),
-        _fixed("worst_gate", _oracle_gate(values, -1.0)),
-        _fixed("self_distillation", _by_hand("self_distillation", 1.0)),
-        _fixed("uniform_smoothing", _by_hand("uniform_smoothing", fixed_alpha)),
+        _varied("oracle_gate", _oracle_gate(values, 1.0)),
+        _varied("worst_gate", _oracle_gate(values, -1.0)),
+        _varied("self_distillation", _by_hand("self_distillation", 1.0)),
+        _varied("uniform_smoothing", _by_hand("uniform_smoothing", fixed_alpha)),
     ]
+    # so that few tasks are at all distances, too, a family begins where the last one did not
+    turned = [(*SHARES[k % 3 :], *SHARES[: k % 3]) for k in range(len(families))]
+    going = [family(shares) for family, shares in zip(families, turned, strict=True)]
     found: list[Candidate] = []
     while len(found) < count:
-        for family in list(families):
+        for family in list(going):
             candidate = next(family, None)
             if candidate is None:
-                families.remove(family)
+                going.remove(family)
             else:
                 found.append(candidate)
     return found[:count]
 
 
-def _fixed(kind: str, targets: Targets) -> Iterator[Candidate]:
-    """One rule at each distance."""
-    return (Candidate(kind, 0, share, targets) for share in SHARES)
+def _varied(kind: str, *rules: Targets) -> Family:
+    """Each rule at each distance, every rule once before any is there twice."""
+
+    def family(shares: Sequence[float]) -> Iterator[Candidate]:
+        for turn in range(len(shares)):
+            for k, rule in enumerate(rules):
+                yield Candidate(kind, k, shares[(turn + k) % len(shares)], rule)
+
+    return family
 
 
-def _varied(kind: str, rules: Sequence[Targets]) -> Iterator[Candidate]:
-    """Each rule at each distance, the largest first."""
-    return (Candidate(kind, k, s, rule) for s in SHARES for k, rule in enumerate(rules))
-
-
-def _random(
-    kind: str, draw: Callable[[torch.Generator], Targets], seed: int
-) -> Iterator[Candidate]:
+def _random(kind: str, draw: Callable[[torch.Generator], Targets], seed: int) -> Family:
     """A new rule each time, at the distances in turn; endless."""
-    source = torch.Generator().manual_seed(seed)
-    for number, share in enumerate(itertools.cycle(SHARES)):
-        yield Candidate(kind, number, share, draw(source))
+
+    def family(shares: Sequence[float]) -> Iterator[Candidate]:
+        source = torch.Generator().manual_seed(seed)
+        for number, share in enumerate(itertools.cycle(shares)):
+            yield Candidate(kind, number, share, draw(source))
+
+    return family
 
 
 def _by_hand(arm: str, alpha: float) -> Targets:
