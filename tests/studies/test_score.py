@@ -167,7 +167,7 @@ def test_few_tasks_are_of_all_kinds_and_at_all_distances(designers):
     def tasks(count, seed=0):
         made = drawn(
             count,
-            None,
+            lambda observed: observed.observation.log_probs,
             [torch.nn.Identity()] * designers,
             vocabulary=9,
             fixed_alpha=0.5,
@@ -306,7 +306,7 @@ class TestDoing:
         state = {
             "measures": list(MEASURES),
             "horizons": [1, 2],
-            "losses": [text, *tasks, done.tolist()],
+            "losses": [text, *tasks, [[None, None]] * 3],  # as a state's file has it
             "predicted": {"x": {"value": [[0.3, 0.2, 0.1, 9.0]]}},
             "tasks": [{"share": s} for s in (0.1, 0.2, 0.3, 1.0)],
         }

@@ -59,6 +59,7 @@ def test_the_script_scores_goes_on_and_refuses_another_question(monkeypatch, her
     states[1].unlink()
     kept = states[0].stat().st_mtime_ns
     assert call(monkeypatch, *line) == 0
+    assert "1 of 1 states measured: 0.3 feedback_batch_size=4" in capsys.readouterr().err
     assert states[0].stat().st_mtime_ns == kept
     again = json.loads(states[1].read_text())
     for part in ("losses", "predicted", "smoothness", "tasks"):

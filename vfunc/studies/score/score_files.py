@@ -65,10 +65,10 @@ def _page(label: str, states: Sequence[State], scores: Sequence[Scored]) -> str:
     """All tables of one setting."""
     tasks = sum(len(state["tasks"]) for state in states)
     lost = left_out(states)
-    steps = ", ".join(str(state["step"]) for state in states)
+    steps, s = ", ".join(str(state["step"]) for state in states), "s" * (len(states) > 1)
     parts = [
         f"## {label}\n" if label else "",
-        f"{tasks} tasks at {len(states)} states (after {steps} steps). Spearman's correlation of "
+        f"{tasks} tasks at {len(states)} state{s} (after {steps} steps). Spearman's correlation of "
         "predicted and realised effect on the held-out loss after H learner steps, with 95 % "
         "bootstrap intervals over states and tasks; regret of picking the best-rated task, over "
         f"that of a blind pick, at the last H. Cost is over a plain learner step.{_lost(lost)}\n",
@@ -131,8 +131,8 @@ def _distance_table(states: Sequence[State], scores: Sequence[Scored]) -> str:
         if any(column in at for column in columns):
             rows.append([_named(row), reading, *(at.get(column, "") for column in columns)])
     head = ["estimator", "read off", *(f"H = {h}, {share:g}" for h, share in columns)]
-    said = "Spearman's correlation with the effect on the held-out loss, by how much of a task is mixed"
-    return f"{said} into the text:\n\n{_markdown(head, rows)}"
+    said = "Spearman's correlation with the effect on the held-out loss, by the share of a task:"
+    return f"{said}\n\n{_markdown(head, rows)}"
 
 
 def _last_table(states: Sequence[State], scores: Sequence[Scored]) -> str:
@@ -160,7 +160,7 @@ def _smoothness_table(states: Sequence[State]) -> str:
     rows = [
         [
             f"{what}, after {state['step']} steps",
-            *(f"{s:.3f}" for s in state["smoothness"][key]),
+            *("" if s is None else f"{s:.3f}" for s in state["smoothness"][key]),
         ]
         for key, what in (("parameters", "parameters"), ("outcome", "loss on the feedback used"))
         for state in states
@@ -182,6 +182,7 @@ def horizon_remarks(states: Sequence[State], scores: Sequence[Scored]) -> list[s
             for state in states
             if state["smoothness"] is not None
         ]
+        smooth = [one for one in smooth if one is not None]
         said = f"H = {horizon}:"
         if smooth:
             mean = statistics.mean(smooth)

@@ -81,7 +81,7 @@ def scored(states: Sequence[Mapping[str, Any]], resamples: int, seed: int = 0) -
 
 
 def distances(states: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
-    """The shares at which tasks are mixed into the text, increasing; none if there is one alone."""
+    """The shares at which tasks are mixed into the text, increasing; none if all are alike."""
     known = sorted({float(task["share"]) for state in states for task in state["tasks"]})
     return tuple(known) if len(known) > 1 else ()
 

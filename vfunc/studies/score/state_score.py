@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -108,7 +109,7 @@ def measure_state(
         along = candidates[::every][: asked.directions]
         smooth = vars(smoothness(bench, along, asked.horizons))
     at = run.state.counters
-    return {
+    measured = {
         "step": at.step,
         "fraction": run.plan.spent(at.step, at.units, at.seconds),
         "eta": problem.rule.eta,
@@ -122,6 +123,16 @@ def measure_state(
         "cost": cost,
         "smoothness": smooth,
     }
+    return cast("dict[str, Any]", _without_nan(measured))
+
+
+def _without_nan(value: Any) -> Any:
+    """Plain data with None where a number is not finite, as JSON has it."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _asking(run: ArmRun) -> ArmRun:

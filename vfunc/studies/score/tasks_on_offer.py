@@ -20,6 +20,7 @@ from vfunc.pullback import pull_back
 from vfunc.trees import Params
 
 Targets = Callable[[ObservedBatch], Tensor]
+"""Of an observed batch, a number for each candidate of each position: targets, or values."""
 SHARES = (1.0, 0.3, 0.1)
 """How much of what a task changes of the text: its distances."""
 TILTS = (1.0, -1.0, 0.3, -0.3, 3.0, -3.0)
@@ -115,7 +116,7 @@ class TokenValues:
 
 def drawn(
     count: int,
-    values: TokenValues,
+    values: Targets,
     designers: Sequence[nn.Module],
     *,
     vocabulary: int,
@@ -228,7 +229,7 @@ def _random_r(source: torch.Generator, vocabulary: int, alpha: float) -> Targets
     return targets
 
 
-def _oracle(values: TokenValues) -> Targets:
+def _oracle(values: Targets) -> Targets:
     """All mass on the candidate of the highest value: the optimum of first-order value."""
 
     def targets(observed: ObservedBatch) -> Tensor:
@@ -238,7 +239,7 @@ def _oracle(values: TokenValues) -> Targets:
     return targets
 
 
-def _oracle_gate(values: TokenValues, sign: float) -> Targets:
+def _oracle_gate(values: Targets, sign: float) -> Targets:
     """The learner's own distribution wherever that is worth more (less) than the text."""
 
     def targets(observed: ObservedBatch) -> Tensor:
@@ -249,7 +250,7 @@ def _oracle_gate(values: TokenValues, sign: float) -> Targets:
     return targets
 
 
-def _tilted(values: TokenValues, nats: float) -> Targets:
+def _tilted(values: Targets, nats: float) -> Targets:
     """The learner's own distribution, tilted by value: a trust region's optimum (theory/06)."""
 
     def targets(observed: ObservedBatch) -> Tensor:
