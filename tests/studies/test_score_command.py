@@ -16,7 +16,7 @@ from vfunc.studies.score_command import QUICK_RUN, SCORE_PRESETS, ScoreOptions, 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "score.py"
 RUN = {k: v for k, v in SMALL.items() if k not in ("eval_every", "probe_batches", "certify")}
-TINY = [*words(RUN), "--name", "x", "--tasks", "4"]
+TINY = [*words(RUN), "--name", "x", "--tasks", "3"]
 TINY += ["--horizons", "2", "1", "--states", "0.3", "--directions", "1", "--resamples", "20"]
 
 
@@ -65,10 +65,10 @@ def test_the_script_scores_goes_on_and_refuses_another_question(monkeypatch, her
     for part in ("losses", "predicted", "smoothness", "tasks"):
         assert again[part] == before[1][part]
     # another question does not go into the same folder
-    other = ["5" if w == "4" and line[k - 1] == "--tasks" else w for k, w in enumerate(line)]
+    other = ["5" if w == "3" and line[k - 1] == "--tasks" else w for k, w in enumerate(line)]
     assert call(monkeypatch, *other) == 2
     err = capsys.readouterr().err
-    assert "is of another question (tasks 4 there, 5 here)" in err and err.count("\n") == 1
+    assert "is of another question (tasks 3 there, 5 here)" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

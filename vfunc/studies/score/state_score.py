@@ -186,7 +186,7 @@ def on_offer(
     problem = replace(problem, known=known)
     candidates = drawn(
         asked.tasks,
-        TokenValues(problem, run.estimated, theta),
+        TokenValues(run.estimated, known.gradient),
         designers,
         vocabulary=workload.designer.vocabulary,
         fixed_alpha=workload.fixed_alpha,

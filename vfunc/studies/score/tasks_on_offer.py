@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vfunc import trees
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_targets.candidates import Observation, ObservedBatch
 from vfunc.language.soft_targets.hand_made import hand_made_targets
-from vfunc.language.soft_targets.targets import mix
-from vfunc.problem import ValueProblem, construct_task, feedback_gradient
-from vfunc.pullback import pull_back
+from vfunc.language.soft_targets.oracle import candidate_values, oracle_targets, tilted_targets
+from vfunc.language.soft_targets.targets import Form, TargetForm, mix
 from vfunc.trees import Params
 
 Targets = Callable[[ObservedBatch], Tensor]
@@ -76,42 +74,20 @@ class CandidateDesigner(nn.Module):
 class TokenValues:
     """The value of a unit of target mass on each candidate, at the state, by the feedback used.
 
-    u = -d/de log p(theta + e g_down), the learner held at the state whatever it is asked about.
+    The learner is held at the state, whatever batch is asked about, and whoever observed it.
     """
 
-    def __init__(self, problem: ValueProblem, learner: LanguageLearner, theta: Params) -> None:
-        self._problem, self._learner, self._theta = problem, learner, theta
-        _, self._g_down = feedback_gradient(problem, theta)
+    def __init__(self, learner: LanguageLearner, g_down: Params) -> None:
+        self._learner, self._g_down = learner, g_down
         self._last: tuple[Observation, Tensor] | None = None
 
     def __call__(self, observed: ObservedBatch) -> Tensor:
         """(B, T, K) values; 0 where nothing is predicted."""
-        if self._last is not None and self._last[0] is observed.observation:
-            return self._last[1]
-        own = self._problem.construct
-        held = self._learner.at_edge(observed)
-        with torch.enable_grad():
-            task = trees.detach(own({}, held))
-
-            def construct(phi: Params, _: ObservedBatch) -> dict[str, Tensor]:
-                return {**task, "q": phi["q"]}
-
-            problem = ValueProblem(
-                construct,
-                self._problem.pretrain_loss,
-                self._problem.feedback_loss,
-                (held,),
-                self._problem.rule,
-                linear=self._problem.linear,
-                no_second_order=self._problem.no_second_order,
-                compute_dtype=self._problem.compute_dtype,
-            )
-            made = construct_task(problem, {"q": task["q"]}, held)
-            pulled = pull_back(problem, self._theta, made, self._g_down)
-        weight = task["weight"].unsqueeze(-1)
-        u = torch.where(weight > 0, pulled.grad["q"] / weight.clamp(min=1e-30), 0.0)
-        self._last = (observed.observation, u)
-        return u
+        if self._last is None or self._last[0] is not observed.observation:
+            with torch.enable_grad():
+                u = candidate_values(self._learner, observed, self._g_down)
+            self._last = (observed.observation, u)
+        return self._last[1]
 
 
 def drawn(
@@ -139,12 +115,12 @@ def drawn(
         *([_varied("known_wrong", _by_hand("known_wrong", 1.0))] if knows_wrong else []),
         *([_varied("designer", *map(_designed, designers))] if designers else []),
         _random("random_gate", lambda source: _random_gate(source, vocabulary), seed),
-        _varied("oracle", _oracle(values)),
+        _varied("oracle", _oracle(values, "free")),
         _varied("tilted", *(_tilted(values, nats) for nats in TILTS)),
         _varied("confidence_gate", _by_hand("confidence_gate", 1.0)),
         _random("random_candidates", lambda s: _random_r(s, vocabulary, fixed_alpha), seed + 1),
-        _varied("oracle_gate", _oracle_gate(values, 1.0)),
-        _varied("worst_gate", _oracle_gate(values, -1.0)),
+        _varied("oracle_gate", _oracle(values, "gate")),
+        _varied("worst_gate", _oracle(values, "gate", -1.0)),
         _varied("self_distillation", _by_hand("self_distillation", 1.0)),
         _varied("uniform_smoothing", _by_hand("uniform_smoothing", fixed_alpha)),
     ]
@@ -229,33 +205,12 @@ def _random_r(source: torch.Generator, vocabulary: int, alpha: float) -> Targets
     return targets
 
 
-def _oracle(values: Targets) -> Targets:
-    """All mass on the candidate of the highest value: the optimum of first-order value."""
-
-    def targets(observed: ObservedBatch) -> Tensor:
-        u = values(observed)
-        return nn.functional.one_hot(u.argmax(-1), u.shape[-1]).to(observed.observation.log_probs)
-
-    return targets
-
-
-def _oracle_gate(values: Targets, sign: float) -> Targets:
-    """The learner's own distribution wherever that is worth more (less) than the text."""
-
-    def targets(observed: ObservedBatch) -> Tensor:
-        own, u = observed.observation.log_probs.softmax(-1), values(observed)
-        gain = sign * ((own * u).sum(-1) - u[..., 0])
-        return mix((gain > 0).to(own.dtype), own)
-
-    return targets
+def _oracle(values: Targets, form: Form, sign: float = 1.0) -> Targets:
+    """The targets of the highest value in a form, to first order: or of the lowest."""
+    widest = TargetForm(form, alpha_max=1.0)
+    return lambda observed: oracle_targets(widest, observed, sign * values(observed))[0]
 
 
 def _tilted(values: Targets, nats: float) -> Targets:
     """The learner's own distribution, tilted by value: a trust region's optimum (theory/06)."""
-
-    def targets(observed: ObservedBatch) -> Tensor:
-        log_p, u = observed.observation.log_probs, values(observed)
-        typical = u.abs()[observed.batch.predict].mean().clamp(min=1e-30)
-        return (log_p + nats * u / typical).softmax(-1)
-
-    return targets
+    return lambda observed: tilted_targets(observed, values(observed), nats)[0]
