@@ -131,7 +131,8 @@ class FirstOrder:
 
         Further ones are for the mean of `mean_batches`.
         """
-        batches = next_batches(problem, theta, phi, self.mean_batches)
+        count = self.mean_batches
+        batches = next_batches(problem, theta, phi, count) if count else None
         return self._estimate(problem, theta, phi, batches)
 
     def held_at(self, problem: ValueProblem, theta: Params, phi: Params) -> Estimator:
@@ -142,7 +143,7 @@ class FirstOrder:
         return lambda problem, theta, phi: self._estimate(problem, theta, phi, batches)
 
     def _estimate(
-        self, problem: ValueProblem, theta: Params, phi: Params, batches: NextBatches
+        self, problem: ValueProblem, theta: Params, phi: Params, batches: NextBatches | None
     ) -> ValueEstimate:
         construction = construct_task(problem, phi, problem.batches[0])
         _, g_down = feedback_gradient(problem, theta)
@@ -158,9 +159,11 @@ class FirstOrder:
         theta: Params,
         construction: Construction,
         g_down: Params,
-        batches: NextBatches,
+        batches: NextBatches | None,
     ) -> ValueEstimate:
-        fresh = batches.mean(lambda: pretrain_gradient(problem, theta, construction.task))
+        fresh: tuple[Params, ...] = ()
+        if batches is not None:
+            fresh = batches.mean(lambda: pretrain_gradient(problem, theta, construction.task))
         rest, told = self._deflated(
             problem, g_down, fresh, lambda means: learner_span(problem, means)
         )
@@ -170,7 +173,7 @@ class FirstOrder:
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = {"g_down_norm": float(trees.norm(g_down)), **told}
         value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
-        spent = _gradients(1 + batches.count)
+        spent = _gradients(1 + (batches.count if batches else 0))
         return pulled.estimate(value, rule.unit, notes, spent=spent, objective=pulled.inner)
 
     def _cosine(
@@ -201,7 +204,7 @@ class FirstOrder:
         theta: Params,
         construction: Construction,
         g_down: Params,
-        batches: NextBatches,
+        batches: NextBatches | None,
     ) -> ValueEstimate:
         g_pre = step_gradient(problem, theta, construction.task)
         rule = problem.rule.at_unit
@@ -209,7 +212,7 @@ class FirstOrder:
         rest, told = self._deflated(
             problem,
             g_down,
-            batches.mean(lambda: trees.filled(g_pre, theta)),
+            batches.mean(lambda: trees.filled(g_pre, theta)) if batches else (),
             lambda means: step_span(problem, theta, means),
         )
         objective = -trees.dot(rest, trees.axpy(-1.0, theta, after))
@@ -223,7 +226,7 @@ class FirstOrder:
             problem.rule.unit,
             notes,
             objective=objective,
-            spent=_gradients(1 + max(1, batches.count)),
+            spent=_gradients(1 + max(1, batches.count if batches else 0)),
             further=problem.rule.notes(),
         )
 

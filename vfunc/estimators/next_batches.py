@@ -21,25 +21,23 @@ class NextBatches:
     for more than this. So no two batches' graphs are there at once.
 
     Attributes:
-        count: how many batches; 0 takes none.
+        count: how many batches.
         later: the sum of the gradients of those after the first; None where there are none.
-        known: their mean, where it is held from before.
+        known: their mean, where it is held from before, and takes no batch.
     """
 
     count: int = 0
     later: Params | None = None
     known: Params | None = None
 
-    def mean(self, first: Callable[[], Params]) -> tuple[Params, ...]:
-        """The one mean, or none; in float32 at least.
+    def mean(self, first: Callable[[], Params]) -> tuple[Params]:
+        """The one mean, in float32 at least.
 
         Args:
             first: the gradient of the first batch's task, if it is asked for.
         """
         if self.known is not None:
             return (self.known,)
-        if not self.count:
-            return ()
         total = _wide(first())
         for name, x in (self.later or {}).items():
             total[name].add_(x)
