@@ -71,7 +71,8 @@ def _page(label: str, states: Sequence[State], scores: Sequence[Scored]) -> str:
         f"{tasks} tasks at {len(states)} state{s} (after {steps} steps). Spearman's correlation of "
         "predicted and realised effect on the held-out loss after H learner steps, with 95 % "
         "bootstrap intervals over states and tasks; regret of picking the best-rated task, over "
-        f"that of a blind pick, at the last H. Cost is over a plain learner step.{_lost(lost)}\n",
+        "that of a blind pick, at the last H (above 1 is worse than blind). Cost is over a plain "
+        f"learner step.{_lost(lost)}\n",
         _main_table(states, scores),
         "\n" + "\n".join(horizon_remarks(states, scores)),
         "\n### More\n",
@@ -187,7 +188,7 @@ def horizon_remarks(states: Sequence[State], scores: Sequence[Scored]) -> list[s
         if smooth:
             mean = statistics.mean(smooth)
             rough = "; a derivative says little about finite moves here" if mean < ROUGH else ""
-            said += f" metasmoothness {mean:.2f}{rough}."
+            said += f" metasmoothness {mean:.3f}{rough}."
         for reading in ("value", "slope"):
             ahead = _unrolled(scores, horizon, reading)
             own, shorter = ahead.get(horizon), {k: f for k, f in ahead.items() if k < horizon}
