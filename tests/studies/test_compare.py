@@ -92,8 +92,8 @@ def test_without_anything_varied_there_is_one_setting():
 
 def test_values_become_arguments_as_their_type_wants():
     assert [one.arguments for one in settings_of(["designer-features=true,false"])] == [
-        ("--designer-features",),
-        ("--no-designer-features",),
+        ("--designer-features", "true"),
+        ("--designer-features", "false"),
     ]
     assert settings_of(["betas=0.9 0.99"])[0].arguments == ("--betas", "0.9", "0.99")
     assert settings_of(["stream=a.txt b.txt"])[0].arguments == ("--stream", "a.txt", "b.txt")

@@ -396,7 +396,7 @@ SEVERAL = FILES | {"feedback": ["b.jsonl", "d.jsonl"]}
         (STYLED | {"feedback_combine": "matched", "estimate_mode": "train"}, "--estimate-mode"),
         (SEVERAL | {"feedback_combine": "matched"}, "needs a --stream for each --feedback.* 1 and"),
         ({"arms": "baseline", "moved_penalty": 1.0}, "needs an arm with a designer"),
-        ({"arms": "baseline", "feedback_kind": "reward"}, "needs an arm with a designer"),
+        ({"arms": "baseline", "feedback_kind": "reward"}, "needs an arm with labels"),
         ({"designer": "d", "freeze_designer": True, "moved_penalty": 1.0}, "trains no designer"),
         (FILES | {"feedback": []}, "one or more"),
         (FILES | {"feedback": ["b.jsonl", " "]}, "--feedback is empty"),
