@@ -169,8 +169,8 @@ def _row(
         return Row(candidate.label, "", str(error))
     ratios = []
     for _ in range(repeats):
-        plain = _seconds(step, assembled.device)
-        ratios.append(_seconds(lambda: estimator(problem, theta, phi), assembled.device) / plain)
+        plain = seconds_of(step, assembled.device)
+        ratios.append(seconds_of(lambda: estimator(problem, theta, phi), assembled.device) / plain)
     notes = estimate.diagnostics
     size = float(trees.norm(estimate.grad) * trees.norm(exact.grad))
     return Row(
@@ -215,16 +215,25 @@ def question(run: ArmRun, ahead: int) -> tuple[ValueProblem, Callable[[], None]]
     problem = value_problem(run, observed, 0)
     problem = replace(problem, rule=replace(problem.rule, windows=windows_ahead(further)))
 
+    return problem, plain_step(run)
+
+
+def plain_step(run: ArmRun) -> Callable[[], None]:
+    """The learner's own forward and backward on its next batch; it leaves no gradient."""
+    workload, learner = run.workload, run.state.learner
+    batch = workload.batch(run.state.counters.micro_batch)
+
     def step() -> None:
-        forward = workload.forward(learner, batches[0], observe=False)
+        forward = workload.forward(learner, batch, observe=False)
         task = workload.build_task(learner, "baseline", forward, None)
         workload.loss(learner, forward, task).backward()
         run.state.optimizer.zero_grad(set_to_none=True)
 
-    return problem, step
+    return step
 
 
-def _seconds(function: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(function: Callable[[], Any], device: torch.device) -> float:
+    """How long a call takes, the device's work included."""
     began = time.perf_counter()
     function()
     if device.type == "cuda":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -21,6 +20,7 @@ from vfunc.language.soft_targets.candidates import ObservedBatch
 from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import RandomState
 from vfunc.problem import Task, ValueProblem, known_feedback
+from vfunc.studies.bench import plain_step, seconds_of
 from vfunc.studies.score.asking import Offer, at_no_share, offering, slopes, task_by_task
 from vfunc.studies.score.doing import MEASURES, Workbench, workbench
 from vfunc.studies.score.rows import Row
@@ -86,7 +86,7 @@ def measure_state(
     predicted: dict[str, Any] = {}
     cost: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    step = _plain_step(asking)
+    step = plain_step(asking)
     for row in rows:
         told(f"asking {row.label}")
         own = offering(problem, offers[: max(_batches(asking, row.ahead), row.batches)])
@@ -253,9 +253,9 @@ def _predictions(
     fresh = replace(problem, known=None)  # an estimate's own g_down counts
     if row.steps <= 4:
         at_no_share(estimator, fresh, theta)  # the first looks at the functions, with copies
-    plain = statistics.median(_seconds(step, device) for _ in range(3))
+    plain = statistics.median(seconds_of(step, device) for _ in range(3))
     estimates: list[Any] = []
-    seconds = _seconds(lambda: estimates.extend(at_no_share(estimator, fresh, theta)), device)
+    seconds = seconds_of(lambda: estimates.extend(at_no_share(estimator, fresh, theta)), device)
     peaks = None
     if memory:
         with counting_peak(device) as own:
@@ -278,25 +278,3 @@ def _predictions(
         values = task_by_task(row.estimator_of_values(eta), problem, theta)
         found |= {name: read.tolist() for name, read in values.items() if name in row.readings}
     return found, cost
-
-
-def _plain_step(run: ArmRun) -> Callable[[], None]:
-    """The learner's own forward and backward on its next batch; it leaves no gradient."""
-    workload, learner = run.workload, run.state.learner
-    batch = workload.batch(run.state.counters.micro_batch)
-
-    def step() -> None:
-        forward = workload.forward(learner, batch, observe=False)
-        task = workload.build_task(learner, "baseline", forward, None)
-        workload.loss(learner, forward, task).backward()
-        run.state.optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def _seconds(function: Callable[[], Any], device: torch.device) -> float:
-    began = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
