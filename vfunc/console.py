@@ -20,6 +20,10 @@ COMMANDS = {
     "compare": ("vfunc.studies.compare_command", "repeat run over seeds and settings"),
     "bench": ("vfunc.studies.bench_command", "measure cost and fidelity of the estimators"),
     "score": ("vfunc.studies.score_command", "score the estimators by what doing a task brings"),
+    "make-careless": (
+        "vfunc.language.careless.careless_command",
+        "make a stream of worked solutions of which a share is wrong",
+    ),
 }
 """Module and purpose of each command; the module's `main(argv, program)` carries it out."""
 
@@ -75,7 +79,7 @@ def _carried_out(command: str, argv: Sequence[str], program: str) -> int:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:9}{purpose}" for name, (_, purpose) in COMMANDS.items())
+    rows = "\n".join(f"  {name:15}{purpose}" for name, (_, purpose) in COMMANDS.items())
     return f"""usage: vfunc COMMAND [OPTIONS]
 
 Value gradients for self-supervised task design.

@@ -117,7 +117,6 @@ def test_the_stream_of_a_problem_is_its_preset_until_its_parts_are_given(name):
         ({"problem": "style_shift", "mistakes": "systematic"}, "--mistakes .*--wrong-share"),
         ({"stream": "a"}, "--feedback and --eval is missing"),
         ({"feedback": "a", "eval": "b"}, "--stream is missing"),
-        ({"arms": "baseline,known_wrong"} | FILES, "known_wrong .*embedded problem"),
         ({"arms": "baseline,basline"}, "unknown arm 'basline'; did you mean baseline.*known_wrong"),
         ({"arms": "baseline,vpretraining,baseline"}, "names baseline twice"),
         ({"arms": ","}, "names no arm"),

@@ -278,11 +278,6 @@ def check_language(given: Options, options: Options) -> None:
         raise UserError(
             f"data of your own needs --stream, --feedback and --eval together; {lacking} is missing"
         )
-    if "known_wrong" in options["arms"] and not missing:
-        raise UserError(
-            "the arm known_wrong has to be told which tokens are wrong, which only the embedded "
-            "problem can; take it out of --arms, or drop --stream"
-        )
     _check_estimate(options)
     _check_arms_with_labels(options)
     _check_feedback_tasks(options)

@@ -157,8 +157,8 @@ class RunOptions:
     arms: tuple[str, ...] = option(
         "Ways of training to compare, separated by commas, each from the same start: "
         + ", ".join(ARMS)
-        + " (known_wrong only on the embedded problem; vision has the first four; mixing and sft "
-        "train on the feedback itself).",
+        + " (known_wrong where the data tell what is wrong in them; vision has the first four; "
+        "mixing and sft train on the feedback itself).",
         default=("baseline", "vpretraining"),
         shown="baseline,vpretraining",
         metavar="ARM,ARM",

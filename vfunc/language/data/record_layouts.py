@@ -9,7 +9,9 @@ from vfunc.errors import UserError
 from vfunc.typecheck import typed
 
 Split = Literal["stream", "feedback", "eval"]
-TEXTS = ("prompt", "completion", "text", "messages", "answer")
+WRONG = "wrong"
+"""The field of a record that holds the spans of its completion, or raw text, that are mistaken."""
+TEXTS = ("prompt", "completion", "text", "messages", "answer", WRONG)
 
 # Layouts that are recognised unaided. One whose fields are a proper subset of another match gives
 # way to it, so that MBPP's (text, code) is not read as raw text.
@@ -62,14 +64,14 @@ def parse_fields(fields: str, split: Split) -> dict[str, tuple[str, ...]]:
                 f"{option}: cannot read {item!r}; write PART=FIELD with PART one of "
                 f"{', '.join(TEXTS)}, as in prompt=question,completion=answer or text=text."
             )
-        if part == "messages" and len(columns) > 1:
-            raise UserError(f"{option}: messages are of one field; name one.")
+        if part in ("messages", WRONG) and len(columns) > 1:
+            raise UserError(f"{option}: {part} is of one field; name one.")
         if part in layout:
             raise UserError(f"{option}: {part} is given twice; join fields as {part}=A+B.")
         layout[part] = columns
     answers = split == "feedback" and set(layout) == {"prompt", "answer"}
     read = ({"text"}, {"messages"}, {"prompt", "completion"})
-    if not answers and set(layout) - {"answer"} not in read:
+    if not answers and set(layout) - {"answer", WRONG} not in read:
         raise UserError(
             f"{option}: give either text=FIELD, messages=FIELD, or prompt=FIELD and "
             "completion=FIELD."

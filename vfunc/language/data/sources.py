@@ -23,8 +23,9 @@ from vfunc.errors import UserError
 from vfunc.language.data.chat import TRAILING, holds_turns, read_conversation
 from vfunc.language.data.chat_format import ChatFormat, plain_chat
 from vfunc.language.data.examples import Example
-from vfunc.language.data.record_layouts import Split, detect_fields, parse_fields
+from vfunc.language.data.record_layouts import WRONG, Split, detect_fields, parse_fields
 from vfunc.language.data.records import is_text, read_records, require_unicode
+from vfunc.language.data.wrong_spans import Spans, read_spans
 from vfunc.language.evaluation.answers import is_readable, reference_answer
 from vfunc.typecheck import typed
 
@@ -72,9 +73,11 @@ def load_examples(
         source: a path, or a Hub id `ID[:CONFIG[:SPLIT]]` (default split: train).
         split: the split, whose option a message names.
         fields: `prompt=FIELD[+FIELD],completion=FIELD`, `text=FIELD` or `messages=FIELD`, and
-            `answer=FIELD` for the final answer; feedback by rewards also
+            `answer=FIELD` for the final answer, `wrong=FIELD` for spans of the completion (or raw
+            text, or last answer) that are known to be mistaken; feedback by rewards also
             `prompt=FIELD,answer=FIELD` alone. A prompt may be a list of turns, too. None recognises
-            `KNOWN_LAYOUTS`, `CHAT_LAYOUTS` (and `ANSWER_LAYOUTS`) by the first record.
+            `KNOWN_LAYOUTS`, `CHAT_LAYOUTS` (and `ANSWER_LAYOUTS`) by the first record, and a field
+            `wrong` beside them.
         limit: number of examples to keep, sampled by `seed`. For one seed, fewer are a subset of
             more.
         seed: seed of the sample.
@@ -107,6 +110,8 @@ def load_examples(
         nonlocal usable, used, of_turns
         for where, record in records:
             used = used or layout or detect_fields(where, record, split)
+            if layout is None and WRONG in record:
+                used |= {WRONG: (WRONG,)}
             columns = _turn_columns(where, record, used, split)
             if columns:
                 of_turns = True
@@ -147,8 +152,10 @@ def _example(
     where: str, record: Mapping[str, Any], layout: Mapping[str, tuple[str, ...]], split: Split
 ) -> Example | str:
     """The record's example, or the reason why it is dropped."""
-    texts = {}
+    texts: dict[str, str] = {}
     for name, columns in layout.items():
+        if name == WRONG:
+            continue
         fields = [_field_text(where, record, column, split) for column in columns]
         texts[name] = " ".join(text for text in fields if text.strip())
         if not texts[name] and name in EMPTY:
@@ -156,11 +163,32 @@ def _example(
     answer = texts.get("answer", "").strip()
     answer = answer if answer and is_readable(answer) else None
     if "text" in texts:
-        return Example("", texts["text"], answer)
+        wrong = _wrong(where, record, layout, split, texts["text"])
+        return Example("", texts["text"], answer, wrong)
     prompt = texts["prompt"] if texts["prompt"].endswith("\n") else texts["prompt"] + "\n"
     if "completion" not in texts:
         return Example(prompt, "", answer) if answer else "empty answer"
-    return Example(prompt, texts["completion"], answer or final_answer(texts["completion"]))
+    completion = texts["completion"]
+    wrong = _wrong(where, record, layout, split, completion)
+    return Example(prompt, completion, answer or final_answer(completion), wrong)
+
+
+def _wrong(
+    where: str,
+    record: Mapping[str, Any],
+    layout: Mapping[str, tuple[str, ...]],
+    split: Split,
+    text: str,
+) -> Spans:
+    """The spans of a text that its record tells are mistaken."""
+    if WRONG not in layout:
+        return ()
+    (column,) = layout[WRONG]
+    if column not in record and column == WRONG:
+        return ()  # records without mistakes may lack it
+    _require_field(where, record, column, split)
+    remedy = f"or name the fields to read with --{split}-fields, without {WRONG}="
+    return read_spans(f"{where}, field {column!r}", record[column], text, remedy=remedy)
 
 
 def _turn_columns(
@@ -209,7 +237,20 @@ def _of_turns(
         return made
     if conversation.trailing:
         dropped[TRAILING] += 1
-    return Example(*made, answer or final_answer(last))
+    prompt, completion = made
+    wrong = _wrong(where, record, layout, split, last)
+    if wrong:
+        # a template may trim the answer, and put something before it
+        kept = last.strip()
+        at = completion.find(kept)
+        if at < 0 or wrong[0][0] < last.find(kept) or wrong[-1][1] > last.find(kept) + len(kept):
+            raise UserError(
+                f"{where}: the chat template changes the answer that {layout[WRONG][0]!r} is of; "
+                "give records of a prompt and a completion"
+            )
+        shift = at - last.find(kept)
+        wrong = tuple((start + shift, end + shift) for start, end in wrong)
+    return Example(prompt, completion, answer or final_answer(last), wrong)
 
 
 def _require_field(where: str, record: Mapping[str, Any], column: str, split: Split) -> None:

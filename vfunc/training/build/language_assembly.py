@@ -19,6 +19,7 @@ from vfunc.language.data.reading import (
     file_data,
     tokenised,
 )
+from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.sequences import InterleavedStream, TokenStream
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.feedback_options import FeedbackTasks
@@ -78,6 +79,8 @@ def language_parts(
         vocabulary=vocabulary,
     )
     _require_feedback(config, data)
+    if "known_wrong" in config.run.arms:
+        _require_mistakes(data)
     workload = LanguageWorkload(
         data=data,
         tokenizer=tokenizer,
@@ -139,6 +142,23 @@ def _require_feedback(config: LanguageConfig, data: LanguageData) -> None:
         raise UserError(
             f"--feedback-bank {bank} is more than the {there} feedback examples that there are"
             f"{each}; give at most {there}, or more examples"
+        )
+
+
+def _require_mistakes(data: LanguageData) -> None:
+    """An arm that is told which tokens are wrong needs a stream that tells it.
+
+    Raises:
+        UserError: no token of it is.
+    """
+    stream = data.stream
+    assert isinstance(stream, TokenStream | InterleavedStream)
+    sets = (stream.encoded,) if isinstance(stream, TokenStream) else stream.sets
+    if not any(bool(s.wrong.any()) for encoded in sets for s in encoded.sequences):
+        raise UserError(
+            "the arm known_wrong has to be told which tokens are wrong, and no record of --stream "
+            f"has spans of mistakes in a field {WRONG!r} (or one that --stream-fields names by "
+            f"{WRONG}=FIELD); take it out of --arms, or add them"
         )
 
 

@@ -1,0 +1,1 @@
+"""Worked solutions made wrong by a rule, and what follows from it, for streams of one's own."""
