@@ -33,9 +33,9 @@ def test_it_says_its_version_and_its_commands(capsys):
         ("rnu", "error: vfunc has no command 'rnu'; did you mean run? (vfunc --help)"),
         (
             "evaluate",
-            "error: vfunc has no command 'evaluate'; there are run, compare, bench, score, make-",
+            "error: vfunc has no command 'evaluate'; there are run, compare, bench, report, ",
         ),
-        ("--seed", "error: vfunc has no option '--seed'; there are run, compare, bench, score, "),
+        ("--seed", "error: vfunc has no option '--seed'; there are run, compare, bench, report, "),
     ],
 )
 def test_what_it_does_not_know_is_one_line(capsys, word, said):
@@ -60,10 +60,15 @@ def test_a_command_names_itself_as_it_was_called(capsys, monkeypatch, name):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: {script} ")
-    assert f"  {script}" in shown and not re.search(r"vfunc (run|compare|bench|score)\b", shown)
+    others = r"vfunc (run|compare|bench|report|score)\b"
+    assert f"  {script}" in shown and not re.search(others, shown)
 
 
 @pytest.mark.parametrize("name", OF_RUNS)
 def test_the_commands_errors_come_through(capsys, name):
+    if name == "report":  # it takes no option of a run
+        assert main([name, "no-run"]) == 2
+        assert capsys.readouterr().err.startswith("error: there is no run 'no-run'")
+        return
     assert main([name, "--optimizer", "sgd"]) == 2
     assert capsys.readouterr().err.startswith("error: --optimizer sgd has no learning rate")

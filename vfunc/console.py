@@ -19,6 +19,10 @@ COMMANDS = {
     "run": ("vfunc.training.command", "train with and without learned tasks, and compare"),
     "compare": ("vfunc.studies.compare_command", "repeat run over seeds and settings"),
     "bench": ("vfunc.studies.bench_command", "measure cost and fidelity of the estimators"),
+    "report": (
+        "vfunc.report.page.report_command",
+        "show a run, or several, as a page",
+    ),
     "score": ("vfunc.studies.score_command", "score the estimators by what doing a task brings"),
     "make-careless": (
         "vfunc.language.careless.careless_command",

@@ -36,7 +36,16 @@ EXTRAS = {
         "safetensors",
         "scipy",
     ),
-    "run": ("tyro", "tomli_w", "matplotlib", "tqdm", "safetensors", "scipy"),
+    "run": (
+        "tyro",
+        "tomli_w",
+        "matplotlib",
+        "jinja2",
+        "markupsafe",
+        "tqdm",
+        "safetensors",
+        "scipy",
+    ),
     "peers": ("torchopt", "higher", "bergson"),
 }
 """Modules by extra, as they are imported and looked for; `run` brings the other two as well."""

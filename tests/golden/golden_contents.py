@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, Any]:
             record[name] = dict(sorted(tomllib.loads(path.read_text(encoding="utf-8")).items()))
         elif path.suffix == ".safetensors":
             hashes[name] = hash_of_tensors(path.read_bytes())
-        elif path.suffix not in (".png", ".txt"):  # table.txt is table.md with speeds, aligned
+        elif path.suffix not in (".png", ".txt", ".html"):  # the page and table.txt hold speeds
             hashes[name] = hash_of(path.read_bytes().replace(CHECKOUT, b""))
         else:
             others.append(name)

@@ -14,6 +14,7 @@ from baseline_run import BASELINE
 from vfunc.errors import UserError
 from vfunc.evaluation.probe import ProbePoint, summarise
 from vfunc.report.events import EventLog, read_events
+from vfunc.report.probe_events import probe_points
 from vfunc.report.progress import Status, progress
 from vfunc.training import run, summary
 from vfunc.training.interrupt import ENDING, Interrupted, ending_at_once, noting_interrupts
@@ -116,7 +117,7 @@ def test_a_probe_that_is_not_finite_is_left_out_and_counted():
     events = [{"kind": "probe", "arm": "a", "step_kind": p.step, "feedback": p.feedback,
                "predicted": str(p.predicted), "realised": str(p.realised)}
               for p in points]  # fmt: skip
-    (drawn,) = summary._probe_points(events).values()
+    (drawn,) = probe_points(events).values()
     assert drawn == ([0, 1, 2, 3, 4, 5], [0, 2, 4, 6, 8, 10])
 
 
@@ -128,6 +129,19 @@ def test_what_cannot_be_drawn_does_not_end_a_run(command, monkeypatch, tmp_path,
     assert command("--name", "x", **BASELINE) == 0
     assert "warning: runs/x/plots/probe.png is not drawn: not finite" in capsys.readouterr().out
     assert json.loads((tmp_path / "runs/x/metrics.json").read_text())["arms"]
+
+
+def test_a_page_that_cannot_be_written_does_not_end_a_run(command, monkeypatch, tmp_path, capsys):
+    def broken(*given):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr("vfunc.report.page.page.page_of", broken)
+    assert command("--name", "x", **BASELINE) == 0
+    said = capsys.readouterr().out
+    assert said.count("warning:") == 1
+    assert "warning: runs/x/report.html is not written: RuntimeError: no such thing" in said
+    assert json.loads((tmp_path / "runs/x/metrics.json").read_text())["arms"]
+    assert not list((tmp_path / "runs/x").glob("*report*"))
 
 
 def test_a_name_that_is_no_text_is_logged_all_the_same(tmp_path):

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "vfunc").rglob("*.py"))
 BY_MODALITY = {
     "__init__.py",
+    "__main__.py",
     "conditions.py",
     "learner.py",
     "options.py",

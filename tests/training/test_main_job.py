@@ -17,6 +17,7 @@ from vfunc.language.evaluation.held_out import held_out_loss
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.language.soft_targets.designer import load_designer
 from vfunc.report.events import read_events
+from vfunc.report.page.page import page_of
 from vfunc.training.assemble import assemble
 from vfunc.training.run import run
 from vfunc.training.run_command_line import parse, run_guarded
@@ -105,6 +106,14 @@ def test_pictures_are_pictures(made):
     found = {p.stem: p.read_bytes() for p in (made / "plots").iterdir()}
     assert found.keys() >= {"learning_curves", "value_curves", "probe", "value_map_vpretraining"}
     assert all(content.startswith(PNG) and len(content) > 5000 for content in found.values())
+
+
+def test_the_page_shows_it_all(made):
+    text = (made / "report.html").read_text(encoding="utf-8")
+    _, gaps = page_of([made])
+    assert gaps == () and all(f">{arm}</th>" in text for arm in ARMS)
+    assert text.count('<div class="map"') == 2 and "its current target" in text
+    assert "realised decrease" in text and "first_order by linear" in text
 
 
 def test_the_log_tells_every_step(made):

@@ -151,6 +151,8 @@ def test_events_and_plots(finished):
     assert {"learning_curves.png", "value_map_vpretraining.png"} <= plots
     assert (finished / "plots/value_map_vpretraining.png").read_bytes()[:4] == b"\x89PNG"
     assert not list((finished / "checkpoints").iterdir())
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == 1 and "mean share kept μ" in page
 
 
 def test_learners_load_with_timm_and_with_learner(finished):

@@ -6,52 +6,92 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vfunc.language.data.examples import TokenBatch
+from vfunc.language.soft_targets.candidates import ObservedBatch
+from vfunc.language.soft_targets.oracle import oracle_targets
+from vfunc.language.soft_targets.targets import TargetForm
 from vfunc.problem import Task
 
 MAPPED_TEXTS = 3
 """Texts in a token value map; those with known mistakes first."""
 
+MAPPED_CANDIDATES = 8
+"""Candidates of a token in a map: its own, and those with the most mass in any target."""
+
 
 def map_values(
     tokenizer: PreTrainedTokenizerBase,
-    batch: TokenBatch,
+    observed: ObservedBatch,
+    form: TargetForm,
     task: Task,
     cotangent: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """u of the true token, and the gate beside it, for each predicted token of a few texts.
+    """Values of a few texts, token by token: of the text's own, the designer's, the best target.
 
-    u is the value of a unit of target mass on the true token, had its position weight 1; what is
-    drawn as the gate is the mass that the target moves off the true token.
+    u is the value of a unit of target mass on a candidate, had its position weight 1; a target q
+    is worth <q, u>. What is drawn as the gate is the mass that the target moves off the true token.
 
     Args:
         tokenizer: the learner's.
-        batch: the texts.
+        observed: the texts, and the learner's probabilities of their candidates.
+        form: the form of the designer's targets, in whose bounds the oracle's are.
         task: the task that was made of them.
         cotangent: grad_c V for the task's entry `q`.
 
     Returns:
-        `tokens`, `values`, `gates` and `wrong`, a list a text; None where nothing is predicted.
+        A list a text, an entry a token, None where nothing is predicted: `tokens`, `values` (u of
+        the true token), `gates`, `wrong`, `target_values` and `oracle_values` (<q, u> of the
+        designer's and the oracle's target), and `candidates`, for each a list of
+        [token, learner's probability, u, mass in the designer's target, in the oracle's].
     """
+    batch = observed.batch
     with_mistakes = batch.wrong.any(-1).nonzero().squeeze(-1).tolist()
     rows = (with_mistakes or list(range(len(batch.tokens))))[:MAPPED_TEXTS]
-    fields: dict[str, Any] = {"tokens": [], "values": [], "gates": [], "wrong": []}
-    u = cotangent["q"][..., 0] / task["weight"].clamp(min=1e-12)
-    moved = 1 - task["q"][..., 0]
+    names = ("tokens", "values", "gates", "wrong", "target_values", "oracle_values", "candidates")
+    fields: dict[str, Any] = {name: [] for name in names}
+    with torch.no_grad():
+        u = cotangent["q"] / task["weight"].clamp(min=1e-12).unsqueeze(-1)
+        q = task["q"].to(u.dtype)
+        best = oracle_targets(form, observed, u)[0].to(u.dtype)
+        own = observed.observation.log_probs.exp().to(u.dtype)
+        maps = {
+            "values": u[..., 0],
+            "gates": (1 - task["q"][..., 0]).clamp(0, 1),
+            "target_values": (q * u).sum(-1),
+            "oracle_values": (best * u).sum(-1),
+        }
+        columns = torch.stack([own, u, q, best], -1)
     for row in rows:
         predict = batch.predict[row].tolist()
         length = max(i for i, p in enumerate(predict) if p) + 1
         ids = batch.next_tokens[row, :length].tolist()
         fields["tokens"].append([tokenizer.decode([i]) for i in ids])
-        for name, x in (("values", u), ("gates", moved)):
-            known = x[row, :length].clamp(0, 1) if name == "gates" else x[row, :length]
-            pairs = zip(known.tolist(), predict, strict=False)
+        for name, x in maps.items():
+            pairs = zip(x[row, :length].tolist(), predict, strict=False)
             fields[name].append([value if p else None for value, p in pairs])
         fields["wrong"].append(batch.wrong[row, :length].tolist())
+        told = [
+            _candidates(tokenizer, task["candidates"][row, t], columns[row, t]) if p else None
+            for t, p in enumerate(predict[:length])
+        ]
+        fields["candidates"].append(told)
     return fields
+
+
+def _candidates(
+    tokenizer: PreTrainedTokenizerBase, candidates: Tensor, columns: Tensor
+) -> list[list[Any]]:
+    """A position's candidates: token, own probability, u, and mass in the two targets."""
+    most = columns[:, [0, 2, 3]].amax(-1)
+    most[0] = torch.inf  # the text's own token comes first
+    kept = most.argsort(descending=True, stable=True)[:MAPPED_CANDIDATES].tolist()
+    return [
+        [tokenizer.decode([int(candidates[k])]), *(float(f"{x:.5g}") for x in columns[k].tolist())]
+        for k in kept
+    ]
 
 
 def draw_value_map(fields: Mapping[str, Any], path: Path) -> None:

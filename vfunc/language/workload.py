@@ -370,7 +370,7 @@ class LanguageWorkload:
         cotangent: Mapping[str, Tensor],
     ) -> dict[str, Any]:
         """See `Workload.value_map`: a few texts, by token."""
-        return map_values(self.tokenizer, observed.batch, task, cotangent)
+        return map_values(self.tokenizer, observed, self.designer.target, task, cotangent)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: the held-out loss, and at the end greedy Pass@1."""

@@ -119,7 +119,7 @@ def value_curves(events: Sequence[Event], path: Path | str, *, unit: str) -> Non
             colour, _ = arm_style(arm)
             at, figures = _curve(events, arm, "step", name)
             axes.plot(at, figures, color=colour, lw=0.6, alpha=0.35)
-            axes.plot(at, _running_mean(figures), color=colour, lw=1.8, label=arm)
+            axes.plot(at, running_mean(figures), color=colour, lw=1.8, label=arm)
         if name in ("gate", "kept"):
             axes.set_ylim(bottom=0)
         else:
@@ -220,7 +220,8 @@ def _curve(
     return np.array([float(event[x]) for event in points]), np.array(numbers)
 
 
-def _running_mean(figures: np.ndarray) -> np.ndarray:
+@typed
+def running_mean(figures: np.ndarray) -> np.ndarray:
     """A centred mean over a twentieth of the curve, of what there is at its ends."""
     width = max(1, len(figures) // 20)
     kernel = np.ones(2 * width + 1)

@@ -11,7 +11,8 @@ runs/<name>/
   learners/<arm>/       save_pretrained directory
   designers/<arm>.safetensors
   plots/*.png
-  manifest.json         digests of all of these, and of what the run was made from
+  report.html           all of this as a page, see `vfunc.report.page`
+  manifest.json         digests of all of these but the page, and of what the run was made from
 """
 
 from __future__ import annotations

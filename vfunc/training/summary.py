@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +12,17 @@ from rich.console import Console
 
 from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import PairedDifference, holm, paired_difference
-from vfunc.evaluation.probe import ProbePoint, ProbeSummary, summarise
+from vfunc.evaluation.probe import ProbeSummary
 from vfunc.modality import Metric, Reporting
 from vfunc.report.against_baseline import baseline_table
-from vfunc.report.arms_table import Against, ArmRow, arms_table, judged
+from vfunc.report.arms_table import arms_table, judged
 from vfunc.report.events import read_events
 from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
+from vfunc.report.probe_events import probe_points, probe_row, probe_summaries, signals_of
+from vfunc.report.result_rows import result_row, start_row
 from vfunc.report.table import (
     BASELINE,
-    ProbeRow,
     markdown,
     probe_table,
     signal_table,
@@ -34,7 +34,7 @@ from vfunc.training.checkpoint import write_json
 from vfunc.training.provenance import provenance
 from vfunc.training.run_directory import RunDirectory
 
-_ERROR = "_standard_error"
+PAGE = "report.html"
 
 
 def describe_run(assembled: Assembled) -> str:
@@ -94,15 +94,15 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
             **({"signal": signals} if signals else {}),
         },
     )
-    rows = [_row(arms[name], comparisons.get(name, {}), measures) for name in arms]
-    tables = [arms_table([_start_row(start, measures), *rows], measures)]
+    rows = [result_row(arms[name], comparisons.get(name, {}), measures) for name in arms]
+    tables = [arms_table([start_row(start, measures), *rows], measures)]
     if len(judged(rows, measures)) > 1 and comparisons:
         tables.append(baseline_table(rows, measures))
     write_text(tables, directory.path / "table.txt")
     for arm, summaries in probes.items():
         if not summaries:
             continue
-        probe = probe_table([_probe_row(s) for s in summaries], unit=measures.loss_unit)
+        probe = probe_table([probe_row(s) for s in summaries], unit=measures.loss_unit)
         probe.title = f"one-step probe, {arm}"
         tables.append(probe)
     if signals:
@@ -118,8 +118,11 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
     for t in tables:
         console.print()
         console.print(t)
+    undrawn += _paged(directory)
     console.print(f"\nrun      {directory.path}", highlight=False)
-    console.print("files    metrics.json, table.md, events.jsonl, config.toml", highlight=False)
+    console.print(
+        "files    report.html, metrics.json, table.md, events.jsonl, config.toml", highlight=False
+    )
     console.print(f"plots    {', '.join(p.name for p in written)}", highlight=False)
     console.print("learners learners/<arm>, designers/<arm>.safetensors", highlight=False)
     lost = {arm: sum(s.left_out for s in rows) for arm, rows in probes.items()}
@@ -128,6 +131,18 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
             undrawn.append(f"{count} decreases of the probe of {arm} are not finite, and left out")
     for line in undrawn:
         console.print(f"warning: {line}", soft_wrap=True)
+
+
+def _paged(directory: RunDirectory) -> list[str]:
+    """Write the run's page; lines on what it lacks. Whatever goes wrong here ends no run."""
+    page = directory.path / PAGE
+    try:
+        # imported here: what is wrong with it, a package missing even, is a line
+        from vfunc.report.page.page import write_page
+
+        return [f"{page}: {gap}" for gap in write_page([directory.path], page)]
+    except Exception as error:
+        return [f"{page} is not written: {type(error).__name__}: {error}"]
 
 
 def compare_with_baseline(
@@ -166,70 +181,6 @@ def _paired(
     return paired_difference(a, b) if len(a) > 1 else None
 
 
-def probe_summaries(events: list[dict[str, Any]]) -> dict[str, list[ProbeSummary]]:
-    """The one-step probe of every arm that made one."""
-    points: dict[str, list[ProbePoint]] = {}
-    for e in events:
-        if e["kind"] == "probe":
-            point = ProbePoint(
-                e["step_kind"], e["feedback"], float(e["predicted"]), float(e["realised"])
-            )
-            points.setdefault(e["arm"], []).append(point)
-    return {arm: summarise(found) for arm, found in points.items()}
-
-
-def signals_of(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What g_down sees, of every arm that was probed (`vfunc.training.probing`)."""
-    known = ("kind", "arm", "time")
-    return {
-        e["arm"]: {k: v for k, v in e.items() if k not in known}
-        for e in events
-        if e["kind"] == "signal"
-    }
-
-
-def _start_row(metrics: Mapping[str, Any], measures: Measures) -> ArmRow:
-    return ArmRow("start", 0, 0, 0.0, *_figures(metrics, measures))
-
-
-def _row(result: Mapping[str, Any], compared: Mapping[str, Any], measures: Measures) -> ArmRow:
-    seconds, units = result["seconds"], result[measures.unit]
-    return ArmRow(
-        result["arm"],
-        result["steps"],
-        units,
-        units / seconds if seconds else 0.0,
-        *_figures(result["metrics"], measures),
-        {
-            name: Against(d["difference"], d["standard_error"], d["p_value_holm"])
-            for name, d in compared.items()
-        },
-    )
-
-
-def _figures(
-    metrics: Mapping[str, Any], measures: Measures
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Of every metric that was measured the figure, and its standard error where there is one."""
-    names = [m.name for m in measures.metrics if metrics.get(m.name) is not None]
-    errors = {name: metrics.get(f"{name}{_ERROR}") for name in names}
-    return (
-        {name: metrics[name] for name in names},
-        {name: error for name, error in errors.items() if error is not None},
-    )
-
-
-def _probe_row(summary: ProbeSummary) -> ProbeRow:
-    return ProbeRow(
-        _probe_name(summary.step, summary.feedback),
-        summary.count,
-        summary.predicted,
-        summary.realised,
-        summary.pearson,
-        summary.spearman,
-    )
-
-
 def _drawn(
     reporting: Reporting, measures: Measures, events: list[dict[str, Any]], folder: Path
 ) -> tuple[list[Path], list[str]]:
@@ -256,7 +207,7 @@ def _plots(
     if any("value" in e for e in events):
         steps = [_without_repeats(e) for e in events if e["kind"] == "step"]
         yield folder / "value_curves.png", lambda path: value_curves(steps, path, unit=unit)
-    points = _probe_points(events)
+    points = probe_points(events)
     if points:
         yield folder / "probe.png", lambda path: probe_scatter(points, path, unit=unit)
     for e in events:
@@ -271,29 +222,9 @@ def _without_repeats(event: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in event.items() if not (same and k == "objective")}
 
 
-def _probe_points(
-    events: list[dict[str, Any]],
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Predicted and realised decreases of the first arm that was probed, a kind of step each."""
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    probes = [e for e in events if e["kind"] == "probe"]
-    for e in probes:
-        finite = all(math.isfinite(float(e[name])) for name in ("predicted", "realised"))
-        if e["arm"] == probes[0]["arm"] and finite:
-            kind = _probe_name(e["step_kind"], e["feedback"])
-            predicted, realised = found.setdefault(kind, ([], []))
-            predicted.append(float(e["predicted"]))
-            realised.append(float(e["realised"]))
-    return found
-
-
 def _said(summary: ProbeSummary) -> dict[str, Any]:
     """A probe's summary as plain data; what was left out where anything was."""
     return {k: v for k, v in vars(summary).items() if k != "left_out" or v}
-
-
-def _probe_name(step: str, feedback: str) -> str:
-    return f"{step}, {'same feedback' if feedback == 'same' else 'held-out'}"
 
 
 def _plain(value: Any) -> Any:

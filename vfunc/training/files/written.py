@@ -21,6 +21,7 @@ ENTRIES = (
     "metrics.json",
     "table.txt",
     "table.md",
+    "report.html",
     "start.json",
     manifest.NAME,
     *FOLDERS,
