@@ -21,7 +21,8 @@ PYPROJECT = ROOT.parent / "pyproject.toml"
 IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 CORE = {"torch", "numpy", "jaxtyping", "beartype", "rich"}
 # a missing peer is a row of a table, see tests/studies/test_peers_bench.py
-NEEDED = [names for extra, names in EXTRAS.items() if extra != "peers"]
+OPTIONAL = ("peers", "tensorboard", "wandb", "trackio")  # as is a tracker that nobody asks for
+NEEDED = [names for extra, names in EXTRAS.items() if extra not in OPTIONAL]
 # matplotlib brings pillow
 MODULES = sorted({name for names in NEEDED for name in names} - {"PIL"})
 FILES = sorted([*ROOT.rglob("*.py"), *(ROOT.parent / "experiments").glob("*.py")])

@@ -46,6 +46,9 @@ EXTRAS = {
         "safetensors",
         "scipy",
     ),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
     "peers": ("torchopt", "higher", "bergson"),
 }
 """Modules by extra, as they are imported and looked for; `run` brings the other two as well."""

@@ -10,6 +10,7 @@ from vfunc.printable import printable
 from vfunc.processes import ALONE, Processes
 from vfunc.report.events import EventLog
 from vfunc.report.progress import Progress, Status
+from vfunc.report.trackers import Trackers
 from vfunc.storage.digests import so_far
 from vfunc.training.checkpoint import naming_file, random_state, save_checkpoint
 from vfunc.training.state import ArmState
@@ -67,7 +68,9 @@ class RunLog:
         unit: str,
         identity: Mapping[str, Any] | None = None,
         processes: Processes = ALONE,
+        trackers: Trackers | None = None,
     ) -> None:
+        self._trackers = trackers
         self._events, self._display, self._checkpoint = events, display, checkpoint
         self._identity, self._processes = dict(identity or {}), processes
         self._rate = f"{unit}_per_second"
@@ -77,6 +80,8 @@ class RunLog:
         """See `Log.event`."""
         with naming_file(self._events.path):
             self._events.write({"kind": kind, **fields})
+        if self._trackers is not None:
+            self._trackers.event({"kind": kind, **fields})
         if kind == "engine":
             products = fields.get("hessian_engine")
             hessian = products and f"Hessian products by {products}"

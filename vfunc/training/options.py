@@ -26,6 +26,7 @@ from vfunc.estimators import (
 )
 from vfunc.estimators.first_order import DEFLATED
 from vfunc.modality import Modality
+from vfunc.report.trackers import TRACKERS, require_package
 from vfunc.training.budget import Budget, parse_budget
 
 LANGUAGE, VISION = "language", "vision"
@@ -101,6 +102,18 @@ def _check_align(subset: str, where: str) -> None:
         )
 
 
+def _check_trackers(names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if name not in TRACKERS:
+            known = ", ".join(TRACKERS)
+            raise UserError(
+                f"{where}: no tracker {name!r}{nearest(name, TRACKERS)}; known: {known}"
+            )
+        if names.count(name) > 1:
+            raise UserError(f"{where} names {name} twice")
+        require_package(name)
+
+
 def _check_name(name: str, where: str) -> None:
     # overwriting removes the run's directory: a name must not lead out of --runs-dir
     if not _RUN_NAME.fullmatch(name):
@@ -131,8 +144,8 @@ class CommandOptions:
     overwrite: bool = option("Replace the run of that name, if there is one.", default=False)
     resume: str | None = option(
         "Go on with an interrupted run: its name or directory. Its own options hold; only "
-        "--budget, --device, --threads, --runs-dir, --accept-changes, --dry-run and --debug go "
-        "with it.",
+        "--budget, --device, --threads, --runs-dir, --accept-changes, --log, --dry-run and --debug "
+        "go with it.",
         default=None,
         metavar="RUN",
     )
@@ -140,6 +153,15 @@ class CommandOptions:
         "Go on with a run whose configuration, data or log have changed since; its results say so.",
         default=False,
         needs=(Need(lambda options: options["resume"] is not None, "it is for --resume"),),
+    )
+    log: tuple[str, ...] = option(
+        "Send figures to trackers too, separated by commas: tensorboard (the run's folder), wandb, "
+        "trackio. events.jsonl is written in any case.",
+        default=(),
+        shown="none",
+        metavar="NAME,NAME",
+        parse=_listed,
+        check=_check_trackers,
     )
     dry_run: bool = option("Check everything, print the configuration and stop.", default=False)
     debug: bool = option("Show the traceback of an error.", default=False)

@@ -19,11 +19,12 @@ from vfunc.errors import NonFiniteError, NotConvergedError
 from vfunc.printable import SafeConsole
 from vfunc.processes import Processes, joined
 from vfunc.report.events import EventLog, read_lines
-from vfunc.report.progress import progress
+from vfunc.report.progress import Progress, progress
+from vfunc.report.trackers import Trackers
 from vfunc.storage.lock import locked
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
-from vfunc.training.build.configuration import default_name, to_toml
+from vfunc.training.build.configuration import COMMAND, default_name, to_toml
 from vfunc.training.certifying import Costly, certified_arm, certify_start
 from vfunc.training.checkpoint import (
     load_newest,
@@ -143,6 +144,11 @@ class Running:
     identity: Mapping[str, Any]
     console: Console
     changed: bool = False
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Where figures go besides the event log."""
+        return self.assembled.config.command.log
 
     @property
     def processes(self) -> Processes:
@@ -267,10 +273,27 @@ def _log_of(run: ArmRun, running: Running, open_files: contextlib.ExitStack) -> 
     events = open_files.enter_context(EventLog(directory.events))
     display = open_files.enter_context(progress(name, start=spent))
     identity, unit = kept_with_checkpoints(running.identity), running.assembled.reporting.unit
-    log = RunLog(events, display, checkpoint, unit, identity, processes)
+    trackers = _trackers_of(run, running, display) if running.trackers else None
+    if trackers is not None:
+        open_files.enter_context(trackers)
+    log = RunLog(events, display, checkpoint, unit, identity, processes, trackers)
     if kept is not None and running.changed:  # the ones on disk are of what was before
         log.checkpoint(run.state)
     return log
+
+
+def _trackers_of(run: ArmRun, running: Running, display: Progress) -> Trackers:
+    config = running.assembled.config
+    options = {k: v for k, v in config.options.items() if k not in COMMAND}
+    plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in options.items()}
+    return Trackers(
+        running.trackers,
+        running.directory.path,
+        run.arm.name,
+        plain,
+        run.state.counters.step,
+        lambda line: display.message(f"warning: {line}"),
+    )
 
 
 def _write_results(

@@ -40,6 +40,7 @@ WITH_RESUME = (
     "threads",
     "runs_dir",
     "accept_changes",
+    "log",
     "dry_run",
     "debug",
 )

@@ -24,6 +24,7 @@ IDLE = {
     "save_every": "states are measured, and kept when they are",
     "probe_batches": "the score takes the place of the probe",
     "certify": "every row is measured; vfunc.certify(problem, theta, phi) holds one",
+    "log": "no arm is followed to its end",
     "resume": "the same command given again goes on with what is missing",
     "accept_changes": "it is for --resume of a run",
 }

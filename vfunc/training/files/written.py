@@ -14,7 +14,7 @@ from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.storage import lock, manifest
 
-FOLDERS = ("arms", "checkpoints", "learners", "designers", "plots")
+FOLDERS = ("arms", "checkpoints", "learners", "designers", "plots", "tensorboard", "wandb")
 ENTRIES = (
     "config.toml",
     "events.jsonl",
@@ -34,6 +34,7 @@ _WRITTEN = re.compile(
     rf"|checkpoints/({_ARM})(\.previous)?\.pt"
     rf"|designers/({_ARM})\.safetensors"
     rf"|plots/(learning_curves|value_curves|probe|value_map_({_ARM}))\.png"
+    rf"|tensorboard/({_ARM})/events\.out\.tfevents\..+|wandb/.+"
     # what save_pretrained and timm write for a learner and its tokenizer
     rf"|learners/({_ARM})/((adapter_|generation_)?config\.json|README\.md"
     r"|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
