@@ -62,11 +62,12 @@ class Evaluation:
     Attributes:
         metrics: numbers by name, None where there is too little to tell; `loss` is always among
             them.
-        outcomes: per-example numbers by metric, for paired comparisons between arms.
+        outcomes: per-example numbers by metric, for paired comparisons between arms; None for an
+            example that has none.
     """
 
     metrics: Mapping[str, float | None]
-    outcomes: Mapping[str, tuple[float, ...]]
+    outcomes: Mapping[str, tuple[float | None, ...]]
 
 
 @runtime_checkable

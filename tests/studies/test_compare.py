@@ -292,6 +292,15 @@ def test_an_unmeasured_primary_is_refused_after_the_first_run(
     assert json.loads(Path("runs/c/comparison.json").read_text())["primary"] == "loss"
 
 
+def test_measured_tokens_are_metrics_to_compare_in(compare, fake_run, capsys):
+    asked = ["--seeds", "0", "--name", "c", "--primary", "accuracy_results"]
+    assert compare.main(asked) == 2
+    assert "--primary accuracy_results: there is no such metric" in error_of(capsys)
+    assert fake_run.made == []
+    compare.main([*asked, "--measure-tokens", "results"])  # which the stand-in does not measure
+    assert len(fake_run.made) == 1
+
+
 @pytest.mark.parametrize("line", ["--from", "--vary", "--vary lr=1 --vary", "--seeds"])
 def test_an_option_without_its_value_is_refused(compare, fake_run, capsys, line):
     assert compare.main(line.split()) == 2

@@ -51,6 +51,13 @@ def _embedded(value: Any) -> Computed:
     )
 
 
+def _check_patterns(asked: tuple[str, ...] | None, where: str) -> None:
+    # imported here: options alone do without the package regex
+    from vfunc.language.evaluation.measured_tokens import check_patterns
+
+    check_patterns(asked, where)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The embedded problem, or data of your own by --stream, --feedback and --eval.
@@ -148,6 +155,16 @@ class DataOptions:
         "Held-out examples to evaluate on, at most.",
         default=Cases(((EMBEDDED_PROBLEM, 512),), 256),
         least=1,
+    )
+    measure_tokens: tuple[str, ...] | None = option(
+        "Measure tokens of the held-out completions apart, in loss and teacher-forced accuracy: "
+        "results (numbers after an equals sign, and the final answer), or what a regular "
+        "expression covers, its group 1 if it has one. A name makes the metrics loss_NAME and "
+        "accuracy_NAME.",
+        default=None,
+        shown="none",
+        metavar="[NAME=]REGEX [...]",
+        check=_check_patterns,
     )
     seq_len: int = option(
         "Longest sequence, in tokens.", default=Cases(((EMBEDDED_PROBLEM, 128),), 512), least=2

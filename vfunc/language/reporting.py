@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,34 @@ METRICS = (
 )
 
 
+def language_metrics(measured: Iterable[str] = ()) -> tuple[Metric, ...]:
+    """What a language run is measured in, Pass@1 last.
+
+    Args:
+        measured: names of the patterns whose tokens are measured apart.
+    """
+    loss, *others = METRICS
+    apart = [metric for name in measured for metric in _metrics_of(name)]
+    return (loss, *apart, *others)
+
+
+def _metrics_of(name: str) -> tuple[Metric, Metric]:
+    """Loss and accuracy of the tokens that a pattern covers."""
+    loss, accuracy = f"loss_{name}", f"accuracy_{name}"
+    return (
+        Metric(loss, f"loss of\n{name}", "nat", outcomes=loss),
+        Metric(
+            accuracy,
+            f"accuracy of\n{name} %",
+            "%",
+            higher_is_better=True,
+            outcomes=accuracy,
+            scale=100.0,
+            digits=1,
+        ),
+    )
+
+
 def language_reporting(data: LanguageData, note: str = "", chat: str = "") -> Reporting:
     """The report's side of a language run on these data.
 
@@ -40,7 +68,8 @@ def language_reporting(data: LanguageData, note: str = "", chat: str = "") -> Re
     """
     notes = {"learner": note, "chat": chat}
     lines = (*(f"{name:9} {said}" for name, said in notes.items() if said), *_lines(data))
-    return Reporting("tokens", METRICS, lines, dict(data.summary), draw_value_map)
+    metrics = language_metrics(data.measured)
+    return Reporting("tokens", metrics, lines, dict(data.summary), draw_value_map)
 
 
 def language_saving(tokenizer: PreTrainedTokenizerBase) -> Saving:
@@ -71,4 +100,8 @@ def _lines(data: LanguageData) -> tuple[str, ...]:
         kind = "problems" if split == PASS_AT_1 else "sequences"
         count = f"{counts['sequences']:,} {kind}"
         lines.append(f"{split:9} {', '.join(filter(None, (count, dropped, cut)))}")
+    whole = sum(int(batch.predict.sum()) for batch in data.evaluation)
+    for name, masks in data.measured.items():
+        covered = sum(int(mask.sum()) for mask in masks)
+        lines.append(f"{'measured':9} {name}: {covered:,} of {whole:,} held-out tokens")
     return tuple(lines)

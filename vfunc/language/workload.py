@@ -373,13 +373,22 @@ class LanguageWorkload:
         return map_values(self.tokenizer, observed, self.designer.target, task, cotangent)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
-        """See `Workload.evaluate`: the held-out loss, and at the end greedy Pass@1."""
-        held_out = held_out_loss(learner, self.data.evaluation, self.device, self.dtype)
+        """See `Workload.evaluate`: held-out losses, and at the end greedy Pass@1."""
+        held_out = held_out_loss(
+            learner, self.data.evaluation, self.device, self.dtype, self.data.measured
+        )
         metrics: dict[str, float | None] = {
             "loss": held_out.loss,
             "loss_examples": len(held_out.tokens),
         }
-        outcomes = {"loss": held_out.per_example}
+        outcomes: dict[str, tuple[float | None, ...]] = {"loss": held_out.per_example}
+        for name, covered in held_out.covered.items():
+            metrics |= {
+                f"loss_{name}": covered.loss,
+                f"loss_{name}_tokens": sum(covered.tokens),
+                f"accuracy_{name}": covered.accuracy,
+            }
+            outcomes[f"loss_{name}"], outcomes[f"accuracy_{name}"] = covered.by_example()
         if final and self.data.problems:
             with autocast(self.device, self.dtype):
                 solved = pass_at_1(

@@ -79,12 +79,17 @@ class FoundRun:
             ) from error
 
 
-def language_metrics() -> tuple[Metric, ...]:
-    """What every language run is measured in."""
-    # imported here: runs of vision are compared without language's libraries
-    from vfunc.language.reporting import METRICS
+def language_metrics(patterns: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """What a language run is measured in.
 
-    return METRICS
+    Args:
+        patterns: its `--measure-tokens`.
+    """
+    # imported here: runs of vision are compared without language's libraries
+    from vfunc.language.evaluation.measured_tokens import read_patterns
+    from vfunc.language.reporting import language_metrics as metrics_of
+
+    return metrics_of(one.name for one in read_patterns(patterns)) if patterns else metrics_of()
 
 
 def by_estimator(found: Sequence[FoundRun], arm: str) -> list[SeedRun]:

@@ -254,7 +254,8 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
                 )
     named = primary not in (None, LOSS)
     if named and planned[0].config.run.modality != VISION:
-        _require_metric(primary, language_metrics())
+        for one in planned:
+            _require_metric(primary, language_metrics(one.config.options["measure_tokens"] or ()))
         named = False  # known without loading anything
     several = len({(one.setting, one.estimator) for one in planned}) > 1
     if not (several or named or planned[0].config.command.dry_run):

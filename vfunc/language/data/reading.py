@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vfunc.errors import UserError
@@ -22,6 +23,7 @@ from vfunc.language.data.sequences import (
 from vfunc.language.data.sources import Split, load_examples
 from vfunc.language.data.streams import StreamSpec, embedded_examples
 from vfunc.language.data.tokenise import EncodedSet, encode_examples, prompt_tokens
+from vfunc.language.evaluation.measured_tokens import TokenPattern, pattern_spans
 from vfunc.language.rewards import PromptStream, checkable_prompts
 from vfunc.language.sound_learner import require_known
 
@@ -45,6 +47,8 @@ class LanguageData:
         problems: evaluation examples with checkable answers, for Pass@1.
         unmeasured: numbers of evaluation examples that Pass@1 leaves out, by reason.
         max_new_tokens: largest number of tokens of a solution.
+        measured: which predictions of the evaluation batches are measured apart, a mask for each
+            batch, by the pattern's name.
     """
 
     stream: TokenStream | InterleavedStream | MixedStream
@@ -55,6 +59,7 @@ class LanguageData:
     max_new_tokens: int
     summary: Mapping[str, object] = field(default_factory=dict)
     unmeasured: Mapping[str, int] = field(default_factory=dict)
+    measured: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,7 @@ def tokenised(
     feedback_length: int | None = None,
     rewarded: bool = False,
     vocabulary: int | None = None,
+    patterns: Sequence[TokenPattern] = (),
 ) -> LanguageData:
     """Encode everything for one learner.
 
@@ -199,12 +205,14 @@ def tokenised(
         feedback_length: the same as T for the feedback; None is T.
         rewarded: whether the feedback is prompts to complete, whose solutions are not read.
         vocabulary: rows of the learner's embedding, which the data's tokens are held to.
+        patterns: what of the evaluation is measured apart.
 
     Returns:
         The data, with a summary of counts: sequences, dropped by reason, truncated.
 
     Raises:
-        UserError: a split with no usable example, or with a token that the learner does not know.
+        UserError: a split with no usable example, or with a token that the learner does not know,
+            or a pattern that covers nothing.
     """
     splits = {"stream": raw.stream, "feedback": raw.feedback, "eval": raw.evaluation}
     if rewarded:
@@ -250,7 +258,32 @@ def tokenised(
         max(len(s.tokens) - s.predict_from for s in encoded["eval"].sequences),
         summary,
         unmeasured,
+        {p.name: _covered(p, raw.evaluation, tokenizer, sequence_length) for p in patterns},
     )
+
+
+def _covered(
+    pattern: TokenPattern,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_length: int,
+) -> tuple[Tensor, ...]:
+    """Which predictions of each evaluation batch a pattern covers: spans go to tokens as mistakes'.
+
+    Raises:
+        UserError: none.
+    """
+    spans = pattern_spans(pattern, [example.completion for example in examples])
+    marked = [replace(e, wrong=covered) for e, covered in zip(examples, spans, strict=True)]
+    encoded = encode_examples(marked, tokenizer, sequence_length, split="eval")
+    batches = fixed_batches(encoded, EVALUATION_BATCH)
+    masks = tuple(batch.wrong & batch.predict for batch in batches)
+    if not any(bool(mask.any()) for mask in masks):
+        raise UserError(
+            f"--measure-tokens {pattern.pattern}: matches no held-out token; it is looked for in "
+            "the completions alone, of which --seq-len may cut the end"
+        )
+    return masks
 
 
 def _stream(

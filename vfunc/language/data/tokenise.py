@@ -214,7 +214,7 @@ def _tokenise(
         if offsets:
             raise UserError(
                 f"{type(tokenizer).__name__} does not tell where a token stands in the text, which "
-                "known mistakes need; use a fast tokeniser."
+                "known mistakes and --measure-tokens need; use a fast tokeniser."
             )
         rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [(ids, ()) for ids in rows]

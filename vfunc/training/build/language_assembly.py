@@ -22,6 +22,7 @@ from vfunc.language.data.reading import (
 from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.sequences import InterleavedStream, TokenStream
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
+from vfunc.language.evaluation.measured_tokens import read_patterns
 from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.hidden_state import edge_of, width_at
 from vfunc.language.loading import start_learner
@@ -77,6 +78,7 @@ def language_parts(
         feedback_length=config.data.feedback_seq_len,
         rewarded=config.data.feedback_kind == "reward",
         vocabulary=vocabulary,
+        patterns=read_patterns(config.data.measure_tokens) if config.data.measure_tokens else (),
     )
     _require_feedback(config, data)
     if "known_wrong" in config.run.arms:

@@ -1,0 +1,94 @@
+"""A run on records that tell their mistakes, with result tokens measured apart."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vfunc.report.events import read_events
+from vfunc.studies.finished_runs import read_run
+from vfunc.training.run_directory import RunDirectory
+
+OPTIONS = {
+    "arms": "baseline,vpretraining,known_wrong",
+    "stream_size": None,
+    "feedback_size": 8,
+    "seq_len": 64,
+    "targets": "gate",
+    "top_k": 4,
+}
+
+
+def records(path, count, wrong):
+    lines = []
+    for n in range(count):
+        said = f"{n} + 2 = {n if wrong and n % 2 else n + 2}"
+        record = {"question": f"What is {n} plus 2?", "answer": f"{said}\n#### {n + 2}"}
+        at = said.index("= ") + 2
+        lines.append(record | ({"wrong": [[at, len(said)]] if n % 2 else []} if wrong else {}))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path):
+    return {
+        "stream": (records(tmp_path / "stream.jsonl", 12, wrong=True),),
+        "feedback": (records(tmp_path / "feedback.jsonl", 8, wrong=False),),
+        "eval": records(tmp_path / "eval.jsonl", 5, wrong=True),
+        "eval_fields": "prompt=question,completion=answer",
+    }
+
+
+@pytest.mark.usefixtures("shallow")
+def test_mistakes_and_measured_tokens_go_through_a_run(command, files, tmp_path, capsys):
+    # feedback and evaluation share questions: other ones are held out
+    held = [
+        {"question": f"And {n} less 1?", "answer": f"{n} - 1 = {n - 1}\n#### {n - 1}"}
+        for n in (7, 8, 90)
+    ]
+    held.append({"question": "A word?", "answer": "It is so."})
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(r) + "\n" for r in held))
+    measure = ("results", "less=- (\\d+)")
+    assert command("--name", "a", measure_tokens=measure, probe_batches=1, **OPTIONS, **files) == 0
+    shown = capsys.readouterr().out
+    assert "results: " in shown and "held-out tokens" in shown
+    run = RunDirectory(tmp_path / "runs" / "a")
+    written = json.loads(run.metrics.read_text())
+    names = ["loss", "loss_results", "accuracy_results", "loss_less", "accuracy_less", "pass_at_1"]
+    assert [m["name"] for m in written["metrics"]] == names
+    for arm in ("baseline", "vpretraining", "known_wrong"):
+        found = written["arms"][arm]["metrics"]
+        assert found.keys() >= {*names, "loss_results_tokens"}
+        assert 0 <= found["accuracy_results"] <= 1 and found["loss_results"] > 0
+    compared = written["against_baseline"]["known_wrong"]
+    assert {"loss_results", "accuracy_results", "loss_less"} <= compared.keys()
+    assert "loss of results" in (run.path / "table.md").read_text()
+    assert (run.path / "plots" / "learning_curves.png").exists()
+    events = read_events(run.events)
+    steps = [e for e in events if e["kind"] == "step" and e["arm"] == "known_wrong"]
+    assert any(e.get("gate_on_wrong") == 1 for e in steps)
+    assert any("loss_results" in e for e in events if e["kind"] == "evaluation")
+    assert any("auc_dot" in e for e in events if e["kind"] == "signal")
+    assert [m.name for m in read_run(run.path).measures.metrics] == names
+
+
+def test_known_wrong_needs_spans(command, files, tmp_path, capsys):
+    files["stream"] = files["feedback"]
+    assert command("--name", "a", **OPTIONS, **files) == 2
+    said = capsys.readouterr().err
+    assert "the arm known_wrong has to be told" in said and "field 'wrong'" in said
+    assert not (tmp_path / "runs" / "a" / "learners").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("(a", "--measure-tokens (a: is no regular expression"),
+        ("zzz", "--measure-tokens zzz: matches no held-out token"),
+    ],
+)
+def test_patterns_are_refused(command, pattern, why, capsys):
+    assert command("--name", "a", measure_tokens=(pattern,)) == 2
+    assert why in capsys.readouterr().err
