@@ -16,6 +16,7 @@ EXTRAS = {
         "transformers",
         "tokenizers",
         "peft",
+        "regex",
         "datasets",
         "math_verify",
         "latex2sympy2_extended",
