@@ -2,6 +2,10 @@
 
     python experiments/make_vision_base.py --out base
 
+By default that of the problems shortcut and clean: 4 blocks, trained on clean scenes, with DINO's
+head and teacher. `--problem repetitive` makes that of the earlier problem, and of pictures of your
+own: 12 blocks and no more than the encoder.
+
 The scenes are of the stream's digits and photographs, which no run is measured on, drawn from
 another seed than any run's. The student's encoder is saved as timm saves one. The same options
 give the same weights on one machine.
@@ -14,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,10 +27,17 @@ from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.printable import one_line
 from vfunc.vision.data.vision_data import stream_pictures
-from vfunc.vision.encoder.embedded_encoder import EMBEDDED_ENCODER, embedded_encoder
+from vfunc.vision.encoder.embedded_encoder import (
+    EMBEDDED_ARCHITECTURE,
+    EMBEDDED_ENCODER,
+    FOUR_BLOCKS,
+    FOUR_BLOCKS_ARCHITECTURE,
+    embedded_encoder,
+)
 from vfunc.vision.encoder.encoder_file import save_encoder
 from vfunc.vision.objectives.dino import Dino
-from vfunc.vision.scenes.scenes import SceneImages
+from vfunc.vision.objectives.dino_file import save_dino
+from vfunc.vision.scenes.scenes import SceneImages, looks_of
 
 with needs("run", "tyro"):
     import tyro
@@ -38,18 +50,19 @@ BASE_SEED = 1_000_000
 class Options:
     """Options of the base learner; the defaults made the one that is shipped."""
 
-    out: Path = EMBEDDED_ENCODER
-    """Directory to write config.json and model.safetensors to."""
+    problem: Literal["clean", "repetitive"] = "clean"
+    """The problem whose base it is."""
+    out: Path | None = None
+    """Directory to write config.json and model.safetensors to (and dino.safetensors); by default
+    that of the one that is shipped."""
     seed: int = 0
     """Seed of the weights, the scenes, their order and the crops."""
-    batches: int = 500
-    """Training batches."""
+    batches: int | None = None
+    """Training batches; by default 200, and 500 of repetitive."""
     batch_size: int = 32
     """Scenes a batch."""
     scenes: int = 6_000
     """Distinct scenes to train on."""
-    repetitive: float = 0.5
-    """Share of them with a repetitive background."""
     colour: float = 0.4
     """Strength of the colour jitter; 1 is DINO's."""
     lr: float = 1e-3
@@ -59,7 +72,9 @@ class Options:
     weight_decay: float = 0.04
     """AdamW's."""
     output_dim: int = 64
-    """Prototypes of the projection head, which is not saved."""
+    """Prototypes of the projection head."""
+    local_crops: int = 6
+    """Local crops of each scene."""
     weight_scale: float = 4.0
     """Factor on the initial matrices: timm's standard deviation of 0.02 is for wider encoders, and
     leaves the features of this one all alike."""
@@ -68,13 +83,17 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("batches", "batch_size", "scenes"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
 
 
 def make(options: Options) -> None:
     """Train and save."""
-    encoder = embedded_encoder(options.seed)
+    small = options.problem == "clean"
+    batches = options.batches or (200 if small else 500)
+    out = options.out or (FOUR_BLOCKS if small else EMBEDDED_ENCODER)
+    shape = FOUR_BLOCKS_ARCHITECTURE if small else EMBEDDED_ARCHITECTURE
+    encoder = embedded_encoder(options.seed, architecture=shape)
     with torch.no_grad():
         for parameter in encoder.parameters():
             if parameter.ndim > 1:
@@ -82,6 +101,7 @@ def make(options: Options) -> None:
     objective = Dino(
         image_size=64,
         local_size=32,
+        local_crops=options.local_crops,
         output_dim=options.output_dim,
         teacher_momentum=options.teacher_momentum,
         colour=options.colour,
@@ -89,11 +109,12 @@ def make(options: Options) -> None:
     learner = objective.learner(encoder, options.seed).train()
     trained = [p for p in learner.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, options.lr, weight_decay=options.weight_decay)
-    pictures = SceneImages("stream", BASE_SEED + options.seed, options.scenes, options.repetitive)
+    look = looks_of(options.problem)["stream"]
+    pictures = SceneImages("stream", BASE_SEED + options.seed, options.scenes, look)
     began = time.perf_counter()
-    for step in range(options.batches):
+    for step in range(batches):
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * _factor(step / options.batches, options.warmup)
+            group["lr"] = options.lr * _factor(step / batches, options.warmup)
         images = stream_pictures(
             pictures, step * options.batch_size, options.batch_size, options.seed
         )
@@ -108,8 +129,8 @@ def make(options: Options) -> None:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        objective.stepped(learner, [carried], step / options.batches)
-        if (step + 1) % 50 == 0 or step + 1 == options.batches:
+        objective.stepped(learner, [carried], step / batches)
+        if (step + 1) % 50 == 0 or step + 1 == batches:
             seconds = time.perf_counter() - began
             mean = targets.mean((0, 1)).clamp_min(1e-9)
             spread = float(-(mean * mean.log()).sum())
@@ -118,8 +139,10 @@ def make(options: Options) -> None:
                 f"{spread:.2f}  {seconds:.0f} s",
                 flush=True,
             )
-    save_encoder(learner.encoder, options.out)
-    print(f"wrote {options.out}")
+    save_encoder(learner.encoder, out)
+    if small:
+        save_dino(learner, out)
+    print(f"wrote {out}")
 
 
 def _factor(spent: float, warmup: float) -> float:

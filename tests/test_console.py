@@ -33,9 +33,9 @@ def test_it_says_its_version_and_its_commands(capsys):
         ("rnu", "error: vfunc has no command 'rnu'; did you mean run? (vfunc --help)"),
         (
             "evaluate",
-            "error: vfunc has no command 'evaluate'; there are run, compare, bench, report, ",
+            "error: vfunc has no command 'evaluate'; there are run, foresee, compare, ",
         ),
-        ("--seed", "error: vfunc has no option '--seed'; there are run, compare, bench, report, "),
+        ("--seed", "error: vfunc has no option '--seed'; there are run, foresee, compare, "),
     ],
 )
 def test_what_it_does_not_know_is_one_line(capsys, word, said):

@@ -21,6 +21,8 @@ class Arm:
         valued: whether its tasks are made from the value of each candidate token, by formula, from
             g_down at every micro-batch.
         direct: whether the learner steps on the labelled examples themselves.
+        follows: the arm of the same run, trained before, whose log its tasks are made by; "" is
+            none.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Arm:
     random: bool = False
     valued: bool = False
     direct: bool = False
+    follows: str = ""
 
 
 ARMS: dict[str, Arm] = {
@@ -41,6 +44,8 @@ ARMS: dict[str, Arm] = {
         Arm("self_distillation"),
         Arm("confidence_gate"),
         Arm("known_wrong"),
+        Arm("known_objects", observes=False),
+        Arm("matched_uniform", observes=False, follows="vpretraining"),
         Arm("oracle", valued=True),
         Arm("tilted_oracle", valued=True),
         Arm("mixing", observes=False, direct=True),

@@ -13,6 +13,15 @@ EMBEDDED = "embedded"
 EMBEDDED_LEARNER = Condition(
     "for the embedded learner", lambda options: options["learner"] == EMBEDDED
 )
+SHORTCUT = Condition(
+    "on the problems shortcut and clean",
+    lambda options: options["problem"] in ("shortcut", "clean"),
+)
+"""Of pictures: the embedded scenes that a signature can be laid over."""
+SHORTCUT_LEARNER = Condition(
+    "for their embedded learner",
+    lambda options: EMBEDDED_LEARNER.holds(options) and SHORTCUT.holds(options),
+)
 DESIGNED_ARMS = tuple(name for name, arm in ARMS.items() if arm.designed)
 
 

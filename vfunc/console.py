@@ -17,6 +17,10 @@ from vfunc.printable import one_line
 
 COMMANDS = {
     "run": ("vfunc.training.command", "train with and without learned tasks, and compare"),
+    "foresee": (
+        "vfunc.training.foretelling.foresee_command",
+        "tell before training whether feedback is large and similar enough",
+    ),
     "compare": ("vfunc.studies.compare_command", "repeat run over seeds and settings"),
     "bench": ("vfunc.studies.bench_command", "measure cost and fidelity of the estimators"),
     "report": (

@@ -120,6 +120,23 @@ class HeldDownstream:
     whole: bool = True
 
 
+@dataclass(frozen=True)
+class Half:
+    """One of two draws of labelled examples that share nothing, heads' pictures neither.
+
+    Attributes:
+        losses: theta_S -> L_down on parts of it of the same size.
+        examples: examples in it, of all processes.
+    """
+
+    losses: tuple[Callable[[Params], Scalar], ...]
+    examples: int
+
+
+Halves = tuple[tuple[Half, Half], tuple[Half, Half]]
+"""Two draws of feedback, then two of held-out examples, all of one size."""
+
+
 @runtime_checkable
 class Workload(Protocol):
     """A modality's side of the loop. Nothing here changes the learner or global random state."""
@@ -173,8 +190,13 @@ class Workload(Protocol):
         """Observe a batch that the learner does not step on now, without a graph."""
         ...
 
-    def of_arm(self, arm: str) -> Workload:
-        """The same with the texts of one arm: those that use labels directly read them, too."""
+    def of_arm(self, arm: str, followed: Sequence[Mapping[str, Any]] = ()) -> Workload:
+        """The same for one arm: those that use labels directly read them, too; some are told masks.
+
+        Args:
+            arm: the arm's name.
+            followed: what the arm that it follows (`Arm.follows`) logged at each micro-batch.
+        """
         ...
 
     def build_task(
@@ -280,6 +302,25 @@ class Workload(Protocol):
 
     def feedback_batches(self) -> int:
         """How many feedback batches there are from the first on that share no example."""
+        ...
+
+    def halves(self, estimated: Any) -> Halves | None:
+        """Two draws of feedback and two of held-out examples; None where there are too few."""
+        ...
+
+    def known_tasks(
+        self, estimated: Any, position: int, batch: Any, task: Task
+    ) -> Mapping[str, Task]:
+        """Tasks of a micro-batch of which it is known what they do, by the name of their arm.
+
+        `baseline` leaves it as it is. Empty where nothing is known of this micro-batch.
+
+        Args:
+            estimated: the learner as estimates see it.
+            position: of the micro-batch in the stream.
+            batch: it, as a `problem` holds it.
+            task: a task that was made of it.
+        """
         ...
 
     def known_wrong(self, batch: Any, task: Task) -> tuple[Task, Tensor, Tensor] | None:

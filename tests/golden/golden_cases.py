@@ -21,7 +21,7 @@ FILES = {k: v for k, v in LANGUAGE.items() if k != "--stream-size"} | {
     "--learner": "embedded", "--seq-len": "64",
 }  # fmt: skip
 VISION = LANGUAGE | {
-    "--modality": "vision", "--learner": "vit", "--image-size": "32", "--stream-size": "16",
+    "--modality": "vision", "--problem": "repetitive", "--learner": "vit", "--image-size": "32", "--stream-size": "16",
     "--heads-size": "8", "--feedback-size": "8", "--fit-size": "5", "--eval-size": "5",
     "--batch-size": "3", "--meta-batch-size": "2", "--feedback-batch-size": "3",
     "--head-size": "4", "--head-steps": "4", "--probe-steps": "4", "--designer-width": "4",
@@ -191,7 +191,7 @@ GROUPS: dict[str, dict[str, list[Command]]] = {
         ],
         "own_pictures": [
             run(DINO, "--name a --feedback pictures --void-label 3 --feedback-size 4"
-                " --heads-size 4", without="--stream-size")
+                " --heads-size 4", without="--stream-size --problem")
         ],
         "vision_interrupted": [
             run(DINO, "--name a --budget 3steps", code=130, interrupt_after=5),

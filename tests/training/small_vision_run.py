@@ -35,6 +35,7 @@ STREAMED = ("heads", "feedback", "held_out")
 
 SMALL_VISION: dict[str, Any] = {
     "modality": "vision",
+    "problem": "repetitive",
     "image_size": 32,
     "stream_size": 16,
     "heads_size": 8,

@@ -13,10 +13,12 @@ from vfunc.vision.data.vision_data import Labelled, Pictures, labelled_batch
 from vfunc.vision.scenes import scene_drawing
 from vfunc.vision.scenes.scene_drawing import GROUPS, class_of, draw_scene
 from vfunc.vision.scenes.scene_layers import Layer, compose
+from vfunc.vision.scenes.scene_look import PLAIN, Look
 from vfunc.vision.scenes.scene_material import SHARES, material
-from vfunc.vision.scenes.scenes import SceneImages, Scenes, embedded_scenes
+from vfunc.vision.scenes.scenes import SceneImages, Scenes, embedded_scenes, looks_of
 
 SIDE = 64
+OLD = Look(repetitive=0.5)
 
 
 def flat_layers(seed):
@@ -79,8 +81,8 @@ def recorded(monkeypatch):
     return seen
 
 
-def drawn(seed, repetitive=0.0, role="feedback"):
-    return draw_scene(np.random.default_rng(seed), material(role), repetitive)
+def drawn(seed, role="feedback", **look):
+    return draw_scene(np.random.default_rng(seed), material(role), Look(**look))
 
 
 def test_the_nearer_digit_hides_the_farther_one(recorded):
@@ -198,7 +200,7 @@ def numpy_state():
 
 def test_drawing_leaves_global_random_state_alone():
     before = random.getstate(), numpy_state().copy(), torch.get_rng_state()
-    Scenes("fit", 0, 2)[1], SceneImages("stream", 0, 2, 0.5)[0]
+    Scenes("fit", 0, 2)[1], SceneImages("stream", 0, 2, OLD)[0]
     after = random.getstate(), numpy_state(), torch.get_rng_state()
     assert (
         before[0] == after[0] and (before[1] == after[1]).all() and torch.equal(before[2], after[2])
@@ -223,7 +225,7 @@ def test_labels_are_of_the_types_and_ranges_that_are_promised():
 
 def test_a_repetitive_background_repeats_along_rows_and_leaves_the_digits_alone(recorded):
     for seed in range(6):
-        once, again = drawn(seed), drawn(seed, repetitive=1)
+        once, again = drawn(seed), drawn(seed, repetitive=1.0)
         assert once.digit == again.digit
         assert np.array_equal(once.segmentation, again.segmentation)
         (plain, _, _), (repeated, _, _) = recorded[-2:]
@@ -253,6 +255,7 @@ def sizes(**changes):
         "evaluation_fit": 6,
         "evaluation": 5,
         "split": "test",
+        "looks": looks_of("repetitive"),
         **changes,
     }
 
@@ -281,11 +284,11 @@ def test_each_part_of_the_embedded_problem_is_of_its_own_role():
     parts = (data.heads, data.feedback, data.held_out, data.fit, data.test)
     assert [p.split for p in parts] == ["heads", "feedback", "held_out", "fit", "validation"]
     assert embedded_scenes(0, **sizes()).test.split == "test" and data.stream.split == "stream"
-    assert [p.repetitive for p in parts] == [0.0] * 5
+    assert [p.look for p in parts] == [PLAIN] * 5
 
 
 def test_a_stream_hands_out_the_pictures_of_its_scenes():
-    pictures, scenes = SceneImages("stream", 2, 3, 0.5), Scenes("stream", 2, 3, 0.5)
+    pictures, scenes = SceneImages("stream", 2, 3, OLD), Scenes("stream", 2, 3, OLD)
     assert all(torch.equal(pictures[i], scenes[i].image) for i in range(3))
     assert pictures[1] is pictures[1] and scenes[1] is scenes[1]
 
@@ -299,7 +302,7 @@ def test_a_stream_hands_out_the_pictures_of_its_scenes():
         ),
         (lambda: Scenes("test", -1, 1), "seed -1: a seed cannot be negative"),
         (lambda: Scenes("test", 0, 0), "0 test scenes were asked for; ask for at least 1"),
-        (lambda: SceneImages("stream", 0, 1, 1.5), "repetitive=1.5 is not a share"),
+        (lambda: Look(repetitive=1.5), "repetitive=1.5 is not a share"),
         (lambda: embedded_scenes(0, **sizes(split="train")), "split 'train'; the splits are"),
     ],
 )

@@ -30,7 +30,7 @@ from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.ijepa import IJepa
 from vfunc.vision.reporting import vision_reporting
-from vfunc.vision.scenes.scenes import embedded_scenes
+from vfunc.vision.scenes.scenes import embedded_scenes, looks_of
 from vfunc.vision.value_map import _unpacked
 from vfunc.vision.workload import VisionFeedback, VisionWorkload
 from vfunc.workload import Workload
@@ -41,7 +41,15 @@ OBJECTIVES = {
     "ijepa": IJepa(patch=4, image_size=16, predictor_width=8, predictor_depth=1),
 }
 SCENES = embedded_scenes(
-    0, stream=10, heads=5, feedback=5, evaluation_fit=4, evaluation=4, split="test", held_out=5
+    0,
+    stream=10,
+    heads=5,
+    feedback=5,
+    evaluation_fit=4,
+    evaluation=4,
+    split="test",
+    held_out=5,
+    looks=looks_of("shortcut"),
 )
 SOURCE = dataclasses.replace(SCENES, image_size=(32, 32))
 WEIGHTS = {"segmentation": 1.0, "depth": 0.5}

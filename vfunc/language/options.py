@@ -32,6 +32,7 @@ from vfunc.language.soft_targets.designer import DesignerConfig
 FIXED_ALPHA_ARMS = ("uniform_smoothing", "self_distillation")
 OBSERVING_ARMS = tuple(name for name, arm in ARMS.items() if arm.observes)
 Problem = Literal["careless_everywhere", "careless_source", "random_slips", "style_shift"]
+PICTURE_ARMS = ("known_objects", "matched_uniform")
 _TOGETHER = ("stream", "feedback", "eval")
 _ADAPTERS = Need(
     lambda options: options["lora_rank"] > 0, "it is for adapters; give --lora-rank above 0"
@@ -295,6 +296,9 @@ def check_language(given: Options, options: Options) -> None:
         raise UserError(
             f"data of your own needs --stream, --feedback and --eval together; {lacking} is missing"
         )
+    of_pictures = [arm for arm in options["arms"] if arm in PICTURE_ARMS]
+    if of_pictures:
+        raise UserError(f"--arms: {of_pictures[0]} works on pictures; it is for --modality vision")
     _check_estimate(options)
     _check_arms_with_labels(options)
     _check_feedback_tasks(options)

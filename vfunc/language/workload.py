@@ -50,7 +50,10 @@ from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
-from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward
+from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward, Half, Halves
+
+HALF = 8
+"""Feedback batches in one of two draws that are compared, at most."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class LanguageWorkload:
         assert isinstance(part, TokenBatch)
         return cast("Batch", part.among(self.processes))
 
-    def of_arm(self, arm: str) -> LanguageWorkload:
+    def of_arm(self, arm: str, followed: Sequence[Mapping[str, Any]] = ()) -> LanguageWorkload:
         """See `Workload.of_arm`."""
         if not ARMS[arm].direct:
             return self
@@ -332,6 +335,39 @@ class LanguageWorkload:
     def feedback_batches(self) -> int:
         """See `Workload.feedback_batches`."""
         return self.data.feedback.distinct // (self.feedback_batch_size * self.processes.size)
+
+    def halves(self, estimated: LanguageLearner) -> Halves | None:
+        """See `Workload.halves`: batches, the first for one half and the next for the other."""
+        share = self.feedback_batch_size * self.processes.size
+        there = min(self.data.feedback.distinct, self.data.held_out.distinct) // share
+        each = min(HALF, there // 2)
+        if not each:
+            return None
+        first, second = range(each), range(each, 2 * each)
+
+        def feedback(k: int) -> Callable[[Params], Scalar]:
+            return self.downstream(estimated, k, dropout=None, seed=self.seed + k).loss
+
+        def half(one: Callable[[int], Callable[[Params], Scalar]], at: range) -> Half:
+            return Half(tuple(map(one, at)), each * share)
+
+        def held_out(k: int) -> Callable[[Params], Scalar]:
+            return self.held_out(estimated, k)
+
+        return (
+            (half(feedback, first), half(feedback, second)),
+            (half(held_out, first), half(held_out, second)),
+        )
+
+    def known_tasks(
+        self, estimated: LanguageLearner, position: int, batch: ObservedBatch, task: Task
+    ) -> Mapping[str, Task]:
+        """See `Workload.known_tasks`: `known_wrong`, where tokens are known to be mistaken."""
+        found = self.known_wrong(batch, task)
+        if found is None:
+            return {}
+        q, _ = hand_made_targets("known_wrong", batch, self.fixed_alpha)
+        return {"baseline": found[0], "known_wrong": {**task, "q": q}}
 
     def known_wrong(self, batch: ObservedBatch, task: Task) -> tuple[Task, Tensor, Tensor] | None:
         """See `Workload.known_wrong`: all mass on the true token, which is the first candidate."""

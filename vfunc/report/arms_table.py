@@ -13,13 +13,13 @@ from vfunc.modality import Metric
 from vfunc.report.measures import LOSS, Measures, name_of, written
 from vfunc.report.table import (
     BASELINE,
-    KNOWN_WRONG,
     LEVEL,
     NONE,
     WIDTH,
     captioned,
     empty_table,
     si,
+    told_among,
     width_of,
 )
 from vfunc.typecheck import typed
@@ -68,10 +68,10 @@ class ArmRow:
 def arms_table(rows: Sequence[ArmRow], measures: Measures, *, share_of: str = LOSS) -> Table:
     """The arms of a run side by side: 80 columns wide at most, with up to four metrics.
 
-    Where `baseline` and `known_wrong` are both among the arms, a last column tells which share of
-    the way from the one to the other each arm went. The comparison with the baseline is in the
-    table where there is one metric besides the loss, and needs `baseline_table` where there are
-    several.
+    Where `baseline` and an arm that is told what is right (`TOLD`) are both among the arms, a last
+    column tells which share of the way from the one to the other each arm went. The comparison with
+    the baseline is in the table where there is one metric besides the loss, and needs
+    `baseline_table` where there are several.
 
     Args:
         rows: the arms, in the order to show.
@@ -148,7 +148,8 @@ def _arms_table(
         notes += [] if unit == "tokens" else [f"against baseline: mean per {measures.example}"]
     if shares:
         figure = name_of(measures.metric(share_of))
-        notes.append(f"way: from {BASELINE} to {KNOWN_WRONG} in {figure}")
+        told = told_among(row.arm for row in rows)
+        notes.append(f"way: from {BASELINE} to {told} in {figure}")
     return captioned(table, notes)
 
 
@@ -170,9 +171,9 @@ def _difference(row: ArmRow, metric: Metric) -> str:
 
 
 def _shares(rows: Sequence[ArmRow], metric: str) -> list[float | None]:
-    """How far each arm went from baseline to known_wrong; empty where that cannot be told."""
+    """How far each arm went from baseline to the told one; empty where that cannot be told."""
     by_arm = {row.arm: row.figures.get(metric) for row in rows}
-    start, end = by_arm.get(BASELINE), by_arm.get(KNOWN_WRONG)
+    start, end = by_arm.get(BASELINE), by_arm.get(told_among(by_arm) or "")
     if start is None or end is None or start == end:
         return []
     figures = [row.figures.get(metric) for row in rows]

@@ -29,6 +29,8 @@ _STYLES = {
     "self_distillation": ("#56b4e9", "D"),
     "confidence_gate": ("#d55e00", "P"),
     "known_wrong": ("#009e73", "X"),
+    "known_objects": ("#009e73", "X"),
+    "matched_uniform": ("#b08bc9", "<"),
     "oracle": ("#7b5ea7", "<"),
     "tilted_oracle": ("#8c6d1f", ">"),
     "mixing": ("#a3123a", "h"),

@@ -21,7 +21,7 @@ from vfunc.printable import printable
 from vfunc.report.drawing import arm_style
 from vfunc.report.measures import LOSS, Measures, name_of, written
 from vfunc.report.seed_statistics import ArmOverSeeds, Difference, Interval
-from vfunc.report.table import BASELINE, KNOWN_WRONG, LEVEL, NONE, p_text
+from vfunc.report.table import BASELINE, LEVEL, NONE, p_text, told_among
 from vfunc.typecheck import typed
 
 
@@ -207,7 +207,8 @@ def _notes(arms: Sequence[ArmOverSeeds], metric: Metric, compares: bool, way: bo
     if compares:
         notes.append("higher is better" if metric.higher_is_better else "lower is better")
     if way:
-        notes.append(f"way: from {BASELINE} to {KNOWN_WRONG}")
+        told = told_among(arm.arm for arm in arms)
+        notes.append(f"way: from {BASELINE} to {told}")
     if not several:
         notes.append("one seed: no interval over seeds, and no test")
     return notes

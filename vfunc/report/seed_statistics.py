@@ -19,7 +19,7 @@ from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import holm, seed_interval
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
-from vfunc.report.table import BASELINE, KNOWN_WRONG
+from vfunc.report.table import BASELINE, told_among
 from vfunc.typecheck import typed
 
 UNITS_PER_SECOND = "units_per_second"
@@ -74,7 +74,8 @@ class Measured:
         mean: their mean.
         interval: Student's 95 % interval of the mean; None for one seed.
         difference: difference to the baseline; None for the baseline itself, and without one.
-        way: the share of the way from the baseline's mean to that of `known_wrong`; None where
+        way: the share of the way from the baseline's mean to that of the arm that is told what
+            is right (`TOLD`); None where
             that arm is missing or no better than the baseline.
     """
 
@@ -191,12 +192,13 @@ def _difference(runs: Sequence[SeedRun], arm: str, metric: Metric) -> Difference
 
 
 def _way(runs: Sequence[SeedRun], arm: str, metric: Metric) -> float | None:
-    runs = [run for run in runs if KNOWN_WRONG in run.arms]
-    if not runs:
+    told = next((found for run in runs if (found := told_among(run.arms))), None)
+    runs = [run for run in runs if told in run.arms]
+    if told is None or not runs:
         return None
     start, end, here = (
         float(np.mean([run.arms[name][metric.name] for run in runs]))
-        for name in (BASELINE, KNOWN_WRONG, arm)
+        for name in (BASELINE, told, arm)
     )
     improves = end > start if metric.higher_is_better else end < start
     return (here - start) / (end - start) + 0.0 if improves else None

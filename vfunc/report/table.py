@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from vfunc.printable import SafeConsole, printable
 from vfunc.typecheck import typed
 
 BASELINE = "baseline"
-KNOWN_WRONG = "known_wrong"
+TOLD = ("known_wrong", "known_objects")
+"""Arms that are told what is right, of text and of pictures: where the way leads to."""
 NONE = "–"
 LEVEL = 0.05
 WIDTH = 80  # columns that a table keeps to, if need be by closing up
@@ -73,6 +74,11 @@ def probe_table(rows: Sequence[ProbeRow], *, unit: str) -> Table:
     return captioned(
         table, ["mean decrease of the loss in one step; predicted: -<g_down, step>, to first order"]
     )
+
+
+def told_among(arms: Iterable[str]) -> str | None:
+    """The arm of `TOLD` that is among these, or None."""
+    return next((name for name in TOLD if name in tuple(arms)), None)
 
 
 @typed

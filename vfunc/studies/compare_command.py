@@ -32,8 +32,8 @@ interrupted one; with --overwrite it starts afresh, and with --dry-run it tells 
 
 The comparison gives each arm's mean over seeds with Student's 95 % interval, its difference to the
 baseline with the p value of the paired t test (adjusted by Holm's method over all arms and
-settings), in how many seeds it is better, how far it goes from baseline to known_wrong, and its
-speed. It is printed and written as comparison.json, comparison.md and comparison.png.
+settings), in how many seeds it is better, how far it goes from baseline to the arm that is told,
+and its speed. It is printed and written as comparison.json, comparison.md and comparison.png.
 
 Examples:
   %(prog)s --seeds 0 1 2

@@ -190,7 +190,10 @@ def _require_free(named: Sequence[str], given: Mapping[str, Any], varied: Sequen
 def _arms_beside(config: RunConfig) -> list[str]:
     """What estimators are compared with, unless --arms says: all that the run can have."""
     if config.run.modality == VISION:
-        return ["baseline", ESTIMATED, "random_feedback", "uniform_smoothing"]
+        arms = ["baseline", ESTIMATED, "random_feedback", "uniform_smoothing"]
+        known = ["known_objects"] if "feedback" not in given_options(config) else []
+        masked = config.options["augmentor"] != "photometric"
+        return [*arms, *known, *(["matched_uniform"] if masked else [])]
     embedded = "stream" not in given_options(config)
     worked = config.options.get("feedback_kind") == "worked"
     return [

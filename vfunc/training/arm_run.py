@@ -31,6 +31,9 @@ class StepOptions:
         feedback_every: designer updates that one g_down serves.
         penalties_in_values: lambda of some of the terms, in units of the typical value of a task's
             element (see `Gains`).
+        designer_warmup: designer updates before the first task that it makes, the learner held.
+        designer_lr: step size of the designer's optimizer at the start.
+        designer_final_lr: that at the end of the budget, as a fraction; None leaves it alone.
     """
 
     accumulate: int
@@ -44,6 +47,9 @@ class StepOptions:
     feedback_bank: int | None = None
     feedback_every: int = 1
     penalties_in_values: Mapping[str, float] = field(default_factory=dict)
+    designer_warmup: int = 0
+    designer_lr: float = 0.0
+    designer_final_lr: float | None = None
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,9 @@ def step_options(config: RunConfig) -> StepOptions:
         penalties_in_values=config.penalties_in_values,
         feedback_bank=config.estimator.feedback_bank,
         feedback_every=config.estimator.feedback_every or 1,
+        designer_warmup=config.designer.designer_warmup or 0,
+        designer_lr=config.designer.designer_lr,
+        designer_final_lr=config.designer.designer_final_lr,
         train_mode=config.estimator.estimate_mode == "train",
         seed=config.run.seed,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from vfunc.evaluation.expected import in_words
 from vfunc.printable import printable
 from vfunc.processes import ALONE, Processes
 from vfunc.report.events import EventLog
@@ -87,6 +88,9 @@ class RunLog:
             hessian = products and f"Hessian products by {products}"
             why = "; ".join(filter(None, [fields["engine_why"], hessian, fields["split"]]))
             self._display.message(printable(f"engine    {fields['engine']} ({why})"))
+        if kind == "foresight":
+            for line in in_words(fields):
+                self._display.message(printable(line))
         if kind == "evaluation":
             self._latest["heldout_loss"] = fields["heldout_loss"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ from vfunc import trees
 from vfunc.errors import NonFiniteError
 from vfunc.learner import mode
 from vfunc.training.arm_run import ArmRun
+from vfunc.training.foretelling.foresight import foresee
 from vfunc.training.interrupt import noting_interrupts
 from vfunc.training.probing import probe
-from vfunc.training.step import MicroBatch, micro_batch, optimizer_step
+from vfunc.training.step import MicroBatch, micro_batch, optimizer_step, warm_up
 from vfunc.workload import Evaluation
 
 ENGINE_NOTES = ("engine", "engine_why", "hessian_engine", "split")
@@ -41,11 +43,17 @@ def run_arm(run: ArmRun) -> Evaluation:
     _require_same(run)
     if run.state.counters.step == 0:
         _evaluate(run, final=False)
+        _foresee(run)
         run.log.checkpoint(run.state)
     with noting_interrupts() as stop:
         _follow(run)  # what an interrupt left undone
         while (before := _fraction(run)) < 1.0:
-            first = run.state.counters.updates == 0
+            for _ in _warmed_up(run):
+                stop.signum = processes.any(stop.signum)
+                if stop.requested:
+                    _save(run)
+                    raise stop.raised(f"stopped while the designer of {run.arm.name} warms up")
+            first = run.state.counters.updates <= run.options.designer_warmup
             done = one_step(run)
             _report(run, done, first=first)
             stop.signum = processes.any(stop.signum)
@@ -58,6 +66,28 @@ def run_arm(run: ArmRun) -> Evaluation:
                 _save(run)
     _require_same(run)
     return _evaluate(run, final=True)
+
+
+def _foresee(run: ArmRun) -> None:
+    """Tell, before it trains, what is to be expected of an arm's feedback, if a probe is asked."""
+    if not run.arm.designed or run.arm.random or not run.plan.probe_batches:
+        return
+    if found := foresee(run):
+        run.log.event("foresight", {"arm": run.arm.name, "at_step": 0, **found})
+
+
+def _warmed_up(run: ArmRun) -> Iterator[None]:
+    """The designer's warm-up, update by update; its seconds count, and each is an event."""
+    estimates, began = warm_up(run), time.perf_counter()
+    for estimate in estimates:
+        state, processes = run.state, run.workload.processes
+        seconds = processes.agreed(time.perf_counter() - began)
+        at = state.counters
+        state.counters = replace(at, seconds=at.seconds + seconds)
+        told = {"update": at.updates, "value": float(estimate.value)}
+        run.log.event("designer_warmup", run.counted | told)
+        yield
+        began = time.perf_counter()
 
 
 def _require_same(run: ArmRun) -> None:
@@ -73,6 +103,10 @@ def one_step(run: ArmRun) -> dict[str, Any]:
     lr = run.plan.size(fraction)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
+    final = run.options.designer_final_lr
+    if final is not None and state.designer_optimizer is not None:
+        for group in state.designer_optimizer.param_groups:
+            group["lr"] = run.options.designer_lr * (1 + (final - 1) * fraction)
     began, before = time.perf_counter(), state.counters
     taken = [micro_batch(run) for _ in range(run.options.accumulate)]
     norm = optimizer_step(run)

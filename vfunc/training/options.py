@@ -12,8 +12,15 @@ from rich.console import Console
 from torch import nn
 
 from vfunc.arms import ARMS
-from vfunc.conditions import DESIGNED, EMBEDDED, EMBEDDED_LEARNER, TRAINED
-from vfunc.config.declared import By, Cases, Condition, Need, Options, option
+from vfunc.conditions import (
+    DESIGNED,
+    EMBEDDED,
+    EMBEDDED_LEARNER,
+    SHORTCUT,
+    SHORTCUT_LEARNER,
+    TRAINED,
+)
+from vfunc.config.declared import By, Cases, Computed, Condition, Need, Options, option
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
 from vfunc.estimators import (
@@ -52,6 +59,21 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
 _RUN_NAME = re.compile(r"\w[\w.+=,@ -]*")
 _ADAPTED = Condition("with LoRA", lambda options: options["lora_rank"] > 0)
+
+
+def _on_shortcut(options: Options) -> bool:
+    return options["modality"] == VISION and SHORTCUT.holds(options)
+
+
+def _holds_g_down(options: Options) -> bool:
+    return getattr(find_estimator(options["estimator"]), "g_down_alone", False)
+
+
+def _all_feedback(options: Options) -> int | None:
+    count = options["feedback_size"]
+    return count if count >= options["feedback_batch_size"] else None
+
+
 _OWN_DIRECTION = Need(
     lambda options: "vpretraining" in options["arms"],
     "it is for the arm vpretraining; random_feedback draws its direction",
@@ -179,8 +201,10 @@ class RunOptions:
     arms: tuple[str, ...] = option(
         "Ways of training to compare, separated by commas, each from the same start: "
         + ", ".join(ARMS)
-        + " (known_wrong where the data tell what is wrong in them; vision has the first four; "
-        "mixing and sft train on the feedback itself).",
+        + " (known_wrong where the data tell what is wrong in them; vision has the first four, "
+        "known_objects, which is told where the objects are, and matched_uniform, which keeps as "
+        "much as the designer of vpretraining did, everywhere alike; mixing and sft train on the "
+        "feedback itself).",
         default=("baseline", "vpretraining"),
         shown="baseline,vpretraining",
         metavar="ARM,ARM",
@@ -265,7 +289,7 @@ class OptimizerOptions:
             "modality",
             {
                 LANGUAGE: Cases(((EMBEDDED_LEARNER, 1e-3), (_ADAPTED, 2e-4)), 1.5e-5),
-                VISION: Cases(((EMBEDDED_LEARNER, 5e-4),), 4.15e-6),
+                VISION: Cases(((SHORTCUT_LEARNER, 1e-3), (EMBEDDED_LEARNER, 5e-4)), 4.15e-6),
             },
         ),
         above=0,
@@ -316,7 +340,7 @@ class DesignerOptions:
             "modality",
             {
                 LANGUAGE: Cases(((EMBEDDED_LEARNER, 4e-3),), 1e-4),
-                VISION: Cases(((EMBEDDED_LEARNER, 3e-3),), 1.54e-4),
+                VISION: Cases(((SHORTCUT, 2e-2), (EMBEDDED_LEARNER, 3e-3)), 1.54e-4),
             },
         ),
         above=0,
@@ -329,6 +353,26 @@ class DesignerOptions:
         metavar="PATH",
         reads=True,
         needs=(DESIGNED,),
+    )
+    designer_final_lr: float | None = option(
+        "Learning rate of the designer at the end, as a fraction of --designer-lr; it falls "
+        "linearly over the budget.",
+        default=None,
+        shown="1, and it stays",
+        least=0,
+        most=1,
+        needs=(DESIGNED, TRAINED),
+    )
+    designer_warmup: int | None = option(
+        "Updates of the designer before the first learner step that it makes a task for, on the "
+        "next micro-batches, with the learner held; the learner steps on these afterwards as ever.",
+        default=Computed(
+            "0; 60 on vision's problems shortcut and clean",
+            lambda options: 60 if _on_shortcut(options) else None,
+            None,
+        ),
+        least=0,
+        needs=(DESIGNED, TRAINED),
     )
     freeze_designer: bool = option(
         "Use --designer as it is, without training.",
@@ -364,7 +408,7 @@ class EstimatorOptions:
             "modality",
             {
                 LANGUAGE: Cases(((EMBEDDED_LEARNER, "all"), (_ADAPTED, "lora:last:2")), "last:2"),
-                VISION: "last:2",
+                VISION: Cases(((SHORTCUT_LEARNER, "all"),), "last:2"),
             },
         ),
         metavar="SUBSET",
@@ -373,23 +417,29 @@ class EstimatorOptions:
     )
     meta_period: int = option(
         "Micro-batches between designer updates.",
-        default=By("modality", {LANGUAGE: 8, VISION: 4}),
+        default=By("modality", {LANGUAGE: 8, VISION: Cases(((SHORTCUT, 2),), 4)}),
         least=1,
         needs=(DESIGNED, TRAINED),
     )
     feedback_bank: int | None = option(
         "Feedback examples that g_down is of, in all processes, computed in parts of "
         "--feedback-batch-size; its noise falls with their number.",
-        default=None,
-        shown="one feedback batch",
+        default=Computed(
+            "one feedback batch; all there are on vision's problems shortcut and clean",
+            lambda options: _all_feedback(options) if _on_shortcut(options) else None,
+            None,
+        ),
         least=1,
         needs=(DESIGNED, TRAINED),
     )
     feedback_every: int | None = option(
         "Designer updates that one g_down serves before it is computed anew (with --meta-period "
         "micro-batches from one to the next); of first_order, random and zero.",
-        default=None,
-        shown="1",
+        default=Computed(
+            "1; 10 on vision's problems shortcut and clean, where the estimator allows it",
+            lambda options: 10 if _on_shortcut(options) and _holds_g_down(options) else None,
+            None,
+        ),
         least=1,
         needs=(DESIGNED, TRAINED),
     )

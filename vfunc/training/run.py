@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from vfunc.arms import ARMS
 from vfunc.errors import NonFiniteError, NotConvergedError
 from vfunc.printable import SafeConsole
 from vfunc.processes import Processes, joined
@@ -229,7 +230,8 @@ def _run_one(name: str, running: Running) -> None:
     assembled, directory = running.assembled, running.directory
     if assembled.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(assembled.device)
-    run = start_arm(name, assembled)
+    followed = running.processes.agreed(_followed(name, running))
+    run = start_arm(name, assembled, followed=followed)
     with contextlib.ExitStack() as open_files:
         log = _log_of(run, running, open_files)
         began = time.perf_counter()
@@ -239,6 +241,21 @@ def _run_one(name: str, running: Running) -> None:
         # the last checkpoint stays until the results are whole
         _write_results(run, assembled, directory, evaluation, wall)
         directory.forget_checkpoints(name)
+
+
+def _followed(name: str, running: Running) -> list[dict[str, Any]] | None:
+    """What the arm that this one follows logged at each micro-batch; nothing if it follows none.
+
+    Micro-batches of one optimizer step are logged by their mean.
+    """
+    if not running.processes.first:
+        return None
+    other = ARMS[name].follows
+    if not other:
+        return []
+    lines = read_lines(running.directory.events)
+    steps = [e for _, e in lines if e["kind"] == "step" and e["arm"] == other]
+    return [e for e in steps for _ in range(running.assembled.config.optimizer.accumulate)]
 
 
 def _log_of(run: ArmRun, running: Running, open_files: contextlib.ExitStack) -> Log:

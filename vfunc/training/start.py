@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 
 from vfunc.arms import ARMS, Arm
@@ -22,6 +25,7 @@ def start_arm(
     log: Log | None = None,
     *,
     workload: Workload | None = None,
+    followed: Sequence[Mapping[str, Any]] = (),
 ) -> ArmRun:
     """One arm of a run, at the start checkpoint. Seeds torch's global random state.
 
@@ -30,6 +34,7 @@ def start_arm(
         assembled: what every arm of the run shares; none of it changes.
         log: receiver of its events, progress and checkpoints; None drops them.
         workload: a workload in place of the run's own.
+        followed: what the arm that this one follows logged at each micro-batch (`Arm.follows`).
 
     Returns:
         The arm, with counters at zero.
@@ -39,7 +44,7 @@ def start_arm(
     """
     config = assembled.config
     arm = ARMS[arm] if isinstance(arm, str) else arm
-    workload = (workload or assembled.workload).of_arm(arm.name)
+    workload = (workload or assembled.workload).of_arm(arm.name, followed)
     estimator = estimator_of(arm, config)
     torch.manual_seed(config.run.seed)
     state = new_arm_state(

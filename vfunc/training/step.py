@@ -7,7 +7,7 @@ carries the learner's own loss. Labels reach nothing but the designer's paramete
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -91,6 +91,49 @@ def micro_batch(run: ArmRun) -> MicroBatch:
         state.counters, micro_batch=at.micro_batch + 1, units=at.units + int(units)
     )
     return MicroBatch(whole, task.notes, task.carried, estimate)
+
+
+def warm_up(run: ArmRun) -> Iterator[ValueEstimate]:
+    """Updates of the designer with the learner held, before the first task that it makes.
+
+    They take the micro-batches that come next, the first of each window, from where the learner
+    will begin: it steps on these as it would have without.
+
+    Args:
+        run: the arm, before a window; its designer is changed in place, an update each.
+
+    Yields:
+        Each update's estimate.
+
+    Raises:
+        NonFiniteError: a value or gradient is not finite; that update has not been made.
+    """
+    state, workload, options = run.state, run.workload, run.options
+    begin, every = state.counters.micro_batch, options.accumulate
+    if (
+        run.estimator is None
+        or state.designer_optimizer is None
+        or begin + every <= options.burn_in
+    ):
+        return
+    while state.counters.updates < options.designer_warmup:
+        at = begin + state.counters.updates * every
+        state.counters = replace(state.counters, micro_batch=at)
+        try:
+            dropout = None
+            if options.train_mode:
+                dropout = RandomState.now(next(state.learner.parameters()).device)
+            feedback = _feedback_now(run, dropout)
+            forward = workload.forward(
+                state.learner,
+                workload.batch(at),
+                observe=True,
+                estimated=run.estimated if dropout is None else None,
+            )
+            estimate = _update_designer(run, forward, feedback)
+        finally:
+            state.counters = replace(state.counters, micro_batch=begin)
+        yield estimate
 
 
 def optimizer_step(run: ArmRun) -> float:

@@ -15,17 +15,17 @@ PUBLIC = re.compile(r"(ade20k|nyuv2|imagenet)(:.*)?")
 OWN_PICTURES = Need(
     lambda options: options["feedback"] is not None, "it is for folders; give --feedback DIR"
 )
+MASKED_ARMS = ("uniform_smoothing", "known_objects", "matched_uniform")
+"""Arms without a designer whose views are made by a mask."""
 BLURRED = Need(
-    any_arm((*DESIGNED_ARMS, "uniform_smoothing")),
-    "nothing is blurred; it needs an arm with a designer, or uniform_smoothing",
+    any_arm((*DESIGNED_ARMS, *MASKED_ARMS)),
+    f"nothing is blurred; it needs an arm with a designer, or {', '.join(MASKED_ARMS)}",
 )
 MASKS = Need(
     lambda options: makes(options, "unet", "dit"),
     "it is for masks, and --augmentor photometric makes none",
 )
-VISION_ARMS = tuple(
-    name for name in ARMS if name in (*DESIGNED_ARMS, "baseline", "uniform_smoothing")
-)
+VISION_ARMS = tuple(name for name in ARMS if name in (*DESIGNED_ARMS, "baseline", *MASKED_ARMS))
 _NOT_ASKED = "--labels leaves its task out"
 
 

@@ -6,7 +6,16 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from vfunc.conditions import DESIGNED, EMBEDDED, EMBEDDED_LEARNER, NEW_DESIGNER, TRAINED, any_arm
+from vfunc.arms import ARMS
+from vfunc.conditions import (
+    DESIGNED,
+    EMBEDDED,
+    EMBEDDED_LEARNER,
+    NEW_DESIGNER,
+    SHORTCUT,
+    TRAINED,
+    any_arm,
+)
 from vfunc.config.declared import Cases, Computed, Need, Options, option, same
 from vfunc.config.partial import Partial
 from vfunc.errors import UserError
@@ -24,6 +33,8 @@ from vfunc.vision.evaluation.probes import ProbeOptions
 from vfunc.vision.feedback.heads import HeadOptions
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.ijepa import IJepa
+from vfunc.vision.scenes.scene_look import TEXTURE, Signature
+from vfunc.vision.scenes.scene_roles import ROLES, Problem
 
 LABELS = ("segmentation", "depth", "classification")
 """What feedback pictures may be labelled with."""
@@ -53,7 +64,16 @@ def _weight(help: str, label: str) -> Any:
     return option(help, default=1.0, least=0, needs=(asked(label),))
 
 
+def _check_roles(roles: tuple[str, ...], where: str) -> None:
+    for role in roles:
+        if role not in ROLES:
+            raise UserError(f"{where}: no pictures are for {role!r}; roles: {', '.join(ROLES)}")
+        if roles.count(role) > 1:
+            raise UserError(f"{where} names {role} twice")
+
+
 _FOLDERS = Need(_from_folder, OWN_PICTURES.reason)
+_SIGNED = Need(lambda options: options["problem"] == "shortcut", "it is for --problem shortcut")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +113,50 @@ class DataOptions:
             "refuse",
         ),
         needs=(OWN_PICTURES,),
+    )
+    problem: Problem | None = option(
+        "The embedded scenes to train on. In shortcut every picture of the stream carries a "
+        "signature of its own over its background, a grating, which all its crops share; clean is "
+        "the same without; repetitive is an earlier problem, whose backgrounds repeat a patch, "
+        "with a learner of 12 blocks. None with --feedback.",
+        default=Computed(
+            "shortcut", lambda options: "shortcut" if EMBEDDED_SCENES.holds(options) else None
+        ),
+        needs=(
+            Need(
+                EMBEDDED_SCENES.holds,
+                "it belongs to the embedded scenes, and --feedback brings pictures of your own",
+            ),
+        ),
+    )
+    signature_amplitude: float = option(
+        "--problem shortcut: amplitude of the grating, in units of the range of colours.",
+        default=Signature().amplitude,
+        above=0,
+        most=1,
+        needs=(_SIGNED,),
+    )
+    signature_period: tuple[float, float] = option(
+        "--problem shortcut: range of the grating's period, in pixels.",
+        default=Signature().period,
+        metavar="LOW HIGH",
+        least=2,
+        needs=(_SIGNED,),
+    )
+    signature_roles: tuple[str, ...] = option(
+        "--problem shortcut: whose pictures carry the grating, of " + ", ".join(ROLES) + ".",
+        default=("stream",),
+        metavar="ROLE [ROLE ...]",
+        check=_check_roles,
+        needs=(_SIGNED,),
+    )
+    object_texture: float = option(
+        "--problem shortcut and clean: amplitude of a fine texture on the digits, which tells "
+        "their class and which a blur takes away; 0 is none.",
+        default=TEXTURE,
+        least=0,
+        most=1,
+        needs=(Need(SHORTCUT.holds, "it is for --problem shortcut and clean"),),
     )
     stream_size: int | None = option(
         "Embedded: scenes in the stream; it is read again from the start when it ends.",
@@ -165,7 +229,8 @@ class ViewOptions:
     meta_batch_size: int = option(
         "Pictures of a micro-batch that an estimate takes.",
         default=Computed(
-            "a quarter of --batch-size", lambda options: max(1, options["batch_size"] // 4)
+            "a quarter of --batch-size, half of it on the problems shortcut and clean",
+            lambda options: max(1, options["batch_size"] // (2 if SHORTCUT.holds(options) else 4)),
         ),
         least=1,
         needs=(DESIGNED,),
@@ -175,13 +240,13 @@ class ViewOptions:
     )
     sparsity_penalty: float = option(
         "Masks: weight of the penalty on a mean that is not --keep.",
-        default=Cases(((EMBEDDED_LEARNER, 0.01),), 0.131),
+        default=Cases(((SHORTCUT, 0.0), (EMBEDDED_LEARNER, 0.01)), 0.131),
         least=0,
         needs=(DESIGNED, TRAINED, MASKS),
     )
     tv_penalty: float = option(
         "Masks: weight of the penalty on their total variation.",
-        default=Cases(((EMBEDDED_LEARNER, 0.003),), 0.144),
+        default=Cases(((SHORTCUT, 0.0), (EMBEDDED_LEARNER, 0.003)), 0.144),
         least=0,
         needs=(DESIGNED, TRAINED, MASKS),
     )
@@ -199,7 +264,7 @@ class ViewOptions:
     )
     fixed_alpha: float = option(
         "Share of the blurred picture in every view of uniform_smoothing.",
-        default=0.5,
+        default=Cases(((SHORTCUT, 1.0),), 0.5),
         above=0,
         most=1,
         needs=(Need(any_arm(("uniform_smoothing",)), "it is for the arm uniform_smoothing"),),
@@ -232,7 +297,7 @@ class DenseOptions:
     )
     head_size: int = option(
         "Labelled pictures that the feedback's heads are fitted on at each designer update.",
-        default=Cases(((EMBEDDED_LEARNER, 128),), 64),
+        default=Cases(((SHORTCUT, 512), (EMBEDDED_LEARNER, 128)), 64),
         least=1,
         needs=(DESIGNED,),
     )
@@ -294,6 +359,10 @@ def check_vision(options: Options) -> None:
                 f"--arms: {arm} works on tokens; with --modality vision there are "
                 f"{', '.join(VISION_ARMS)}"
             )
+    _check_told(options)
+    low, high = options["signature_period"]
+    if low > high:
+        raise UserError(f"--signature-period {low:g} {high:g}: the first is the smaller one")
     _check_sources(options)
     _check_weights(options)
     if options["engine"] == "linear":
@@ -313,6 +382,28 @@ def check_vision(options: Options) -> None:
         )
     if options["designer"] is None:
         _check_designer(options)
+
+
+def _check_told(options: Options) -> None:
+    """Arms that are told masks need someone who knows them."""
+    arms = options["arms"]
+    if "known_objects" in arms and not EMBEDDED_SCENES.holds(options):
+        raise UserError(
+            "the arm known_objects has to be told where the objects are, which only the embedded "
+            "scenes can; take it out of --arms, or drop --feedback"
+        )
+    for at, arm in enumerate(arms):
+        other = ARMS[arm].follows
+        if other and other not in arms[:at]:
+            raise UserError(
+                f"the arm {arm} takes the mean of the masks of {other} in the same run: name "
+                f"{other} before it in --arms"
+            )
+        if other and not MASKS.holds(options):
+            raise UserError(
+                f"the arm {arm} takes the mean of masks, and --augmentor photometric makes none; "
+                "take it out of --arms, or give --augmentor unet or dit"
+            )
 
 
 def _check_designer(options: Options) -> None:

@@ -23,6 +23,7 @@ from vfunc.vision.data.vision_data import (
     VisionData,
     cyclic,
     labelled_batch,
+    stream_order,
     stream_pictures,
 )
 from vfunc.vision.designers.view_designer import (
@@ -41,13 +42,17 @@ from vfunc.vision.evaluation.revisited import Revisited
 from vfunc.vision.feedback.dense_feedback import bank_loss, feedback_loss
 from vfunc.vision.feedback.heads import HeadOptions, fit_heads
 from vfunc.vision.learner import ObservedViews, VisionLearner
+from vfunc.vision.masks_told import constant_masks, kept_of
 from vfunc.vision.objectives.objective import Objective
 from vfunc.vision.value_map import map_values
 from vfunc.vision.value_problem import vision_problem
-from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward
+from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward, Half, Halves
 
 Bank = tuple[Callable[[], LabelledBatch], ...]
 """Labelled pictures of a source, more than are taken at once: what reads each batch of them."""
+
+Told = Callable[["VisionWorkload", UnlabeledBatch, int], Tensor]
+"""The masks of a micro-batch's views, from the batch and its position in the stream."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class VisionWorkload:
         retrieval: a benchmark of instance retrieval to measure on at the end, or None.
         processes: the processes that each hold a share of every batch; the heads' pictures are the
             same in all.
+        told: what makes the masks of an arm that is told them; None in every other.
         unit: the unit of budgets.
     """
 
@@ -127,6 +133,7 @@ class VisionWorkload:
     eval_size: int
     retrieval: Revisited | None = None
     processes: Processes = ALONE
+    told: Told | None = None
     unit: str = "images"
 
     def smaller(self, examples: int) -> VisionWorkload:
@@ -151,8 +158,30 @@ class VisionWorkload:
         """See `Workload.batch`: crops that the seed and the position alone decide."""
         size, at = self.batch_size, self._at(position)
         pictures = stream_pictures(self.stream, at * size, size, self.seed)
-        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + at)
-        return self.objective.batch(pictures, draw).to(self.device)
+        batch = self.objective.batch(pictures, self._draw(at))
+        if self.told is not None:
+            batch = replace(batch, masks=self.told(self, batch, position))
+        return batch.to(self.device)
+
+    def _draw(self, at: int) -> torch.Generator:
+        """What a batch's crops are drawn by."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + at)
+
+    def object_masks(self, position: int) -> Tensor:
+        """Where the objects are in the views of the micro-batch at that position, (g, b, 1, h, w).
+
+        Raises:
+            UserError: the stream does not know it.
+        """
+        known = getattr(self.stream, "objects", None)
+        if known is None:
+            raise UserError(
+                "the arm known_objects has to be told where the objects are, which only the "
+                "embedded scenes can; take it out of --arms, or drop --feedback"
+            )
+        size, at = self.batch_size, self._at(position)
+        order = stream_order(len(self.stream), at * size, size, self.seed)
+        return self.objective.view_masks([known(index) for index in order], self._draw(at))
 
     def feedback(self, index: int) -> VisionFeedback:
         """See `Workload.feedback`."""
@@ -187,9 +216,18 @@ class VisionWorkload:
         """See `Workload.look_ahead`."""
         return ObservedViews(batch.first(self.meta_batch_size))
 
-    def of_arm(self, arm: str) -> VisionWorkload:
-        """See `Workload.of_arm`: all arms see the same pictures."""
-        return self
+    def of_arm(self, arm: str, followed: Sequence[Mapping[str, Any]] = ()) -> VisionWorkload:
+        """See `Workload.of_arm`: all arms see the same pictures, and some are told masks.
+
+        Raises:
+            UserError: the arm that `matched_uniform` follows has made no masks.
+        """
+        if arm == "known_objects":
+            return replace(self, told=lambda work, batch, at: work.object_masks(at))
+        if arm == "matched_uniform":
+            kept = kept_of(followed)
+            return replace(self, told=lambda work, batch, at: constant_masks(batch, kept, at))
+        return replace(self, told=None)
 
     def build_task(
         self,
@@ -205,7 +243,7 @@ class VisionWorkload:
         batch: UnlabeledBatch = forward.batch
         with torch.no_grad():
             # the designer is small, and runs in its own precision
-            views, notes = self._views(arm, batch.views, designer)
+            views, notes = self._views(arm, batch, designer)
             with autocast(self.device, self.dtype):
                 targets, carried = self.objective.targets(learner, batch, views)
         return BuiltTask((views, targets), notes, carried)
@@ -257,19 +295,18 @@ class VisionWorkload:
             index: the bank's number; one follows the other in the sources' order.
             count: pictures in it, of all processes.
         """
+        return tuple(self._bank_of(source, "feedback", index, count) for source in self.sources)
+
+    def _bank_of(self, source: VisionData, role: str, index: int, count: int) -> Bank:
         size, share = self.feedback_batch_size, self.processes.share(count)
+        pictures = getattr(source, role)
 
-        def reader(source: VisionData, chosen: list[int]) -> Callable[[], LabelledBatch]:
-            return lambda: labelled_batch(source.feedback, chosen, source.image_size).to(
-                self.device
-            )
+        def reader(chosen: list[int]) -> Callable[[], LabelledBatch]:
+            return lambda: labelled_batch(pictures, chosen, source.image_size).to(self.device)
 
-        banks = []
-        for source in self.sources:
-            there = cyclic(len(source.feedback), index, count)
-            parts = (there[at : min(at + size, share.stop)] for at in share[::size])
-            banks.append(tuple(reader(source, chosen) for chosen in parts))
-        return tuple(banks)
+        there = cyclic(len(pictures), index, count)
+        parts = (there[at : min(at + size, share.stop)] for at in share[::size])
+        return tuple(reader(chosen) for chosen in parts)
 
     def downstream(
         self,
@@ -381,6 +418,38 @@ class VisionWorkload:
         fewest = min(len(source.feedback) for source in self.sources)
         return fewest // (self.feedback_batch_size * self.processes.size)
 
+    def halves(self, estimated: VisionLearner) -> Halves | None:
+        """See `Workload.halves`: of several sources the sum, each by heads of its own."""
+        held = [(len(s.heads), len(s.feedback), len(s.held_out)) for s in self.sources]
+        fitted, *measured = (min(count) for count in zip(*held, strict=True))
+        heads, count = min(fitted // 2, self.head_size), min(measured) // 2
+        if heads < 1 or count < self.processes.size:
+            return None
+
+        def half(role: str, number: int) -> Half:
+            fit = self._labelled("heads", number, heads)
+            banks = tuple(self._bank_of(s, role, number, count) for s in self.sources)
+            return Half((self.measured(estimated.functional, fit, banks),), count)
+
+        feedback, held_out = ((half(role, 0), half(role, 1)) for role in ("feedback", "held_out"))
+        return feedback, held_out
+
+    def known_tasks(
+        self, estimated: VisionLearner, position: int, batch: ObservedViews, task: Task
+    ) -> Mapping[str, Task]:
+        """See `Workload.known_tasks`: the views of arms that are told masks, and the whole blur."""
+        if not hasattr(self.stream, "objects"):
+            return {}
+        views = batch.batch.views
+        objects = self.object_masks(position)[:, : views.shape[1]].to(self.device)
+        masks = {"known_objects": objects, "uniform_blur": torch.zeros_like(objects)}
+        with torch.no_grad():
+            made = {name: self._masked(views, mask) for name, mask in masks.items()}
+            return {
+                name: estimated.task(seen, batch)
+                for name, seen in {"baseline": views, **made}.items()
+            }
+
     def known_wrong(self, batch: Any, task: Task) -> None:
         """See `Workload.known_wrong`: of pictures no mistakes are known."""
 
@@ -434,9 +503,10 @@ class VisionWorkload:
         return Evaluation(metrics, outcomes)
 
     def _views(
-        self, arm: str, views: Tensor, designer: nn.Module | None
+        self, arm: str, batch: UnlabeledBatch, designer: nn.Module | None
     ) -> tuple[Tensor, dict[str, float]]:
         """The views that an arm's learner gets, and what to say of them."""
+        views = batch.views
         if arm == "baseline":  # a designer's arm too, while it burns in
             return views, {}
         if designer is not None:
@@ -447,11 +517,18 @@ class VisionWorkload:
                 (kept,) = self.processes.totals(float(control.mean()))
                 notes = {"kept": kept / self.processes.size}
             return view.unflatten(0, views.shape[:2]), notes
-        assert arm == "uniform_smoothing"
-        flat = views.flatten(0, 1)
-        mu = torch.full_like(flat[:, :1], 1 - self.fixed_alpha)
-        view = masked_view(flat, mu, self.designer.blur * min(flat.shape[-2:]))
-        return view.unflatten(0, views.shape[:2]), {"kept": 1 - self.fixed_alpha}
+        if batch.masks is None:
+            assert arm == "uniform_smoothing"
+            kept = 1 - self.fixed_alpha
+            return self._masked(views, torch.full_like(views[:, :, :1], kept)), {"kept": kept}
+        (total,) = self.processes.totals(float(batch.masks.mean()))
+        return self._masked(views, batch.masks), {"kept": total / self.processes.size}
+
+    def _masked(self, views: Tensor, masks: Tensor) -> Tensor:
+        """The views where masks are 1, blurred where they are 0."""
+        blur = self.designer.blur * min(views.shape[-2:])
+        view = masked_view(views.flatten(0, 1), masks.flatten(0, 1), blur)
+        return view.unflatten(0, views.shape[:2])
 
     def _labelled(self, split: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
         """The batch at that position of a split of each source."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.modality import Modality, Reporting
 from vfunc.training.build.vision_config import VisionConfig
@@ -15,9 +17,11 @@ from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.public import parse_public
 from vfunc.vision.data.vision_data import VisionData
 from vfunc.vision.designers.view_designer import ViewDesignerConfig, load_view_designer
-from vfunc.vision.encoder.named_encoder import Encoder, make_encoder
+from vfunc.vision.encoder.embedded_encoder import FOUR_BLOCKS
+from vfunc.vision.encoder.named_encoder import EMBEDDED, Encoder, make_encoder
 from vfunc.vision.evaluation.revisited import load_revisited
-from vfunc.vision.objectives.dino import Dino
+from vfunc.vision.objectives.dino import Dino, DinoLearner
+from vfunc.vision.objectives.dino_file import load_dino
 from vfunc.vision.objectives.ijepa import IJepa
 from vfunc.vision.objectives.objective import Objective
 from vfunc.vision.reporting import vision_reporting, vision_saving
@@ -35,10 +39,30 @@ def vision_parts(config: VisionConfig, device: torch.device) -> tuple[nn.Module,
         UserError: something is missing or does not fit together.
     """
     encoder = encoder_of(config, pretrained=config.views.pretrained)
-    learner = objective_of(config, encoder).learner(encoder, config.run.seed)
+    learner, news = learner_of(config, encoder)
     sources = read_data(config, encoder.patch)
     workload = workload_of(config, encoder, sources, device)
-    return learner, Modality(workload, _reporting(config, sources), vision_saving())
+    return learner, Modality(workload, _reporting(config, sources, news), vision_saving())
+
+
+def learner_of(config: VisionConfig, encoder: Encoder) -> tuple[nn.Module, list[str]]:
+    """The live learner around an encoder, and what to say of its start.
+
+    Where DINO's head and teacher were saved beside the encoder, it begins with them.
+    """
+    learner = objective_of(config, encoder).learner(encoder, config.run.seed)
+    if not isinstance(learner, DinoLearner) or not config.views.pretrained:
+        return learner, []
+    why = load_dino(learner, _directory(config))
+    if why is None:
+        return learner, ["DINO goes on with the head and teacher that lie beside the encoder"]
+    return learner, [f"DINO begins with a new head, and a teacher like its student: {why}"]
+
+
+def _directory(config: VisionConfig) -> str:
+    """The name that the encoder is made from; the embedded one goes with the problem."""
+    name, small = config.learner.learner, config.data.problem in ("shortcut", "clean")
+    return str(FOUR_BLOCKS) if name == EMBEDDED and small else name
 
 
 def encoder_of(
@@ -50,7 +74,7 @@ def encoder_of(
         UserError: there is no such encoder, or it has fewer blocks.
     """
     encoder = make_encoder(
-        config.learner.learner,
+        _directory(config),
         image_size=config.views.image_size,
         pretrained=pretrained,
         seed=config.run.seed,
@@ -99,8 +123,10 @@ def workload_of(
     )
 
 
-def _reporting(config: VisionConfig, sources: Sequence[VisionData]) -> Reporting:
-    """The report's side; it says where a batch is smaller than configured."""
+def _reporting(
+    config: VisionConfig, sources: Sequence[VisionData], news: Sequence[str] = ()
+) -> Reporting:
+    """The report's side; it says where a batch is smaller than configured, and what to know."""
     there = _labelled(sources)
     wanted = (
         ("--feedback-batch-size", config.data.feedback_batch_size, there["feedback"]),
@@ -112,7 +138,32 @@ def _reporting(config: VisionConfig, sources: Sequence[VisionData]) -> Reporting
         if size > most
     ]
     retrieval = config.dense.retrieval is not None
-    return vision_reporting(sources, retrieval=retrieval, lowered=lowered)
+    said = [*lowered, *news, *_warnings(config)]
+    return vision_reporting(sources, retrieval=retrieval, lowered=said)
+
+
+def _warnings(config: VisionConfig) -> list[str]:
+    """What a run does that its options do not say."""
+    arms, found = config.run.arms, []
+    crops, masked = config.options["local_crops"], [a for a in arms if a != "baseline"]
+    if config.views.objective.make is Dino and crops and masked:
+        found.append(
+            f"{crops} local crops of each picture are not designed: what a mask hides in the views "
+            "is still to be seen in them (--local-crops 0 makes none)"
+        )
+    if any(ARMS[name].designed for name in arms) and _steps_ahead(config) > 1:
+        found.append(
+            "a lookahead keeps the heads that were fitted before its first step: they are not "
+            "refitted, and a change of features counts as a loss that new heads would not have"
+        )
+    return found
+
+
+def _steps_ahead(config: VisionConfig) -> float:
+    """Learner steps from the heads' fit to where L_down is asked; of implicit more than one."""
+    if config.options["estimator"] == "implicit":
+        return math.inf
+    return float(getattr(config.estimator.estimator, "lookahead_steps", 1))
 
 
 def _require_feedback(config: VisionConfig, sources: Sequence[VisionData]) -> None:

@@ -120,7 +120,8 @@ def _tiny_step(config: VisionConfig, workload: VisionWorkload, device: torch.dev
     designed = [name for name in config.run.arms if ARMS[name].designed]
     arm = designed[0] if designed else "baseline"
     run = start_arm(arm, Assembled(config, learner, modality, device))
-    run = replace(run, options=replace(run.options, accumulate=1, burn_in=0))
+    fewer = replace(run.options, accumulate=1, burn_in=0, feedback_bank=None)
+    run = replace(run, options=fewer)
     done = micro_batch(run)
     optimizer_step(run)
     workload.stepped(run.state.learner, [done.carried], 0.0)

@@ -12,7 +12,8 @@ from vfunc.vision.data.folder_layouts import find_pairs
 from vfunc.vision.data.folders import FIELDS, folder_data
 from vfunc.vision.data.public import parse_public, public_data, public_pictures
 from vfunc.vision.data.vision_data import Pictures, VisionData
-from vfunc.vision.scenes.scenes import embedded_scenes
+from vfunc.vision.scenes.scene_look import Signature
+from vfunc.vision.scenes.scenes import embedded_scenes, looks_of
 
 PUBLISHED_SIZES = {"ade20k": (512, 512), "nyuv2": (480, 640), "imagenet": (224, 224)}
 """Height and width at which the paper evaluates."""
@@ -31,6 +32,13 @@ def read_data(config: VisionConfig, patch: int) -> list[VisionData]:
     data, dense = config.data, config.dense
     if data.feedback is None:
         assert data.stream_size is not None
+        assert data.problem is not None
+        looks = looks_of(
+            data.problem,
+            signature=Signature(data.signature_amplitude, data.signature_period),
+            signed=data.signature_roles,
+            texture=data.object_texture,
+        )
         scenes = embedded_scenes(
             config.run.seed,
             stream=data.stream_size,
@@ -39,6 +47,7 @@ def read_data(config: VisionConfig, patch: int) -> list[VisionData]:
             evaluation_fit=dense.fit_size,
             evaluation=data.eval_size,
             split=data.eval_split,
+            looks=looks,
         )
         return [scenes]
     counts = {

@@ -34,11 +34,13 @@ class UnlabeledBatch:
         views: inputs of the designer: DINO's g = 2 global crops; I-JEPA's g = 1 picture.
         locals: DINO's l local crops; l = 0 where the objective has none.
         blocks: I-JEPA's blocks; None where the objective has none.
+        masks: the masks of views in an arm that is told them; None in every other.
     """
 
     views: Float[Tensor, "g b 3 h w"]
     locals: Float[Tensor, "l b 3 k k"]
     blocks: Blocks | None = None
+    masks: Float[Tensor, "g b 1 h w"] | None = None
 
     def __len__(self) -> int:
         return self.views.shape[1]
@@ -46,7 +48,8 @@ class UnlabeledBatch:
     def first(self, count: int) -> UnlabeledBatch:
         """The crops of the first `count` pictures."""
         blocks = self.blocks and Blocks(self.blocks.context[:count], self.blocks.targets[:count])
-        return UnlabeledBatch(self.views[:, :count], self.locals[:, :count], blocks)
+        masks = None if self.masks is None else self.masks[:, :count]
+        return UnlabeledBatch(self.views[:, :count], self.locals[:, :count], blocks, masks)
 
     def to(self, device: torch.device) -> UnlabeledBatch:
         """The same on a device."""

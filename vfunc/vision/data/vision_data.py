@@ -143,17 +143,24 @@ def stream_pictures(source: Pictures, position: int, count: int, seed: int) -> l
     Raises:
         UserError: an empty source, or a negative position or seed.
     """
-    if not len(source):
+    return [source[index] for index in stream_order(len(source), position, count, seed)]
+
+
+@typed
+def stream_order(length: int, position: int, count: int, seed: int) -> list[int]:
+    """Which pictures of a source of so many those are; see `stream_pictures`.
+
+    Raises:
+        UserError: an empty source, or a negative position or seed.
+    """
+    if not length:
         raise UserError("the stream holds no pictures; give at least 1")
     if position < 0:
         raise UserError(f"position {position}: a stream starts at 0")
     if seed < 0:
         raise UserError(f"seed {seed}: a seed cannot be negative")
-    pictures = []
-    for at in range(position, position + count):
-        epoch, index = divmod(at, len(source))
-        pictures.append(source[int(_order(len(source), seed, epoch)[index])])
-    return pictures
+    places = (divmod(at, length) for at in range(position, position + count))
+    return [int(_order(length, seed, epoch)[index]) for epoch, index in places]
 
 
 @typed

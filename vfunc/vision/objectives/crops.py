@@ -55,19 +55,47 @@ def cut(
             )
         if not picture.numel():
             raise UserError(f"picture {i} of the batch is empty: {tuple(picture.shape)}")
-    boxes = _boxes(pictures, recipes, generator).tolist()
     how = InterpolationMode.BICUBIC if first.bicubic else InterpolationMode.BILINEAR
-    x = torch.stack(
-        [
-            tv.resized_crop(
-                picture, top, left, height, width, [first.size] * 2, how, antialias=True
-            )
-            for row in boxes
-            for picture, (top, left, height, width) in zip(pictures, row, strict=True)
-        ]
-    )
+    x = _cut(pictures, _boxes(pictures, recipes, generator), first.size, how)
     flat = [recipe for recipe in recipes for _ in pictures]
-    return _coloured(x.float() / 255, flat, generator).unflatten(0, (len(recipes), len(pictures)))
+    return _coloured(x, flat, generator).unflatten(0, (len(recipes), len(pictures)))
+
+
+@typed
+def cut_masks(
+    masks: Sequence[Tensor], recipes: Sequence[Recipe], generator: torch.Generator
+) -> Float[Tensor, "v b 1 s s"]:
+    """Cut masks as `cut` cuts the pictures that they belong to: the same boxes, the same flips.
+
+    Args:
+        masks: uint8 (1, h, w), of the sizes of the pictures.
+        recipes: those of the pictures' crops.
+        generator: as it stood before the pictures were cut.
+
+    Returns:
+        Masks in [0, 1], float32; between pixels by bilinear interpolation.
+    """
+    boxes = _boxes(masks, recipes, generator)
+    x = _cut(masks, boxes, recipes[0].size, InterpolationMode.BILINEAR)
+    flip = _flips([recipe for recipe in recipes for _ in masks], generator)
+    x[flip] = x[flip].flip(-1)
+    return x.unflatten(0, (len(recipes), len(masks)))
+
+
+def _cut(pictures: Sequence[Tensor], boxes: Tensor, size: int, how: InterpolationMode) -> Tensor:
+    """The boxes of the pictures, all brought to one size: in [0, 1], crop after crop."""
+    crops = [
+        tv.resized_crop(picture, top, left, height, width, [size] * 2, how, antialias=True)
+        for row in boxes.tolist()
+        for picture, (top, left, height, width) in zip(pictures, row, strict=True)
+    ]
+    return torch.stack(crops).float() / 255
+
+
+def _flips(recipes: Sequence[Recipe], generator: torch.Generator) -> Tensor:
+    """Which crops are flipped: what is drawn first after their boxes."""
+    chance = torch.tensor([recipe.flip for recipe in recipes])
+    return torch.rand(len(recipes), generator=generator) < chance
 
 
 def _coloured(x: Tensor, recipes: Sequence[Recipe], generator: torch.Generator) -> Tensor:
@@ -89,7 +117,7 @@ def _coloured(x: Tensor, recipes: Sequence[Recipe], generator: torch.Generator) 
     def change(at: Tensor, to: Tensor) -> None:
         x[at] = to
 
-    flip = chosen("flip")
+    flip = _flips(recipes, generator)
     change(flip, x[flip].flip(-1))
     at = chosen("jitter")
     order = torch.rand(count, 4, generator=generator).argsort(-1)

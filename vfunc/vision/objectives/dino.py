@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vfunc.conditions import EMBEDDED_LEARNER
+from vfunc.conditions import EMBEDDED_LEARNER, SHORTCUT
 from vfunc.config.declared import Cases, Need, option
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
@@ -100,12 +100,17 @@ class Dino:
         "Side of DINO's local crops, in pixels.",
         default=Cases(((EMBEDDED_LEARNER, 32),), 96),
         least=1,
-        needs=(Need(lambda options: options["local_crops"] > 0, "there are no local crops"),),
+        needs=(
+            Need(
+                lambda options: options["local_crops"] > 0 or options["objective"] != "dino",
+                "there are no local crops",
+            ),
+        ),
     )
     global_crops: int = option(default=2, hidden=True)
     local_crops: int = option(
         "DINO's local crops of each picture, beside its 2 global ones; 0 makes none.",
-        default=6,
+        default=Cases(((SHORTCUT, 0),), 6),
         least=0,
     )
     output_dim: int = option(
@@ -180,6 +185,12 @@ class Dino:
             empty = views.new_zeros(0, len(images), 3, self.local_size, self.local_size)
             return UnlabeledBatch(views, empty)
         return UnlabeledBatch(views, cut(images, local_recipes, generator))
+
+    def view_masks(self, masks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        """See `Objective.view_masks`."""
+        from vfunc.vision.objectives.crops import cut_masks  # it brings torchvision
+
+        return cut_masks(masks, self._recipes()[0], generator)
 
     @typed
     def targets(

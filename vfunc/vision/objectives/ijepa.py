@@ -157,6 +157,12 @@ class IJepa:
         side = self.image_size
         return UnlabeledBatch(views, views.new_zeros(0, len(images), 3, side, side), blocks)
 
+    def view_masks(self, masks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        """See `Objective.view_masks`."""
+        from vfunc.vision.objectives.crops import cut_masks  # it brings torchvision
+
+        return cut_masks(masks, [self._recipe()], generator)
+
     @typed
     def targets(
         self, learner: nn.Module, batch: UnlabeledBatch, views: Float[Tensor, "g b 3 h w"]

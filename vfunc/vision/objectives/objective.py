@@ -46,6 +46,15 @@ class Objective(Protocol):
         """Crops (and blocks) of uint8 pictures (3, h, w) of any size, random by the generator."""
         ...
 
+    def view_masks(
+        self, masks: Sequence[Tensor], generator: torch.Generator
+    ) -> Float[Tensor, "g b 1 h w"]:
+        """Masks of the pictures, uint8 (1, h, w), cut as `batch` cuts its views.
+
+        The generator is as it stood before `batch`. For arms that are told masks alone.
+        """
+        ...
+
     def targets(
         self, learner: nn.Module, batch: UnlabeledBatch, views: Float[Tensor, "g b 3 h w"]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int8, UInt8
 
 from vfunc.typecheck import typed
 from vfunc.vision.scenes.scene_layers import SIDE, Layer, compose
+from vfunc.vision.scenes.scene_look import Look, signed, texture
 from vfunc.vision.scenes.scene_material import MARGIN, REGION, Material
 
 GROUPS: dict[str, tuple[int, ...]] = {
@@ -30,9 +31,6 @@ NUMBER = (0.4, 0.4, 0.2)
 """Chances of 1, 2 and 3 digits."""
 
 CELLS = 8 + 2 * MARGIN
-HEIGHT = (22.0, 44.0)
-"""Pixels of the smallest and the largest digit."""
-
 HEIGHT_AT_ONE_METRE = 44.0
 HEIGHT_NOISE = 0.1
 INK = (0.3, 0.5)
@@ -70,30 +68,32 @@ class Scene:
 
 
 @typed
-def draw_scene(draws: np.random.Generator, material: Material, repetitive: float | int) -> Scene:
+def draw_scene(draws: np.random.Generator, material: Material, look: Look) -> Scene:
     """Draw a scene from a split's material.
 
     Args:
-        draws: source of random numbers.
+        draws: source of random numbers. Looks that differ in their backgrounds alone show the same
+            digits, and those that differ in signature or texture alone the same of all else.
         material: digits and pieces of photographs.
-        repetitive: chance that the background is one small patch repeated. Every crop of such a
-            scene shows it, whatever digits it shows.
+        look: what it looks like.
     """
     near, far = draws.uniform(*PLANE_NEAR), draws.uniform(*PLANE_FAR)
     plane = np.broadcast_to(np.linspace(far, near, SIDE, dtype=np.float32)[:, None], (SIDE, SIDE))
-    # Streams that differ in their backgrounds alone show the same digits.
-    for_background, draws = draws.spawn(2)
-    background = _background(for_background, material, float(repetitive))
-    low, high = (HEIGHT_AT_ONE_METRE / height for height in reversed(HEIGHT))
+    for_background, draws, for_signature, for_texture = draws.spawn(4)
+    background = _background(for_background, material, look.repetitive)
+    low, high = (HEIGHT_AT_ONE_METRE / height for height in reversed(look.height))
     count = 1 + draws.choice(len(NUMBER), p=NUMBER)
     # Far to near: a nearer digit is drawn over a farther one.
     depths = np.sort(np.exp(draws.uniform(np.log(low), np.log(high), count)))[::-1]
     which = draws.integers(len(material.glyphs), size=count)
     layers = [
-        _digit(draws, material, int(glyph), background, float(depth))
+        _digit(draws, for_texture, material, int(glyph), background, float(depth), look)
         for glyph, depth in zip(which, depths, strict=True)
     ]
-    image, segmentation, depth = compose(_hazed(background, plane[..., None]), plane, layers)
+    behind = _hazed(background, plane[..., None])
+    if look.signature is not None:
+        behind = signed(for_signature, behind, look.signature)
+    image, segmentation, depth = compose(behind, plane, layers)
     return Scene(
         np.rint(image * 255).astype(np.uint8), segmentation, depth, int(material.digits[which[-1]])
     )
@@ -125,21 +125,26 @@ def _background(draws: np.random.Generator, material: Material, repetitive: floa
 
 def _digit(
     draws: np.random.Generator,
+    for_texture: np.random.Generator,
     material: Material,
     glyph: int,
     background: np.ndarray,
     depth: float,
+    look: Look,
 ) -> Layer:
     height = HEIGHT_AT_ONE_METRE / depth * np.exp(HEIGHT_NOISE * draws.standard_normal())
-    height = float(np.clip(height, *HEIGHT))
+    height = float(np.clip(height, *look.height))
     rows = round(height * CELLS / 8)
-    columns = round(height * draws.uniform(0.85, 1.1) * CELLS / 8)
+    columns = min(round(height * draws.uniform(0.85, 1.1) * CELLS / 8), SIDE)
     ink = _enlarging(rows) @ material.glyphs[glyph] @ _enlarging(columns).T
     alpha = np.clip((ink - INK[0]) / (INK[1] - INK[0]), 0, 1).astype(np.float32)
     top, left = (int(draws.integers(SIDE - side + 1)) for side in (rows, columns))
     behind = background[top : top + rows, left : left + columns].mean()
     digit = int(material.digits[glyph])
-    colour = _fill(draws, material, digit, rows, columns, float(behind))
+    colour = _fill(draws, material, digit, rows, columns, float(behind), look)
+    if look.texture:
+        pattern = texture(for_texture, class_of(digit), (rows, columns))
+        colour = np.clip(colour + look.texture * pattern[..., None], 0, 1)
     return Layer(alpha, _hazed(colour, depth), top, left, depth, class_of(digit))
 
 
@@ -150,15 +155,17 @@ def _fill(
     rows: int,
     columns: int,
     behind: float,
+    look: Look,
 ) -> np.ndarray:
     """A digit's colours: plain or of a photograph, lighter or darker than what is behind it.
 
-    The hue depends on the digit, so that a small learner has something to start from.
+    Where the look says so the hue depends on the digit, so that a small learner has something to
+    start from.
     """
     difference = draws.uniform(0.2, 0.55)
     room = 1 - behind if draws.random() < 1 - behind else -behind
     brightness = behind + np.sign(room) * min(difference, abs(room))
-    hue = _HUES[digit] + HUE_NOISE * draws.standard_normal()
+    hue = _HUES[digit] + HUE_NOISE * draws.standard_normal() if look.hue else draws.random()
     tint = draws.uniform(0.1, 0.3) * np.cos(2 * np.pi * (hue - np.arange(3) / 3))
     colour = (brightness + tint).astype(np.float32)
     if draws.random() < 0.5:

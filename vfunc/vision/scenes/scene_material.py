@@ -1,9 +1,10 @@
 """Deals out the material of the embedded scenes, digits and pieces of photographs, to splits.
 
 scikit-learn brings both along: 1,797 digits of 8x8 pixels (Alpaydin and Kaynak, UCI, 1998) and
-two photographs of 427x640. No digit and no piece of a photograph belongs to two splits, so that
-nothing that a learner or its feedback has seen comes back in the test. The digits are shared out
-picture by picture, not writer by writer: who wrote one is not known.
+two photographs of 427x640. No digit belongs to two splits, so that no object that a learner or its
+feedback has seen comes back in the test. The digits are shared out picture by picture, not writer
+by writer: who wrote one is not known. Pieces of photographs are dealt out too, or else all splits
+have all of them: over pieces of its own a split's gradient mostly tells these pieces.
 """
 
 from __future__ import annotations
@@ -52,10 +53,14 @@ class Material:
     regions: Float32[np.ndarray, "r 106 106 3"]
 
 
-@lru_cache(maxsize=len(SHARES))
+@lru_cache(maxsize=2 * len(SHARES))
 @typed
-def material(split: str) -> Material:
+def material(split: str, shared_photographs: bool = False) -> Material:
     """The digits and pieces of photographs of a split; they do not depend on any seed.
+
+    Args:
+        split: a key of `SHARES`.
+        shared_photographs: every piece of the photographs, and not the split's own alone.
 
     Raises:
         UserError: there is no such split; the message lists those there are.
@@ -65,25 +70,33 @@ def material(split: str) -> Material:
             f"split {split!r} of the embedded scenes; the splits are {', '.join(SHARES)}"
         )
     digits: Any = load_digits()  # a Bunch: sklearn annotates it as a pair too
-    photographs: Any = load_sample_images()
     mine = np.concatenate(
         [_dealt(_shuffled(np.flatnonzero(digits.target == d), d), split) for d in range(10)]
     )
     glyphs = digits.images[mine] / digits.images[mine].max(axis=(1, 2), keepdims=True)
     edges = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))
-    regions = [piece for photo in photographs.images for piece in _pieces(photo, split)]
     return Material(
         np.pad(glyphs, edges).astype(np.float32),
         digits.target[mine].astype(np.int64),
-        (np.stack(regions) / 255).astype(np.float32),
+        _regions(None if shared_photographs else split),
     )
 
 
-def _pieces(photo: np.ndarray, split: str) -> np.ndarray:
+@lru_cache(maxsize=1 + len(SHARES))
+def _regions(split: str | None) -> Float32[np.ndarray, "r 106 106 3"]:
+    """The pieces of photographs of a split, or all of them."""
+    photographs: Any = load_sample_images()
+    pieces = [piece for photo in photographs.images for piece in _pieces(photo, split)]
+    return (np.stack(pieces) / 255).astype(np.float32)
+
+
+def _pieces(photo: np.ndarray, split: str | None) -> np.ndarray:
     rows, columns = (side // REGION for side in photo.shape[:2])
     whole = photo[: rows * REGION, : columns * REGION]
     pieces = whole.reshape(rows, REGION, columns, REGION, 3).swapaxes(1, 2)
     pieces = pieces.reshape(-1, REGION, REGION, 3)
+    if split is None:
+        return pieces
     # By contrast, so that each split gets some of the sky and some of the leaves.
     by_contrast = np.argsort(pieces.std(axis=(1, 2)).mean(axis=1), kind="stable")
     return pieces[_dealt(by_contrast, split)]

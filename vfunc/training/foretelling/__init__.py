@@ -1,0 +1,1 @@
+"""Tells before training what there is to expect of feedback and tasks."""
