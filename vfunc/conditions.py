@@ -1,11 +1,13 @@
-"""Conditions on a run's options that several declarations share: arms, learner, designer."""
+"""Conditions on a run's options that several declarations share: arms, learner, subsets."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from vfunc.arms import ARMS
 from vfunc.config.declared import Condition, Need, Options
+from vfunc.errors import UserError
 
 EMBEDDED = "embedded"
 """`--learner`: the small base that comes with the package."""
@@ -45,3 +47,17 @@ NEW_DESIGNER = Need(
     lambda options: options["designer"] is None,
     "it is saved with the designer that --designer names",
 )
+
+_SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
+
+
+def check_subset(subset: str, where: str) -> None:
+    """Refuse what names no subset of parameters, as `vfunc.learner.functional` takes them.
+
+    Raises:
+        UserError: the forms that there are.
+    """
+    if not _SUBSET.fullmatch(subset):
+        raise UserError(
+            f"{where} must be all, last:N, lora, lora:last:N or re:PATTERN, not {subset!r}"
+        )

@@ -50,6 +50,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "trackio": ("trackio",),
+    "gguf": ("gguf",),
     "peers": ("torchopt", "higher", "bergson"),
 }
 """Modules by extra, as they are imported and looked for; `run` brings the other two as well."""

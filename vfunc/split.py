@@ -93,9 +93,20 @@ class Split:
             *args: the module's own arguments, those that gave h.
             **kwargs: likewise.
         """
-        handed_on = edge if self.rest is None else (edge, *self.rest)
-        with _returning(self._blocks(learner.module), handed_on):
+        with self.handing_on(learner.module, edge):
             return learner(theta, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def handing_on(self, module: nn.Module, edge: Tensor) -> Iterator[None]:
+        """Within the context the blocks below the edge hand it on instead of computing.
+
+        Args:
+            module: the live module.
+            edge: what the last of them would give.
+        """
+        handed_on = edge if self.rest is None else (edge, *self.rest)
+        with _returning(self._blocks(module), handed_on):
+            yield
 
     @contextlib.contextmanager
     def capture(self, module: nn.Module) -> Iterator[list[Tensor]]:

@@ -296,6 +296,15 @@ class Workload(Protocol):
         """
         ...
 
+    def stream_loss(self, estimated: Any, positions: range) -> Callable[[Params], Scalar]:
+        """The learner's loss on unlabeled micro-batches of the stream as they are, in parts.
+
+        Args:
+            estimated: the learner as estimates see it.
+            positions: the micro-batches' places in the stream.
+        """
+        ...
+
     def held_out(self, estimated: Any, index: int) -> Callable[[Params], Scalar]:
         """L_down on labelled data that no feedback batch holds (for the one-step probe alone)."""
         ...

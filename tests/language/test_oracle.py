@@ -118,7 +118,8 @@ def test_values_are_plain_derivatives_of_log_probabilities(align):
     observed = forward.observed
     u = candidate_values(run.estimated, observed, known.gradient)
     leaves = run.state.functional.live
-    log_p = forward.output.log_softmax(-1).gather(-1, observed.observation.candidates)
+    logits = learner(input_ids=observed.batch.inputs).logits
+    log_p = logits.log_softmax(-1).gather(-1, observed.observation.candidates)
     where = weights_of(observed.batch).nonzero()
     for row, t in where[:: max(1, len(where) // 4)].tolist():
         for k in (0, 2):

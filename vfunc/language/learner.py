@@ -16,6 +16,7 @@ from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_targets.candidates import ObservedBatch
 from vfunc.language.soft_targets.head import Head, find_head, log_probs_along
 from vfunc.language.soft_targets.soft_loss import next_token_loss
+from vfunc.language.trim import WHOLE, Trim
 from vfunc.learner import FunctionalLearner, RandomState, as_estimated
 from vfunc.split import UNCUT, Split, Whole, split_at_edge
 from vfunc.trees import Params, Scalar
@@ -34,6 +35,7 @@ class LanguageLearner:
             once; or `Whole` and why it is not. Not together with `dropout`: masks would not be
             the same.
         head: its last layer, where that is understood; estimates go through it chunk by chunk.
+        trim: what its forwards can do without.
     """
 
     functional: FunctionalLearner
@@ -41,6 +43,7 @@ class LanguageLearner:
     dropout: RandomState | None = None
     split: Split | Whole = UNCUT
     head: Head | None = None
+    trim: Trim = WHOLE
 
     def __post_init__(self) -> None:
         if self.dropout is not None and isinstance(self.split, Split):
@@ -61,15 +64,33 @@ class LanguageLearner:
         return replace(self, split=split, head=head)
 
     def logits(
-        self, theta: Params, inputs: Tensor, *, dropout: bool, edge: Tensor | None = None
+        self,
+        theta: Params,
+        inputs: Tensor,
+        *,
+        dropout: bool,
+        edge: Tensor | None = None,
+        below: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, V); with `dropout`, the learner's own step's masks if it has any.
 
-        With an `edge` (B, T, D), the blocks below S are not run: it is what they give.
+        Args:
+            theta: theta_S.
+            inputs: token ids (B, T).
+            dropout: whether the step's own masks are repeated.
+            edge: what the blocks below S give (B, T, D), which then do not run.
+            below: the same of frozen blocks, where there is no edge.
+            rows: the positions whose logits are asked for, which then come as (N, V) if the
+                learner can do so.
         """
         arguments: dict[str, Any] = {"input_ids": inputs, "use_cache": False}
-        masks = self.dropout if dropout else None
-        with as_estimated(self.functional.module, self.autocast, masks):
+        masks, module = self.dropout if dropout else None, self.functional.module
+        known = below if edge is None else None
+        with (
+            as_estimated(module, self.autocast, masks),
+            self.trim.applied(module, rows, known),
+        ):
             if edge is None:
                 return self.functional(theta, **arguments).logits
             assert isinstance(self.split, Split)
@@ -84,6 +105,7 @@ class LanguageLearner:
         weight: Tensor,
         *,
         edge: Tensor | None = None,
+        below: Tensor | None = None,
     ) -> Tensor:
         """The derivative along w of the candidates' log-probabilities (B, T, K), with `logits`'.
 
@@ -93,25 +115,31 @@ class LanguageLearner:
         module = self.functional.module
 
         def hidden(at: Params) -> Tensor:
-            return self.logits(at, inputs, dropout=True, edge=edge)
+            return self.logits(at, inputs, dropout=True, edge=edge, below=below)
 
         device = next(module.parameters()).device
         # the head's own arithmetic is in the same precision
         with autocast(device, self.autocast):
             return log_probs_along(self.head, self.functional, hidden, theta, w, candidates, weight)
 
-    def live_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def live_logits(self, batch: TokenBatch) -> tuple[Tensor, Tensor | None]:
         """The live module's logits, in its own mode, and the edge that estimates would compute.
+
+        Logits are those of the predicted positions (N, V), if the learner can do so.
 
         The edge is None where there is none, or where it is another: estimates run without
         dropout, and so may not take what came out of it.
         """
-        module, device = self.functional.module, inputs.device
+        module, device = self.functional.module, batch.tokens.device
         split = self.split if isinstance(self.split, Split) else None
         before = None if split is None else RandomState.now(device)
         capture = contextlib.nullcontext([]) if split is None else split.capture(module)
-        with capture as edges, autocast(device, self.autocast):
-            logits = module(input_ids=inputs, use_cache=False).logits
+        with (
+            capture as edges,
+            autocast(device, self.autocast),
+            self.trim.applied(module, batch.predicted_rows, batch.below),
+        ):
+            logits = module(input_ids=batch.inputs, use_cache=False).logits
         same = before is not None and before.same_as(RandomState.now(device))
         return logits, edges[0] if same else None
 
@@ -121,18 +149,27 @@ class LanguageLearner:
             return replace(observed, edge=None)
         if observed.edge is not None:
             return observed
-        with torch.no_grad(), as_estimated(self.functional.module, self.autocast):
-            inputs = observed.batch.inputs
-            edge = self.split.prefix(self.functional, input_ids=inputs, use_cache=False)
+        batch, module = observed.batch, self.functional.module
+        with (
+            torch.no_grad(),
+            as_estimated(module, self.autocast),
+            self.trim.applied(module, below=batch.below),
+        ):
+            edge = self.split.prefix(self.functional, input_ids=batch.inputs, use_cache=False)
         return replace(observed, edge=edge)
 
     def worked_loss(self, batch: TokenBatch) -> Callable[[Params], Scalar]:
         """L_down on worked solutions: theta_S -> `next_token_loss`, without dropout."""
 
         def loss(theta: Params) -> Scalar:
-            return next_token_loss(self.logits(theta, batch.inputs, dropout=False), batch)
+            return next_token_loss(self.logits_at(theta, batch), batch)
 
         return loss
+
+    def logits_at(self, theta: Params, batch: TokenBatch) -> Tensor:
+        """Logits at a batch's predicted positions (N, V), without dropout; at all, if they must."""
+        rows, below = batch.predicted_rows, batch.below
+        return self.logits(theta, batch.inputs, dropout=False, below=below, rows=rows)
 
     @property
     def no_second_order(self) -> str | None:

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from vfunc.errors import UserError
 from vfunc.hub import hub_within_reach
 from vfunc.language.adapters import named, saved_adapters
+from vfunc.language.gguf import is_gguf, load_gguf
 from vfunc.language.sound_learner import (
     require_floating,
     require_tokenizer,
@@ -92,8 +93,8 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Mixed precision is autocast's: a bfloat16 parameter loses updates of a small step size.
 
     Args:
-        name: a directory that `save_pretrained` wrote, or a Hub id. LoRA adapters are merged into
-            their base.
+        name: a directory that `save_pretrained` wrote, a GGUF file, or a Hub id. LoRA adapters are
+            merged into their base.
 
     Returns:
         The learner in eval mode, on the CPU, and its tokenizer (with a padding token).
@@ -101,6 +102,11 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         UserError: it cannot be loaded; one line says why.
     """
+    if is_gguf(name):
+        with quiet():
+            learner, tokenizer = load_gguf(name)
+        require_tokenizer(name, tokenizer)
+        return learner, tokenizer
     _require_present(name)
     saved = saved_adapters(name)
     if saved is not None:
@@ -218,7 +224,9 @@ def _require_present(name: str) -> None:
             )
         return
     if path.is_file():
-        raise UserError(f"the learner {name!r} is a file; give the directory that holds it")
+        raise UserError(
+            f"the learner {name!r} is a file, and no GGUF; give the directory that holds it"
+        )
     looks_like_path = name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1
     if looks_like_path or path.exists():
         raise UserError(f"the learner directory {name!r} does not exist")

@@ -1,4 +1,4 @@
-"""The options of a language run: its data, adapters, and the targets that are designed."""
+"""The options of a language run: its data, and the targets that are designed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,6 @@ OBSERVING_ARMS = tuple(name for name, arm in ARMS.items() if arm.observes)
 Problem = Literal["careless_everywhere", "careless_source", "random_slips", "style_shift"]
 PICTURE_ARMS = ("known_objects", "matched_uniform")
 _TOGETHER = ("stream", "feedback", "eval")
-_ADAPTERS = Need(
-    lambda options: options["lora_rank"] > 0, "it is for adapters; give --lora-rank above 0"
-)
 _WORKED = Need(
     lambda options: options["feedback_kind"] == "worked", "it is for --feedback-kind worked"
 )
@@ -193,22 +190,6 @@ class DataOptions:
         default=Computed("as --batch-size", lambda options: options["batch_size"]),
         least=1,
         needs=(LABELLED,),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterOptions:
-    """LoRA adapters, trained in the learner's place."""
-
-    lora_rank: int = option("Train LoRA adapters of this rank; 0 trains all.", default=0, least=0)
-    lora_alpha: float = option(
-        "Scale of the adapters.",
-        default=Computed("twice --lora-rank", lambda options: 2.0 * options["lora_rank"]),
-        above=0,
-        needs=(_ADAPTERS,),
-    )
-    lora_dropout: float = option(
-        "Dropout on the adapters' input.", default=0.05, least=0, below=1, needs=(_ADAPTERS,)
     )
 
 

@@ -236,7 +236,7 @@ def surrogate(
         if not len(rows):
             first = next(iter(theta.values()))
             return torch.zeros((), dtype=first.dtype, device=first.device)
-        logits = learner.logits(theta, batch.inputs, dropout=False) / temperature
+        logits = learner.logits_at(theta, batch) / temperature
         chosen_tokens = batch.next_tokens.unsqueeze(-1)
         return soft_cross_entropy(
             logits, chosen_tokens, torch.ones_like(chosen_tokens, dtype=logits.dtype), weight

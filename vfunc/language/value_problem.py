@@ -57,17 +57,21 @@ def language_problem(
         r, alpha = functional_call(designer, phi, (observed.batch, observed.observation))
         if gains is not None:
             gains.watch(alpha)
-        edge = {} if observed.edge is None else {"edge": observed.edge}
+        known = {"edge": observed.edge, "below": observed.batch.below}
+        if observed.edge is not None:
+            del known["below"]
         return {
-            **edge,
+            **{name: x for name, x in known.items() if x is not None},
             "inputs": observed.batch.inputs,
+            "rows": observed.batch.predicted_rows,
             "candidates": observed.observation.candidates,
             "weight": weights_of(observed.batch),
             "q": mix(alpha, r),
         }
 
     def outputs(theta: Params, task: Task) -> Tensor:
-        return learner.logits(theta, task["inputs"], dropout=True, edge=task.get("edge"))
+        known = {name: task.get(name) for name in ("edge", "below", "rows")}
+        return learner.logits(theta, task["inputs"], dropout=True, **known)
 
     def weighted(logits: Tensor, task: Task) -> Tensor:
         log_p = candidate_log_probs(logits, task["candidates"], task["weight"])
@@ -77,8 +81,9 @@ def language_problem(
         return weighted(outputs(theta, task), task)
 
     def tangent(theta: Params, w: Params, task: Task) -> Tensor:
+        inputs, known = task["inputs"], {name: task.get(name) for name in ("edge", "below")}
         along = learner.log_probs_along(
-            theta, w, task["inputs"], task["candidates"], task["weight"], edge=task.get("edge")
+            theta, w, inputs, task["candidates"], task["weight"], **known
         )
         return -along * task["weight"].to(along.dtype).unsqueeze(-1)
 

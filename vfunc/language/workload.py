@@ -29,6 +29,7 @@ from vfunc.language.feedback_tasks import (
     measure,
     measure_bank,
 )
+from vfunc.language.frozen_part import FrozenPart
 from vfunc.language.hidden_state import capture
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptStream
@@ -42,10 +43,11 @@ from vfunc.language.soft_targets.oracle import (
 )
 from vfunc.language.soft_targets.soft_loss import one_hot, soft_cross_entropy, weights_of
 from vfunc.language.soft_targets.targets import mix
+from vfunc.language.trim import WHOLE, Trim
 from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode
-from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.problem import InParts, KnownFeedback, Task, ValueProblem
 from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
@@ -76,6 +78,8 @@ class LanguageWorkload:
         tasks: the feedback's tasks.
         tilt: how far `tilted_oracle` goes from the learner, in nats of a typical value.
         mixing_share: share of labelled texts in the stream of `mixing`.
+        trim: what the learner's forwards can do without.
+        frozen: the learner's frozen lower blocks, where there are any; batches carry their output.
         processes: the processes that each hold a share of every batch.
         unit: the unit of budgets.
     """
@@ -95,6 +99,8 @@ class LanguageWorkload:
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
     tilt: float = 0.1
     mixing_share: float = 0.25
+    trim: Trim = WHOLE
+    frozen: FrozenPart | None = None
     processes: Processes = ALONE
     unit: str = "tokens"
 
@@ -122,7 +128,12 @@ class LanguageWorkload:
         """See `Workload.batch`."""
         size = self.batch_size
         batch = self.data.stream.batch(self._at(position) * size, size)
-        return batch.among(self.processes).to(self.device)
+        return self._placed(batch.among(self.processes))
+
+    def _placed(self, batch: TokenBatch) -> TokenBatch:
+        """The batch on the device, with what the frozen blocks make of it."""
+        batch = batch.to(self.device)
+        return batch if self.frozen is None else self.frozen.attached(batch)
 
     def _at(self, index: int) -> int:
         """Where this process's share of a batch of all is, counted in shares."""
@@ -132,12 +143,12 @@ class LanguageWorkload:
         """See `Workload.feedback`."""
         size = self.feedback_batch_size
         batch = self.data.feedback.batch(self._at(index) * size, size)
-        return batch.to(self.device) if isinstance(batch, TokenBatch) else batch
+        return self._placed(batch) if isinstance(batch, TokenBatch) else batch
 
     def estimated(self, functional: FunctionalLearner) -> LanguageLearner:
         """See `Workload.estimated`: the cut is tried on one sequence."""
         first = self.smaller(1).batch(0)
-        return LanguageLearner(functional, self.dtype).cut(first)
+        return LanguageLearner(functional, self.dtype, trim=self.trim).cut(first)
 
     def forward(
         self,
@@ -266,7 +277,7 @@ class LanguageWorkload:
             self.data.feedback.batch(index * count + at, min(size, share.stop - at))
             for at in share[::size]
         )
-        return tuple(batch.to(self.device) for batch in found if isinstance(batch, TokenBatch))
+        return tuple(self._placed(batch) for batch in found if isinstance(batch, TokenBatch))
 
     def downstream(
         self,
@@ -326,11 +337,20 @@ class LanguageWorkload:
         assert isinstance(downstream, Measured)
         return matched_domains(self.tasks, problem, downstream, learner.functional.theta)
 
+    def stream_loss(self, estimated: LanguageLearner, positions: range) -> InParts:
+        """See `Workload.stream_loss`: a mean over all predicted tokens."""
+        batches = [self.batch(at) for at in positions]
+        own = sum(int(batch.predict.sum()) for batch in batches)
+        (count,) = self.processes.totals(own)
+        return InParts(
+            tuple(estimated.worked_loss(replace(batch, count=int(count))) for batch in batches)
+        )
+
     def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
         size = self.feedback_batch_size
         batch = self.data.held_out.batch(self._at(index) * size, size)
-        return estimated.worked_loss(batch.among(self.processes).to(self.device))
+        return estimated.worked_loss(self._placed(batch.among(self.processes)))
 
     def feedback_batches(self) -> int:
         """See `Workload.feedback_batches`."""
@@ -410,8 +430,9 @@ class LanguageWorkload:
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: held-out losses, and at the end greedy Pass@1."""
+        batches = map(self._placed, self.data.evaluation)
         held_out = held_out_loss(
-            learner, self.data.evaluation, self.device, self.dtype, self.data.measured
+            learner, batches, self.device, self.dtype, self.data.measured, self.trim
         )
         metrics: dict[str, float | None] = {
             "loss": held_out.loss,
@@ -472,17 +493,22 @@ class LanguageWorkload:
         *,
         observe: bool = True,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The learner's logits; the edge that an estimate would compute, if it is the same.
+        """The learner's logits, at predicted positions alone if it can.
 
-        And the hidden state that the designer looks at, if it does.
+        And the edge that an estimate would compute, if it is the same; and the hidden state that
+        the designer looks at, if it does.
         """
         at = self.designer.hidden if observe else None
         looking = contextlib.nullcontext([]) if at is None else capture(learner, at.block)
         with looking as seen:
             if estimated is not None:
-                logits, edge = estimated.live_logits(batch.inputs)
+                logits, edge = estimated.live_logits(batch)
             else:
-                with autocast(self.device, self.dtype):
+                rows, below = batch.predicted_rows, batch.below
+                with (
+                    autocast(self.device, self.dtype),
+                    self.trim.applied(learner, rows, below),
+                ):
                     logits = learner(input_ids=batch.inputs, use_cache=False).logits
                 edge = None
         return logits, edge, seen[0] if seen else None

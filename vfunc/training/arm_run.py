@@ -29,6 +29,7 @@ class StepOptions:
         seed: seed of what estimators sample.
         feedback_bank: labelled examples that g_down is of, in parts; None is a feedback batch.
         feedback_every: designer updates that one g_down serves.
+        mean_bank: micro-batches of the stream whose mean gradient is held; None holds none.
         penalties_in_values: lambda of some of the terms, in units of the typical value of a task's
             element (see `Gains`).
         designer_warmup: designer updates before the first task that it makes, the learner held.
@@ -46,6 +47,7 @@ class StepOptions:
     seed: int
     feedback_bank: int | None = None
     feedback_every: int = 1
+    mean_bank: int | None = None
     penalties_in_values: Mapping[str, float] = field(default_factory=dict)
     designer_warmup: int = 0
     designer_lr: float = 0.0

@@ -128,6 +128,7 @@ def step_options(config: RunConfig) -> StepOptions:
         designer_warmup=config.designer.designer_warmup or 0,
         designer_lr=config.designer.designer_lr,
         designer_final_lr=config.designer.designer_final_lr,
+        mean_bank=config.estimator.mean_bank,
         train_mode=config.estimator.estimate_mode == "train",
         seed=config.run.seed,
     )

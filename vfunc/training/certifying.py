@@ -89,9 +89,10 @@ def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
 
 
 def _gradients_ahead(run: ArmRun, feedback: FeedbackNow, phi: Params) -> tuple[Params, ...]:
-    """Gradients of later batches, as many as the arm keeps running means."""
+    """Gradients of later batches, as many as the arm keeps means."""
     state, workload = run.state, run.workload
     count = 0 if state.running is None else len(state.running.decays)
+    count += run.options.mean_bank is not None
 
     def gradient(k: int) -> Params:
         observed = workload.look_ahead(state.learner, workload.batch(k))

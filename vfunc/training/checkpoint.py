@@ -20,7 +20,7 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.storage.sealed import seal_holds, write_sealed
 from vfunc.training.files.sound_state import checked_counters, require_sound
-from vfunc.training.state import ArmState, Counters, HeldFeedback, RunningMeans
+from vfunc.training.state import ArmState, Counters, HeldFeedback, HeldMean, RunningMeans
 
 
 def random_state(state: ArmState) -> dict[str, Tensor | None]:
@@ -60,6 +60,7 @@ def save_checkpoint(
         "running": None if state.running is None else vars(state.running),
         **random_state(state),
         **({} if state.held is None else {"held_feedback": vars(state.held)}),
+        **({} if state.held_mean is None else {"held_mean": vars(state.held_mean)}),
         "random_of_others": [dict(one) for one in others],
         "made_of": dict(made_of or {}),
     }
@@ -117,6 +118,8 @@ def load_checkpoint(
             torch.cuda.set_rng_state(drawn["random_cuda"].cpu(), device)
         held = content.get("held_feedback")
         state.held = None if held is None else HeldFeedback(**held)
+        mean = content.get("held_mean")
+        state.held_mean = None if mean is None else HeldMean(**mean)
         state.counters = counters
         return content.get("made_of", {})
     except (

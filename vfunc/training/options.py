@@ -19,6 +19,7 @@ from vfunc.conditions import (
     SHORTCUT,
     SHORTCUT_LEARNER,
     TRAINED,
+    check_subset,
 )
 from vfunc.config.declared import By, Cases, Computed, Condition, Need, Options, option
 from vfunc.config.values import nearest
@@ -56,7 +57,6 @@ ADAMS_RATE = ("adamw", "adam", "nadam", "radam")
 """Optimizers that share AdamW's default learning rates."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_SUBSET = re.compile(r"all|last:[1-9]\d*|lora|lora:last:[1-9]\d*|re:.+")
 _RUN_NAME = re.compile(r"\w[\w.+=,@ -]*")
 _ADAPTED = Condition("with LoRA", lambda options: options["lora_rank"] > 0)
 
@@ -89,6 +89,7 @@ def _takes_means(options: Options) -> bool:
     return hasattr(chosen, "running_means")
 
 
+_OF_TEXT = Need(lambda options: options["modality"] == LANGUAGE, "it is for text")
 _MEANS = Need(_takes_means, f"it is for --value {' or '.join(DEFLATED)}, with --means above 0")
 
 
@@ -115,13 +116,6 @@ def _check_arms(arms: tuple[str, ...], where: str) -> None:
 def _check_device(device: str, where: str) -> None:
     if not _DEVICE.fullmatch(device):
         raise UserError(f"{where} must be auto, cpu, cuda or cuda:N, not {device!r}")
-
-
-def _check_align(subset: str, where: str) -> None:
-    if not _SUBSET.fullmatch(subset):
-        raise UserError(
-            f"{where} must be all, last:N, lora, lora:last:N or re:PATTERN, not {subset!r}"
-        )
 
 
 def _check_trackers(names: tuple[str, ...], where: str) -> None:
@@ -260,8 +254,9 @@ class LearnerOptions:
     """The model that is trained."""
 
     learner: str = option(
-        "'embedded', the small base that comes with the package; or a directory, or a model by its "
-        "name: any causal language model of transformers, or any ViT of timm.",
+        "'embedded', the small base that comes with the package; 'smollm2', a pretrained language "
+        "model of 135M parameters, downloaded at its first use; or a directory, a GGUF file, or a "
+        "model by its name: any causal language model of transformers, or any ViT of timm.",
         default=EMBEDDED,
         metavar="DIR|ID",
         reads=True,
@@ -412,7 +407,7 @@ class EstimatorOptions:
             },
         ),
         metavar="SUBSET",
-        check=_check_align,
+        check=check_subset,
         needs=(DESIGNED,),
     )
     meta_period: int = option(
@@ -442,6 +437,15 @@ class EstimatorOptions:
         ),
         least=1,
         needs=(DESIGNED, TRAINED),
+    )
+    mean_bank: int | None = option(
+        "Micro-batches of the stream, the present one first, whose mean gradient as the text they "
+        "are takes the place of the first running mean; computed with g_down (--feedback-every), "
+        "and held with it.",
+        default=None,
+        shown="running means alone",
+        least=1,
+        needs=(_OF_TEXT, DESIGNED, TRAINED, _OWN_DIRECTION, _MEANS),
     )
     burn_in: int = option(
         "Micro-batches before the designer's first update; until then its arm is the baseline.",
@@ -480,7 +484,9 @@ class EstimatorOptions:
             UserError: as many were not given.
         """
         count = getattr(estimator, "running_means", 0)
-        if not count or self.mean_decays is None:
+        if count and self.mean_bank is not None:  # it is the first of them
+            count -= 1
+        if self.mean_decays is None or not getattr(estimator, "running_means", 0):
             return usual_decays(count)
         if len(self.mean_decays) != count:
             raise UserError(

@@ -56,6 +56,19 @@ class HeldFeedback:
 
 
 @dataclass(frozen=True)
+class HeldMean:
+    """The stream's mean gradient between two times that it is computed (`--mean-bank`).
+
+    Attributes:
+        updates: designer updates made before it was computed.
+        gradient: the mean gradient of the text as it is, then.
+    """
+
+    updates: int
+    gradient: Params
+
+
+@dataclass(frozen=True)
 class RunningMeans:
     """Running means of the gradients that the learner has stepped on, before clipping.
 
@@ -111,6 +124,7 @@ class ArmState:
         counters: progress so far.
         running: running means of the learner's gradients, where the arm's estimator takes any.
         held: the feedback that is held; None where none is.
+        held_mean: the stream's mean gradient that is held; None where none is.
     """
 
     learner: nn.Module
@@ -121,11 +135,13 @@ class ArmState:
     counters: Counters = field(default_factory=Counters)
     running: RunningMeans | None = None
     held: HeldFeedback | None = None
+    held_mean: HeldMean | None = None
 
     @property
     def means(self) -> tuple[Params, ...]:
-        """The running means of the learner's gradients; none where there are none yet."""
-        return () if self.running is None else self.running.means
+        """Means of the stream's gradients: the one that is held, and the running ones there are."""
+        held = () if self.held_mean is None else (self.held_mean.gradient,)
+        return held if self.running is None else (*held, *self.running.means)
 
 
 OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {

@@ -29,7 +29,7 @@ from vfunc.problem.gains import Gains
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.state import HeldFeedback
+from vfunc.training.state import HeldFeedback, HeldMean
 from vfunc.trees import Params
 from vfunc.workload import Downstream, Forward, HeldDownstream
 
@@ -65,6 +65,8 @@ def micro_batch(run: ArmRun) -> MicroBatch:
     if due and options.train_mode:  # the masks of the forward that comes next
         dropout = RandomState.now(next(state.learner.parameters()).device)
     feedback = _feedback_now(run, dropout) if due else None
+    if due and options.mean_bank is not None and not arm.random:
+        hold_mean(run, options.mean_bank)
     g_down = _g_down_now(run) if arm.valued else None
     forward = workload.forward(
         state.learner,
@@ -238,6 +240,25 @@ def _held_feedback(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
     return FeedbackNow(downstream, dropout, theta, known)
 
 
+def hold_mean(run: ArmRun, count: int) -> None:
+    """Compute the stream's mean gradient anew if it has served its updates.
+
+    Args:
+        run: the arm; its state is changed in place.
+        count: micro-batches that it is of, from the present one on.
+    """
+    state, at = run.state, run.state.counters
+    if state.held_mean is not None and at.updates - state.held_mean.updates < (
+        run.options.feedback_every
+    ):
+        return
+    state.held_mean = None
+    workload = run.workload
+    loss = workload.stream_loss(run.estimated, range(at.micro_batch, at.micro_batch + count))
+    known = known_feedback(loss, state.functional.theta, workload.processes)
+    state.held_mean = HeldMean(at.updates, known.gradient)
+
+
 def _g_down_now(run: ArmRun) -> Params | None:
     """g_down of another labelled batch each micro-batch; None where L_down says nothing."""
     feedback = feedback_at(run, run.state.counters.micro_batch)
@@ -298,8 +319,8 @@ def value_problem(
         known=feedback.known,
         gains=gains,
     )
-    if state.running is not None:
-        problem = problem.with_means(state.running.means)
+    if state.means:
+        problem = problem.with_means(state.means)
     if foreseen:  # a budget of steps says what they will be
         problem = replace(problem, notes={**problem.notes, "later_sizes_predicted": True})
     return problem

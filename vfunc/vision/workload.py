@@ -405,6 +405,10 @@ class VisionWorkload:
 
         return loss
 
+    def stream_loss(self, estimated: VisionLearner, positions: range) -> Callable[[Params], Scalar]:
+        """See `Workload.stream_loss`: refused, since a picture as it is has no mask to be."""
+        raise UserError("the mean gradient of a bank of the stream (--mean-bank) is for text")
+
     def held_out(self, estimated: VisionLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
         return self.measured(

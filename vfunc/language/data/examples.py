@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vfunc.processes import Processes
@@ -48,6 +48,8 @@ class TokenBatch:
         domains: the domain of each sequence; None counts as domain 0 throughout.
         count: predictions that a mean over this batch divides by, where other processes hold more
             of it (see `vfunc.processes`); None is its own. Rows of a batch have their own again.
+        below: what the learner's frozen blocks make of the inputs (see
+            `vfunc.language.frozen_part`); None where none are, or it is not known.
     """
 
     tokens: Int[Tensor, "B T_plus_1"]
@@ -55,6 +57,7 @@ class TokenBatch:
     wrong: Bool[Tensor, "B T"]
     domains: Int[Tensor, "B"] | None = None
     count: int | None = None
+    below: Float[Tensor, "B T D"] | None = None
 
     @property
     def inputs(self) -> Int[Tensor, "B T"]:
@@ -66,6 +69,11 @@ class TokenBatch:
         """The tokens that the learner predicts: the true token w_t of each position."""
         return self.tokens[:, 1:]
 
+    @property
+    def predicted_rows(self) -> Int[Tensor, "N"]:
+        """The numbers of the predicted positions, where all B T are counted through."""
+        return self.predict.flatten().nonzero().squeeze(-1)
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
         return TokenBatch(
@@ -74,6 +82,7 @@ class TokenBatch:
             self.wrong.to(device),
             None if self.domains is None else self.domains.to(device),
             self.count,
+            None if self.below is None else self.below.to(device),
         )
 
     def among(self, processes: Processes) -> TokenBatch:

@@ -6,7 +6,7 @@ likeliest token is the true one where all before it are given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,13 @@ from torch import Tensor
 
 from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_targets.soft_loss import candidate_log_probs, row_chunks
+from vfunc.language.soft_targets.soft_loss import (
+    candidate_log_probs,
+    row_chunks,
+    rows_a_chunk,
+    rows_of,
+)
+from vfunc.language.trim import WHOLE, Trim
 from vfunc.learner import mode
 
 
@@ -75,10 +81,11 @@ class HeldOut:
 
 def held_out_loss(
     learner: torch.nn.Module,
-    batches: Sequence[TokenBatch],
+    batches: Iterable[TokenBatch],
     device: torch.device,
     dtype: torch.dtype | None = None,
     patterns: Mapping[str, Sequence[Bool[Tensor, "B T"]]] | None = None,
+    trim: Trim = WHOLE,
 ) -> HeldOut:
     """Evaluate the learner without dropout; its mode is left as it was.
 
@@ -88,6 +95,7 @@ def held_out_loss(
         device: the learner's device.
         dtype: dtype of autocast, or None.
         patterns: which predictions to measure apart, a mask for each batch, by a name.
+        trim: what the learner's forward can do without.
 
     Returns:
         Losses, in the order of the batches.
@@ -98,7 +106,8 @@ def held_out_loss(
     with torch.no_grad(), mode(learner, training=False):
         for number, cpu_batch in enumerate(batches):
             batch = cpu_batch.to(device)
-            with autocast(device, dtype):
+            predicted, below = batch.predicted_rows, batch.below
+            with autocast(device, dtype), trim.applied(learner, predicted, below):
                 logits = learner(input_ids=batch.inputs, use_cache=False).logits
             per_token = _token_losses(logits, batch)
             n = batch.predict.sum(-1)
@@ -119,10 +128,13 @@ def _covered(
         return {}
     masks = {name: mask & batch.predict for name, mask in masks.items()}
     somewhere = torch.stack(tuple(masks.values())).any(0)
-    flat = logits.flatten(0, 1)
+    predicted = batch.predicted_rows
+    flat, places = rows_of(logits, predicted)
+    chosen = somewhere.flatten()[predicted].nonzero().squeeze(-1)
     true = batch.next_tokens.flatten()
     hits = torch.zeros_like(true, dtype=torch.bool)
-    for part, own in row_chunks(flat, somewhere.flatten().nonzero().squeeze(-1)):
+    parts = predicted[chosen].split(rows_a_chunk(flat))
+    for part, (_, own) in zip(parts, row_chunks(flat, places[chosen]), strict=True):
         hits[part] = own.argmax(-1) == true[part]
     hits = hits.view(somewhere.shape)
     found: dict[str, list[tuple[float, int, int]]] = {}

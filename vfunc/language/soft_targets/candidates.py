@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.soft_targets.soft_loss import row_chunks
+from vfunc.language.soft_targets.soft_loss import row_chunks, rows_a_chunk, rows_of
 from vfunc.typecheck import typed
 
 GROUP = 32
@@ -61,11 +61,11 @@ class ObservedBatch:
 
 
 @typed
-def observe(logits: Float[Tensor, "B T V"], batch: TokenBatch, top_k: int) -> Observation:
+def observe(logits: Float[Tensor, "*rows V"], batch: TokenBatch, top_k: int) -> Observation:
     """Candidates and features from the learner's logits on `batch`.
 
     Args:
-        logits: the learner's output on `batch.inputs`.
+        logits: the learner's output on `batch.inputs`, at all positions or at the predicted ones.
         batch: source of the true next tokens and of the predicted positions.
         top_k: K, the size of the candidate set, true token included.
 
@@ -76,15 +76,16 @@ def observe(logits: Float[Tensor, "B T V"], batch: TokenBatch, top_k: int) -> Ob
         UserError: K is below 1 or above the vocabulary's size.
     """
     require_top_k(top_k, logits.shape[-1])
-    flat = logits.detach().flatten(0, 1)
     truth = batch.next_tokens.flatten()
-    rows = batch.predict.flatten().nonzero().squeeze(-1)
+    rows = batch.predicted_rows
+    flat, places = rows_of(logits.detach(), rows)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     candidates = truth[:, None].expand(-1, top_k).clone()
     log_probs = torch.zeros(candidates.shape, dtype=dtype, device=logits.device)
     entropy = torch.zeros(truth.shape, dtype=dtype, device=logits.device)
     normaliser = torch.zeros_like(entropy)
-    for part, chunk in row_chunks(flat, rows):
+    chunks = row_chunks(flat, places)
+    for part, (_, chunk) in zip(rows.split(rows_a_chunk(flat)), chunks, strict=True):
         wide = chunk.to(dtype)
         best = largest(wide, top_k)
         top = wide.gather(-1, best[:, :1])

@@ -10,11 +10,14 @@ the whole vocabulary need not exist at once: rows are taken in chunks, and rows 
   logits and one number a row for the backward pass;
 - `candidate_log_probs`, plain differentiable arithmetic of any order and mode, for the engines. In
   a forward-mode or gradient-free pass the chunks are all there is; under autograd they are kept.
+
+Logits are those of all positions (B, T, V), or of the predicted ones alone, in their order (N, V),
+as `vfunc.language.predicted` has the learner give them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -38,26 +41,28 @@ more than the arithmetic.
 
 @typed
 def candidate_log_probs(
-    logits: Float[Tensor, "B T V"], candidates: Int[Tensor, "B T K"], weight: Float[Tensor, "B T"]
+    logits: Float[Tensor, "*rows V"], candidates: Int[Tensor, "B T K"], weight: Float[Tensor, "B T"]
 ) -> Float[Tensor, "B T K"]:
     """log p of the candidates, in float32 at least; zero in rows of weight zero.
 
     Args:
-        logits: the learner's output.
+        logits: the learner's output, at all positions or at those of weight above zero.
         candidates: token ids.
         weight: each position's weight in the loss; only where it is zero matters here.
 
     Returns:
         Log-probabilities, normalised over all V tokens.
     """
-    flat, ids = logits.flatten(0, 1), candidates.flatten(0, 1)
-    rows, size = weight.flatten().nonzero().squeeze(-1), rows_a_chunk(flat)
+    ids, rows = candidates.flatten(0, 1), weight.flatten().nonzero().squeeze(-1)
+    flat, places = rows_of(logits, rows)
+    size = rows_a_chunk(flat)
     # rows of a view of each chunk: rows taken of the whole would have a gradient of its size each
     views = flat.split(size)
-    counts = (rows // size).bincount(minlength=len(views)).tolist()
+    counts = (places // size).bincount(minlength=len(views)).tolist()
+    parts = zip(views, places.split(counts), rows.split(counts), strict=True)
     chunks = [
-        _log_probs(view.index_select(0, own - i * size), ids.index_select(0, own))
-        for i, (view, own) in enumerate(zip(views, rows.split(counts), strict=True))
+        _log_probs(view.index_select(0, place - i * size), ids.index_select(0, own))
+        for i, (view, place, own) in enumerate(parts)
         if len(own)
     ] or [_log_probs(flat[:0], ids[:0])]
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -67,7 +72,7 @@ def candidate_log_probs(
 
 @typed
 def soft_cross_entropy(
-    logits: Float[Tensor, "B T V"],
+    logits: Float[Tensor, "*rows V"],
     candidates: Int[Tensor, "B T K"],
     q: Float[Tensor, "B T K"],
     weight: Float[Tensor, "B T"],
@@ -79,7 +84,8 @@ def soft_cross_entropy(
     and gradient: the other candidates add exact zeros.
 
     Args:
-        logits: the learner's output, in its own dtype.
+        logits: the learner's output, in its own dtype, at all positions or at those of weight
+            above zero.
         candidates: token ids, the true token first.
         q: soft targets, detached.
         weight: each position's weight.
@@ -96,14 +102,41 @@ def soft_cross_entropy(
     if q.requires_grad or weight.requires_grad:
         raise ValueError("targets must be detached before the learner's step (invariant 3)")
     log_probs, normalisers = known or (None, None)
+    taken = _taken_from(logits, weight)
     return _SoftCrossEntropy.apply(
-        logits.flatten(0, 1),
-        candidates.flatten(0, 1),
-        q.flatten(0, 1),
-        weight.flatten(),
-        None if log_probs is None else log_probs.detach().flatten(0, 1),
-        None if normalisers is None else normalisers.detach().flatten(),
+        logits if logits.ndim == 2 else logits.flatten(0, 1),
+        taken(candidates.flatten(0, 1)),
+        taken(q.flatten(0, 1)),
+        taken(weight.flatten()),
+        None if log_probs is None else taken(log_probs.detach().flatten(0, 1)),
+        None if normalisers is None else taken(normalisers.detach().flatten()),
     )
+
+
+def rows_of(logits: Tensor, rows: Int[Tensor, "N"]) -> tuple[Tensor, Int[Tensor, "N"]]:
+    """Logits row by row, and which of these rows belong to the predicted positions.
+
+    Args:
+        logits: of all positions (B, T, V), or of the predicted ones (N, V).
+        rows: numbers of the predicted positions, rising.
+
+    Raises:
+        ValueError: they are of another number of positions.
+    """
+    if logits.ndim != 2:
+        return logits.flatten(0, 1), rows
+    if len(logits) != len(rows):
+        raise ValueError(f"logits of {len(logits)} positions, where {len(rows)} are predicted")
+    return logits, torch.arange(len(rows), device=rows.device)
+
+
+def _taken_from(logits: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Takes of rows of all positions those that the logits are of."""
+    if logits.ndim != 2:
+        return lambda x: x
+    rows = weight.flatten().nonzero().squeeze(-1)
+    rows_of(logits, rows)
+    return lambda x: x.index_select(0, rows)
 
 
 def next_token_loss(logits: Tensor, batch: TokenBatch) -> Tensor:

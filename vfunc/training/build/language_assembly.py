@@ -28,14 +28,24 @@ from vfunc.language.hidden_state import edge_of, width_at
 from vfunc.language.loading import start_learner
 from vfunc.language.options import DataOptions
 from vfunc.language.reporting import language_reporting, language_saving
+from vfunc.language.smollm2 import NAME as SMOLLM2
+from vfunc.language.smollm2 import smollm2_directory
 from vfunc.language.soft_targets.candidates import require_top_k
 from vfunc.language.soft_targets.designer import DesignerConfig, load_designer
 from vfunc.language.sound_learner import vocabulary as rows_of
+from vfunc.language.trim import Trim, logits_by_rows
 from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import select
 from vfunc.modality import Modality
 from vfunc.training.build.language_config import LanguageConfig
 from vfunc.training.build.language_digests import digests_of_examples
+from vfunc.training.build.language_frozen import (
+    freeze_others,
+    frozen_part_of,
+    keep_edges,
+    sequences_of,
+    told_of_frozen,
+)
 
 
 def language_parts(
@@ -54,12 +64,13 @@ def language_parts(
     name = config.learner.learner
     lora = config.adapters
     start = start_learner(
-        str(EMBEDDED_LEARNER) if name == EMBEDDED else name,
+        _place_of(name),
         lora.lora_rank,
         lora.lora_alpha,
         lora.lora_dropout,
     )
     learner, tokenizer, module = start.model, start.tokenizer, start.module
+    freeze_others(module, config.trained.train)
     vocabulary = rows_of(learner)
     require_top_k(config.targets.top_k, vocabulary)
     context = getattr(learner.config.get_text_config(), "max_position_embeddings", None)
@@ -68,6 +79,7 @@ def language_parts(
             f"--seq-len {config.data.seq_len} is longer than the learner's context of {context}"
         )
     check(module)
+    frozen = frozen_part_of(config.trained, module, device)
     chat, how = chat_format(tokenizer)
     raw = _read(config.data, config.run.seed, chat)
     data = tokenised(
@@ -99,11 +111,25 @@ def language_parts(
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
         tilt=config.targets.tilt,
         mixing_share=config.targets.mixing_share,
+        trim=Trim(logits_by_rows(module), None if frozen is None else frozen.split),
+        frozen=frozen,
     )
-    reporting = language_reporting(data, start.note, how if raw.chat else "")
+    if frozen is not None and not config.command.dry_run:
+        keep_edges(frozen, data, sequences_of(config))
+    notes = filter(None, (start.note, told_of_frozen(frozen)))
+    reporting = language_reporting(data, "; ".join(notes), how if raw.chat else "")
     saving = language_saving(tokenizer)
     digests = digests_of_examples(config.data, raw)
     return module, Modality(workload, reporting, saving, digests)
+
+
+def _place_of(name: str) -> str:
+    """Where a learner is that has a name of its own; other names are places already."""
+    if name == EMBEDDED:
+        return str(EMBEDDED_LEARNER)
+    if name == SMOLLM2 and not Path(name).is_dir():
+        return str(smollm2_directory())
+    return name
 
 
 def _read(data: DataOptions, seed: int, chat: ChatFormat) -> RawData:

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from vfunc.language.options import AdapterOptions, DataOptions, TargetOptions, check_language
+from vfunc.language.learner_options import AdapterOptions, TrainedOptions
+from vfunc.language.options import DataOptions, TargetOptions, check_language
 from vfunc.modality import Modality
 from vfunc.training.options import RunConfig, stem
 
@@ -20,11 +21,13 @@ class LanguageConfig(RunConfig):
 
     Attributes:
         data: options of the data.
+        trained: which of the learner's parameters are.
         adapters: LoRA adapters.
         targets: the soft targets.
     """
 
     data: DataOptions
+    trained: TrainedOptions
     adapters: AdapterOptions
     targets: TargetOptions
 

@@ -60,6 +60,7 @@ def require_sound(content: Mapping[str, Any], state: ArmState) -> None:
         _require_optimizer(content["designer_optimizer"], optimizer, "designer's optimizer")
     _require_running(content.get("running"), state)
     _require_held(content.get("held_feedback"), state)
+    _require_held_mean(content.get("held_mean"), state)
     fresh = torch.get_rng_state()
     if content["random"].shape != fresh.shape or content["random"].dtype != fresh.dtype:
         raise UserError("its random state is that of another version of torch")
@@ -98,6 +99,19 @@ def _require_held(held: Mapping[str, Any] | None, state: ArmState) -> None:
     for name, x in (("loss", held["loss"]), *held["gradient"].items()):
         wanted = theta[name].shape if name in theta else torch.Size()
         if not isinstance(x, Tensor) or x.shape != wanted or not _finite(x):
+            raise UserError(f"{name} of the {what} has another shape, or is not finite")
+
+
+def _require_held_mean(held: Mapping[str, Any] | None, state: ArmState) -> None:
+    if held is None:
+        return
+    theta, what = state.functional.theta, "held mean gradient"
+    if held.keys() != {"updates", "gradient"} or not _counts(held["updates"], 0):
+        raise UserError(f"its {what} is no such thing")
+    if held["gradient"].keys() != theta.keys():
+        raise UserError(f"the {what} is of other parameters")
+    for name, x in held["gradient"].items():
+        if not isinstance(x, Tensor) or x.shape != theta[name].shape or not _finite(x):
             raise UserError(f"{name} of the {what} has another shape, or is not finite")
 
 

@@ -1,0 +1,81 @@
+"""Reads a GGUF file as an ordinary learner: dequantised to float32, with its tokenizer.
+
+GGUF is the format of llama.cpp, in which small quantised models are passed on; transformers
+dequantises it by the package `gguf` (the extra of that name).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from vfunc.errors import UserError
+from vfunc.extras import needs
+from vfunc.language.sound_learner import require_whole, with_end_and_padding
+
+MAGIC = b"GGUF"
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a learner is named by a GGUF file: by what it holds, or by its ending."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC or path.suffix.lower() == ".gguf"
+
+
+def load_gguf(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The learner in a GGUF file and its tokenizer, parameters in float32, in eval mode.
+
+    What is quantised is dequantised once: the learner is an ordinary one that can be trained and
+    saved.
+
+    Args:
+        name: the file.
+
+    Raises:
+        UserError: the package gguf is missing; the file is damaged, or of an architecture that
+            transformers does not read from such files.
+    """
+    needs("gguf")
+    path = Path(name).expanduser().resolve()
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise UserError(f"the learner {name!r} is no GGUF file: it does not begin with GGUF")
+    where = {"gguf_file": path.name, "trust_remote_code": False}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that has no switch
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **where)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(path.parent), dtype=torch.float32, output_loading_info=True, **where
+            )
+        learner, info = loaded
+    except Exception as error:  # readers of damaged files raise all kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the learner {name!r} cannot be read: {reason[:240]}") from error
+    require_whole(name, learner, info)
+    _made_ordinary(learner)
+    with_end_and_padding(name, learner, tokenizer)
+    return learner.eval(), tokenizer
+
+
+def _made_ordinary(learner: Any) -> None:
+    """Take off the quantiser, which transformers leaves on a dequantised model.
+
+    With it `save_pretrained` refuses, and the configuration says that the weights are quantised.
+    """
+    learner.hf_quantizer = None
+    learner.is_quantized = False
+    if hasattr(learner.config, "quantization_config"):
+        del learner.config.quantization_config
