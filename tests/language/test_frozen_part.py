@@ -9,17 +9,17 @@ import torch
 
 from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch, first_rows, take_rows
-from vfunc.language.edge_store import EdgeStore
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
-from vfunc.language.frozen_part import (
+from vfunc.language.loading import load_learner
+from vfunc.language.trimmed.edge_store import EdgeStore
+from vfunc.language.trimmed.frozen_part import (
     FrozenPart,
     digest_of_frozen,
     frozen_part,
     require_frozen_blocks,
     texts_of,
 )
-from vfunc.language.loading import load_learner
-from vfunc.language.trim import Trim
+from vfunc.language.trimmed.trim import Trim
 from vfunc.split import Whole
 from vfunc.training.build.language_frozen import freeze_others
 

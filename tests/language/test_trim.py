@@ -20,7 +20,7 @@ from vfunc.language.soft_targets.soft_loss import (
     soft_cross_entropy,
     weights_of,
 )
-from vfunc.language.trim import WHOLE, Trim, logits_by_rows
+from vfunc.language.trimmed.trim import WHOLE, Trim, logits_by_rows
 
 TOKENS = 13
 
@@ -125,7 +125,10 @@ def test_held_out_losses_are_the_same(learner):
     for batch in batches:
         batch.predict[:, -1] = True
     device = torch.device("cpu")
-    whole = held_out_loss(learner, batches, device)
-    some = held_out_loss(learner, batches, device, trim=Trim(rows=True))
+    masks = {"even": [batch.next_tokens % 2 == 0 for batch in batches]}
+    whole = held_out_loss(learner, batches, device, None, masks)
+    some = held_out_loss(learner, batches, device, None, masks, Trim(rows=True))
+    assert whole.covered["even"].hits == some.covered["even"].hits
+    assert whole.covered["even"].loss == pytest.approx(some.covered["even"].loss, rel=1e-9)
     assert whole.tokens == some.tokens
     assert whole.per_example == pytest.approx(some.per_example, rel=1e-9)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from walk import first_step
 
-# what was reached; a reader's way may get shorter, and should not get longer unnoticed
-MOST_FILES, MOST_MOVES = 30, 125
+# what was reached; a reader's way may get shorter, and should not get longer unnoticed. The last
+# file that came in says what a forward leaves out, at each of a step's forwards
+MOST_FILES, MOST_MOVES = 31, 137
 
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"

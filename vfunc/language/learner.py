@@ -16,7 +16,7 @@ from vfunc.language.data.examples import TokenBatch
 from vfunc.language.soft_targets.candidates import ObservedBatch
 from vfunc.language.soft_targets.head import Head, find_head, log_probs_along
 from vfunc.language.soft_targets.soft_loss import next_token_loss
-from vfunc.language.trim import WHOLE, Trim
+from vfunc.language.trimmed.trim import WHOLE, Trim
 from vfunc.learner import FunctionalLearner, RandomState, as_estimated
 from vfunc.split import UNCUT, Split, Whole, split_at_edge
 from vfunc.trees import Params, Scalar
@@ -87,10 +87,9 @@ class LanguageLearner:
         arguments: dict[str, Any] = {"input_ids": inputs, "use_cache": False}
         masks, module = self.dropout if dropout else None, self.functional.module
         known = below if edge is None else None
-        with (
-            as_estimated(module, self.autocast, masks),
-            self.trim.applied(module, rows, known),
-        ):
+        whole = rows is None and known is None
+        left_out = contextlib.nullcontext() if whole else self.trim.applied(module, rows, known)
+        with as_estimated(module, self.autocast, masks), left_out:
             if edge is None:
                 return self.functional(theta, **arguments).logits
             assert isinstance(self.split, Split)
@@ -150,11 +149,11 @@ class LanguageLearner:
         if observed.edge is not None:
             return observed
         batch, module = observed.batch, self.functional.module
-        with (
-            torch.no_grad(),
-            as_estimated(module, self.autocast),
-            self.trim.applied(module, below=batch.below),
-        ):
+        known = batch.below
+        left_out = (
+            contextlib.nullcontext() if known is None else self.trim.applied(module, below=known)
+        )
+        with torch.no_grad(), as_estimated(module, self.autocast), left_out:
             edge = self.split.prefix(self.functional, input_ids=batch.inputs, use_cache=False)
         return replace(observed, edge=edge)
 

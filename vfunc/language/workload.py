@@ -29,7 +29,6 @@ from vfunc.language.feedback_tasks import (
     measure,
     measure_bank,
 )
-from vfunc.language.frozen_part import FrozenPart
 from vfunc.language.hidden_state import capture
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptStream
@@ -43,7 +42,8 @@ from vfunc.language.soft_targets.oracle import (
 )
 from vfunc.language.soft_targets.soft_loss import one_hot, soft_cross_entropy, weights_of
 from vfunc.language.soft_targets.targets import mix
-from vfunc.language.trim import WHOLE, Trim
+from vfunc.language.trimmed.frozen_part import FrozenPart
+from vfunc.language.trimmed.trim import WHOLE, Trim
 from vfunc.language.value_map import map_values
 from vfunc.language.value_problem import language_problem
 from vfunc.learner import FunctionalLearner, RandomState, mode

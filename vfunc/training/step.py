@@ -319,7 +319,7 @@ def value_problem(
         known=feedback.known,
         gains=gains,
     )
-    if state.means:
+    if state.held_mean is not None or state.running is not None:
         problem = problem.with_means(state.means)
     if foreseen:  # a budget of steps says what they will be
         problem = replace(problem, notes={**problem.notes, "later_sizes_predicted": True})

@@ -49,7 +49,7 @@ class TokenBatch:
         count: predictions that a mean over this batch divides by, where other processes hold more
             of it (see `vfunc.processes`); None is its own. Rows of a batch have their own again.
         below: what the learner's frozen blocks make of the inputs (see
-            `vfunc.language.frozen_part`); None where none are, or it is not known.
+            `vfunc.language.trimmed.frozen_part`); None where none are, or it is not known.
     """
 
     tokens: Int[Tensor, "B T_plus_1"]

@@ -21,7 +21,7 @@ from vfunc.language.soft_targets.soft_loss import (
     rows_a_chunk,
     rows_of,
 )
-from vfunc.language.trim import WHOLE, Trim
+from vfunc.language.trimmed.trim import WHOLE, Trim
 from vfunc.learner import mode
 
 

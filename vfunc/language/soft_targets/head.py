@@ -52,7 +52,7 @@ class Head:
     @contextlib.contextmanager
     def left_out(self, learner: nn.Module) -> Iterator[None]:
         """Let the learner give what enters its head in place of logits."""
-        with forward_of(learner.get_submodule(self.module), lambda hidden: hidden):
+        with _forward_of(learner.get_submodule(self.module), lambda hidden: hidden):
             yield
 
 
@@ -85,7 +85,7 @@ def find_head(functional: FunctionalLearner, forward: Callable[[], Tensor]) -> H
         seen.append(10 * torch.randn(shape, generator=draw).to(hidden))
         return seen[-1]
 
-    with torch.no_grad(), forward_of(layer, other):
+    with torch.no_grad(), _forward_of(layer, other):
         logits = forward()
     if len(seen) != 1 or logits.shape != seen[0].shape or not torch.equal(logits, seen[0]):
         return None
@@ -196,7 +196,7 @@ def _layer(head: Head, functional: FunctionalLearner, theta: Params, w: Params) 
 
 
 @contextlib.contextmanager
-def forward_of(layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _forward_of(layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Have a layer compute something else within the context."""
     had = vars(layer).get("forward")
     layer.forward = forward

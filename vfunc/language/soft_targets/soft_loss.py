@@ -12,7 +12,7 @@ the whole vocabulary need not exist at once: rows are taken in chunks, and rows 
   a forward-mode or gradient-free pass the chunks are all there is; under autograd they are kept.
 
 Logits are those of all positions (B, T, V), or of the predicted ones alone, in their order (N, V),
-as `vfunc.language.predicted` has the learner give them.
+as `vfunc.language.trimmed.trim` has the learner give them.
 """
 
 from __future__ import annotations

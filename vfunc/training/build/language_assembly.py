@@ -33,7 +33,7 @@ from vfunc.language.smollm2 import smollm2_directory
 from vfunc.language.soft_targets.candidates import require_top_k
 from vfunc.language.soft_targets.designer import DesignerConfig, load_designer
 from vfunc.language.sound_learner import vocabulary as rows_of
-from vfunc.language.trim import Trim, logits_by_rows
+from vfunc.language.trimmed.trim import Trim, logits_by_rows
 from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import select
 from vfunc.modality import Modality

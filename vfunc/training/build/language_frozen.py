@@ -13,15 +13,15 @@ from torch import nn
 from vfunc.errors import UserError
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import TokenStream
-from vfunc.language.edge_store import EdgeStore
-from vfunc.language.frozen_part import (
+from vfunc.language.learner_options import TrainedOptions
+from vfunc.language.trimmed.edge_store import EdgeStore
+from vfunc.language.trimmed.frozen_part import (
     FrozenPart,
     digest_of_frozen,
     frozen_part,
     require_frozen_blocks,
     texts_of,
 )
-from vfunc.language.learner_options import TrainedOptions
 from vfunc.learner import select
 from vfunc.printable import SafeConsole
 from vfunc.split import Whole

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vfunc.language.soft_targets.head import forward_of
 from vfunc.learner import RandomState, mode
 from vfunc.split import Split
 
@@ -97,10 +96,12 @@ def _output_layer(learner: nn.Module) -> nn.Module | None:
 def _head_at(learner: nn.Module, rows: Tensor) -> Iterator[None]:
     layer = _output_layer(learner)
     assert layer is not None
-    own = layer.forward
-
-    def at_rows(hidden: Tensor) -> Tensor:
-        return own(hidden.flatten(0, 1).index_select(0, rows))
-
-    with forward_of(layer, at_rows):
+    had, own = vars(layer).get("forward"), layer.forward
+    layer.forward = lambda hidden: own(hidden.flatten(0, 1).index_select(0, rows))
+    try:
         yield
+    finally:
+        if had is None:
+            del layer.forward
+        else:
+            layer.forward = had

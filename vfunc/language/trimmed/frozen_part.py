@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch
-from vfunc.language.edge_store import EdgeStore
+from vfunc.language.trimmed.edge_store import EdgeStore
 from vfunc.learner import FunctionalLearner, as_estimated, functional
 from vfunc.split import Split, Whole, split_at_edge
 from vfunc.storage.digests import digest_of_tensors

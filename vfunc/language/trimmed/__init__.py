@@ -1,0 +1,1 @@
+"""What a forward of a language learner leaves out: frozen blocks, logits that nobody asks for."""
