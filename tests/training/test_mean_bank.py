@@ -7,6 +7,7 @@ import torch
 from small_run import new_run, same, small, train
 
 from vfunc.errors import UserError
+from vfunc.training import step
 from vfunc.training.assemble import assemble
 from vfunc.training.certifying import certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
@@ -117,3 +118,14 @@ def test_a_damaged_one_is_refused(tmp_path, change, said):
 def test_refusals(options, said):
     with pytest.raises(UserError, match=said):
         small(**options)
+
+
+def test_while_the_learner_is_held_so_is_what_was_computed_at_it(monkeypatch):
+    computed, known = [], step.known_feedback
+    monkeypatch.setattr(step, "known_feedback", lambda *args: computed.append(1) or known(*args))
+    options = {"feedback_bank": 4, "feedback_every": 2, "designer_warmup": 5}
+    trained = train(**BANK, **options, budget="3steps")
+    # once for the warm-up and the first two updates after it, once for the third: g_down and mean
+    assert trained.state.counters.updates == 8 and len(computed) == 2 * 2
+    ages = [notes["feedback_age"] for notes in trained.of("estimate")]
+    assert ages[-3:] == [0.0, 1.0, 0.0]

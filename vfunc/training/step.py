@@ -29,7 +29,7 @@ from vfunc.problem.gains import Gains
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.state import HeldFeedback, HeldMean
+from vfunc.training.state import ArmState, HeldFeedback, HeldMean
 from vfunc.trees import Params
 from vfunc.workload import Downstream, Forward, HeldDownstream
 
@@ -65,8 +65,6 @@ def micro_batch(run: ArmRun) -> MicroBatch:
     if due and options.train_mode:  # the masks of the forward that comes next
         dropout = RandomState.now(next(state.learner.parameters()).device)
     feedback = _feedback_now(run, dropout) if due else None
-    if due and options.mean_bank is not None and not arm.random:
-        hold_mean(run, options.mean_bank)
     g_down = _g_down_now(run) if arm.valued else None
     forward = workload.forward(
         state.learner,
@@ -135,7 +133,17 @@ def warm_up(run: ArmRun) -> Iterator[ValueEstimate]:
             estimate = _update_designer(run, forward, feedback)
         finally:
             state.counters = replace(state.counters, micro_batch=begin)
+        _not_aged(state)
         yield estimate
+
+
+def _not_aged(state: ArmState) -> None:
+    """What is held is as good as new while the learner has not moved: it serves on."""
+    made = state.counters.updates
+    if state.held is not None:
+        state.held = replace(state.held, updates=made)
+    if state.held_mean is not None:
+        state.held_mean = replace(state.held_mean, updates=made)
 
 
 def optimizer_step(run: ArmRun) -> float:
@@ -212,7 +220,12 @@ def feedback_at(
 
 
 def _feedback_now(run: ArmRun, dropout: RandomState | None) -> FeedbackNow:
-    """The feedback of this update, with g_down where the estimator begins with it."""
+    """The feedback of this update, with g_down where the estimator begins with it.
+
+    And the stream's mean gradient, where one is held.
+    """
+    if run.options.mean_bank is not None and not run.arm.random:
+        hold_mean(run, run.options.mean_bank)
     if run.options.feedback_every > 1:
         return _held_feedback(run, dropout)
     feedback = feedback_at(run, run.state.counters.updates, dropout, run.options.feedback_bank)
