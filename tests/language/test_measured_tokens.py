@@ -21,6 +21,8 @@ from vfunc.language.evaluation.measured_tokens import (
 )
 from vfunc.language.loading import load_learner
 from vfunc.language.reporting import language_metrics, language_reporting
+from vfunc.training.assemble import assemble
+from vfunc.training.build.configuration import resolve
 
 RESULTS = TokenPattern("results", BUILT_IN["results"])
 
@@ -151,3 +153,14 @@ def test_a_pattern_that_covers_nothing_is_refused(learner):
         tokenised(raw, tokenizer, 64, 0, patterns=read_patterns(["Q"]))  # of the prompt alone
     with pytest.raises(UserError, match=r"matches no held-out token.*--seq-len"):
         tokenised(raw, tokenizer, 5, 0, patterns=read_patterns(["#### (2)"]))
+
+
+@pytest.mark.parametrize(("size", "solved"), [(None, 6), (4, 4), (0, 0), (9, 6)])
+def test_as_many_problems_are_solved_as_are_asked_for(size, solved):
+    sizes = {"stream_size": 4, "feedback_size": 4, "eval_size": 6, "batch_size": 1}
+    workload = assemble(resolve(sizes | ({} if size is None else {"solve_size": size}))).workload
+    assert len(workload.data.problems) == solved
+    assert sum(len(batch.tokens) for batch in workload.data.evaluation) == 6
+    if not solved:
+        metrics = workload.evaluate(load_learner(str(EMBEDDED_LEARNER))[0], final=True).metrics
+        assert "pass_at_1" not in metrics and metrics["loss_examples"] == 6

@@ -154,6 +154,13 @@ class DataOptions:
         default=Cases(((EMBEDDED_PROBLEM, 512),), 256),
         least=1,
     )
+    solve_size: int | None = option(
+        "Held-out problems that the learner solves for Pass@1 at the end of an arm, the first of "
+        "them; 0 for none. Generating takes long on a large learner.",
+        default=None,
+        shown="all with an answer",
+        least=0,
+    )
     measure_tokens: tuple[str, ...] | None = option(
         "Measure tokens of the held-out completions apart, in loss and teacher-forced accuracy: "
         "results (numbers after an equals sign, and the final answer), or what a regular "

@@ -194,6 +194,7 @@ def tokenised(
     rewarded: bool = False,
     vocabulary: int | None = None,
     patterns: Sequence[TokenPattern] = (),
+    solved: int | None = None,
 ) -> LanguageData:
     """Encode everything for one learner.
 
@@ -206,6 +207,7 @@ def tokenised(
         rewarded: whether the feedback is prompts to complete, whose solutions are not read.
         vocabulary: rows of the learner's embedding, which the data's tokens are held to.
         patterns: what of the evaluation is measured apart.
+        solved: how many problems are solved for Pass@1, the first; None are all.
 
     Returns:
         The data, with a summary of counts: sequences, dropped by reason, truncated.
@@ -226,6 +228,8 @@ def tokenised(
         for split, examples in splits.items()
     }
     problems, unmeasured = _answerable(raw.evaluation, tokenizer, sequence_length)
+    if solved is not None and solved < len(problems):
+        problems, unmeasured = problems[:solved], {}
     summary = {
         split: {"sequences": len(e), "dropped": dict(e.dropped), "truncated": e.truncated}
         for split, e in encoded.items()

@@ -90,6 +90,7 @@ def language_parts(
         feedback_length=config.data.feedback_seq_len,
         rewarded=config.data.feedback_kind == "reward",
         vocabulary=vocabulary,
+        solved=config.data.solve_size,
         patterns=read_patterns(config.data.measure_tokens) if config.data.measure_tokens else (),
     )
     _require_feedback(config, data)
