@@ -11,6 +11,7 @@ from small_vision_run import defaults, new_run, train
 from vfunc import trees
 from vfunc.evaluation.expected import in_words
 from vfunc.problem import known_feedback
+from vfunc.report.probe_events import foresights_of
 from vfunc.training.foretelling.foresee_command import main
 from vfunc.training.foretelling.foresight import _told, foresee
 
@@ -96,6 +97,7 @@ def test_a_run_tells_it_once_before_its_first_step():
     trained = train(probe_batches=1, budget="2steps")
     kinds = [e["kind"] for e in trained.log.events]
     assert kinds.count("foresight") == 1 and kinds.index("foresight") < kinds.index("step")
+    assert foresights_of(trained.log.events)["vpretraining"]["agreement_examples"] == 4
     quiet = train(probe_batches=0, budget="1steps")
     assert "foresight" not in [e["kind"] for e in quiet.log.events]
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vfunc.errors import UserError
+from vfunc.vision.evaluation.metrics import described
 from vfunc.vision.scenes.scene_look import Look, Signature, signed, texture
 from vfunc.vision.scenes.scene_material import SHARES, material
 from vfunc.vision.scenes.scenes import ROLES, SceneImages, Scenes, embedded_scenes, looks_of
@@ -54,6 +55,9 @@ def test_signatures_go_to_the_roles_that_are_named():
     data = embedded_scenes(0, split="validation", looks=looks, **sizes)
     assert [role for role in ROLES if getattr(data, role).look.signature] == ["feedback", "test"]
     assert data.summary["test"]["signature"]["amplitude"] == 0.1
+    assert described([data])[1].endswith("a grating of its own in each picture of: feedback, test")
+    clean = embedded_scenes(0, split="test", looks=looks_of("clean"), **sizes)
+    assert len(described([clean])) == 1
 
 
 def test_a_texture_tells_the_class_and_is_on_the_digits_alone():

@@ -27,6 +27,17 @@ def probe_summaries(events: Sequence[Event]) -> dict[str, list[ProbeSummary]]:
 
 
 @typed
+def foresights_of(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
+    """What was told of every arm's feedback and tasks before it trained."""
+    known = ("kind", "arm", "time", "at_step")
+    return {
+        e["arm"]: {k: v for k, v in e.items() if k not in known}
+        for e in events
+        if e["kind"] == "foresight"
+    }
+
+
+@typed
 def signals_of(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
     """What g_down sees, of every arm that was probed (`vfunc.training.probing`)."""
     known = ("kind", "arm", "time")

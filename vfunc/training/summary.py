@@ -19,7 +19,13 @@ from vfunc.report.arms_table import arms_table, judged
 from vfunc.report.events import read_events
 from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
-from vfunc.report.probe_events import probe_points, probe_row, probe_summaries, signals_of
+from vfunc.report.probe_events import (
+    foresights_of,
+    probe_points,
+    probe_row,
+    probe_summaries,
+    signals_of,
+)
 from vfunc.report.result_rows import result_row, start_row
 from vfunc.report.table import (
     BASELINE,
@@ -91,6 +97,7 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
             "start": start,
             "against_baseline": comparisons,
             "probe": {arm: [_said(s) for s in rows] for arm, rows in probes.items()},
+            **({"foresight": foreseen} if (foreseen := foresights_of(events)) else {}),
             **({"signal": signals} if signals else {}),
         },
     )

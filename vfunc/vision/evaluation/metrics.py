@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -58,6 +58,11 @@ def described(sources: Sequence[VisionData]) -> list[str]:
         said = source.summary
         counts = ", ".join(f"{role} {count:,}" for role, count in said["pictures"].items())
         lines.append(f"{'pictures':9} {said['source']}, {said['split']} split: {counts}")
+        carried = [
+            role for role, of in said.items() if isinstance(of, Mapping) and "signature" in of
+        ]
+        if carried:
+            lines.append(f"{'':9} a grating of its own in each picture of: {', '.join(carried)}")
         if "layout" in said:
             lines.append(f"{'':9} read as {'; '.join(said['layout'])}{_classes(source)}")
         for reason, found in said.get("left out", {}).items():
