@@ -65,7 +65,7 @@ def test_every_preset_resolves_and_is_kept_by_its_own_toml(name, tmp_path):
 def test_the_presets_asked_for_are_there():
     assert set(NAMES) >= {
         "careless_everywhere", "careless_source", "random_slips", "style_shift",
-        "paper_targets", "quick", "paper_full_parameter", "paper_lora", "paper/ade20k_vit_b",
+        "smollm2_careless", "paper_targets", "quick", "paper_full_parameter", "paper_lora", "paper/ade20k_vit_b",
     }  # fmt: skip
 
 
