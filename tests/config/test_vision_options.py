@@ -46,7 +46,7 @@ EMBEDDED = {
     "objective": "dino", "image_size": 64, "local_size": 32, "local_crops": 0, "output_dim": 64,
     "student_temperature": 0.1, "teacher_temperature": 0.04, "teacher_momentum": 0.95,
     "centre_momentum": 0.9, "pretrained": True, "augmentor": "unet",
-    "keep": 0.6, "sparsity_penalty": 0.0, "tv_penalty": 0.0, "strength_penalty": 0.1, "blur": 0.05,
+    "keep": 0.6, "sparsity_penalty": 0.0, "tv_penalty": 0.0, "strength_penalty": 0.1, "blur": 0.1,
     "labels": ("segmentation", "depth"), "segmentation_weight": 1.0, "depth_weight": 1.0,
     "classification_weight": 1.0, "head_size": 512, "head_steps": 50, "head_lr": 1.0,
     "feature_layers": 1, "void_label": None, "depth_scale": 0.001, "fit_size": 512,

@@ -12,7 +12,7 @@ from einops import reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vfunc.conditions import EMBEDDED_LEARNER
+from vfunc.conditions import EMBEDDED_LEARNER, SHORTCUT
 from vfunc.config.declared import By, Cases, Need, option
 from vfunc.designer_file import read_designer
 from vfunc.errors import UserError
@@ -107,7 +107,7 @@ class ViewDesignerConfig:
     )
     blur: float = option(
         "Standard deviation of the blur, as a share of the picture's side.",
-        default=0.05,
+        default=Cases(((SHORTCUT, 0.1),), 0.05),
         above=0,
         most=1,
         needs=(BLURRED,),
