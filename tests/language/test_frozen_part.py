@@ -121,6 +121,15 @@ def test_a_file_of_another_text_or_dtype_is_not_taken(tmp_path):
     assert torch.equal(one.attached(batch).below, plain)
 
 
+def test_texts_of_one_length_are_kept_apart(tmp_path):
+    part, batch = part_of(frozen_learner()), batch_of((5, 5, 5))
+    plain = part.attached(batch).below
+    store = kept(part, tmp_path)
+    assert torch.equal(store.attached(batch).below, plain)
+    assert torch.equal(store.attached(batch).below, plain)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "made").write_text("a file")
     with pytest.raises(UserError, match="--edge-dir"):
