@@ -195,6 +195,28 @@ def wrong_forms(made):
     }
 
 
+def test_a_tangent_through_an_operation_without_one_is_no_mistake():
+    """A mixture of experts' grouped products have no forward mode: `linear` is passed by."""
+    made = cases.situation("mlp", 1)
+
+    def without(theta, w, task):
+        raise NotImplementedError(
+            "Trying to use forward AD with _grouped_mm that does not support it because it has not "
+            "been implemented yet."
+        )
+
+    form = LinearForm("q", made.problem.linear.coefficients, without)
+    found = ask(changed(made, linear=form), vfunc.FirstOrder(engine="reverse"))
+    assert not found.failed
+
+    def broken(theta, w, task):
+        raise RuntimeError("shapes do not fit")
+
+    form = LinearForm("q", made.problem.linear.coefficients, broken)
+    with pytest.raises(RuntimeError, match="do not fit"):
+        ask(changed(made, linear=form), vfunc.FirstOrder(engine="reverse"))
+
+
 @pytest.mark.parametrize("which", range(9))
 def test_a_declared_form_that_is_not_the_loss(which):
     made = cases.situation("mlp", 1)

@@ -12,7 +12,8 @@ from vfunc.errors import UserError
 from vfunc.extras import MissingExtraError
 from vfunc.language import smollm2
 from vfunc.language.gguf import is_gguf, load_gguf
-from vfunc.language.loading import load_learner
+from vfunc.language.loading import load_learner, with_lora
+from vfunc.language.reporting import language_saving
 from vfunc.training.assemble import assemble
 from vfunc.training.build.configuration import resolve
 from vfunc.training.build.language_assembly import _place_of
@@ -147,8 +148,16 @@ def test_without_the_package_a_line_names_the_extra(file, monkeypatch):
 
 def test_what_is_named_like_one_and_is_not_there():
     assert not is_gguf("no/such.gguf")
-    with pytest.raises(UserError, match=r"no such|does not exist"):
-        load_learner("./no/such.gguf")
+    for name in ("./no/such.gguf", "such.gguf", "~/such.GGUF"):
+        with pytest.raises(UserError, match="there is no such file"):
+            load_learner(name)
+
+
+def test_adapters_find_their_base_again(file, tmp_path):
+    learner, tokenizer = load_learner(str(file))
+    language_saving(tokenizer).learner(with_lora(learner, 2, 4.0, 0.0), tmp_path / "adapters")
+    merged, _ = load_learner(str(tmp_path / "adapters"))
+    assert merged.config.hidden_size == WIDTH
 
 
 @pytest.fixture
@@ -188,6 +197,12 @@ def test_a_directory_with_something_in_it_is_left_alone(wheel, tmp_path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="is there already"):
         smollm2.make_smollm2(tmp_path)
+
+
+def test_a_file_in_the_way_is_named(wheel, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file"):
+        smollm2.make_smollm2(tmp_path / "file" / "out")
 
 
 def test_no_download_is_one_line(tmp_path, monkeypatch):

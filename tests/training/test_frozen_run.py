@@ -6,8 +6,12 @@ import pytest
 import torch
 from small_run import new_run, small, train
 
+from vfunc.designer_file import save_designer
 from vfunc.errors import UserError
+from vfunc.language.embedded_learner import EMBEDDED_LEARNER
+from vfunc.language.loading import load_learner
 from vfunc.training.assemble import assemble
+from vfunc.training.build.language_frozen import freeze_others
 from vfunc.training.certifying import certified_arm, certify_start
 from vfunc.training.loop import one_step
 
@@ -105,6 +109,32 @@ def test_it_is_certified(tmp_path, estimator):
 def test_refusals(options, said):
     with pytest.raises(UserError, match=said):
         assemble(small(**options))
+
+
+@pytest.mark.usefixtures("deep")
+def test_a_designer_that_looks_below_what_is_left_out_is_refused(tmp_path, monkeypatch):
+    monkeypatch.undo()  # three blocks
+    saved = tmp_path / "designer.safetensors"
+    looking = new_run(train="last:2", align="all", designer_features="hidden", designer_width=4)
+    save_designer(looking.state.designer, saved)
+    new_run(train="last:2", align="last:1", designer=str(saved))  # where it was made
+    with pytest.raises(UserError, match="looks at what enters block 1"):
+        new_run(train="last:1", align="all", designer=str(saved))
+
+
+def test_a_learner_that_skips_blocks_at_random_is_refused():
+    module = load_learner(str(EMBEDDED_LEARNER))[0]
+    module.model.layerdrop = 0.1
+    freeze_others(module, "all")
+    with pytest.raises(UserError, match="layerdrop"):
+        freeze_others(module, "last:1")
+
+
+def test_adapters_that_add_nothing_yet_share_a_store_whatever_their_seed(tmp_path):
+    options = {"lora_rank": 2, "train": "lora:last:1", "align": "lora"}
+    for seed in (0, 1):
+        new_run(**kept(tmp_path, **options), seed=seed).workload.batch(0)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_dry_run_keeps_nothing(tmp_path, command, capsys):

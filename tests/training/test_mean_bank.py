@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from small_run import new_run, same, small, train
@@ -111,13 +113,37 @@ def test_a_damaged_one_is_refused(tmp_path, change, said):
         ({"mean_bank": 2}, "--value deflated"),
         ({"mean_bank": 2, "value": "deflated", "means": 0}, "--means above 0"),
         ({"mean_bank": 0, "value": "deflated"}, "at least 1"),
-        ({"mean_bank": 2, "value": "deflated", "mean_decays": (0.9,)}, "0 running means"),
+        ({"mean_bank": 2, "value": "deflated", "mean_decays": (0.9,)}, "give --means 2 or more"),
         ({"mean_bank": 2, "value": "deflated", "modality": "vision"}, "text"),
     ],
 )
 def test_refusals(options, said):
     with pytest.raises(UserError, match=said):
         small(**options)
+
+
+def test_a_bank_of_more_than_an_epoch_is_refused():
+    assert assemble(small(**BANK | {"mean_bank": 32}))
+    with pytest.raises(UserError, match=r"66 texts .* the 64 of the stream; give at most 32"):
+        assemble(small(**BANK | {"mean_bank": 33}))
+
+
+def test_a_bank_needs_the_memory_of_a_batch():
+    run, alive = new_run(**BANK), []
+    batch = type(run.workload).batch
+
+    def counted(workload, at):
+        found = batch(workload, at)
+        alive.append(weakref.ref(found.tokens))
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(run.workload), "batch", counted)
+        loss = run.workload.stream_loss(run.estimated, range(3))
+        assert not alive
+        for part in loss.parts:
+            part(run.state.functional.theta)
+            assert sum(r() is not None for r in alive) <= 1
 
 
 def test_while_the_learner_is_held_so_is_what_was_computed_at_it(monkeypatch):

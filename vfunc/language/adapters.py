@@ -108,7 +108,7 @@ def saved_adapters(name: str) -> SavedAdapters | None:
             f"the adapters in {name!r} do not say which learner they adapt; give "
             f"base_model_name_or_path in its {CONFIG}"
         )
-    if base.startswith(("/", ".", "~")) and not Path(base).expanduser().is_dir():
+    if base.startswith(("/", ".", "~")) and not Path(base).expanduser().exists():
         raise UserError(
             f"the adapters in {name!r} adapt {base!r}, which is not there; put it back, or correct "
             f"base_model_name_or_path in {path / CONFIG}"

@@ -63,7 +63,10 @@ def load_gguf(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         learner, info = loaded
     except Exception as error:  # readers of damaged files raise all kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the learner {name!r} cannot be read: {reason[:240]}") from error
+        raise UserError(
+            f"the learner {name!r} cannot be read; it is damaged, cut short, or of a kind that "
+            f"transformers does not read from GGUF: {reason[:160]}"
+        ) from error
     require_whole(name, learner, info)
     _made_ordinary(learner)
     with_end_and_padding(name, learner, tokenizer)

@@ -106,7 +106,7 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         with quiet():
             learner, tokenizer = load_gguf(name)
         require_tokenizer(name, tokenizer)
-        return learner, tokenizer
+        return named(learner, str(Path(name).expanduser().resolve())), tokenizer
     _require_present(name)
     saved = saved_adapters(name)
     if saved is not None:
@@ -227,6 +227,8 @@ def _require_present(name: str) -> None:
         raise UserError(
             f"the learner {name!r} is a file, and no GGUF; give the directory that holds it"
         )
+    if path.suffix.lower() == ".gguf":
+        raise UserError(f"the learner {name!r}: there is no such file")
     looks_like_path = name.startswith((".", "/", "~", os.sep)) or name.count("/") > 1
     if looks_like_path or path.exists():
         raise UserError(f"the learner directory {name!r} does not exist")

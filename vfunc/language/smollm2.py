@@ -59,6 +59,9 @@ def make_smollm2(out: Path) -> None:
     needs("gguf")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; give a directory that is not, or an empty one")
+    above = next((p for p in out.absolute().parents if p.exists()), out)
+    if not above.is_dir():
+        raise UserError(f"{out} cannot be made: {above} is a file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:

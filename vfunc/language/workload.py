@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -339,12 +340,14 @@ class LanguageWorkload:
 
     def stream_loss(self, estimated: LanguageLearner, positions: range) -> InParts:
         """See `Workload.stream_loss`: a mean over all predicted tokens."""
-        batches = [self.batch(at) for at in positions]
-        own = sum(int(batch.predict.sum()) for batch in batches)
-        (count,) = self.processes.totals(own)
-        return InParts(
-            tuple(estimated.worked_loss(replace(batch, count=int(count))) for batch in batches)
-        )
+        size, stream = self.batch_size, self.data.stream
+        own = (stream.batch(self._at(at) * size, size).predict.sum() for at in positions)
+        (count,) = self.processes.totals(int(sum(own)))
+
+        def part(theta: Params, at: int) -> Scalar:  # a batch is made when its turn comes
+            return estimated.worked_loss(replace(self.batch(at), count=int(count)))(theta)
+
+        return InParts(tuple(partial(part, at=at) for at in positions))
 
     def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""

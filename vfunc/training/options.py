@@ -488,6 +488,11 @@ class EstimatorOptions:
             count -= 1
         if self.mean_decays is None or not getattr(estimator, "running_means", 0):
             return usual_decays(count)
+        if not count:
+            raise UserError(
+                "--mean-decays does nothing here: --mean-bank is the one mean that is taken; leave "
+                "it out, or give --means 2 or more"
+            )
         if len(self.mean_decays) != count:
             raise UserError(
                 f"--mean-decays gives {len(self.mean_decays)} decay rates and the estimator takes "

@@ -66,7 +66,7 @@ class FrozenPart:
                 found = self.store.write(inputs, found)
         return found.to(self._dtype)
 
-    def missing(self, texts: Iterable[Int[Tensor, "T"]]) -> list[Int[Tensor, "T"]]:
+    def missing(self, texts: Iterable[Int[Tensor, "_"]]) -> list[Int[Tensor, "_"]]:
         """Those of the texts that are not kept yet, each once; none where nothing is kept."""
         if self.store is None:
             return []
@@ -115,6 +115,11 @@ def digest_of_frozen(part: FrozenPart) -> str:
     """
     module, trained = part.learner.module, set(part.learner.names)
     tensors = {name: x for name, x in module.state_dict().items() if name not in trained}
+    # an adapter that adds nothing yet, B being zero, is drawn by the seed
+    idle = {
+        n.partition(".lora_B.")[0] for n, x in tensors.items() if ".lora_B." in n and not x.any()
+    }
+    tensors = {n: x for n, x in tensors.items() if n.partition(".lora_")[0] not in idle}
     configuration = getattr(module, "config", None)
     said = configuration.to_json_string() if configuration is not None else type(module).__name__
     told = [digest_of_tensors(tensors), said, part.split.below, str(part.autocast)]
@@ -132,7 +137,7 @@ def require_frozen_blocks(found: FrozenPart | Whole, flag: str) -> FrozenPart:
     return found
 
 
-def texts_of(batches: Sequence[TokenBatch]) -> list[Int[Tensor, "T"]]:
+def texts_of(batches: Sequence[TokenBatch]) -> list[Int[Tensor, "_"]]:
     """The inputs of each text of some batches, without padding."""
     return [
         row[:length]

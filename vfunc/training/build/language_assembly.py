@@ -33,6 +33,7 @@ from vfunc.language.smollm2 import smollm2_directory
 from vfunc.language.soft_targets.candidates import require_top_k
 from vfunc.language.soft_targets.designer import DesignerConfig, load_designer
 from vfunc.language.sound_learner import vocabulary as rows_of
+from vfunc.language.trimmed.frozen_part import FrozenPart
 from vfunc.language.trimmed.trim import Trim, logits_by_rows
 from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import select
@@ -94,12 +95,13 @@ def language_parts(
         patterns=read_patterns(config.data.measure_tokens) if config.data.measure_tokens else (),
     )
     _require_feedback(config, data)
+    _require_stream(config, data)
     if "known_wrong" in config.run.arms:
         _require_mistakes(data)
     workload = LanguageWorkload(
         data=data,
         tokenizer=tokenizer,
-        designer=_designer_config(config, vocabulary, module),
+        designer=_designer_config(config, vocabulary, module, frozen),
         start_designer=config.designer.designer,
         top_k=config.targets.top_k,
         batch_size=config.data.batch_size,
@@ -155,6 +157,22 @@ def _read(data: DataOptions, seed: int, chat: ChatFormat) -> RawData:
     )
 
 
+def _require_stream(config: LanguageConfig, data: LanguageData) -> None:
+    """A bank of the stream's mean gradient holds no text twice.
+
+    Raises:
+        UserError: it is more than an epoch.
+    """
+    bank, size, stream = config.estimator.mean_bank, config.data.batch_size, data.stream
+    assert isinstance(stream, TokenStream | InterleavedStream)
+    there = stream.distinct
+    if bank is not None and bank * size > there:
+        raise UserError(
+            f"--mean-bank {bank} is {bank * size} texts (--batch-size {size}), more than the "
+            f"{there} of the stream; give at most {max(there // size, 1)}"
+        )
+
+
 def _require_feedback(config: LanguageConfig, data: LanguageData) -> None:
     """An epoch of the feedback is the most that a bank can hold.
 
@@ -200,7 +218,9 @@ def _feedback_tasks(
     return data.tasks(names=names, rewards=rewards)
 
 
-def _designer_config(config: LanguageConfig, vocabulary: int, learner: nn.Module) -> DesignerConfig:
+def _designer_config(
+    config: LanguageConfig, vocabulary: int, learner: nn.Module, frozen: FrozenPart | None
+) -> DesignerConfig:
     path, design = config.designer.designer, config.targets.design
     if path is None:
         looks = design["features"] == "hidden"
@@ -211,6 +231,12 @@ def _designer_config(config: LanguageConfig, vocabulary: int, learner: nn.Module
         raise UserError(
             f"--designer {path}: made for a vocabulary of {saved.vocabulary} tokens, the learner "
             f"has {vocabulary}"
+        )
+    if saved.hidden is not None and frozen is not None and saved.hidden.block < frozen.split.below:
+        raise UserError(
+            f"--designer {path}: it looks at what enters block {saved.hidden.block}, and --train "
+            f"{config.trained.train} leaves the lower {frozen.split.below} blocks out once their "
+            "output is known; train more blocks, or another designer"
         )
     if saved.hidden is not None and width_at(learner, saved.hidden.block) != saved.hidden.width:
         raise UserError(

@@ -47,6 +47,12 @@ def freeze_others(module: nn.Module, subset: str) -> None:
         trained = set(select(module, subset))
     except UserError as error:
         raise UserError(f"--train {subset}: {error}") from None
+    skipping = [m for m in module.modules() if getattr(m, "layerdrop", 0)]
+    if subset != "all" and skipping:
+        raise UserError(
+            f"--train {subset}: the learner skips whole blocks at random while it is trained "
+            "(layerdrop); set that to 0 in its config.json"
+        )
     for name, p in module.named_parameters():
         p.requires_grad_(name in trained)
 
