@@ -274,7 +274,7 @@ def test_help_tells_the_defaults_of_the_modality_and_whose_an_option_is(help_of)
     vision = " ".join(re.sub(r"[│╭╮╰╯─]", "", help_of("--modality=vision")).split())
     assert "0.0005 for the embedded learner, else 4.15e-6" in vision
     assert "unet: 8 for the embedded learner, else 32; dit: 48" in vision
-    assert "(--objective dino; default: 6)" in vision
+    assert "(--objective dino; default: 0 on the problems shortcut and clean, else 6)" in vision
 
 
 def test_a_preset_or_a_file_tells_help_the_modality(help_of, tmp_path):

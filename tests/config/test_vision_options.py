@@ -156,7 +156,8 @@ def test_options_of_language_are_refused_for_pictures(name):
     defaults = resolve({"stream": "a", "feedback": "b", "eval": "c"}).options | resolve({}).options
     samples = {
         "stream_fields": "text=t", "feedback_fields": "text=t", "eval_fields": "text=t",
-        "stream_limit": 5, "edge_dir": "d", "feedback_weights": (1.0,), "gate_penalty_absolute": 0.3,
+        "stream_limit": 5, "edge_dir": "d", "solve_size": 5, "measure_tokens": ("results",),
+        "feedback_weights": (1.0,), "gate_penalty_absolute": 0.3,
     }  # fmt: skip
     value = samples.get(name, defaults[name])
     flag = "--" + name.replace("_", "-")

@@ -156,5 +156,5 @@ def test_a_name_that_transformers_has_not_is_said_to_be_one(copy, tmp_path):
     configured(tmp_path / "copy", hidden_act="foo")
     with pytest.raises(UserError, match="names 'foo', which transformers has not"):
         load_learner(name)
-    with pytest.raises(UserError, match="is a file; give the directory"):
+    with pytest.raises(UserError, match="is a file, and no GGUF; give the directory"):
         load_learner(f"{name}/config.json")

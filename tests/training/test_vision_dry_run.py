@@ -46,7 +46,7 @@ def dry_run(tmp_path, monkeypatch, capsys):
     def call(**options):
         given = defaults(options) | {"dry_run": True} | options
         if "feedback" in options:
-            del given["stream_size"]
+            del given["stream_size"], given["problem"]
         several = [words({k: v}) for k, v in given.items()]
         argv = [part for one in several for word in one for part in word.split()]
         code = run_guarded(run, argv)

@@ -217,6 +217,7 @@ def _vision(device: torch.device, repeats: int, *, tiny: bool) -> Check:
         save_encoder(build_encoder(Architecture(name, arguments), seed=0), Path(folder))
         named = ("--image-size", "--local-size", "--batch-size", "--meta-batch-size")
         given = [word for pair in zip(named, sizes, strict=True) for word in pair]
+        given += ["--problem", "repetitive"]  # which has local crops, as DINO does
         given += ["--modality", "vision", "--learner", folder, "--device", str(device)]
         given += ["--precision", "float32" if tiny else "bfloat16", "--align", "last:2"]
         rows = rows_of(assemble(parse(given)), max(repeats, 1))
