@@ -15,6 +15,7 @@ from vfunc.report.table import (
     markdown,
     probe_table,
     si,
+    told_among,
     write_text,
 )
 
@@ -173,3 +174,9 @@ def test_nothing_to_show_is_refused() -> None:
 )
 def test_si(number: float, text: str) -> None:
     assert si(number) == text
+
+
+def test_the_told_arm_is_found_in_whatever_can_be_read_once():
+    for told in ("known_wrong", "known_objects"):
+        assert told_among(iter(["baseline", told, "vpretraining"])) == told
+    assert told_among(iter(["baseline", "vpretraining"])) is None

@@ -78,7 +78,8 @@ def probe_table(rows: Sequence[ProbeRow], *, unit: str) -> Table:
 
 def told_among(arms: Iterable[str]) -> str | None:
     """The arm of `TOLD` that is among these, or None."""
-    return next((name for name in TOLD if name in tuple(arms)), None)
+    there = tuple(arms)  # once: an iterator has no second reading
+    return next((name for name in TOLD if name in there), None)
 
 
 @typed
