@@ -15,6 +15,7 @@ EMBEDDED = "embedded"
 EMBEDDED_LEARNER = Condition(
     "for the embedded learner", lambda options: options["learner"] == EMBEDDED
 )
+ADAPTED = Condition("with LoRA", lambda options: options["lora_rank"] > 0)
 SHORTCUT = Condition(
     "on the problems shortcut and clean",
     lambda options: options["problem"] in ("shortcut", "clean"),

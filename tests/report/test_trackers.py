@@ -11,7 +11,7 @@ import pytest
 
 from vfunc.errors import UserError
 from vfunc.report.trackers import TRACKERS, Trackers, figures_of
-from vfunc.training.options import _check_trackers
+from vfunc.training.options.command_options import _check_trackers
 
 STEP = {"kind": "step", "arm": "a", "step": 3, "tokens": 10, "train_loss": 0.5, "value": "nan",
         "estimate": {"x": 1}, "engine": "linear", "final": True}  # fmt: skip

@@ -21,6 +21,7 @@ BY_MODALITY = {
     "__init__.py",
     "__main__.py",
     "conditions.py",
+    "contradictions.py",
     "learner.py",
     "options.py",
     "reporting.py",

@@ -19,6 +19,11 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """The names of a list with commas between, as the command line has it."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def checked_value(known: Known, value: Any, where: str) -> Any:
     """A value as its option has it, within its bounds.
 

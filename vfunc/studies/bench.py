@@ -23,7 +23,7 @@ from vfunc.evaluation.peak_bytes import counting_peak
 from vfunc.problem import ValueEstimate, ValueProblem
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled
-from vfunc.training.options import usual_decays
+from vfunc.training.options.estimator_options import usual_decays
 from vfunc.training.start import start_arm
 from vfunc.training.state import RunningMeans
 from vfunc.training.step import (

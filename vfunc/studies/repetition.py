@@ -27,7 +27,8 @@ from vfunc.training.build.configuration import COMMAND, default_name, given_opti
 from vfunc.training.files.identity import INDIFFERENT, differences, files_only
 from vfunc.training.files.identity import told as in_a_line
 from vfunc.training.files.inputs import digests_of
-from vfunc.training.options import VISION, RunConfig
+from vfunc.training.options.run_config import RunConfig
+from vfunc.training.options.run_options import VISION
 from vfunc.training.run_command_line import PRESETS, given_on_command_line, options_there, parse
 from vfunc.training.run_directory import RunDirectory
 

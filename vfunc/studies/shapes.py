@@ -19,7 +19,7 @@ from vfunc.language.workload import LanguageWorkload
 from vfunc.training.arm_run import ArmRun, StepOptions
 from vfunc.training.budget import ArmPlan, Budget, Schedule
 from vfunc.training.log import Silent
-from vfunc.training.options import OptimizerOptions
+from vfunc.training.options.optimizer_options import OptimizerOptions
 from vfunc.training.state import new_arm_state
 
 with needs("language", "transformers"):

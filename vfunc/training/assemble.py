@@ -14,7 +14,7 @@ from vfunc.modality import Modality, Reporting, Saving
 from vfunc.processes import ALONE, Processes, local_device
 from vfunc.training.arm_run import StepOptions
 from vfunc.training.budget import ArmPlan, Schedule
-from vfunc.training.options import RunConfig
+from vfunc.training.options.run_config import RunConfig
 from vfunc.workload import Workload
 
 

@@ -48,7 +48,7 @@ from vfunc.training.files.opening import (
 from vfunc.training.interrupt import Interrupted
 from vfunc.training.log import Following, Log, RunLog
 from vfunc.training.loop import run_arm
-from vfunc.training.options import RunConfig
+from vfunc.training.options.run_config import RunConfig
 from vfunc.training.run_directory import RunDirectory
 from vfunc.training.start import start_arm
 from vfunc.training.state import Counters

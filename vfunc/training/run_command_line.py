@@ -29,7 +29,8 @@ from vfunc.training.build.configuration import (
     unknown_option,
 )
 from vfunc.training.interrupt import Interrupted, ending_at_once
-from vfunc.training.options import LANGUAGE, VISION, RunConfig
+from vfunc.training.options.run_config import RunConfig
+from vfunc.training.options.run_options import LANGUAGE, VISION
 
 PRESETS = Path(vfunc.__file__).resolve().parent / "presets"
 CONFIG_NAME = "config.toml"

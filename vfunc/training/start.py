@@ -14,7 +14,7 @@ from vfunc.simulate import check_step
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, arm_plan, step_options
 from vfunc.training.log import Log, Silent
-from vfunc.training.options import RunConfig
+from vfunc.training.options.run_config import RunConfig
 from vfunc.training.state import RunningMeans, new_arm_state
 from vfunc.workload import Workload
 

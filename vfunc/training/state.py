@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, functional
-from vfunc.training.options import WITH_BETAS, OptimizerName, OptimizerOptions
+from vfunc.training.options.optimizer_options import WITH_BETAS, OptimizerName, OptimizerOptions
 from vfunc.trees import Params, Scalar
 
 

@@ -20,7 +20,7 @@ from vfunc.learner import RandomState
 from vfunc.studies.score.rank_agreement import Array
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.loop import one_step
-from vfunc.training.options import RunConfig
+from vfunc.training.options.run_config import RunConfig
 from vfunc.training.state import new_arm_state
 from vfunc.training.step import feedback_at
 from vfunc.trees import Params

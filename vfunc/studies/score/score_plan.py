@@ -15,7 +15,8 @@ from vfunc.studies.score.rows import Row, chosen
 from vfunc.studies.score_command import ScoreOptions
 from vfunc.training.build.configuration import COMMAND, default_name
 from vfunc.training.files.identity import INDIFFERENT, plain
-from vfunc.training.options import LANGUAGE, RunConfig
+from vfunc.training.options.run_config import RunConfig
+from vfunc.training.options.run_options import LANGUAGE
 from vfunc.training.run_command_line import given_on_command_line, options_there, parse
 
 IDLE = {

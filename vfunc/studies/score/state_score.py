@@ -27,7 +27,7 @@ from vfunc.studies.score.rows import Row
 from vfunc.studies.score.smoothness import smoothness
 from vfunc.studies.score.tasks_on_offer import Candidate, TokenValues, drawn
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.options import RunConfig
+from vfunc.training.options.run_config import RunConfig
 from vfunc.training.step import batches_ahead, feedback_at, value_problem, windows_ahead
 from vfunc.trees import Params
 

@@ -25,7 +25,8 @@ from vfunc.studies.score_command import ScoreOptions
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import assemble
 from vfunc.training.loop import one_step
-from vfunc.training.options import RunConfig, usual_decays
+from vfunc.training.options.estimator_options import usual_decays
+from vfunc.training.options.run_config import RunConfig
 from vfunc.training.run_command_line import PRESETS, parse
 from vfunc.training.start import start_arm
 from vfunc.training.state import RunningMeans

@@ -25,15 +25,11 @@ from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, find_estimator, option_names
 from vfunc.estimators.estimator import require_options
 from vfunc.extras import MissingExtraError
-from vfunc.training.options import (
-    ADAMS_RATE,
-    LANGUAGE,
-    VISION,
-    CommandOptions,
-    ModalityName,
-    RunConfig,
-    check_feedback,
-)
+from vfunc.training.options.command_options import CommandOptions
+from vfunc.training.options.estimator_options import check_feedback
+from vfunc.training.options.optimizer_options import ADAMS_RATE
+from vfunc.training.options.run_config import RunConfig
+from vfunc.training.options.run_options import LANGUAGE, VISION, ModalityName
 
 _Named = tuple[tuple[str, Callable[..., Estimator]], ...]
 MODALITIES: tuple[str, ...] = get_args(ModalityName)

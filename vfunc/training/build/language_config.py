@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from vfunc.language.contradictions import check_language
 from vfunc.language.learner_options import AdapterOptions, TrainedOptions
-from vfunc.language.options import DataOptions, TargetOptions, check_language
+from vfunc.language.options import DataOptions, TargetOptions
 from vfunc.modality import Modality
-from vfunc.training.options import RunConfig, stem
+from vfunc.training.options.run_config import RunConfig, stem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ from torch import nn
 
 from vfunc.config.declared import Options
 from vfunc.modality import Modality
-from vfunc.training.options import RunConfig, stem
+from vfunc.training.options.run_config import RunConfig, stem
 from vfunc.vision.conditions import PUBLIC
-from vfunc.vision.options import DataOptions, DenseOptions, ViewOptions, check_vision
+from vfunc.vision.contradictions import check_vision
+from vfunc.vision.options import DataOptions, DenseOptions, ViewOptions
 
 
 @dataclass(frozen=True, kw_only=True)

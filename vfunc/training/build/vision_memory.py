@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from vfunc.forward_pass import autocast
-from vfunc.training.options import OptimizerName, OptimizerOptions
+from vfunc.training.options.optimizer_options import OptimizerName, OptimizerOptions
 from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.objectives.objective import Objective
 

@@ -11,7 +11,8 @@ from vfunc.config.known import flag
 from vfunc.errors import UserError
 from vfunc.storage.digests import digest_of_file, digest_of_json, digests_below
 from vfunc.training.build.configuration import catalogue_of_config
-from vfunc.training.options import VISION, RunConfig
+from vfunc.training.options.run_config import RunConfig
+from vfunc.training.options.run_options import VISION
 
 _NAMED = 2000  # files of a folder, of which each keeps a digest of its own
 

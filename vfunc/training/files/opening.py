@@ -19,7 +19,7 @@ from vfunc.training.build.configuration import to_toml
 from vfunc.training.checkpoint import peek, write_atomically
 from vfunc.training.files.identity import differences, digest_of_identity, told
 from vfunc.training.files.written import remove_temporary, remove_written
-from vfunc.training.options import RunConfig
+from vfunc.training.options.run_config import RunConfig
 from vfunc.training.run_directory import RunDirectory, free_name, require_replaceable
 
 

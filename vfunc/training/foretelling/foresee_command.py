@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vfunc.arms import ARMS
 from vfunc.errors import UserError
-from vfunc.training.options import RunConfig
+from vfunc.training.options.run_config import RunConfig
 from vfunc.training.run_command_line import run_guarded
 
 
