@@ -360,11 +360,12 @@ class Workload(Protocol):
         designer: nn.Module,
         observed: Any,
         task: Task,
-        cotangent: Mapping[str, Tensor],
+        cotangents: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """Where in a task the value lies, as plain data for `Reporting.draw_map`.
 
-        `cotangent` is grad_c V, V = <g_down, g_pre>, for the entries of the task that phi makes.
+        `cotangents` holds grad_c <w, g_pre> for the entries of the task that phi makes, by the name
+        of w: `dot` (g_down itself) and `deflated` (without the stream's mean gradient).
         """
         ...
 

@@ -38,13 +38,15 @@ def mapped(k, vocabulary=30):
     u = torch.randn(2, 6, k, generator=draw)
     weight = weights_of(batch)
     task = {"q": q, "weight": weight, "candidates": observed.observation.candidates}
-    cotangent = {"q": u * weight.unsqueeze(-1)}
-    fields = map_values(Numbers(), observed, FORM, task, cotangent)
+    cotangents = {name: {"q": by * weight.unsqueeze(-1)} for name, by in
+                  {"dot": u, "deflated": -2 * u}.items()}  # fmt: skip
+    fields = map_values(Numbers(), observed, FORM, task, cotangents)
     return fields, observed, q, u
 
 
 def test_values_are_those_of_each_target():
     fields, observed, q, u = mapped(4)
+    others = fields.pop("others")["deflated"]
     assert {name: [len(text) for text in of] for name, of in fields.items()} == {
         name: [5, 5] for name in ("tokens", "values", "gates", "wrong", "target_values",
                                   "oracle_values", "candidates")}  # fmt: skip
@@ -54,6 +56,11 @@ def test_values_are_those_of_each_target():
     for b, t in ((0, 1), (1, 2), (1, 4)):
         worth = float((q[b, t] * u[b, t]).sum())
         assert fields["values"][b][t] == pytest.approx(float(u[b, t, 0]))
+        assert others["values"][b][t] == pytest.approx(-2 * float(u[b, t, 0]))
+        assert others["target_values"][b][t] == pytest.approx(-2 * worth, rel=1e-5)
+        # the best by another value is another target
+        most = float(torch.stack([-u[b, t, 0], (-u[b, t, 0] + (-u[b, t]).max()) / 2]).max())
+        assert others["oracle_values"][b][t] == pytest.approx(2 * most, rel=1e-5)
         assert fields["gates"][b][t] == pytest.approx(1 - float(q[b, t, 0]))
         assert fields["target_values"][b][t] == pytest.approx(worth, rel=1e-5)
         best = float(torch.stack([u[b, t, 0], (u[b, t, 0] + u[b, t].max()) / 2]).max())
@@ -62,6 +69,7 @@ def test_values_are_those_of_each_target():
         assert told[0][0] == fields["tokens"][b][t]  # the text's own comes first
         assert sum(c[2] * c[3] for c in told) == pytest.approx(worth, rel=1e-3)
         assert sum(c[2] * c[4] for c in told) == pytest.approx(best, rel=1e-3)
+        assert all(c[5] == pytest.approx(-2 * c[2], rel=1e-3) for c in told)
         own = observed.observation.log_probs[b, t].exp()
         assert sorted(c[1] for c in told) == pytest.approx(sorted(own.tolist()), rel=1e-3)
 

@@ -23,9 +23,12 @@ def value_map(arm: str, *, candidates: bool = True) -> dict[str, Any]:
     }  # fmt: skip
     if candidates:
         target = [None if v is None else v + 0.05 for v in values]
-        told = [[TOKENS[1], 0.5, -0.3, 0.25, 0.0], [" second", 0.25, 0.31, 0.75, 1.0]]
+        told = [[TOKENS[1], 0.5, -0.3, 0.25, 0.0, 0.7], [" second", 0.25, 0.31, 0.75, 1.0, -0.1]]
+        otherwise = [None if v is None else -v for v in values]
         event |= {"target_values": [target], "oracle_values": [target],
-                  "candidates": [[None if v is None else told for v in values]]}  # fmt: skip
+                  "candidates": [[None if v is None else told for v in values]],
+                  "others": {"deflated": {"values": [otherwise], "target_values": [otherwise],
+                                          "oracle_values": [otherwise]}}}  # fmt: skip
     return event
 
 

@@ -111,16 +111,21 @@ def test_what_comes_from_data_is_text(page, run):
 def test_tokens_are_shaded_and_know_their_candidates():
     made = token_map_of(value_map("vpretraining"))
     assert made.modes[0].label.startswith("its current target")
-    (text,) = made.texts
+    ((text, deflated),) = made.texts
+    assert made.values == ["dot", "deflated"]
     assert text[0].level is None and "not predicted" in text[0].said
     assert text[1].level < 0 < text[-1].level and text[-1].level == 8
     assert [t.wrong for t in text].index(True) == 3 and "known to be wrong" in text[3].said
     assert text[7].ends_line and [len(t.text) < 300 for t in text] == [True] * len(TOKENS)
     assert text[8].text == "∅" and text[9].text == "··"
     told = made.payload["texts"][0]
-    assert told[0]["c"] == [] and told[1]["c"][1] == ["·second", 0.25, 0.31, 0.75, 1.0]
+    assert told[0]["c"] == [] and told[1]["c"][1] == ["·second", 0.25, 0.31, 0.75, 1.0, -0.1]
     # the gain is the target's value less the text's
-    assert told[2]["v"][3] == pytest.approx(0.05) and len(made.modes) == 4
+    assert told[2]["v"][0][3] == pytest.approx(0.05) and len(made.modes) == 4
+    # the other value of the same tokens, on a scale of its own
+    assert told[2]["v"][1][1] == -told[2]["v"][0][1] and told[2]["v"][1][3] == 0
+    assert deflated[1].level > 0 > deflated[-1].level
+    assert made.modes[0].limits[0] > made.modes[0].limits[1] > 0
 
 
 def test_a_map_of_before_candidates_were_kept(tmp_path):

@@ -46,6 +46,13 @@ def test_the_page_in_a_browser(browser, tmp_path):
             said = browser.value(PANEL)
             assert "known to be wrong" in said and "second" in said and "oracle's target" in said
             assert "75.0 %" in said and r"\x00\x1b[2J" in said
+            assert "value by deflated" in said and "−0.100" in said  # side by side
+            sides = browser.value(
+                "[...document.querySelectorAll('.pair .text')].map(e => e.getBoundingClientRect().x)"
+            )
+            assert (sides[0] < sides[1]) == (width == 1280)
+            twin = browser.value("document.querySelector('.twin').dataset.at")
+            assert twin == "3"
             browser.value(f'document.querySelector("{TOKEN.format(0)}").focus()')  # the keyboard
             assert "Not predicted" in browser.value(PANEL)
             browser.press("ArrowRight")

@@ -104,7 +104,8 @@ def test_saved_designers_load(made):
 
 def test_pictures_are_pictures(made):
     found = {p.stem: p.read_bytes() for p in (made / "plots").iterdir()}
-    assert found.keys() >= {"learning_curves", "value_curves", "probe", "value_map_vpretraining"}
+    assert found.keys() >= {"learning_curves", "value_curves", "probe", "value_map_vpretraining",
+                             "value_map_vpretraining_at_start"}  # fmt: skip
     assert all(content.startswith(PNG) and len(content) > 5000 for content in found.values())
 
 
@@ -112,7 +113,7 @@ def test_the_page_shows_it_all(made):
     text = (made / "report.html").read_text(encoding="utf-8")
     _, gaps = page_of([made])
     assert gaps == () and all(f">{arm}</th>" in text for arm in ARMS)
-    assert text.count('<div class="map"') == 2 and "its current target" in text
+    assert text.count('<div class="map"') == 4 and "its current target" in text
     assert "realised decrease" in text and "first_order by linear" in text
 
 

@@ -11,7 +11,7 @@ from small_run import new_run, same, train
 
 from vfunc import trees
 from vfunc.problem import feedback_gradient, step_gradient
-from vfunc.training import probing
+from vfunc.training import mapping, probing
 from vfunc.training.probing import probe
 from vfunc.training.step import value_problem
 from vfunc.training.summary import signals_of
@@ -76,7 +76,7 @@ def test_halves_share_no_example(batch, count, monkeypatch):
 
         return types.SimpleNamespace(downstream=types.SimpleNamespace(loss=loss, constant=False))
 
-    monkeypatch.setattr(probing, "feedback_at", feedback_at)
+    monkeypatch.setattr(mapping, "feedback_at", feedback_at)
     event = probing._signal(run, theta, theta, [], [])
     assert taken == list(range(count))
     assert event["feedback_batches"] == count

@@ -48,7 +48,7 @@ def test_every_estimator_steps(options):
 def test_other_designers_step(augmentor):
     trained = train(budget="1steps", augmentor=augmentor, probe_batches=1)
     assert trained.of("designer_gradient_norm")[0] > 0
-    (found,) = [e for e in trained.log.events if e["kind"] == "value_map"]
+    _, found = [e for e in trained.log.events if e["kind"] == "value_map"]
     assert len(trained.of("predicted", kind="probe")) == 4
     json.dumps(found)
 
@@ -143,16 +143,17 @@ def test_metrics_and_tables(finished):
 def test_events_and_plots(finished):
     events = read_events(finished / "events.jsonl")
     kinds = [e["kind"] for e in events]
-    assert kinds.count("engine") == kinds.count("value_map") == 1
+    assert kinds.count("engine") == 1 and kinds.count("value_map") == 2
     steps = [e for e in events if e["kind"] == "step"]
     assert [e["arm"] for e in steps] == [a for a in ARM_NAMES for _ in range(2)]
     assert ["kept" in e for e in steps] == [False, False, True, True, True, True]
     plots = {p.name for p in (finished / "plots").iterdir()}
-    assert {"learning_curves.png", "value_map_vpretraining.png"} <= plots
+    assert {"learning_curves.png", "value_map_vpretraining.png",
+            "value_map_vpretraining_at_start.png"} <= plots  # fmt: skip
     assert (finished / "plots/value_map_vpretraining.png").read_bytes()[:4] == b"\x89PNG"
     assert not list((finished / "checkpoints").iterdir())
     page = (finished / "report.html").read_text(encoding="utf-8")
-    assert page.count('src="data:image/png;base64,') == 1 and "mean share kept μ" in page
+    assert page.count('src="data:image/png;base64,') == 2 and "mean share kept μ" in page
 
 
 def test_learners_load_with_timm_and_with_learner(finished):

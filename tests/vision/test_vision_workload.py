@@ -396,7 +396,7 @@ def mapped(objective, kind):
     construction = construct_task(problem, phi, problem.batches[0])
     _, g_down = feedback_gradient(problem, functional.theta)
     product = mixed_product(problem, functional.theta, construction, g_down, "reverse")
-    fields = made.value_map(estimated, designer, observed, construction.task, product.task)
+    fields = made.value_map(estimated, designer, observed, construction.task, {"dot": product.task})
     views = observed.batch.views
     learner = VisionLearner(functional, made.objective)
 

@@ -27,7 +27,7 @@ def map_values(
     observed: ObservedBatch,
     form: TargetForm,
     task: Task,
-    cotangent: Mapping[str, Tensor],
+    cotangents: Mapping[str, Mapping[str, Tensor]],
 ) -> dict[str, Any]:
     """Values of a few texts, token by token: of the text's own, the designer's, the best target.
 
@@ -39,13 +39,15 @@ def map_values(
         observed: the texts, and the learner's probabilities of their candidates.
         form: the form of the designer's targets, in whose bounds the oracle's are.
         task: the task that was made of them.
-        cotangent: grad_c V for the task's entry `q`.
+        cotangents: grad_c V for the task's entry `q`, by the name of the value: `dot` and others.
 
     Returns:
         A list a text, an entry a token, None where nothing is predicted: `tokens`, `values` (u of
-        the true token), `gates`, `wrong`, `target_values` and `oracle_values` (<q, u> of the
-        designer's and the oracle's target), and `candidates`, for each a list of
-        [token, learner's probability, u, mass in the designer's target, in the oracle's].
+        the true token, by dot), `gates`, `wrong`, `target_values` and `oracle_values` (<q, u> of
+        the designer's and the oracle's target), and `candidates`, for each a list of [token,
+        learner's probability, u, mass in the designer's target, in the oracle's, u by each other
+        value]. `others` holds `values`, `target_values` and `oracle_values` by each other value,
+        the oracle's target being the best by that.
     """
     batch = observed.batch
     with_mistakes = batch.wrong.any(-1).nonzero().squeeze(-1).tolist()
@@ -53,32 +55,48 @@ def map_values(
     names = ("tokens", "values", "gates", "wrong", "target_values", "oracle_values", "candidates")
     fields: dict[str, Any] = {name: [] for name in names}
     with torch.no_grad():
-        u = cotangent["q"] / task["weight"].clamp(min=1e-12).unsqueeze(-1)
+        weight = task["weight"].clamp(min=1e-12).unsqueeze(-1)
+        by_value = {name: found["q"] / weight for name, found in cotangents.items()}
+        u = by_value.pop("dot")
         q = task["q"].to(u.dtype)
-        best = oracle_targets(form, observed, u)[0].to(u.dtype)
         own = observed.observation.log_probs.exp().to(u.dtype)
-        maps = {
-            "values": u[..., 0],
-            "gates": (1 - task["q"][..., 0]).clamp(0, 1),
-            "target_values": (q * u).sum(-1),
-            "oracle_values": (best * u).sum(-1),
-        }
-        columns = torch.stack([own, u, q, best], -1)
+        columns = torch.stack([own, u, q, _best(form, observed, u), *by_value.values()], -1)
+        maps = {"gates": (1 - task["q"][..., 0]).clamp(0, 1), **_values(form, observed, q, u)}
+        others = {name: _values(form, observed, q, w) for name, w in by_value.items()}
+    told_by: dict[str, dict[str, Any]] = {
+        name: {kind: [] for kind in found} for name, found in others.items()
+    }
     for row in rows:
         predict = batch.predict[row].tolist()
         length = max(i for i, p in enumerate(predict) if p) + 1
         ids = batch.next_tokens[row, :length].tolist()
         fields["tokens"].append([tokenizer.decode([i]) for i in ids])
-        for name, x in maps.items():
-            pairs = zip(x[row, :length].tolist(), predict, strict=False)
-            fields[name].append([value if p else None for value, p in pairs])
+        groups = ((fields, maps), *((told_by[name], others[name]) for name in others))
+        for into, found in groups:
+            for name, x in found.items():
+                pairs = zip(x[row, :length].tolist(), predict, strict=False)
+                into[name].append([value if p else None for value, p in pairs])
         fields["wrong"].append(batch.wrong[row, :length].tolist())
         told = [
             _candidates(tokenizer, task["candidates"][row, t], columns[row, t]) if p else None
             for t, p in enumerate(predict[:length])
         ]
         fields["candidates"].append(told)
-    return fields
+    return fields | {"others": told_by}
+
+
+def _best(form: TargetForm, observed: ObservedBatch, u: Tensor) -> Tensor:
+    """The oracle's target by that value."""
+    return oracle_targets(form, observed, u)[0].to(u.dtype)
+
+
+def _values(form: TargetForm, observed: ObservedBatch, q: Tensor, u: Tensor) -> dict[str, Tensor]:
+    """By one value, what the true token, the designer's target and the oracle's are worth."""
+    return {
+        "values": u[..., 0],
+        "target_values": (q * u).sum(-1),
+        "oracle_values": (_best(form, observed, u) * u).sum(-1),
+    }
 
 
 def _candidates(

@@ -426,10 +426,10 @@ class LanguageWorkload:
         designer: nn.Module,
         observed: ObservedBatch,
         task: Task,
-        cotangent: Mapping[str, Tensor],
+        cotangents: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """See `Workload.value_map`: a few texts, by token."""
-        return map_values(self.tokenizer, observed, self.designer.target, task, cotangent)
+        return map_values(self.tokenizer, observed, self.designer.target, task, cotangents)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: held-out losses, and at the end greedy Pass@1."""

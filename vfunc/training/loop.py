@@ -16,6 +16,7 @@ from vfunc.learner import mode
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.foretelling.foresight import foresee
 from vfunc.training.interrupt import noting_interrupts
+from vfunc.training.mapping import map_values
 from vfunc.training.probing import probe
 from vfunc.training.step import MicroBatch, micro_batch, optimizer_step, warm_up
 from vfunc.workload import Evaluation
@@ -44,6 +45,8 @@ def run_arm(run: ArmRun) -> Evaluation:
     if run.state.counters.step == 0:
         _evaluate(run, final=False)
         _foresee(run)
+        if _told_in_maps(run):
+            map_values(run, "start")
         run.log.checkpoint(run.state)
     with noting_interrupts() as stop:
         _follow(run)  # what an interrupt left undone
@@ -65,7 +68,14 @@ def run_arm(run: ArmRun) -> Evaluation:
             if _fraction(run) == 1.0 or _crosses(run.plan.save_every, before, _fraction(run)):
                 _save(run)
     _require_same(run)
+    if _told_in_maps(run):
+        map_values(run, "end")
     return _evaluate(run, final=True)
+
+
+def _told_in_maps(run: ArmRun) -> bool:
+    """Whether an arm's values are mapped: one with a designer, unless no probe is asked for."""
+    return run.arm.designed and run.plan.probe_batches > 0
 
 
 def _foresee(run: ArmRun) -> None:

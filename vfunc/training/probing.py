@@ -1,4 +1,4 @@
-"""Runs the one-step probe, maps values and looks at g_down halfway through an arm, untrained."""
+"""Runs the one-step probe and looks at g_down halfway through an arm; nothing is trained on."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.evaluation.probe import ProbePoint, probe_points
 from vfunc.evaluation.signal import KnownMistakes, Scores, cosine_of, directions, scores_along
-from vfunc.problem import (
-    ValueProblem,
-    construct_task,
-    feedback_gradient,
-    known_feedback,
-    step_gradient,
-)
-from vfunc.pullback import mixed_product
+from vfunc.problem import construct_task, step_gradient
 from vfunc.training.arm_run import ArmRun
-from vfunc.training.step import feedback_at, value_problem
+from vfunc.training.mapping import feedback_halves
+from vfunc.training.step import value_problem
 from vfunc.trees import Params
-
-FEEDBACK_BATCHES = 8
-"""Feedback batches whose halves are compared, at most."""
 
 SCORED_BATCHES = 4
 """Batches of the stream whose known mistakes are looked at, at most."""
@@ -55,8 +46,6 @@ def probe(run: ArmRun) -> None:
             mistakes.append(KnownMistakes(problem, *known))
         if k < SCORED_BATCHES:
             seen.append(observed)
-        if k == 0:
-            _map_values(run, problem, phi, observed)
     state.counters = replace(at, probed=True)
     for point in points:
         fields = {"arm": run.arm.name, "at_step": at.step, "step_kind": point.step}
@@ -81,18 +70,11 @@ def _signal(
         seen: some of these batches as they were observed.
     """
     processes = run.workload.processes
-    count = max(1, min(run.workload.feedback_batches(), run.plan.probe_batches, FEEDBACK_BATCHES))
-    count -= count % 2 if count > 1 else 0
-    halves = [trees.zeros_like(theta), trees.zeros_like(theta)]
-    for k in range(count):
-        downstream = feedback_at(run, k).downstream
-        if not downstream.constant:
-            g = known_feedback(downstream.loss, theta, processes).gradient
-            halves[2 * k // count] = trees.axpy(1.0, g, halves[2 * k // count])
-    g_down = trees.scale(trees.axpy(1.0, *halves), 1 / count)
-    found: dict[str, Any] = {"feedback_batches": count, "mean_cosine": cosine_of(g_down, mean)}
-    if count > 1:
-        found["feedback_agreement"] = cosine_of(*halves)
+    (first, n), (second, m) = feedback_halves(run, theta)
+    g_down = trees.scale(trees.axpy(1.0, first, second), 1 / (n + m))
+    found: dict[str, Any] = {"feedback_batches": n + m, "mean_cosine": cosine_of(g_down, mean)}
+    if m:
+        found["feedback_agreement"] = cosine_of(first, second)
     if (gap := _oracle_gap(run, g_down, seen)) is not None:
         found["oracle_gap"] = gap
     try:
@@ -120,18 +102,3 @@ def _oracle_gap(run: ArmRun, g_down: Params, seen: list[Any]) -> float | None:
         sums = {name: sums[name] + of_batch[name] for name in ways}
     text, designer, oracle = run.workload.processes.totals(*sums.values())
     return (designer - text) / (oracle - text) if oracle > text else None
-
-
-def _map_values(run: ArmRun, problem: ValueProblem, phi: Params, observed: Any) -> None:
-    """Where in a task the value lies, for a picture: the pullback's own learner part."""
-    state = run.state
-    assert state.designer is not None
-    theta = state.functional.theta
-    construction = construct_task(problem, phi, observed)
-    _, g_down = feedback_gradient(problem, theta)
-    engine = getattr(run.estimator, "engine", "auto")
-    product = mixed_product(problem, theta, construction, g_down, engine)
-    fields = run.workload.value_map(
-        run.estimated, state.designer, observed, construction.task, product.task
-    )
-    run.log.event("value_map", {"arm": run.arm.name, "at_step": state.counters.step, **fields})

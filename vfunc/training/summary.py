@@ -17,6 +17,7 @@ from vfunc.modality import Metric, Reporting
 from vfunc.report.against_baseline import baseline_table
 from vfunc.report.arms_table import arms_table, judged
 from vfunc.report.events import read_events
+from vfunc.report.map_events import map_file
 from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
 from vfunc.report.probe_events import (
@@ -208,7 +209,7 @@ def _drawn(
 def _plots(
     reporting: Reporting, measures: Measures, events: list[dict[str, Any]], folder: Path
 ) -> Iterator[tuple[Path, Callable[[Path], object]]]:
-    """What there is to draw: curves, the probe, the value map."""
+    """What there is to draw: curves, the probe, the value maps."""
     unit = measures.loss_unit
     yield folder / "learning_curves.png", lambda path: learning_curves(events, path, measures)
     if any("value" in e for e in events):
@@ -219,7 +220,7 @@ def _plots(
         yield folder / "probe.png", lambda path: probe_scatter(points, path, unit=unit)
     for e in events:
         if e["kind"] == "value_map":
-            path = folder / f"value_map_{e['arm']}.png"
+            path = folder / map_file(e)
             yield path, functools.partial(reporting.draw_map, e)
 
 

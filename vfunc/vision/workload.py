@@ -469,11 +469,11 @@ class VisionWorkload:
         designer: nn.Module,
         observed: ObservedViews,
         task: Task,
-        cotangent: Mapping[str, Tensor],
+        cotangents: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """See `Workload.value_map`: dV / d mu, pixel by pixel, for a few views."""
         assert isinstance(designer, ViewDesigner)
-        return map_values(estimated, designer, estimated.observe(observed), cotangent)
+        return map_values(estimated, designer, estimated.observe(observed), cotangents["dot"])
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`: the held-out loss of fitted heads; at the end frozen probes.

@@ -13,6 +13,7 @@ from rich.text import Text
 from vfunc.errors import UserError
 from vfunc.report.against_baseline import baseline_table
 from vfunc.report.arms_table import arms_table, judged
+from vfunc.report.map_events import map_file, map_title
 from vfunc.report.page.chart import Chart, scatter_chart
 from vfunc.report.page.run_facts import RunFacts
 from vfunc.report.page.series import number
@@ -94,14 +95,14 @@ def pictures(run: RunFacts) -> Iterator[Picture]:
     for event in run.events:
         if event["kind"] != "value_map" or "pixels" not in event:
             continue
-        path = run.path / "plots" / f"value_map_{event['arm']}.png"
+        path = run.path / "plots" / map_file(event)
         if path.resolve().parent != (run.path / "plots").resolve():  # an arm's name is data
             raise UserError(f"{event['arm']!r} is no arm")
         content = path.read_bytes() if path.is_file() else b""
         if not content.startswith(_PNG):
             raise UserError(f"plots/{path.name} is missing or no PNG; the run draws it")
         yield Picture(
-            f"{event['arm']}, after {event.get('at_step', '?')} steps",
+            map_title(event),
             base64.b64encode(content).decode("ascii"),
             "Rows of a picture, the view that the learner sees of it, the mask where there is one, "
             "and the value of its pixels: blue where more of the true pixels is predicted to lower "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vfunc.printable import printable
+from vfunc.report.map_events import map_title
 from vfunc.report.page.series import number
 from vfunc.report.page.themes import LEVELS
 
@@ -28,11 +29,12 @@ class Mode:
 
     Attributes:
         label: what it is the value of.
-        limit: the value at which colours are full: the 98th percentile of their sizes.
+        limits: the value at which colours are full, for each value: the 98th percentile of their
+            sizes.
     """
 
     label: str
-    limit: float
+    limits: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ class TokenMap:
 
     Attributes:
         title: the arm, and when.
+        values: the values that lie side by side, by name: dot, and others where there are some.
         modes: what they can be shaded by; the first is shown.
-        texts: their tokens.
+        texts: of each the tokens, once by each value.
         payload: what the page's script needs of them, plain data.
         candidates: whether tokens know their candidates.
     """
 
     title: str
+    values: Sequence[str]
     modes: Sequence[Mode]
-    texts: Sequence[Sequence[TextToken]]
+    texts: Sequence[Sequence[Sequence[TextToken]]]
     payload: Mapping[str, Any]
     candidates: bool
 
@@ -87,60 +91,77 @@ def token_map_of(event: Mapping[str, Any]) -> TokenMap:
         KeyError: likewise.
         TypeError: likewise.
     """
-    values = {name: event[name] for name in _MODES if name in event}
-    columns: dict[str, list[list[float | None]]] = {
-        _MODES[name]: [[number(v) for v in text] for text in found]
-        for name, found in values.items()
-    }
-    if {"target_values", "values"} <= values.keys():
-        target, own = (columns[_MODES[name]] for name in ("target_values", "values"))
-        columns[_GAIN] = [
-            [None if a is None or b is None else a - b for a, b in zip(*both, strict=True)]
-            for both in zip(target, own, strict=True)
-        ]
-    modes = [Mode(label, _limit(found)) for label, found in columns.items()]
+    sides = {"dot": _columns(event)}
+    sides |= {str(name): _columns(found) for name, found in event.get("others", {}).items()}
+    labels = list(sides["dot"])
+    modes = [Mode(label, [_limit(found[label]) for found in sides.values()]) for label in labels]
     texts, told = [], []
     for place, tokens in enumerate(event["tokens"]):
-        of_text = [found[place] for found in columns.values()]
         candidates = event["candidates"][place] if "candidates" in event else [None] * len(tokens)
         lists = (tokens, event["gates"][place], event["wrong"][place], candidates)
-        shown, payload = [], []
+        shown: list[list[TextToken]] = [[] for _ in sides]
+        payload = []
         for index, (token, gate, wrong, known) in enumerate(zip(*lists, strict=True)):
-            own = [found[index] for found in of_text]
+            own = [[found[label][place][index] for label in labels] for found in sides.values()]
             moved = number(gate)
-            shown.append(_token(str(token), own[0], modes[0], moved, bool(wrong), columns))
+            for side, values in enumerate(own):
+                limit = modes[0].limits[side]
+                shown[side].append(
+                    _token(str(token), values[0], limit, moved, bool(wrong), labels[0])
+                )
             payload.append(
                 {
                     "s": _quoted(str(token)),
                     "v": own,
                     "g": moved,
                     "w": bool(wrong),
-                    "c": [[_quoted(str(c[0])), *map(number, c[1:5])] for c in known or ()],
+                    "c": [
+                        [_quoted(str(c[0])), *map(number, c[1 : 4 + len(sides)])]
+                        for c in known or ()
+                    ],
                 }
             )
         texts.append(shown)
         told.append(payload)
-    if not any(texts):
+    if not any(event["tokens"]):
         raise ValueError("it holds no tokens")
+    payload = {"levels": LEVELS, "modes": [vars(mode) for mode in modes], "texts": told}
     return TokenMap(
-        f"{event['arm']}, after {event.get('at_step', '?')} steps",
+        map_title(event),
+        list(sides),
         modes,
         texts,
-        {"levels": LEVELS, "modes": [vars(mode) for mode in modes], "texts": told},
+        payload | {"values": list(sides)},
         "candidates" in event,
     )
+
+
+def _columns(event: Mapping[str, Any]) -> dict[str, list[list[float | None]]]:
+    """By what it is worth, a value of each token: of one value estimator's direction."""
+    columns: dict[str, list[list[float | None]]] = {
+        label: [[number(v) for v in text] for text in event[name]]
+        for name, label in _MODES.items()
+        if name in event
+    }
+    if {"target_values", "values"} <= event.keys():
+        target, own = (columns[_MODES[name]] for name in ("target_values", "values"))
+        columns[_GAIN] = [
+            [None if a is None or b is None else a - b for a, b in zip(*both, strict=True)]
+            for both in zip(target, own, strict=True)
+        ]
+    return columns
 
 
 def _token(
     token: str,
     value: float | None,
-    mode: Mode,
+    limit: float,
     gate: float | None,
     wrong: bool,
-    columns: Mapping[str, Any],
+    label: str,
 ) -> TextToken:
-    level = None if value is None else level_of(value, mode.limit)
-    said = "not predicted" if value is None else f"{next(iter(columns))}: {value:.3g}"
+    level = None if value is None else level_of(value, limit)
+    said = "not predicted" if value is None else f"{label}: {value:.3g}"
     fifths = 0 if gate is None else round(5 * min(max(gate, 0.0), 1.0))
     if gate is not None and gate > 0.01:
         fifths = max(fifths, 1)

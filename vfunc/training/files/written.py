@@ -33,7 +33,7 @@ _WRITTEN = re.compile(
     rf"arms/({_ARM})\.json"
     rf"|checkpoints/({_ARM})(\.previous)?\.pt"
     rf"|designers/({_ARM})\.safetensors"
-    rf"|plots/(learning_curves|value_curves|probe|value_map_({_ARM}))\.png"
+    rf"|plots/(learning_curves|value_curves|probe|value_map_({_ARM})(_at_start)?)\.png"
     rf"|tensorboard/({_ARM})/events\.out\.tfevents\..+|wandb/.+"
     # what save_pretrained and timm write for a learner and its tokenizer
     rf"|learners/({_ARM})/((adapter_|generation_)?config\.json|README\.md"

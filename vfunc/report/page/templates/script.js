@@ -16,27 +16,35 @@
     const data = JSON.parse(map.querySelector("script").textContent);
     const panel = map.querySelector(".panel");
     const tokens = [...map.querySelectorAll(".text .tok")];
-    const limit = data.modes[0].limit;
+    const several = data.values.length > 1;
+    const by = (side) => (several ? " by " + data.values[side] : "");
     let chosen = null;
+    let twins = [];
 
     const known = (token) => data.texts[token.parentElement.dataset.text][token.dataset.at];
+    const side_of = (token) => Number(token.parentElement.dataset.side);
 
     const table = (one) => {
       const made_table = made("table");
       const head = made_table.createTHead().insertRow();
-      for (const name of ["candidate", "value", "learner", "designer's target", "oracle's target"]) {
+      const values = data.values.map((name, side) => "value" + by(side));
+      const masses = ["learner", "designer's target", "oracle's target" + by(0)];
+      for (const name of ["candidate", ...values, ...masses]) {
         const cell = made("th", name, name === "candidate" ? "" : "n");
         cell.scope = "col";
         head.append(cell);
       }
       const body = made_table.createTBody();
-      one.c.forEach(([token, own, value, designer, oracle], place) => {
+      one.c.forEach(([token, own, value, designer, oracle, ...others], place) => {
         const row = body.insertRow();
         const first = made("td", token);
         if (place === 0) first.append(made("span", " (the text's)", "own"));
         row.append(first);
-        const kind = value === null ? "n" : "n v" + level(value, limit, data.levels);
-        row.append(made("td", figure(value), kind));
+        [value, ...others].forEach((one_value, side) => {
+          const limit = data.modes[0].limits[side];
+          const kind = one_value === null ? "n" : "n v" + level(one_value, limit, data.levels);
+          row.append(made("td", figure(one_value), kind));
+        });
         for (const mass of [own, designer, oracle]) row.append(made("td", share(mass), "n"));
       });
       const box = made("div", undefined, "wide");
@@ -50,6 +58,9 @@
         chosen.classList.remove("at");
         chosen.tabIndex = -1;
       }
+      for (const twin of twins) twin.classList.remove("twin");
+      twins = tokens.filter((other) => other !== token && known(other) === known(token));
+      for (const twin of twins) twin.classList.add("twin");
       chosen = token;
       token.classList.add("at");
       for (const other of map.querySelectorAll(".tok[tabindex='0']")) other.tabIndex = -1;
@@ -59,10 +70,11 @@
       title.append(made("b", one.s));
       if (one.w) title.append(" · known to be wrong");
       const parts = [title];
-      if (one.v.every((value) => value === null)) {
+      if (one.v.every((values) => values.every((value) => value === null))) {
         parts.push(made("p", "Not predicted: it is part of the prompt, or of what is left out."));
       } else {
-        const said = data.modes.map((mode, place) => mode.label + " " + figure(one.v[place]));
+        const said = data.modes.map((mode, place) => mode.label + " " +
+          one.v.map((values, side) => figure(values[place]) + by(side)).join(", "));
         if (one.g !== null) said.push("mass moved off the text's token " + share(one.g));
         parts.push(made("p", "value of " + said.join(" · ")));
         if (one.c.length) parts.push(table(one));
@@ -72,10 +84,11 @@
 
     const shade = (mode) => {
       for (const token of tokens) {
-        const value = known(token).v[mode];
+        const side = side_of(token);
+        const value = known(token).v[side][mode];
         if (value === null) continue;
         const kept = [...token.classList].filter((name) => !/^v-?\d+$/.test(name));
-        token.className = [...kept, "v" + level(value, data.modes[mode].limit, data.levels)].join(" ");
+        token.className = [...kept, "v" + level(value, data.modes[mode].limits[side], data.levels)].join(" ");
       }
     };
 
