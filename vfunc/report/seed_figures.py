@@ -61,6 +61,8 @@ def comparison_table(
     headers += ["way\n%"] if way else []
     gap = primary and any(arm.gap for arm in arms)
     headers += ["value\n%"] if gap else []
+    scored = [arm.fidelity for arm in arms if arm.fidelity is not None] if primary else []
+    headers += [f"score\nH={scored[0].horizon}"] if scored else []
     headers += [f"{measures.unit}/s\nratio"] if speed else []
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
@@ -75,10 +77,14 @@ def comparison_table(
             cells.append(NONE if m.way is None else str(round(100 * m.way)))
         if gap:
             cells.append(NONE if arm.gap is None else str(round(100 * arm.gap.mean)))
+        if scored:
+            cells.append(NONE if arm.fidelity is None else f"{arm.fidelity.value:.2f}")
         if speed:
             cells.append(NONE if arm.speed is None else f"{arm.speed.mean:.2f}")
         table.add_row(*(Text(cell) for cell in cells))
     notes = _notes(arms, metric, compares, way)
+    if scored:
+        notes.append("score: Spearman, predicted and realised effect of a task")
     if gap:
         notes.append("value: from the text's to the oracle's, halfway")
     table.caption = Text("; ".join(notes), style="dim")

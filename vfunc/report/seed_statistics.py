@@ -87,6 +87,23 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """An estimator's counterfactual score: Spearman's correlation with what tasks bring.
+
+    Attributes:
+        value: the correlation.
+        low: lower end of its 95 % bootstrap interval.
+        high: upper end.
+        horizon: learner steps after which tasks' effects were measured.
+    """
+
+    value: float
+    low: float
+    high: float
+    horizon: int
+
+
+@dataclass(frozen=True)
 class ArmOverSeeds:
     """The results of an arm in one setting.
 
@@ -99,6 +116,7 @@ class ArmOverSeeds:
             without it.
         gap: (V(designer) - V(text)) / (V(oracle) - V(text)), halfway; None where it was not
             measured in every run.
+        fidelity: its estimator's counterfactual score, where one was given.
     """
 
     setting: str
@@ -107,6 +125,7 @@ class ArmOverSeeds:
     metrics: Mapping[str, Measured]
     speed: Measured | None
     gap: Measured | None = None
+    fidelity: Fidelity | None = None
 
 
 @typed

@@ -41,6 +41,7 @@ Examples:
   %(prog)s --vary estimator=first_order,unrolled,implicit --budget 1Mtokens
   %(prog)s --vary value=dot,cosine --vary lr=5e-4,1e-3
   %(prog)s --estimators all --seeds 0 1 2 3 4 5 6 7 --primary loss --jobs 2
+  %(prog)s --estimators dot cosine --score runs/score-careless_everywhere-first_order-seed0
   %(prog)s --from runs/a runs/b"""
 
 
@@ -90,6 +91,15 @@ class CompareOptions:
             "Not with a budget of seconds, in which they would slow each other.",
             metavar="N",
             help_behavior_hint="(default: 1)",
+        ),
+    ] = None
+    score: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="The folder of a finished counterfactual score of the same problem (see the "
+            "command score): its figure at the last horizon stands beside each estimator.",
+            metavar="DIR",
+            help_behavior_hint="",
         ),
     ] = None
     from_: Annotated[

@@ -19,6 +19,7 @@ from vfunc.studies.comparison_files import primary_of, write_comparison
 from vfunc.studies.estimators_on_offer import named_estimators
 from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
 from vfunc.studies.repetition import PlannedRun, check, plan
+from vfunc.studies.score.scored_estimators import require_score
 from vfunc.studies.side_by_side import carry_out, require_independent
 from vfunc.training.run import run
 from vfunc.training.run_command_line import PRESETS, given_on_command_line
@@ -50,6 +51,8 @@ def compare(
         folder, planned = plan(options.seeds or DEFAULT_SEEDS, varied, rest, presets, named)
         require_independent(planned, options.jobs or 1)
         check(planned, options.primary)
+        if options.score is not None:  # better now than after all runs
+            require_score(Path(options.score), planned[0].config.options)
         if planned[0].config.command.dry_run:
             for one in planned:
                 console.print(
@@ -58,7 +61,8 @@ def compare(
             return
         found = _carried_out(planned, options, console)
     folder = Path(options.output) if options.output else folder
-    write_comparison(found, primary_of(options.primary, found), command, folder, console)
+    score = None if options.score is None else Path(options.score)
+    write_comparison(found, primary_of(options.primary, found), command, folder, console, score)
 
 
 def _carried_out(

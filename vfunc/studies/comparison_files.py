@@ -17,6 +17,7 @@ from vfunc.report.seed_statistics import ArmOverSeeds, common_metrics, compare_o
 from vfunc.report.table import markdown
 from vfunc.studies.finished_runs import FoundRun, by_estimator, measures_of
 from vfunc.studies.repetition import ESTIMATED
+from vfunc.studies.score.scored_estimators import with_fidelity
 from vfunc.training.checkpoint import write_atomically, write_json
 from vfunc.training.files.identity import differences, told
 from vfunc.training.provenance import git_commit
@@ -43,7 +44,12 @@ def primary_of(wanted: str | None, found: Sequence[FoundRun]) -> str:
 
 
 def write_comparison(
-    found: Sequence[FoundRun], primary: str, command: str, folder: Path, console: Console
+    found: Sequence[FoundRun],
+    primary: str,
+    command: str,
+    folder: Path,
+    console: Console,
+    score: Path | None = None,
 ) -> None:
     """Compare runs over their seeds, write comparison.json, .md and .png, and print the tables.
 
@@ -53,9 +59,10 @@ def write_comparison(
         command: the command line, for the record.
         folder: the folder to write to, made if need be.
         console: the console to print on.
+        score: the folder of a score of the estimators, for a column of its own; None for none.
 
     Raises:
-        UserError: see `compare_over_seeds`.
+        UserError: see `compare_over_seeds` and `with_fidelity`.
         OSError: a file cannot be written.
     """
     measures = measures_of(found)
@@ -69,6 +76,9 @@ def write_comparison(
         differing = [k for k in _MADE_WITH if len(_distinct([m[k] for m in made_with])) > 1]
         notes.append(f"The runs differ in what made them: {', '.join(differing)}.")
     notes += _other_data(found)
+    if score is not None:
+        arms, of_score = with_fidelity(arms, found, score)
+        notes += of_score
     for one in found:
         for change in one.content.get("accepted_changes", ()):
             notes.append(f"{one.path} went on with a change that was accepted: {change}.")
