@@ -23,13 +23,14 @@ WIDTH, HEADS, INNER, BLOCKS = 32, 2, 64, 2
 WORDS = ["<|end|>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "1Ġ", "Ġ2"]
 
 
-def written(path, *, quantised=True, without=(), nan=False, architecture="llama"):
+def written(path, *, quantised=True, without=(), nan=False, architecture="llama",
+            counted=BLOCKS):  # fmt: skip
     """A small learner in a file, as llama.cpp's tools write them."""
     draw = torch.Generator().manual_seed(0)
     out = gguf.GGUFWriter(str(path), architecture)
     out.add_context_length(256)
     out.add_embedding_length(WIDTH)
-    out.add_block_count(BLOCKS)
+    out.add_block_count(counted)
     out.add_feed_forward_length(INNER)
     out.add_head_count(HEADS)
     out.add_head_count_kv(HEADS)
@@ -136,6 +137,8 @@ def test_a_file_that_is_cut_or_lacks_weights_or_is_not_finite(file, tmp_path):
     bad = written(tmp_path / "nan.gguf", quantised=False, nan=True)
     with pytest.raises(UserError, match="not finite"):
         load_learner(str(bad))
+    with pytest.raises(UserError, match="tensors of 2 blocks and its header counts 1"):
+        load_learner(str(written(tmp_path / "fewer.gguf", counted=BLOCKS - 1)))
     with pytest.raises(UserError, match="cannot be read"):
         load_learner(str(written(tmp_path / "other.gguf", architecture="no_such_model")))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vfunc.extras import needs
 from vfunc.language.sound_learner import require_whole, with_end_and_padding
 
 MAGIC = b"GGUF"
+_BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 def is_gguf(name: str) -> bool:
@@ -45,8 +47,9 @@ def load_gguf(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         name: the file.
 
     Raises:
-        UserError: the package gguf is missing; the file is damaged, or of an architecture that
-            transformers does not read from such files.
+        UserError: the package gguf is missing; the file is damaged, holds blocks that its header
+            does not count, or is of an architecture that transformers does not read from such
+            files.
     """
     needs("gguf")
     path = Path(name).expanduser().resolve()
@@ -68,9 +71,23 @@ def load_gguf(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"transformers does not read from GGUF: {reason[:160]}"
         ) from error
     require_whole(name, learner, info)
+    _require_all_blocks(name, path, learner.config.num_hidden_layers)
     _made_ordinary(learner)
     with_end_and_padding(name, learner, tokenizer)
     return learner.eval(), tokenizer
+
+
+def _require_all_blocks(name: str, path: Path, made: int) -> None:
+    """Refuse a file with more blocks than its header counts, which are left out without a word."""
+    import gguf  # only now: it is an extra
+
+    blocks = [_BLOCK.match(tensor.name) for tensor in gguf.GGUFReader(path).tensors]
+    held = max((int(found[1]) + 1 for found in blocks if found), default=0)
+    if held > made:
+        raise UserError(
+            f"the learner {name!r} holds tensors of {held} blocks and its header counts {made}: it "
+            "is damaged, or cut from another; convert it again"
+        )
 
 
 def _made_ordinary(learner: Any) -> None:
