@@ -1,0 +1,1 @@
+"""Programs that a learner wrote, run contained by the operating system and judged from outside."""
