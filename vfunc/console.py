@@ -27,6 +27,10 @@ COMMANDS = {
         "vfunc.report.page.report_command",
         "show a run, or several, as a page",
     ),
+    "evaluate": (
+        "vfunc.training.evaluating.evaluate_command",
+        "ask a saved learner benchmarks, without training",
+    ),
     "score": ("vfunc.studies.score_command", "score the estimators by what doing a task brings"),
     "make-careless": (
         "vfunc.language.careless.careless_command",

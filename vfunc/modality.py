@@ -25,6 +25,7 @@ class Metric:
             comparison takes; None where there are none.
         scale: factor from the number to the figure shown: 100 for a share in per cent.
         digits: decimals shown.
+        apart: whether it stands in a table of its own, and not among the arms' few columns.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Metric:
     outcomes: str | None = None
     scale: float = 1.0
     digits: int = 4
+    apart: bool = False
 
 
 @dataclass(frozen=True)

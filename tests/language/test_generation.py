@@ -13,7 +13,7 @@ from transformers import (
 
 from vfunc.errors import UserError
 from vfunc.language.data.examples import Example
-from vfunc.language.evaluation.generation import generate
+from vfunc.language.evaluation.generation import ANSWERED, generate
 from vfunc.language.evaluation.solving import pass_at_1
 
 CONTEXT = 64
@@ -265,11 +265,11 @@ def test_a_completion_may_end_where_its_answer_is_complete(model, tokenizer, mon
     whole = generate(model, tokenizer, prompts, **options)
     assert whole == [[text] for text in written]
     expected = [["so\n#### 72\n"], ["no answer at all"], ["\\boxed{7}"], ["#### 3"]]
-    assert generate(model, tokenizer, prompts, until_answered=True, **options) == expected
+    assert generate(model, tokenizer, prompts, ending=ANSWERED, **options) == expected
     for one, text in zip(prompts, expected, strict=True):
-        assert generate(model, tokenizer, [one], until_answered=True, **options) == [text]
+        assert generate(model, tokenizer, [one], ending=ANSWERED, **options) == [text]
     steps.clear()
-    generate(model, tokenizer, ["A"], until_answered=True, **options)
+    generate(model, tokenizer, ["A"], ending=ANSWERED, **options)
     assert max(steps) == len(expected[0][0]) - 1  # the learner is not asked for more
     answers = ["72", "1", "7", "3"]
     examples = [Example(p, "", answer) for p, answer in zip(prompts, answers, strict=True)]

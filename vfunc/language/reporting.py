@@ -11,7 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vfunc.designer_file import save_designer
+from vfunc.language.benchmarks.benchmark_scores import metric_names
 from vfunc.language.data.reading import PASS_AT_1, LanguageData
+from vfunc.language.evaluation.evaluating import AtEnd, sampled_names
 from vfunc.language.loading import quiet
 from vfunc.language.value_map import draw_value_map
 from vfunc.modality import Metric, Reporting, Saving
@@ -30,15 +32,57 @@ METRICS = (
 )
 
 
-def language_metrics(measured: Iterable[str] = ()) -> tuple[Metric, ...]:
+def language_metrics(
+    measured: Iterable[str] = (), at_end: AtEnd | None = None
+) -> tuple[Metric, ...]:
     """What a language run is measured in, Pass@1 last.
 
     Args:
         measured: names of the patterns whose tokens are measured apart.
+        at_end: what is evaluated at the end beside the held-out data; None is nothing.
     """
     loss, *others = METRICS
     apart = [metric for name in measured for metric in _metrics_of(name)]
-    return (loss, *apart, *others)
+    return (loss, *apart, *([] if at_end is None else end_metrics(at_end)), *others)
+
+
+def end_metrics(at_end: AtEnd) -> list[Metric]:
+    """Metrics of benchmarks, of the harness and of sampled solutions."""
+    ks = at_end.sampling.ks
+    found = [
+        _share(name, name.replace("_pass_at_", " @").replace("_", " "))
+        for benchmark in at_end.benchmarks
+        for name in metric_names(benchmark.name, ks)
+    ]
+    if at_end.harness is not None:
+        for name, better in at_end.harness.figures.items():
+            task, metric = name.split("/")[1:]
+            shown = f"{task}\n{metric.partition(',')[0]}"
+            known = metric.partition(",")[0] in _SHARES
+            found.append(
+                _share(name, shown)
+                if known
+                else Metric(name, shown, higher_is_better=better, outcomes=name, apart=True)
+            )
+    return found + [_share(name, f"sampled\n@{k}") for k, name in sampled_names(ks).items()]
+
+
+_SHARES = ("acc", "acc_norm", "exact_match")
+"""Figures of the harness that are shares of documents."""
+
+
+def _share(name: str, title: str) -> Metric:
+    """A share of problems, in per cent."""
+    return Metric(
+        name,
+        f"{title} %" if "\n" in title else f"{title}\n%",
+        "%",
+        higher_is_better=True,
+        outcomes=name,
+        scale=100.0,
+        digits=1,
+        apart=True,
+    )
 
 
 def _metrics_of(name: str) -> tuple[Metric, Metric]:
@@ -58,17 +102,24 @@ def _metrics_of(name: str) -> tuple[Metric, Metric]:
     )
 
 
-def language_reporting(data: LanguageData, note: str = "", chat: str = "") -> Reporting:
+def language_reporting(
+    data: LanguageData, note: str = "", chat: str = "", at_end: AtEnd | None = None
+) -> Reporting:
     """The report's side of a language run on these data.
 
     Args:
         data: the data.
         note: a line about the learner.
         chat: how conversations are written, where there are any.
+        at_end: what is evaluated at the end beside the held-out data.
     """
     notes = {"learner": note, "chat": chat}
     lines = (*(f"{name:9} {said}" for name, said in notes.items() if said), *_lines(data))
-    metrics = language_metrics(data.measured)
+    metrics = language_metrics(data.measured, at_end)
+    if at_end is not None:
+        asked = (f"{b.name} ({len(b.prompts):,} questions)" for b in at_end.benchmarks)
+        told = ", ".join([*asked, *(at_end.harness.asked if at_end.harness else ())])
+        lines = (*lines, f"{'asked':9} {told}") if told else lines
     return Reporting("tokens", metrics, lines, dict(data.summary), draw_value_map)
 
 

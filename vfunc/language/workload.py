@@ -20,8 +20,7 @@ from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import Batch, TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import MixedStream, tokens_in
-from vfunc.language.evaluation.held_out import held_out_loss
-from vfunc.language.evaluation.solving import pass_at_1
+from vfunc.language.evaluation.evaluating import AtEnd, Forwards, evaluated
 from vfunc.language.feedback_tasks import (
     FeedbackBatch,
     FeedbackTasks,
@@ -82,6 +81,7 @@ class LanguageWorkload:
         trim: what the learner's forwards can do without.
         frozen: the learner's frozen lower blocks, where there are any; batches carry their output.
         processes: the processes that each hold a share of every batch.
+        at_end: what is evaluated at the start and the end, beside the held-out data.
         unit: the unit of budgets.
     """
 
@@ -103,6 +103,7 @@ class LanguageWorkload:
     trim: Trim = WHOLE
     frozen: FrozenPart | None = None
     processes: Processes = ALONE
+    at_end: AtEnd = field(default_factory=AtEnd)
     unit: str = "tokens"
 
     def smaller(self, examples: int) -> LanguageWorkload:
@@ -432,40 +433,17 @@ class LanguageWorkload:
         return map_values(self.tokenizer, observed, self.designer.target, task, cotangents)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
-        """See `Workload.evaluate`: held-out losses, and at the end greedy Pass@1."""
-        batches = map(self._placed, self.data.evaluation)
-        held_out = held_out_loss(
-            learner, batches, self.device, self.dtype, self.data.measured, self.trim
+        """See `Workload.evaluate`."""
+        return evaluated(
+            learner,
+            _generating(learner),
+            self.tokenizer,
+            self.data,
+            map(self._placed, self.data.evaluation),
+            Forwards(self.device, self.dtype, self.trim),
+            self.at_end,
+            final=final,
         )
-        metrics: dict[str, float | None] = {
-            "loss": held_out.loss,
-            "loss_examples": len(held_out.tokens),
-        }
-        outcomes: dict[str, tuple[float | None, ...]] = {"loss": held_out.per_example}
-        for name, covered in held_out.covered.items():
-            metrics |= {
-                f"loss_{name}": covered.loss,
-                f"loss_{name}_tokens": sum(covered.tokens),
-                f"accuracy_{name}": covered.accuracy,
-            }
-            outcomes[f"loss_{name}"], outcomes[f"accuracy_{name}"] = covered.by_example()
-        if final and self.data.problems:
-            with autocast(self.device, self.dtype):
-                solved = pass_at_1(
-                    _generating(learner),
-                    self.tokenizer,
-                    self.data.problems,
-                    max_new_tokens=self.data.max_new_tokens,
-                )
-            metrics |= {
-                "pass_at_1": solved.mean,
-                "pass_at_1_standard_error": solved.standard_error,
-                "pass_at_1_examples": solved.count,
-            }
-            if self.data.unmeasured:
-                metrics["pass_at_1_left_out"] = sum(self.data.unmeasured.values())
-            outcomes["pass_at_1"] = tuple(float(x) for x in solved.outcomes)
-        return Evaluation(metrics, outcomes)
 
     def _gate_notes(self, alpha: Tensor, q: Tensor, batch: TokenBatch) -> dict[str, float]:
         """Means over predicted positions; apart on mistaken tokens, where the data know of any."""

@@ -15,6 +15,7 @@ from vfunc.evaluation.pass_at_k import PairedDifference, holm, paired_difference
 from vfunc.evaluation.probe import ProbeSummary
 from vfunc.modality import Metric, Reporting
 from vfunc.report.against_baseline import baseline_table
+from vfunc.report.apart_table import apart_table, kept_together
 from vfunc.report.arms_table import arms_table, judged
 from vfunc.report.events import read_events
 from vfunc.report.map_events import map_file
@@ -103,7 +104,10 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
         },
     )
     rows = [result_row(arms[name], comparisons.get(name, {}), measures) for name in arms]
-    tables = [arms_table([start_row(start, measures), *rows], measures)]
+    every = [start_row(start, measures), *rows]
+    tables = [arms_table(every, kept_together(measures))]
+    if (benchmarks := apart_table(every, measures)) is not None:
+        tables.append(benchmarks)
     if len(judged(rows, measures)) > 1 and comparisons:
         tables.append(baseline_table(rows, measures))
     write_text(tables, directory.path / "table.txt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -41,6 +41,39 @@ class Completion:
     text: str
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What ends a completion besides the end-of-text token.
+
+    Attributes:
+        over: whether a text is complete: nothing written after it could change what it is worth.
+        completing: characters one of which the last token of such a text holds; None is any.
+        stops: texts before the first of which a completion ends; it does not hold them.
+    """
+
+    over: Callable[[str], bool] = lambda text: False
+    completing: str | None = ""
+    stops: tuple[str, ...] = ()
+
+    def ends(self, text: str) -> bool:
+        """Whether a text has come to its end."""
+        return any(stop in text for stop in self.stops) or self.over(text)
+
+    def may_end(self, text: str) -> bool:
+        """Whether a token with this text may bring a text to its end."""
+        if self.completing is None:
+            return True
+        return any(c in text for c in self.completing) or any(s[-1] in text for s in self.stops)
+
+    def cut(self, text: str) -> str:
+        """A text up to the first stop."""
+        return text[: min((at for s in self.stops if (at := text.find(s)) >= 0), default=None)]
+
+
+ANSWERED = Ending(has_answered, COMPLETING)
+"""A completion ends where it has stated an answer that nothing after it could change."""
+
+
 @typed
 def generate(
     model: PreTrainedModel,
@@ -52,7 +85,7 @@ def generate(
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 128,
-    until_answered: bool = False,
+    ending: Ending | None = None,
 ) -> list[list[str]]:
     """Complete prompts, in batches of similar length, with left padding.
 
@@ -74,8 +107,7 @@ def generate(
         samples: number of completions a prompt; more than one needs a temperature.
         seed: seed of the samples.
         batch_size: number of completions at a time.
-        until_answered: whether a completion ends where it has stated an answer that nothing after
-            it could change; what it is worth stays the same.
+        ending: what ends a completion early, such as `ANSWERED`.
 
     Returns:
         For each prompt, in order, its completions.
@@ -93,7 +125,7 @@ def generate(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
-        until_answered=until_answered,
+        ending=ending,
     )
     return [[completion.text for completion in completions] for completions in found]
 
@@ -109,7 +141,7 @@ def complete(
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 128,
-    until_answered: bool = False,
+    ending: Ending | None = None,
 ) -> list[list[Completion]]:
     """Does what `generate` does, from tokens to tokens.
 
@@ -122,8 +154,7 @@ def complete(
         samples: number of completions a prompt.
         seed: seed of the samples.
         batch_size: number of completions at a time.
-        until_answered: whether a completion ends where it has stated an answer that nothing after
-            it could change; what it is worth stays the same.
+        ending: what ends a completion early, such as `ANSWERED`.
 
     Returns:
         For each prompt, in order, its completions.
@@ -149,8 +180,8 @@ def complete(
                     uniforms = _uniforms(seed, batch, room)
                     processors.append(_InverseCdf(uniforms, float(temperature), width))
                 ids, mask = _left_padded([tokens[prompt] for prompt, _ in batch], ends[0])
-                answered = _Answered(tokenizer, width, len(batch), ends)
-                criteria = StoppingCriteriaList([answered] if until_answered else [])
+                ended = _Ended(tokenizer, width, len(batch), ends, ending or Ending())
+                criteria = StoppingCriteriaList([] if ending is None else [ended])
                 produced = cast("Any", model).generate(  # GenerationMixin's
                     input_ids=ids.to(model.device),
                     attention_mask=mask.to(model.device),
@@ -159,12 +190,18 @@ def complete(
                     stopping_criteria=criteria,
                 )
                 rows = produced[:, width:].tolist()
-                for (prompt, sample), full, at in zip(batch, rows, answered.after, strict=True):
-                    row = full[:at]  # all of it where no answer ended it
+                for (prompt, sample), full, at in zip(batch, rows, ended.after, strict=True):
+                    row = full[:at]  # all of it where nothing ended it
                     kept = list(itertools.takewhile(lambda token: token not in ends, row))
                     text = cast("str", tokenizer.decode(kept, skip_special_tokens=True))
+                    text = text if ending is None else ending.cut(text)
                     found[prompt][sample] = Completion(tuple(row[: len(kept) + 1]), text)
     return found
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """The longest sequence that a learner takes, in tokens; None where it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 class _InverseCdf(LogitsProcessor):
@@ -184,16 +221,21 @@ class _InverseCdf(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen, 0.0)
 
 
-class _Answered(StoppingCriteria):
-    """Ends each row after the token that completes its first answer."""
+class _Ended(StoppingCriteria):
+    """Ends each row after the token that brings its text to its end."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, width: int, rows: int, ends: Sequence[int]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        width: int,
+        rows: int,
+        ends: Sequence[int],
+        ending: Ending,
     ) -> None:
-        self.tokenizer, self.width, self.ends = tokenizer, width, ends
+        self.tokenizer, self.width, self.ends, self.ending = tokenizer, width, ends, ending
         self.after: list[int | None] = [None] * rows
         self._over = [False] * rows
-        self._completing: dict[int, bool] = {}
+        self._may_end: dict[int, bool] = {}
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  each row its own
         self, input_ids: Int[Tensor, "B L"], scores: object, **_: object
@@ -204,15 +246,15 @@ class _Answered(StoppingCriteria):
                 continue
             if row[-1] in self.ends:
                 self._over[number] = True
-            elif self._may_complete(row[-1]) and has_answered(self._text(row)):
+            elif self._looked_at(row[-1]) and self.ending.ends(self._text(row)):
                 self._over[number], self.after[number] = True, len(row)
         return torch.tensor([at is not None for at in self.after], device=input_ids.device)
 
-    def _may_complete(self, token: int) -> bool:
-        """Whether a token holds what ends an answer: looked up, since texts are slow to decode."""
-        if token not in self._completing:
-            self._completing[token] = any(c in COMPLETING for c in self._text([token]))
-        return self._completing[token]
+    def _looked_at(self, token: int) -> bool:
+        """Whether a token holds what ends a text: looked up, since texts are slow to decode."""
+        if token not in self._may_end:
+            self._may_end[token] = self.ending.may_end(self._text([token]))
+        return self._may_end[token]
 
     def _text(self, tokens: Sequence[int]) -> str:
         return cast("str", self.tokenizer.decode(list(tokens), skip_special_tokens=True))
@@ -272,7 +314,7 @@ def _rooms(
     model: PreTrainedModel, tokens: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[int]:
     """Largest number of new tokens for each prompt."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     for number, prompt in enumerate(tokens):
         if not prompt:
             raise UserError(f"prompt {number} is empty: there is nothing to complete.")

@@ -11,7 +11,7 @@ from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import mean_and_standard_error, pass_at_k
 from vfunc.language.data.examples import Example
 from vfunc.language.evaluation.answers import is_correct
-from vfunc.language.evaluation.generation import generate
+from vfunc.language.evaluation.generation import ANSWERED, generate
 from vfunc.typecheck import typed
 
 
@@ -26,6 +26,7 @@ class PassResult:
         standard_error: standard error of the mean over problems; None for a single problem.
         count: number of problems.
         samples: number of completions a problem.
+        correct: for each problem how many of them are right.
         by_k: Pass@k and its standard error over problems, by k.
         texts: the completions, a tuple a problem, if kept.
     """
@@ -35,6 +36,7 @@ class PassResult:
     standard_error: float | None
     count: int
     samples: int
+    correct: tuple[int, ...]
     by_k: dict[int, tuple[float, float | None]]
     texts: tuple[tuple[str, ...], ...] | None = None
 
@@ -95,7 +97,7 @@ def pass_at_1(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
-        until_answered=True,
+        ending=ANSWERED,
     )
     correct = [
         sum(is_correct(text, answer) for text in completions)
@@ -109,6 +111,7 @@ def pass_at_1(
         standard_error=error,
         count=len(examples),
         samples=samples,
+        correct=tuple(correct),
         by_k={
             k: mean_and_standard_error([pass_at_k(samples, count, k) for count in correct])
             for k in ks

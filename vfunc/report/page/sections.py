@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vfunc.errors import UserError
 from vfunc.report.against_baseline import baseline_table
+from vfunc.report.apart_table import apart_table, kept_together
 from vfunc.report.arms_table import arms_table, judged
 from vfunc.report.map_events import map_file, map_title
 from vfunc.report.page.chart import Chart, scatter_chart
@@ -74,7 +75,9 @@ def results(run: RunFacts) -> list[PageTable]:
     if not rows:
         return []
     start = [start_row(run.start, run.measures)] if run.start else []
-    tables = [arms_table([*start, *rows], run.measures)]
+    tables = [arms_table([*start, *rows], kept_together(run.measures))]
+    if (benchmarks := apart_table([*start, *rows], run.measures)) is not None:
+        tables.append(benchmarks)
     if len(judged(rows, run.measures)) > 1 and any(run.compared.values()):
         tables.append(baseline_table(rows, run.measures))
     return [_table(table) for table in tables]

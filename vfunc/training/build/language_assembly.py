@@ -10,6 +10,16 @@ from torch import nn
 
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
+from vfunc.language.benchmarks.benchmark_options import (
+    OF_CODE,
+    BenchmarkOptions,
+    benchmarks_of,
+    shots_of,
+)
+from vfunc.language.benchmarks.benchmark_scores import Sampling
+from vfunc.language.benchmarks.harness import harness_tasks
+from vfunc.language.benchmarks.questions import questions, require_runnable
+from vfunc.language.code_execution.containment import Limits
 from vfunc.language.data.chat_format import ChatFormat, chat_format
 from vfunc.language.data.reading import (
     LanguageData,
@@ -22,6 +32,7 @@ from vfunc.language.data.reading import (
 from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.sequences import InterleavedStream, TokenStream
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
+from vfunc.language.evaluation.evaluating import AtEnd
 from vfunc.language.evaluation.measured_tokens import read_patterns
 from vfunc.language.feedback_options import FeedbackTasks
 from vfunc.language.hidden_state import edge_of, width_at
@@ -65,7 +76,7 @@ def language_parts(
     name = config.learner.learner
     lora = config.adapters
     start = start_learner(
-        _place_of(name),
+        place_of(name),
         lora.lora_rank,
         lora.lora_alpha,
         lora.lora_dropout,
@@ -98,6 +109,7 @@ def language_parts(
     _require_stream(config, data)
     if "known_wrong" in config.run.arms:
         _require_mistakes(data)
+    at_end = asked_at_end(config.evaluation, config.run.seed)
     workload = LanguageWorkload(
         data=data,
         tokenizer=tokenizer,
@@ -116,17 +128,42 @@ def language_parts(
         mixing_share=config.targets.mixing_share,
         trim=Trim(logits_by_rows(module), None if frozen is None else frozen.split),
         frozen=frozen,
+        at_end=at_end,
     )
     if frozen is not None and not config.command.dry_run:
         keep_edges(frozen, data, sequences_of(config))
     notes = filter(None, (start.note, told_of_frozen(frozen)))
-    reporting = language_reporting(data, "; ".join(notes), how if raw.chat else "")
+    reporting = language_reporting(data, "; ".join(notes), how if raw.chat else "", at_end)
     saving = language_saving(tokenizer)
     digests = digests_of_examples(config.data, raw)
     return module, Modality(workload, reporting, saving, digests)
 
 
-def _place_of(name: str) -> str:
+def asked_at_end(options: BenchmarkOptions, seed: int) -> AtEnd:
+    """What is evaluated at the end, read; where programs will run, their containment is tried.
+
+    Args:
+        options: what is asked for.
+        seed: of sampled solutions.
+
+    Raises:
+        UserError: questions or tasks that cannot be read, or programs that cannot be contained.
+    """
+    asked = benchmarks_of(options.benchmarks)
+    shots = shots_of(options.shots, [one.name for one in asked])
+    limits = Limits(seconds=options.code_seconds) if options.allow_code_execution else None
+    require_runnable(asked, OF_CODE)
+    read = (
+        questions(one, shots[one.name], options.benchmark_size, options.answer_tokens, limits)
+        for one in asked
+    )
+    tasks = options.lm_eval
+    harness = None if tasks is None else harness_tasks(tasks, options.lm_eval_limit)
+    sampling = Sampling(options.pass_at or (), options.samples, options.temperature, seed)
+    return AtEnd(tuple(read), sampling, harness)
+
+
+def place_of(name: str) -> str:
     """Where a learner is that has a name of its own; other names are places already."""
     if name == EMBEDDED:
         return str(EMBEDDED_LEARNER)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from vfunc.language.benchmarks.benchmark_options import BenchmarkOptions
 from vfunc.language.contradictions import check_language
 from vfunc.language.learner_options import AdapterOptions, TrainedOptions
 from vfunc.language.options import DataOptions, TargetOptions
@@ -25,12 +26,14 @@ class LanguageConfig(RunConfig):
         trained: which of the learner's parameters are.
         adapters: LoRA adapters.
         targets: the soft targets.
+        evaluation: what is evaluated at the end, beside the held-out data.
     """
 
     data: DataOptions
     trained: TrainedOptions
     adapters: AdapterOptions
     targets: TargetOptions
+    evaluation: BenchmarkOptions
 
     unit: ClassVar[str] = "tokens"
     check = staticmethod(check_language)

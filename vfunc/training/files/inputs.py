@@ -29,7 +29,7 @@ def read_by(config: RunConfig) -> dict[str, tuple[str, Path]]:
             continue
         values = value if isinstance(value, tuple) else (value,)
         for number, text in enumerate(values, 1):
-            path = _path_of(text, config.run.modality)
+            path = _path_of(text, named=config.run.modality == VISION or name == "benchmarks")
             if path is not None:
                 role = flag(name) if len(values) == 1 else f"{flag(name)} ({number})"
                 found[role] = name, path
@@ -85,11 +85,11 @@ def _digested(path: Path) -> dict[str, Any]:
     return found
 
 
-def _path_of(text: str, modality: str) -> Path | None:
-    """Where a name leads to; of pictures `ade20k:DIR` to the folder. What is embedded has none."""
+def _path_of(text: str, *, named: bool) -> Path | None:
+    """Where a name leads to; `ade20k:DIR` to the folder if it is so named. Embedded: nowhere."""
     if text == EMBEDDED:
         return None
-    for spelled in (text, text.partition(":")[2] if modality == VISION else ""):
+    for spelled in (text, text.partition(":")[2] if named else ""):
         path = Path(spelled).expanduser()
         if spelled and path.exists():
             return path

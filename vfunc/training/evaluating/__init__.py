@@ -1,0 +1,1 @@
+"""The command `evaluate`: benchmarks of a saved learner, without training."""
