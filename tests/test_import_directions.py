@@ -40,6 +40,7 @@ ORDER = [
     ["report"],
     ["language", "vision"],
     ["training"],
+    ["integrations"],
     ["studies"],
     ["console"],
     ["__main__"],

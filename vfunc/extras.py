@@ -13,6 +13,7 @@ from vfunc.errors import UserError
 
 EXTRAS = {
     "language": (
+        "accelerate",
         "transformers",
         "tokenizers",
         "peft",
@@ -52,6 +53,7 @@ EXTRAS = {
     "trackio": ("trackio",),
     "gguf": ("gguf",),
     "lm-eval": ("lm_eval",),
+    "trl": ("trl",),
     "peers": ("torchopt", "higher", "bergson"),
 }
 """Modules by extra, as they are imported and looked for; `run` brings the other two as well."""

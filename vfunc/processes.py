@@ -39,10 +39,13 @@ class Processes:
     Attributes:
         rank: number of this process, from 0.
         size: how many there are.
+        host: the group that sums numbers of the host, where the default one cannot (NCCL alone);
+            None is the default one.
     """
 
     rank: int = 0
     size: int = 1
+    host: Any = None
 
     @property
     def alone(self) -> bool:
@@ -88,7 +91,7 @@ class Processes:
         if self.alone:
             return numbers
         held = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(held)
+        dist.all_reduce(held, group=self.host)
         return tuple(held.tolist())
 
     def mean(self, part: Mapping[str, Tensor]) -> Params:
@@ -101,7 +104,7 @@ class Processes:
         if self.alone:
             return said
         holder = [said]
-        dist.broadcast_object_list(holder, src=0)
+        dist.broadcast_object_list(holder, src=0, group=self.host)
         return holder[0]
 
     def any(self, said: int | None) -> int | None:
@@ -109,7 +112,7 @@ class Processes:
         if self.alone:
             return said
         held = torch.tensor([-1 if said is None else said])
-        dist.all_reduce(held, op=dist.ReduceOp.MAX)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.host)
         return None if int(held) < 0 else int(held)
 
     def every(self, said: Any) -> list[Any]:
@@ -117,7 +120,7 @@ class Processes:
         if self.alone:
             return [said]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, said)
+        dist.all_gather_object(found, said, group=self.host)
         return found
 
     def wait(self) -> None:
@@ -147,7 +150,7 @@ class Processes:
     def _filled(self, part: Params, like: Mapping[str, Tensor]) -> Params:
         """With zeros in place of what another process alone has a part of."""
         here = torch.tensor([name in part for name in like], dtype=torch.int32)
-        dist.all_reduce(here, op=dist.ReduceOp.MAX)
+        dist.all_reduce(here, op=dist.ReduceOp.MAX, group=self.host)
         return {
             name: part[name] if name in part else torch.zeros_like(x)
             for (name, x), there in zip(like.items(), here.tolist(), strict=True)

@@ -49,7 +49,7 @@ def measure(
     tasks: FeedbackTasks,
     learner: LanguageLearner,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     feedback: FeedbackBatch,
     seed: int,
     processes: Processes = ALONE,
@@ -60,7 +60,7 @@ def measure(
         tasks: the tasks, and their combination into one loss.
         learner: theta_S -> logits.
         model: the live learner that generates.
-        tokenizer: the learner's tokeniser.
+        tokenizer: the learner's tokeniser; rewards need it.
         feedback: a labelled batch, of all tasks.
         seed: seed of the samples.
         processes: the processes whose feedback this is a part of.
@@ -78,7 +78,7 @@ def measure(
         }
         combined = _combined(tasks, losses, learner, processes)
         return Measured(combined, losses, frozenset(), {}, whole)
-    assert tasks.rewards is not None
+    assert tasks.rewards is not None and tokenizer is not None
     with autocast(model.device, learner.autocast):
         samples = draw_samples(
             model, tokenizer, feedback, tasks.rewards, seed * processes.size + processes.rank

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
@@ -121,13 +121,19 @@ class LanguageLearner:
         with autocast(device, self.autocast):
             return log_probs_along(self.head, self.functional, hidden, theta, w, candidates, weight)
 
-    def live_logits(self, batch: TokenBatch) -> tuple[Tensor, Tensor | None]:
+    def live_logits(
+        self, batch: TokenBatch, through: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The live module's logits, in its own mode, and the edge that estimates would compute.
 
         Logits are those of the predicted positions (N, V), if the learner can do so.
 
         The edge is None where there is none, or where it is another: estimates run without
         dropout, and so may not take what came out of it.
+
+        Args:
+            batch: token sequences.
+            through: a wrapper of the module to call in its place, that of several processes.
         """
         module, device = self.functional.module, batch.tokens.device
         split = self.split if isinstance(self.split, Split) else None
@@ -138,7 +144,7 @@ class LanguageLearner:
             autocast(device, self.autocast),
             self.trim.applied(module, batch.predicted_rows, batch.below),
         ):
-            logits = module(input_ids=batch.inputs, use_cache=False).logits
+            logits = (through or module)(input_ids=batch.inputs, use_cache=False).logits
         same = before is not None and before.same_as(RandomState.now(device))
         return logits, edges[0] if same else None
 

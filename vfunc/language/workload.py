@@ -64,7 +64,7 @@ class LanguageWorkload:
 
     Attributes:
         data: the data of the run.
-        tokenizer: the learner's.
+        tokenizer: the learner's; None where nothing is generated or drawn.
         designer: the designer's size and target form.
         start_designer: a saved designer to start from, or None.
         top_k: K.
@@ -82,11 +82,13 @@ class LanguageWorkload:
         frozen: the learner's frozen lower blocks, where there are any; batches carry their output.
         processes: the processes that each hold a share of every batch.
         at_end: what is evaluated at the start and the end, beside the held-out data.
+        through: a wrapper of the learner that its own forwards go through, in another's loop; None
+            calls the learner.
         unit: the unit of budgets.
     """
 
     data: LanguageData
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     designer: DesignerConfig
     start_designer: str | None
     top_k: int
@@ -104,6 +106,7 @@ class LanguageWorkload:
     frozen: FrozenPart | None = None
     processes: Processes = ALONE
     at_end: AtEnd = field(default_factory=AtEnd)
+    through: nn.Module | None = None
     unit: str = "tokens"
 
     def smaller(self, examples: int) -> LanguageWorkload:
@@ -128,9 +131,12 @@ class LanguageWorkload:
 
     def batch(self, position: int) -> TokenBatch:
         """See `Workload.batch`."""
+        return self._placed(self._own(position).among(self.processes))
+
+    def _own(self, position: int) -> TokenBatch:
+        """This process's share of a micro-batch, as it is read."""
         size = self.batch_size
-        batch = self.data.stream.batch(self._at(position) * size, size)
-        return self._placed(batch.among(self.processes))
+        return self.data.stream.batch(self._at(position) * size, size)
 
     def _placed(self, batch: TokenBatch) -> TokenBatch:
         """The batch on the device, with what the frozen blocks make of it."""
@@ -161,7 +167,9 @@ class LanguageWorkload:
         estimated: LanguageLearner | None = None,
     ) -> Forward:
         """See `Workload.forward`; units are input tokens, without padding."""
-        logits, edge, hidden = self._logits(learner, batch, estimated, observe=observe)
+        logits, edge, hidden = self._logits(
+            learner, batch, estimated, observe=observe, through=self.through
+        )
         observed = self._observed(logits, batch, edge, hidden) if observe else None
         return Forward(batch, tokens_in(batch), logits, observed)
 
@@ -341,9 +349,8 @@ class LanguageWorkload:
 
     def stream_loss(self, estimated: LanguageLearner, positions: range) -> InParts:
         """See `Workload.stream_loss`: a mean over all predicted tokens."""
-        size, stream = self.batch_size, self.data.stream
-        own = (stream.batch(self._at(at) * size, size).predict.sum() for at in positions)
-        (count,) = self.processes.totals(int(sum(own)))
+        own = sum(int(self._own(at).predict.sum()) for at in positions)
+        (count,) = self.processes.totals(own)
 
         def part(theta: Params, at: int) -> Scalar:  # a batch is made when its turn comes
             return estimated.worked_loss(replace(self.batch(at), count=int(count)))(theta)
@@ -430,10 +437,12 @@ class LanguageWorkload:
         cotangents: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """See `Workload.value_map`: a few texts, by token."""
+        assert self.tokenizer is not None
         return map_values(self.tokenizer, observed, self.designer.target, task, cotangents)
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
         """See `Workload.evaluate`."""
+        assert self.tokenizer is not None
         return evaluated(
             learner,
             _generating(learner),
@@ -473,6 +482,7 @@ class LanguageWorkload:
         estimated: LanguageLearner | None,
         *,
         observe: bool = True,
+        through: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The learner's logits, at predicted positions alone if it can.
 
@@ -483,14 +493,15 @@ class LanguageWorkload:
         looking = contextlib.nullcontext([]) if at is None else capture(learner, at.block)
         with looking as seen:
             if estimated is not None:
-                logits, edge = estimated.live_logits(batch)
+                logits, edge = estimated.live_logits(batch, through)
             else:
                 rows, below = batch.predicted_rows, batch.below
                 with (
                     autocast(self.device, self.dtype),
                     self.trim.applied(learner, rows, below),
                 ):
-                    logits = learner(input_ids=batch.inputs, use_cache=False).logits
+                    called = through or learner
+                    logits = called(input_ids=batch.inputs, use_cache=False).logits
                 edge = None
         return logits, edge, seen[0] if seen else None
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from vfunc.arms import Arm
 from vfunc.estimators import Estimator
+from vfunc.simulate.schedule import Schedule
+from vfunc.simulate.windows import Shares
 from vfunc.training.budget import ArmPlan
 from vfunc.training.log import Log
 from vfunc.training.state import ArmState
@@ -54,6 +56,30 @@ class StepOptions:
     designer_final_lr: float | None = None
 
 
+@runtime_checkable
+class Pace(Protocol):
+    """Where a loop that is not this package's stands in its window, and how it goes on."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the window has taken micro-batches before the present one."""
+        ...
+
+    @property
+    def gradient_of(self) -> float:
+        """What `.grad` of this process is a multiple of while the window is open."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """What the sizes of later steps follow; None keeps the present one."""
+        ...
+
+    def windows(self, ahead: int) -> tuple[Shares, ...]:
+        """The shares of what the next steps take, so many; of the present window, the rest."""
+        ...
+
+
 @dataclass(frozen=True)
 class ArmRun:
     """One arm in training. `vfunc.training.start.start_arm` makes it.
@@ -68,6 +94,7 @@ class ArmRun:
         options: options of a step.
         plan: plan of the whole training.
         log: receiver of events, progress and checkpoints.
+        pace: the pace of another loop that takes the steps; None is `vfunc.training.loop`.
     """
 
     arm: Arm
@@ -78,6 +105,7 @@ class ArmRun:
     options: StepOptions
     plan: ArmPlan
     log: Log
+    pace: Pace | None = None
 
     def later_size(self, k: int) -> float:
         """The learner's step size k optimizer steps after the next one.

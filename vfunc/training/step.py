@@ -44,6 +44,21 @@ class MicroBatch:
     estimate: ValueEstimate | None
 
 
+@dataclass(frozen=True)
+class TaskLoss:
+    """The learner's loss on its task for one micro-batch, before the backward pass.
+
+    Attributes:
+        loss: this process's part, with its graph.
+        units: tokens (images) of all processes.
+        done: what there is to tell.
+    """
+
+    loss: Tensor
+    units: int
+    done: MicroBatch
+
+
 def micro_batch(run: ArmRun) -> MicroBatch:
     """Take one micro-batch: update the designer if it is due, then add to the learner's gradient.
 
@@ -52,6 +67,31 @@ def micro_batch(run: ArmRun) -> MicroBatch:
 
     Returns:
         What happened.
+
+    Raises:
+        NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped.
+    """
+    taken = task_loss(run)
+    (taken.loss / run.options.accumulate).backward()
+    count_micro_batch(run, taken)
+    return taken.done
+
+
+def count_micro_batch(run: ArmRun, taken: TaskLoss) -> None:
+    """Have the counters say that a micro-batch has been taken."""
+    at = run.state.counters
+    run.state.counters = replace(at, micro_batch=at.micro_batch + 1, units=at.units + taken.units)
+
+
+def task_loss(run: ArmRun) -> TaskLoss:
+    """Update the designer if it is due, and have the learner's loss on the task that it makes.
+
+    Args:
+        run: the arm; its designer is changed in place. The learner, its gradient and the count of
+            micro-batches are the caller's (`count_micro_batch`).
+
+    Returns:
+        The loss, and what happened.
 
     Raises:
         NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped.
@@ -86,11 +126,8 @@ def micro_batch(run: ArmRun) -> MicroBatch:
     loss = workload.loss(state.learner, forward, task)
     whole, units = workload.processes.totals(float(loss.detach()), forward.units)
     _require_finite("the learner's loss", whole, run)
-    (loss / options.accumulate).backward()
-    state.counters = replace(
-        state.counters, micro_batch=at.micro_batch + 1, units=at.units + int(units)
-    )
-    return MicroBatch(whole, task.notes, task.carried, estimate)
+    done = MicroBatch(whole, task.notes, task.carried, estimate)
+    return TaskLoss(loss, int(units), done)
 
 
 def warm_up(run: ArmRun) -> Iterator[ValueEstimate]:
@@ -153,24 +190,45 @@ def optimizer_step(run: ArmRun) -> float:
         NonFiniteError: the gradient is not finite; the learner has not moved.
     """
     state, clip = run.state, run.options.clip
-    inside = set(state.functional.names)
     _sum_gradients(run)
-    live = [(n, p, p.grad) for n, p in state.learner.named_parameters() if p.grad is not None]
-    outside = [g for n, _, g in live if n not in inside]
-    outside_norm = float(get_total_norm(outside)) if clip and outside else 0.0
-    norm = get_total_norm([g for _, _, g in live])
+    norm, outside_norm = note_gradient(run)
+    if clip:
+        clip_grad_norm_([p for p in state.learner.parameters() if p.grad is not None], clip)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    count_step(run, outside_norm)
+    return norm
+
+
+def note_gradient(run: ArmRun) -> tuple[float, float]:
+    """Take the gradient that the learner is about to step on into the running means.
+
+    Args:
+        run: the arm, whose `.grad` is of the whole window and all processes, before clipping.
+
+    Returns:
+        Its norm, and that outside S where that matters, else zero.
+
+    Raises:
+        NonFiniteError: the gradient is not finite.
+    """
+    state = run.state
+    inside = set(state.functional.names)
+    live = [(n, p.grad) for n, p in state.learner.named_parameters() if p.grad is not None]
+    outside = [g for n, g in live if n not in inside]
+    outside_norm = float(get_total_norm(outside)) if run.options.clip and outside else 0.0
+    norm = get_total_norm([g for _, g in live])
     if not math.isfinite(norm):
         raise NonFiniteError(f"the learner's gradient is {float(norm)} ({run.where})")
     if state.running is not None:
         state.running = state.running.after(state.functional.live)
-    if clip:
-        clip_grad_norm_([p for _, p, _ in live], clip)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.counters = replace(
-        state.counters, step=state.counters.step + 1, outside_norm=outside_norm
-    )
-    return float(norm)
+    return float(norm), outside_norm
+
+
+def count_step(run: ArmRun, outside_norm: float) -> None:
+    """Have the counters say that the learner has stepped."""
+    at = run.state.counters
+    run.state.counters = replace(at, step=at.step + 1, outside_norm=outside_norm)
 
 
 def _sum_gradients(run: ArmRun) -> None:
@@ -305,20 +363,26 @@ def value_problem(
     state, options = run.state, run.options
     assert state.designer is not None
     live = state.functional.live
-    in_window = state.counters.micro_batch % options.accumulate
+    pace = run.pace
+    in_window = state.counters.micro_batch % options.accumulate if pace is None else pace.begun
     size = state.optimizer.param_groups[0]["lr"]  # all groups follow one schedule
     foreseen = options.look_ahead > 1 and run.plan.budget.unit != "steps"
     accumulated = None
     if in_window:
         held = {n: p.grad.detach() for n, p in live.items() if p.grad is not None}
         accumulated = run.workload.processes.summed(held, like=trees.detach(live))
+        if pace is not None and pace.gradient_of != 1:
+            accumulated = {n: g / pace.gradient_of for n, g in accumulated.items()}
+    schedule = None
+    if options.look_ahead > 1:
+        schedule = (lambda k: run.later_size(k) / size) if pace is None else pace.schedule
     rule, optimizer_state = from_optimizer(
         state.optimizer,
         live,
         clip=_simulated_clip(run),
         accumulated=accumulated,
         windows=windows_ahead(run),
-        schedule=(lambda k: run.later_size(k) / size) if options.look_ahead > 1 else None,
+        schedule=schedule,
     )
     problem = run.workload.problem(
         run.estimated,
@@ -345,6 +409,8 @@ def windows_ahead(run: ArmRun) -> tuple[Shares, ...]:
     Args:
         run: the arm, before a micro-batch.
     """
+    if run.pace is not None:
+        return run.pace.windows(run.options.look_ahead)
     every = run.options.accumulate
     left = every - run.state.counters.micro_batch % every
     later = run.options.look_ahead - 1
