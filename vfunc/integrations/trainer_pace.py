@@ -158,7 +158,8 @@ def within_epoch(run: ArmRun, line: Line) -> tuple[ArmRun, dict[str, float]]:
         The run, and what to tell: what was asked for and is not there.
     """
     told: dict[str, float] = {}
-    estimator, options = run.estimator, run.options
+    estimator: Any = run.estimator
+    options = run.options
     assert run.pace is not None
     steps = len(run.pace.windows(options.look_ahead))
     if steps < options.look_ahead:
@@ -166,12 +167,12 @@ def within_epoch(run: ArmRun, line: Line) -> tuple[ArmRun, dict[str, float]]:
         given: dict[str, Any] = {"lookahead_steps": steps}
         reach = steps
         if getattr(estimator, "truncate", None) is not None:
-            given["truncate"] = reach = min(estimator.truncate, steps)  # pyright: ignore
+            given["truncate"] = reach = min(estimator.truncate, steps)
         if hasattr(estimator, "checkpoint_every"):
-            given["checkpoint_every"] = min(estimator.checkpoint_every, reach)  # pyright: ignore
+            given["checkpoint_every"] = min(estimator.checkpoint_every, reach)
         if reach == 1 and getattr(estimator, "states", None) == "disk":
             given["states"] = "memory"
-        estimator = replace(estimator, **given)  # pyright: ignore
+        estimator = replace(estimator, **given)
         options = replace(options, look_ahead=steps)
     for name, holder in (("mean_batches", estimator), ("mean_bank", options)):
         asked = getattr(holder, name, None)
@@ -180,5 +181,5 @@ def within_epoch(run: ArmRun, line: Line) -> tuple[ArmRun, dict[str, float]]:
             if holder is options:
                 options = replace(options, mean_bank=there)
             else:
-                estimator = replace(estimator, mean_batches=there)  # pyright: ignore
+                estimator = replace(estimator, mean_batches=there)
     return (replace(run, estimator=estimator, options=options) if told else run), told

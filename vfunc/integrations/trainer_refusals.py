@@ -141,7 +141,7 @@ def _compiled(model: Any) -> bool:
 
 
 def _of_the_model(model: Any) -> Iterator[str]:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         yield "the learner is an encoder and a decoder, and targets are those of a causal model"
     if not callable(getattr(model, "get_input_embeddings", None)):

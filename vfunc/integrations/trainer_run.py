@@ -85,8 +85,8 @@ def feedback_of(
 
 
 def _vocabulary(model: nn.Module) -> int:
-    embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  a causal LM's
-    return int(embedding.num_embeddings)
+    learner: Any = model
+    return int(learner.get_input_embeddings().num_embeddings)
 
 
 def new_workload(

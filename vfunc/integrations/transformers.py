@@ -91,6 +91,7 @@ class ValueTrainerMixin(_Trainer):
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = None
+        self._pad_id = _pad_id(self._bare, tokenizer)
         bf16 = self.accelerator.mixed_precision == "bf16"
         self._workload = new_workload(
             self._bare,
@@ -101,7 +102,7 @@ class ValueTrainerMixin(_Trainer):
             device=self.args.device,
             dtype=torch.bfloat16 if bf16 else None,
             seed=self.args.seed,
-            pad_id=_pad_id(self._bare, tokenizer),
+            pad_id=self._pad_id,
         )
         self._line = self._workload.line
         self._run: ArmRun | None = None
@@ -281,7 +282,7 @@ class ValueTrainer(ValueTrainerMixin, Trainer):
         own = "data_collator" not in kwargs and len(args) < 3
         super().__init__(*args, **kwargs)
         if own:
-            self.data_collator = RightPadding(self._workload.data.feedback.pad_id)
+            self.data_collator = RightPadding(self._pad_id)
 
 
 class _Beginning(TrainerCallback):

@@ -6,7 +6,7 @@ from vfunc.extras import needs
 from vfunc.integrations.transformers import ValueTrainerMixin
 
 with needs("trl", "trl"):
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
 __all__ = ["ValueSFTTrainer"]
 
