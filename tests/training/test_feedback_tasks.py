@@ -16,7 +16,8 @@ from vfunc.estimators import FirstOrder
 from vfunc.language import feedback_tasks as language_feedback
 from vfunc.language.data.arithmetic import STYLES
 from vfunc.language.data.examples import take_rows
-from vfunc.language.data.reading import Source, file_data, source_names, tokenised
+from vfunc.language.data.mixture import source_names
+from vfunc.language.data.reading import Source, file_data, tokenised
 from vfunc.language.data.sequences import InterleavedStream
 from vfunc.language.data.streams import PRESETS, embedded_examples
 from vfunc.language.learner import LanguageLearner
@@ -317,7 +318,7 @@ def test_an_evaluation_problem_whose_answer_is_feedback_is_left_out(tmp_path):
 
 
 def test_sources_are_named_by_their_last_part():
-    named = source_names([Source("data/gsm8k.jsonl.gz"), Source("openai/gsm8k:main"), Source("x")])
+    named = source_names(["data/gsm8k.jsonl.gz", "openai/gsm8k:main", "x"])
     assert named == ("gsm8k", "gsm8k-2", "x")
 
 

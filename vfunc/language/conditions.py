@@ -20,7 +20,7 @@ def task_count(options: Options) -> int:
     """How many feedback tasks there are."""
     if options["stream"] is None:
         return len(STYLES) if options["feedback_tasks"] == "styles" else 1
-    return len(options["feedback"] or ()) or 1
+    return len(set(options["feedback_domains"] or options["feedback"] or ())) or 1
 
 
 SEVERAL_TASKS = Need(

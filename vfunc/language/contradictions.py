@@ -8,6 +8,14 @@ from vfunc.config.declared import Options
 from vfunc.errors import UserError
 from vfunc.language.benchmarks.benchmark_options import FIELD_TOKENS, asked_names, check_benchmarks
 from vfunc.language.conditions import task_count
+from vfunc.language.data.mixture import (
+    caps_of,
+    domains_of,
+    fields_of,
+    read_mixture,
+    source_names,
+    tasks_of,
+)
 
 PICTURE_ARMS = ("known_objects", "matched_uniform")
 _TOGETHER = ("stream", "feedback", "eval")
@@ -32,6 +40,7 @@ def check_language(given: Options, options: Options) -> None:
     of_pictures = [arm for arm in options["arms"] if arm in PICTURE_ARMS]
     if of_pictures:
         raise UserError(f"--arms: {of_pictures[0]} works on pictures; it is for --modality vision")
+    _check_stream(options)
     _check_estimate(options)
     _check_arms_with_labels(options)
     _check_feedback_tasks(options)
@@ -63,6 +72,25 @@ def _check_sampled(options: Options) -> None:
     written = any(name in FIELD_TOKENS for name in asked_names(options))
     if options["pass_at"] and options["solve_size"] == 0 and not written:
         raise UserError("--pass-at has nothing to solve with --solve-size 0; leave one of them out")
+
+
+def _check_stream(options: Options) -> None:
+    """Weights, caps, fields and domains are of all sources, and one says how much is read."""
+    stream, feedback = options["stream"], options["feedback"]
+    if stream is None or feedback is None:
+        return
+    read_mixture(stream)
+    caps_of(options["stream_cap"], len(stream))
+    fields_of(options["stream_fields"], len(stream), "stream")
+    fields_of(options["feedback_fields"], len(feedback), "feedback")
+    if options["stream_cap"] is not None and options["stream_limit"] is not None:
+        raise UserError(
+            "--stream-cap takes the first examples and --stream-limit draws from all; give one"
+        )
+    domains = options["feedback_domains"]
+    tasks = source_names(feedback) if domains is None else tasks_of(domains, len(feedback))
+    if options["stream_domains"] is not None:
+        domains_of(options["stream_domains"], tasks, len(stream))
 
 
 def _check_arms_with_labels(options: Options) -> None:
@@ -145,10 +173,13 @@ def _check_feedback_tasks(options: Options) -> None:
             "--feedback-combine matched needs text of both styles; set --forum-share between 0 "
             "and 1"
         )
-    if not embedded and len(options["stream"]) != count:
+    placed = not embedded and options["stream_domains"] is None
+    if placed and len(options["stream"]) != count:
+        tasks = "--feedback" if options["feedback_domains"] is None else "feedback domain"
         raise UserError(
-            f"--feedback-combine matched needs a --stream for each --feedback, in the same order; "
-            f"there are {len(options['stream'])} and {count}"
+            f"--feedback-combine matched needs a --stream for each {tasks}, in the same order; "
+            f"there are {len(options['stream'])} and {count}; or name the domain of each by "
+            "--stream-domains"
         )
     for name, whose in (("batch_size", "a micro-batch"), ("meta_batch_size", "an estimate")):
         if options[name] < count:

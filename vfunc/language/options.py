@@ -14,7 +14,7 @@ from vfunc.conditions import (
     TRAINED,
     any_arm,
 )
-from vfunc.config.declared import Cases, Computed, Condition, Need, option
+from vfunc.config.declared import Cases, Computed, Condition, Need, Options, option
 from vfunc.config.partial import Partial
 from vfunc.language.conditions import (
     EMBEDDED_PROBLEM,
@@ -22,6 +22,8 @@ from vfunc.language.conditions import (
     OWN_DATA,
     SEVERAL_TASKS,
 )
+from vfunc.language.data.mixture import WINDOW, without_weight
+from vfunc.language.data.records import is_file
 from vfunc.language.data.streams import DEFAULT_PRESET, StreamSpec
 from vfunc.language.feedback_options import FeedbackTasks, RewardOptions
 from vfunc.language.soft_targets.designer import DesignerConfig
@@ -35,6 +37,24 @@ _WORKED = Need(
 _REWARD = Need(
     lambda options: options["feedback_kind"] == "reward", "it is for --feedback-kind reward"
 )
+
+
+_MATCHED = Need(
+    lambda options: options["feedback_combine"] == "matched",
+    "domains of the stream are asked for by --feedback-combine matched alone",
+)
+_SEVERAL_FEEDBACK = Need(
+    lambda options: len(options["feedback"] or ()) > 1,
+    "one --feedback is one task; give several",
+)
+
+
+def _window(options: Options) -> int:
+    """A source of the Hub may have no end that can be waited for."""
+    if not options["stream"] or options["stream_cap"] or options["stream_limit"]:
+        return 0
+    names = map(without_weight, options["stream"])
+    return 0 if all(map(is_file, names)) else WINDOW
 
 
 def _embedded(value: Any) -> Computed:
@@ -78,15 +98,16 @@ class DataOptions:
     )
     stream: tuple[str, ...] | None = option(
         "Unlabeled text to train on: a .jsonl, .json, .csv, .parquet or .txt file, or a Hub data "
-        "set ID[:CONFIG[:SPLIT]]. Several are read in turn, a sequence of each.",
+        "set ID[:CONFIG[:SPLIT]], which is read as it comes. Several are read in turn, a sequence "
+        "of each; or drawn by weight, given as a number behind each, A:0.7 B:0.3.",
         default=None,
         shown="the embedded problem's",
-        metavar="SOURCE [SOURCE ...]",
+        metavar="SOURCE[:WEIGHT] [...]",
         reads=True,
     )
     feedback: tuple[str, ...] | None = option(
         "Labelled examples that only the value signal sees; with --stream. Several are as many "
-        "feedback tasks.",
+        "feedback tasks, unless --feedback-domains makes some of them one.",
         default=None,
         shown="the embedded problem's",
         metavar="SOURCE [SOURCE ...]",
@@ -101,7 +122,8 @@ class DataOptions:
     )
     stream_fields: str | None = option(
         "Which fields of every --stream to read: prompt=FIELD,completion=FIELD, text=FIELD, or "
-        "messages=FIELD of a chat.",
+        "messages=FIELD of a chat; or those of each in turn, with ; between (nothing between two "
+        "has them recognised).",
         default=None,
         shown="recognised",
         metavar="FIELDS",
@@ -122,11 +144,61 @@ class DataOptions:
         needs=(OWN_DATA,),
     )
     stream_limit: int | None = option(
-        "Use this many examples of each --stream, drawn by the seed.",
+        "Use this many examples of each --stream, drawn by the seed from all of it.",
         default=None,
         shown="all",
         least=1,
         needs=(OWN_DATA,),
+    )
+    stream_cap: tuple[int, ...] | None = option(
+        "Read this many examples of each --stream at most, the first, and nothing behind them; one "
+        "number for all, or one for each.",
+        default=None,
+        shown="all",
+        metavar="N [N ...]",
+        least=1,
+        needs=(OWN_DATA,),
+    )
+    pack: bool = option(
+        "Join documents of raw text, the end-of-text token after each, and cut them into sequences "
+        "of --seq-len predictions; examples with a prompt stay as they are.",
+        default=False,
+        needs=(OWN_DATA,),
+    )
+    shuffle_window: int = option(
+        "Read each --stream as it comes, no further than the run needs, and shuffle it within "
+        "windows of so many sequences; 0 reads and tokenises it to its end first, and shuffles it "
+        "as a whole.",
+        default=Computed(
+            "8192 where a --stream of the Hub has neither --stream-cap nor --stream-limit, else 0",
+            _window,
+            0,
+        ),
+        least=0,
+        needs=(OWN_DATA,),
+    )
+    data_cache: str | None = option(
+        "Folder in which the tokenised stream is kept, for all runs and arms; no keeps it in "
+        "memory. It changes no number.",
+        default=None,
+        shown="the folder vfunc/tokens of the user's cache",
+        metavar="DIR|no",
+        needs=(OWN_DATA,),
+    )
+    stream_domains: tuple[str, ...] | None = option(
+        "The domain of each --stream for --feedback-combine matched: the name of a feedback task, "
+        "or none. A domain may be of several.",
+        default=None,
+        shown="that of the --feedback in the same place",
+        metavar="NAME [NAME ...]",
+        needs=(OWN_DATA, SEVERAL_TASKS, _MATCHED),
+    )
+    feedback_domains: tuple[str, ...] | None = option(
+        "The task of each --feedback; those of one name are one pool of examples.",
+        default=None,
+        shown="each its own",
+        metavar="NAME [NAME ...]",
+        needs=(OWN_DATA, LABELLED, _SEVERAL_FEEDBACK),
     )
     feedback_size: int = option(
         "Feedback examples to use, of each --feedback.", default=1024, least=1, needs=(LABELLED,)

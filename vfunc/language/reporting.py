@@ -150,6 +150,8 @@ def _lines(data: LanguageData) -> tuple[str, ...]:
         cut = f"{counts['truncated']:,} truncated" if counts["truncated"] else ""
         kind = "problems" if split == PASS_AT_1 else "sequences"
         count = f"{counts['sequences']:,} {kind}"
+        if counts.get("as_read"):
+            count += " to begin with, more as they are read"
         lines.append(f"{split:9} {', '.join(filter(None, (count, dropped, cut)))}")
     whole = sum(int(batch.predict.sum()) for batch in data.evaluation)
     for name, masks in data.measured.items():

@@ -25,6 +25,7 @@ class Example:
         wrong: half-open character spans of `completion` that are known to be mistaken, as only
             generated data can know; empty elsewhere.
         domain: number of its source (or style), counted from 0.
+        ends: whether raw text ends here; False where the next example goes on with it.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Example:
     answer: str | None = None
     wrong: tuple[tuple[int, int], ...] = ()
     domain: int = 0
+    ends: bool = True
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from vfunc.errors import UserError
 from vfunc.language.data.arithmetic import STYLES
 from vfunc.language.data.chat_format import ChatFormat, plain_chat
+from vfunc.language.data.disk.stream_sources import PreparedStream
 from vfunc.language.data.examples import Example, TokenBatch
+from vfunc.language.data.mixture import source_names
 from vfunc.language.data.sequences import (
     InterleavedStream,
     MixedStream,
     TokenStream,
+    WeightedStream,
     fixed_batches,
 )
 from vfunc.language.data.sources import Split, load_examples
@@ -51,7 +54,7 @@ class LanguageData:
             batch, by the pattern's name.
     """
 
-    stream: TokenStream | InterleavedStream | MixedStream
+    stream: TokenStream | InterleavedStream | WeightedStream | MixedStream
     feedback: TokenStream | InterleavedStream | PromptStream
     evaluation: tuple[TokenBatch, ...]
     held_out: TokenStream
@@ -64,11 +67,19 @@ class LanguageData:
 
 @dataclass(frozen=True)
 class Source:
-    """A file or Hub id, which fields to read of it, and how many examples to keep."""
+    """A file or Hub id, which fields to read of it, and how many examples to keep.
+
+    Attributes:
+        name: the file or Hub id.
+        fields: which fields are read; None recognises them.
+        limit: how many examples are drawn; None are all.
+        domain: number of its task; None is its place among the sources.
+    """
 
     name: str
     fields: str | None = None
     limit: int | None = None
+    domain: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,26 +137,31 @@ def embedded_data(
 
 
 def file_data(
-    stream: Sequence[Source],
+    stream: Sequence[Source] | None,
     feedback: Sequence[Source],
     evaluation: Source,
     seed: int,
     chat: ChatFormat = plain_chat,
+    *,
+    tasks: tuple[str, ...] | None = None,
 ) -> RawData:
     """Files or Hub data sets. Evaluation examples that are feedback too are left out, and counted.
 
     Args:
-        stream: unlabeled text, or problems with solutions; several are read in turn.
+        stream: unlabeled text, or problems with solutions; several are read in turn. None leaves
+            the stream to `vfunc.language.data.disk`.
         feedback: labelled examples, a source for each task.
         evaluation: labelled examples.
         seed: seed of the choice of examples where a limit is given.
         chat: how conversations are written.
+        tasks: names of the feedback tasks, where sources are of tasks in common; None makes each
+            source one.
 
     Raises:
         UserError: a source cannot be read, or every evaluation example is feedback.
     """
     splits: tuple[tuple[Split, Sequence[Source], int], ...] = (
-        ("stream", stream, seed),
+        ("stream", stream or (), seed),
         ("feedback", feedback, seed),
         ("eval", (evaluation,), 0),
     )
@@ -168,20 +184,15 @@ def file_data(
         read["feedback"][0],
         kept,
         dropped,
-        sources=len(stream),
-        tasks=source_names(feedback) if len(feedback) > 1 else ("feedback",),
+        sources=len(stream or ()),
+        tasks=tasks
+        or (
+            source_names([source.name for source in feedback])
+            if len(feedback) > 1
+            else ("feedback",)
+        ),
         chat=any(of_turns for _, _, of_turns in read.values()),
     )
-
-
-def source_names(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Names each source by the last component of its path; equal names are numbered.
-
-    `data/gsm8k.jsonl` and `openai/gsm8k:main` are gsm8k and gsm8k-2.
-    """
-    stems = [s.name.rstrip("/").rsplit("/", 1)[-1].split(":")[0].split(".")[0] for s in sources]
-    counts = [stems[: i + 1].count(stem) for i, stem in enumerate(stems)]
-    return tuple(f"{s}-{n}" if n > 1 else s for s, n in zip(stems, counts, strict=True))
 
 
 def tokenised(
@@ -195,6 +206,7 @@ def tokenised(
     vocabulary: int | None = None,
     patterns: Sequence[TokenPattern] = (),
     solved: int | None = None,
+    stream: PreparedStream | None = None,
 ) -> LanguageData:
     """Encode everything for one learner.
 
@@ -208,6 +220,7 @@ def tokenised(
         vocabulary: rows of the learner's embedding, which the data's tokens are held to.
         patterns: what of the evaluation is measured apart.
         solved: how many problems are solved for Pass@1, the first; None are all.
+        stream: the stream, where it is prepared; None encodes that of the raw data.
 
     Returns:
         The data, with a summary of counts: sequences, dropped by reason, truncated.
@@ -219,6 +232,8 @@ def tokenised(
     splits = {"stream": raw.stream, "feedback": raw.feedback, "eval": raw.evaluation}
     if rewarded:
         del splits["feedback"]
+    if stream is not None:
+        del splits["stream"]
     lengths = dict.fromkeys(splits, sequence_length)
     lengths["feedback"] = feedback_length or sequence_length
     encoded: dict[str, EncodedSet] = {
@@ -234,6 +249,8 @@ def tokenised(
         split: {"sequences": len(e), "dropped": dict(e.dropped), "truncated": e.truncated}
         for split, e in encoded.items()
     }
+    if stream is not None:
+        summary = {"stream": dict(stream.summary), **summary}
     feedback: TokenStream | InterleavedStream | PromptStream
     if rewarded:
         prompts, dropped = checkable_prompts(raw.feedback, tokenizer, sequence_length)
@@ -254,7 +271,9 @@ def tokenised(
         kept = {"sequences": len(problems), "dropped": dict(unmeasured), "truncated": 0}
         summary[PASS_AT_1] = kept
     return LanguageData(
-        _stream(encoded["stream"], range(raw.sources), "stream", seed),
+        _stream(encoded["stream"], range(raw.sources), "stream", seed)
+        if stream is None
+        else stream.stream,
         feedback,
         fixed_batches(encoded["eval"], EVALUATION_BATCH),
         TokenStream(encoded["eval"], seed),
@@ -321,7 +340,8 @@ def _read_all(
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     of_turns = False
-    for domain, s in enumerate(sources):
+    for place, s in enumerate(sources):
+        domain = place if s.domain is None else s.domain
         loaded = load_examples(
             s.name, split=split, fields=s.fields, limit=s.limit, seed=seed, chat=chat
         )

@@ -1,11 +1,13 @@
 """Collates token sequences into batches, and orders the sequences of a stream.
 
 A stream is a pure function of a seed and a position: nothing advances, so that resuming and
-looking ahead need no state but a number.
+looking ahead need no state but a number. A source whose end is known is shuffled as a whole, one
+that is read as it comes within windows.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,12 @@ from vfunc.errors import UserError
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.tokenise import Encoded, EncodedSet
 from vfunc.typecheck import typed
+
+TABLE = 2**20
+"""Sequences of a source above which its order is computed place by place, not held as a table."""
+DRAWS = 4096
+"""Positions of a mixture whose sources are drawn at a time."""
+_MIXTURE = 7
 
 
 @typed
@@ -147,6 +155,64 @@ class InterleavedStream:
 
 
 @dataclass(frozen=True, eq=False)
+class WeightedStream:
+    """A mixture of streams: the source of each sequence is drawn, by weight.
+
+    Attributes:
+        sets: the sequences of each source.
+        weights: the chance of each, adding up to 1; None takes them in turn.
+        seed: seed of the draws, and of each source's order.
+        window: sequences among which a source is shuffled, read as it comes; None shuffles it as a
+            whole.
+    """
+
+    sets: tuple[EncodedSet, ...]
+    weights: tuple[float, ...] | None
+    seed: int
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed}: a seed cannot be negative.")
+
+    @property
+    def distinct(self) -> int:
+        """See `TokenStream.distinct`; of weighted sources, as many as are sure to be there."""
+        if self.weights is None and self.window is None:
+            return min(map(len, self.sets)) * len(self.sets)
+        return min(map(len, self.sets))
+
+    @typed
+    def batch(self, position: int, batch_size: int) -> TokenBatch:
+        """See `TokenStream.batch`; a source may be missing from it."""
+        _require_batch_size(batch_size)
+        return collate(self.sequences(position, batch_size), self.pad_id)
+
+    def sequences(self, position: int, count: int) -> list[Any]:
+        """See `TokenStream.sequences`."""
+        _require_position(position)
+        chosen = []
+        for at in range(position, position + count):
+            if self.weights is None:
+                turn, which = divmod(at, len(self.sets))
+            else:
+                which, turn = _drawn(self.weights, self.seed, at)
+            source = self.sets[which].sequences
+            place = (
+                _place(len(source), self.seed, turn)
+                if self.window is None
+                else _place_in_window(source, self.seed, turn, self.window)
+            )
+            chosen.append(source[place])
+        return chosen
+
+    @property
+    def pad_id(self) -> int:
+        """What batches are padded with."""
+        return self.sets[0].pad_id
+
+
+@dataclass(frozen=True, eq=False)
 class MixedStream:
     """A stream with labelled sequences among it, evenly: a share of every stretch of it.
 
@@ -156,7 +222,7 @@ class MixedStream:
         share: the share of labelled sequences, above 0 and below 1.
     """
 
-    stream: TokenStream | InterleavedStream
+    stream: TokenStream | InterleavedStream | WeightedStream
     labelled: TokenStream | InterleavedStream
     share: float
 
@@ -189,22 +255,92 @@ def in_turn(sources: Sequence[Sequence[Any]], seed: int, position: int, count: i
     Raises:
         UserError: the position is negative.
     """
-    if position < 0:
-        raise UserError(f"position {position}: a stream starts at 0.")
+    _require_position(position)
     chosen = []
     for at in range(position, position + count):
         turn, which = divmod(at, len(sources))
         source = sources[which]
-        epoch, index = divmod(turn, len(source))
-        chosen.append(source[_order(len(source), seed, epoch)[index]])
+        chosen.append(source[_place(len(source), seed, turn)])
     return chosen
 
 
+def _place(count: int, seed: int, turn: int) -> int:
+    """Where the item of a turn stands among so many, which are read epoch after epoch."""
+    epoch, index = divmod(turn, count)
+    if count > TABLE:
+        return _permuted(count, index, (seed, epoch))
+    return int(_order(count, seed, epoch)[index])
+
+
+def _place_in_window(source: Any, seed: int, turn: int, window: int) -> int:
+    """The same of items that are shuffled within windows, and made when they are asked for."""
+    grow = getattr(source, "grow_to", None)
+    epoch, index = 0, turn
+    first = index // window * window
+    there = min(first + window, len(source)) if grow is None else grow(first + window)
+    if turn >= there:  # the end is known
+        epoch, index = divmod(turn, len(source))
+        first = index // window * window
+        there = min(first + window, len(source))
+    return first + int(_order(there - first, seed, epoch, first // window)[index - first])
+
+
+def _permuted(count: int, index: int, key: tuple[int, ...]) -> int:
+    """A permutation without a table: four rounds of a Feistel network, walked until it is inside.
+
+    Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
+    """
+    half = (int(count - 1).bit_length() + 1) // 2
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for n in range(4):
+            said = repr((*key, n, right)).encode()
+            drawn = int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big")
+            left, right = right, left ^ (drawn & mask)
+        index = left << half | right
+        if index < count:
+            return index
+
+
 @lru_cache(maxsize=16)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.random.default_rng([seed, epoch]).permutation(count)
+def _order(count: int, *key: int) -> np.ndarray:
+    order = np.random.default_rng([*key]).permutation(count)
     order.flags.writeable = False
     return order
+
+
+def _drawn(weights: tuple[float, ...], seed: int, at: int) -> tuple[int, int]:
+    """Which source a position takes, and how many positions before it take the same."""
+    block, row = divmod(at, DRAWS)
+    drawn = _draws(weights, seed, block)
+    which = int(drawn[row])
+    return which, _before(weights, seed, block)[which] + int((drawn[:row] == which).sum())
+
+
+@lru_cache(maxsize=16)
+def _draws(weights: tuple[float, ...], seed: int, block: int) -> np.ndarray:
+    # a third number, so that no draw is one of an order's
+    generator = np.random.default_rng([seed, block, _MIXTURE])
+    drawn = generator.random(DRAWS)
+    return np.searchsorted(np.cumsum(weights)[:-1], drawn, side="right")
+
+
+_COUNTED: dict[tuple[tuple[float, ...], int], list[tuple[int, ...]]] = {}
+
+
+def _before(weights: tuple[float, ...], seed: int, block: int) -> tuple[int, ...]:
+    """How often each source is drawn before a block: counted once, from the start on."""
+    counted = _COUNTED.setdefault((weights, seed), [(0,) * len(weights)])
+    while len(counted) <= block:
+        drawn = np.bincount(_draws(weights, seed, len(counted) - 1), minlength=len(weights))
+        counted.append(tuple(int(b + d) for b, d in zip(counted[-1], drawn, strict=True)))
+    return counted[block]
+
+
+def _require_position(position: int) -> None:
+    if position < 0:
+        raise UserError(f"position {position}: a stream starts at 0.")
 
 
 def _require_batch_size(batch_size: int) -> None:

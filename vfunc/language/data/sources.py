@@ -15,7 +15,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from vfunc.errors import UserError
 from vfunc.language.data.chat import TRAILING, holds_turns, read_conversation
 from vfunc.language.data.chat_format import ChatFormat, plain_chat
 from vfunc.language.data.examples import Example
+from vfunc.language.data.record_files import Piece
+from vfunc.language.data.record_hub import HubData
 from vfunc.language.data.record_layouts import WRONG, Split, detect_fields, parse_fields
-from vfunc.language.data.records import is_text, read_records, require_unicode
+from vfunc.language.data.records import Records, is_text, require_unicode
 from vfunc.language.data.wrong_spans import Spans, read_spans
 from vfunc.language.evaluation.answers import is_readable, reference_answer
 from vfunc.typecheck import typed
@@ -92,50 +94,126 @@ def load_examples(
     name = str(source)
     if limit is not None and limit < 1:
         raise UserError(f"{name}: at least 1 example has to be kept, not {limit}.")
-    layout = None if fields is None else parse_fields(fields, split)
-    dropped: Counter[str] = Counter()
-    if is_text(name):
-        if layout is not None:
-            raise UserError(
-                f"{name}: a text file is one document and has no fields; drop --{split}-fields."
-            )
-        layout = {"text": ("text",)}
-    records = read_records(name)
-
-    usable = 0
-    used: dict[str, tuple[str, ...]] = {}
-    of_turns = False
-
-    def examples() -> Iterator[Example]:
-        nonlocal usable, used, of_turns
-        for where, record in records:
-            used = used or layout or detect_fields(where, record, split)
-            if layout is None and WRONG in record:
-                used |= {WRONG: (WRONG,)}
-            columns = _turn_columns(where, record, used, split)
-            if columns:
-                of_turns = True
-                made = _of_turns(where, record, used, columns, split, chat, dropped)
-            else:
-                made = _example(where, record, used, split)
-            if isinstance(made, str):
-                dropped[made] += 1
-            else:
-                usable += 1
-                yield made
+    read = Examples(name, split, fields, chat)
 
     # The examples with the `limit` smallest random keys: one pass, memory for those kept only.
     keys = random.Random(seed)
-    keyed = ((keys.random(), index, example) for index, example in enumerate(examples()))
+    keyed = ((keys.random(), index, example) for index, example in enumerate(_whole(read)))
     if limit is not None:
         keyed = iter(sorted(heapq.nsmallest(limit, keyed), key=lambda entry: entry[1]))
     kept = tuple(example for _, _, example in keyed)
 
     if not kept:
-        why = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
-        raise UserError(f"{name}: no examples" + (f" left, dropped {why}." if why else ": empty."))
-    written = "" if is_text(name) else ",".join(f"{k}={'+'.join(v)}" for k, v in used.items())
-    return Loaded(kept, dict(dropped), usable, written, name, of_turns)
+        raise UserError(nothing_left(name, read.dropped))
+    return Loaded(kept, dict(read.dropped), read.usable, read.written, name, read.of_turns)
+
+
+def nothing_left(name: str, dropped: Mapping[str, int]) -> str:
+    """What to say of a source without a usable example."""
+    why = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+    return f"{name}: no examples" + (f" left, dropped {why}." if why else ": empty.")
+
+
+def _whole(examples: Iterator[Example]) -> Iterator[Example]:
+    """The examples, a text that came in pieces as one."""
+    begun: list[str] = []
+    for example in examples:
+        begun.append(example.completion)
+        if example.ends:
+            yield example if len(begun) == 1 else replace(example, completion="".join(begun))
+            begun = []
+
+
+class Examples(Iterator[Example]):
+    """The examples of a source from a place on, what was dropped, and where the next one begins.
+
+    Attributes:
+        usable: examples given so far, since the source's start.
+        dropped: numbers of records left out so far, by reason.
+        of_turns: whether records are conversations.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        split: Split,
+        fields: str | None = None,
+        chat: ChatFormat = plain_chat,
+        place: Mapping[str, Any] | None = None,
+        opened: HubData | None = None,
+    ) -> None:
+        """Look at what is asked; nothing is read before the first example is asked for.
+
+        Args:
+            source: a path, or a Hub id.
+            split: see `load_examples`.
+            fields: see there.
+            chat: see there.
+            place: where to begin, as `place` told; None is the start.
+            opened: the data set of the Hub, where it is open.
+
+        Raises:
+            UserError: fields that cannot be read, or of a text file.
+        """
+        self._given = None if fields is None else parse_fields(fields, split)
+        if is_text(source):
+            if fields is not None:
+                raise UserError(
+                    f"{source}: a text file is one document and has no fields; drop "
+                    f"--{split}-fields."
+                )
+            self._given = {"text": ("text",)}
+        self._source, self._split, self._chat = source, split, chat
+        at = place or {}
+        self._records = Records(source, at.get("place"), opened)
+        self._used = {name: tuple(columns) for name, columns in at.get("fields", {}).items()}
+        self.dropped: Counter[str] = Counter(at.get("dropped", {}))
+        self.usable: int = at.get("usable", 0)
+        self.of_turns: bool = at.get("of_turns", False)
+        self._open: bool = at.get("open", False)
+
+    def __next__(self) -> Example:
+        while True:
+            where, record = next(self._records)
+            made = self._made(where, record)
+            more = isinstance(record, Piece)
+            if isinstance(made, str) and (more or self._open):  # empty lines within a text
+                made = Example("", record["text"])
+            self._open = more
+            if isinstance(made, str):
+                self.dropped[made] += 1
+                continue
+            self.usable += not more
+            return replace(made, ends=False) if more else made
+
+    def _made(self, where: str, record: Mapping[str, Any]) -> Example | str:
+        split = self._split
+        self._used = self._used or self._given or detect_fields(where, record, split)
+        if self._given is None and WRONG in record:
+            self._used |= {WRONG: (WRONG,)}
+        columns = _turn_columns(where, record, self._used, split)
+        if not columns:
+            return _example(where, record, self._used, split)
+        self.of_turns = True
+        return _of_turns(where, record, self._used, columns, split, self._chat, self.dropped)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the next example begins, and all counts until there: plain data, for a file."""
+        return {
+            "place": self._records.place,
+            "fields": {name: list(columns) for name, columns in self._used.items()},
+            "dropped": dict(self.dropped),
+            "usable": self.usable,
+            "of_turns": self.of_turns,
+            "open": self._open,
+        }
+
+    @property
+    def written(self) -> str:
+        """The fields that are read, as the option takes them; "" for a text file."""
+        used = "" if is_text(self._source) else self._used
+        return ",".join(f"{k}={'+'.join(v)}" for k, v in used.items()) if used else ""
 
 
 @typed

@@ -7,11 +7,11 @@ was cut; the loss falls on the completion and on that token.
 
 A sequence of T predictions has T + 1 tokens. Raw text longer than that is cut into consecutive
 sequences, each starting with the last token of the one before, so that every token of a document
-but its first is predicted exactly once. Documents are not packed together: a sequence never
-attends to another document.
+but its first is predicted exactly once. Unless they are to be packed, a sequence never attends to
+another document; packed, documents are one long text with the end-of-text token between them, cut
+likewise. Examples with a prompt are never packed.
 
-Everything is encoded at once, before training: the order of a stream is a permutation of its
-sequences, whose number has to be known. 19 million characters take about 10 s on one core.
+19 million characters take about 10 s on one core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -35,6 +35,7 @@ NO_COMPLETION = "no completion tokens"
 NO_ROOM = "no room for the completion"
 
 _BLOCK = 64  # examples encoded at a time: bounds the memory that Python integers take
+_BLOCK_TEXT = 2**20  # characters in a block above which it is full
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class EncodedSet:
         pad_id: token id of padding.
     """
 
-    sequences: tuple[Encoded, ...]
+    sequences: Sequence[Encoded]
     dropped: dict[str, int]
     truncated: int
     pad_id: int
@@ -102,26 +103,41 @@ def encode_examples(
     """
     if sequence_length < 1:
         raise UserError(f"sequence length {sequence_length}: at least 1 token must be predicted.")
-    end_of_text(tokenizer)  # refused before the work
-    counts = Counter(dropped or {})
-    sequences: list[Encoded] = []
-    truncated = 0
-    for whole, cut in _encodings(examples, tokenizer, sequence_length):
-        if isinstance(whole, str):
-            counts[whole] += 1
-        else:
-            sequences += whole
-            truncated += cut
+    encoder = Encoder(tokenizer, sequence_length)
+    sequences = [found for block in blocks(iter(examples)) for found in encoder.encode(block)]
+    counts = Counter(dropped or {}) + encoder.dropped
     if not sequences:
-        why = ", ".join(f"{count} with {reason}" for reason, count in counts.items())
-        remedy = "; raise the sequence length" if NO_ROOM in counts else ""
-        raise UserError(
-            f"the {split} data hold no example to use"
-            + (f": dropped {why} (sequence length {sequence_length}){remedy}." if why else ".")
-        )
+        raise UserError(nothing_to_use(split, counts, sequence_length))
+    return EncodedSet(tuple(sequences), dict(counts), encoder.truncated, padding(tokenizer))
+
+
+def nothing_to_use(split: str, dropped: Mapping[str, int], sequence_length: int) -> str:
+    """What to say of data without a sequence."""
+    why = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+    remedy = "; raise the sequence length" if NO_ROOM in dropped else ""
+    return f"the {split} data hold no example to use" + (
+        f": dropped {why} (sequence length {sequence_length}){remedy}." if why else "."
+    )
+
+
+def padding(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the token that batches are padded with."""
     pad = tokenizer.pad_token_id
-    pad_id = pad if isinstance(pad, int) else end_of_text(tokenizer)
-    return EncodedSet(tuple(sequences), dict(counts), truncated, pad_id)
+    return pad if isinstance(pad, int) else end_of_text(tokenizer)
+
+
+def blocks(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    """Examples by as many as are encoded at a time; no more are asked for than are given."""
+    block: list[Example] = []
+    held = 0
+    for example in examples:
+        block.append(example)
+        held += len(example.prompt) + len(example.completion)
+        if len(block) == _BLOCK or held >= _BLOCK_TEXT:
+            yield block
+            block, held = [], 0
+    if block:
+        yield block
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -141,7 +157,9 @@ def encode(
     example: Example, tokenizer: PreTrainedTokenizerBase, sequence_length: int
 ) -> tuple[Encoded, ...] | str:
     """Encode one example as one sequence, long raw text as several; or the reason to drop it."""
-    return next(_encodings([example], tokenizer, sequence_length))[0]
+    encoder = Encoder(tokenizer, sequence_length)
+    found = tuple(encoder.encode([example]))
+    return found or next(iter(encoder.dropped))
 
 
 @typed
@@ -155,12 +173,65 @@ def prompt_tokens(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) ->
     return [prefix + ids for ids, _ in _tokenise(prompts, tokenizer, offsets=False)]
 
 
-def _encodings(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, sequence_length: int
-) -> Iterator[tuple[tuple[Encoded, ...] | str, bool]]:
-    """For every example its sequences, or the reason to drop it; and whether it was cut."""
-    for start in range(0, len(examples), _BLOCK):
-        block = examples[start : start + _BLOCK]
+class Encoder:
+    """An encoder of examples as they come; texts may go on from one block to the next.
+
+    Attributes:
+        dropped: numbers of examples left out so far, by reason.
+        truncated: completions cut so far.
+        packed: whether raw text has been packed.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        sequence_length: int,
+        *,
+        pack: bool = False,
+        carried: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Look at the tokeniser.
+
+        Args:
+            tokenizer: the learner's tokeniser.
+            sequence_length: T, largest number of predictions in a sequence.
+            pack: whether documents of raw text are joined.
+            carried: what an encoder before this one carried on, as `carried` told.
+
+        Raises:
+            UserError: no length, or the tokeniser has no end-of-text token.
+        """
+        if sequence_length < 1:
+            raise UserError(
+                f"sequence length {sequence_length}: at least 1 token must be predicted."
+            )
+        end_of_text(tokenizer)  # refused before the work
+        self._tokenizer, self._length, self._pack = tokenizer, sequence_length, pack
+        at = carried or {}
+        self._tokens = torch.tensor(at.get("tokens", []), dtype=torch.int32)
+        self._wrong = torch.tensor(at.get("wrong", []), dtype=torch.bool)
+        self._domain: int = at.get("domain", 0)
+        self._open: bool = at.get("open", False)
+        self.dropped: Counter[str] = Counter(at.get("dropped", {}))
+        self.truncated: int = at.get("truncated", 0)
+        self.packed: bool = at.get("packed", False)
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """The text that is not in a sequence yet, and all counts: plain data, for a file."""
+        return {
+            "tokens": self._tokens.tolist(),
+            "wrong": self._wrong.tolist(),
+            "domain": self._domain,
+            "open": self._open,
+            "dropped": dict(self.dropped),
+            "truncated": self.truncated,
+            "packed": self.packed,
+        }
+
+    def encode(self, block: Sequence[Example]) -> Iterator[Encoded]:
+        """The sequences of examples, as far as they are whole."""
+        tokenizer, length = self._tokenizer, self._length
         prompts = prompt_tokens([example.prompt for example in block], tokenizer)
         completions = _tokenise(
             [example.completion for example in block],
@@ -168,22 +239,50 @@ def _encodings(
             offsets=any(example.wrong for example in block),
         )
         for example, prompt, (completion, offsets) in zip(block, prompts, completions, strict=True):
-            if not completion:
-                yield NO_COMPLETION, False
+            if not (completion or self._open or not example.ends):
+                self.dropped[NO_COMPLETION] += 1
                 continue
-            tokens = torch.tensor([*prompt, *completion, tokenizer.eos_token_id], dtype=torch.int32)
+            opening = [] if self._open else prompt
+            end = [tokenizer.eos_token_id] if example.ends else []
+            tokens = torch.tensor([*opening, *completion, *end], dtype=torch.int32)
             wrong = torch.zeros(len(tokens), dtype=torch.bool)
             if example.wrong:
-                wrong[len(prompt) : -1] = _overlapping(offsets, example.wrong)
-            window = slice(0, sequence_length + 1)
+                until = len(opening) + len(completion)
+                wrong[len(opening) : until] = _overlapping(offsets, example.wrong)
             if not example.prompt:
-                yield _consecutive(tokens, wrong, sequence_length, example.domain), False
-            elif len(prompt) > sequence_length:
-                yield NO_ROOM, False
+                yield from self._of_text(tokens, wrong, example)
+            elif len(prompt) > length:
+                self.dropped[NO_ROOM] += 1
             else:
-                first = max(len(prompt), 1)
-                sequence = Encoded(tokens[window], first, wrong[window], example.domain)
-                yield (sequence,), len(tokens) > sequence_length + 1
+                self.truncated += len(tokens) > length + 1
+                first, window = max(len(prompt), 1), slice(0, length + 1)
+                yield Encoded(tokens[window], first, wrong[window], example.domain)
+
+    def rest(self) -> tuple[Encoded, ...]:
+        """The end of packed text, which is shorter than a sequence."""
+        found = _consecutive(self._tokens, self._wrong, self._length, self._domain)
+        self._keep(self._tokens[:0], self._wrong[:0])
+        return found
+
+    def _of_text(
+        self, tokens: Int[Tensor, "L"], wrong: Bool[Tensor, "L"], example: Example
+    ) -> tuple[Encoded, ...]:
+        """The sequences that raw text fills; all of it where nothing is to follow."""
+        self._open, self._domain = not example.ends, example.domain
+        self.packed |= self._pack
+        if len(self._tokens):
+            tokens = torch.cat([self._tokens, tokens])
+            wrong = torch.cat([self._wrong, wrong])
+        if self._pack or self._open:
+            whole = max(len(tokens) - 1, 0) // self._length * self._length
+            self._keep(tokens[whole:], wrong[whole:])
+            tokens, wrong = tokens[: whole + 1], wrong[: whole + 1]
+        else:
+            self._keep(tokens[:0], wrong[:0])
+        return _consecutive(tokens, wrong, self._length, example.domain)
+
+    def _keep(self, tokens: Int[Tensor, "L"], wrong: Bool[Tensor, "L"]) -> None:
+        self._tokens, self._wrong = tokens.clone(), wrong.clone()
 
 
 def _consecutive(

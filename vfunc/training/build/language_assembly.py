@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
@@ -21,6 +22,13 @@ from vfunc.language.benchmarks.harness import harness_tasks
 from vfunc.language.benchmarks.questions import questions, require_runnable
 from vfunc.language.code_execution.containment import Limits
 from vfunc.language.data.chat_format import ChatFormat, chat_format
+from vfunc.language.data.disk.stream_sources import (
+    Cutting,
+    PreparedStream,
+    StreamSource,
+    prepare_stream,
+)
+from vfunc.language.data.mixture import caps_of, domains_of, fields_of, read_mixture, tasks_of
 from vfunc.language.data.reading import (
     LanguageData,
     RawData,
@@ -30,7 +38,7 @@ from vfunc.language.data.reading import (
     tokenised,
 )
 from vfunc.language.data.record_layouts import WRONG
-from vfunc.language.data.sequences import InterleavedStream, TokenStream
+from vfunc.language.data.sequences import InterleavedStream, TokenStream, WeightedStream
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.evaluation.evaluating import AtEnd
 from vfunc.language.evaluation.measured_tokens import read_patterns
@@ -49,6 +57,7 @@ from vfunc.language.trimmed.trim import Trim, logits_by_rows
 from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import select
 from vfunc.modality import Modality
+from vfunc.storage.cache_folder import cache_folder
 from vfunc.training.build.language_config import LanguageConfig
 from vfunc.training.build.language_digests import digests_of_examples
 from vfunc.training.build.language_frozen import (
@@ -94,6 +103,7 @@ def language_parts(
     frozen = frozen_part_of(config.trained, module, device)
     chat, how = chat_format(tokenizer)
     raw = _read(config.data, config.run.seed, chat)
+    stream = _prepared(config, raw.tasks, tokenizer, vocabulary, chat)
     data = tokenised(
         raw,
         tokenizer,
@@ -104,11 +114,12 @@ def language_parts(
         vocabulary=vocabulary,
         solved=config.data.solve_size,
         patterns=read_patterns(config.data.measure_tokens) if config.data.measure_tokens else (),
+        stream=stream,
     )
     _require_feedback(config, data)
     _require_stream(config, data)
     if "known_wrong" in config.run.arms:
-        _require_mistakes(data)
+        _require_mistakes(data, stream)
     at_end = asked_at_end(config.evaluation, config.run.seed)
     workload = LanguageWorkload(
         data=data,
@@ -133,9 +144,10 @@ def language_parts(
     if frozen is not None and not config.command.dry_run:
         keep_edges(frozen, data, sequences_of(config))
     notes = filter(None, (start.note, told_of_frozen(frozen)))
-    reporting = language_reporting(data, "; ".join(notes), how if raw.chat else "", at_end)
+    of_turns = raw.chat or (stream is not None and stream.chat)
+    reporting = language_reporting(data, "; ".join(notes), how if of_turns else "", at_end)
     saving = language_saving(tokenizer)
-    digests = digests_of_examples(config.data, raw)
+    digests = digests_of_examples(config.data, raw, None if stream is None else stream.digest)
     return module, Modality(workload, reporting, saving, digests)
 
 
@@ -185,13 +197,63 @@ def _read(data: DataOptions, seed: int, chat: ChatFormat) -> RawData:
             by_style=data.feedback_tasks == "styles",
         )
     assert data.feedback is not None and data.eval is not None
+    count, domains, tasks = len(data.feedback), data.feedback_domains, None
+    if domains is not None:
+        tasks = tasks_of(domains, count)
+    fields = fields_of(data.feedback_fields, count, "feedback")
     return file_data(
-        [Source(name, data.stream_fields, data.stream_limit) for name in data.stream],
-        [Source(name, data.feedback_fields, data.feedback_size) for name in data.feedback],
+        None,
+        [
+            Source(
+                name,
+                fields[n],
+                data.feedback_size,
+                None if tasks is None or domains is None else tasks.index(domains[n]),
+            )
+            for n, name in enumerate(data.feedback)
+        ],
         Source(data.eval, data.eval_fields, data.eval_size),
         seed,
         chat,
+        tasks=tasks,
     )
+
+
+def _prepared(
+    config: LanguageConfig,
+    tasks: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
+    chat: ChatFormat,
+) -> PreparedStream | None:
+    """The stream of data of one's own, tokenised as far as it has to be; None of the embedded."""
+    data = config.data
+    if data.stream is None:
+        return None
+    names, weights = read_mixture(data.stream)
+    count = len(names)
+    fields = fields_of(data.stream_fields, count, "stream")
+    caps = caps_of(data.stream_cap, count)
+    domains = domains_of(data.stream_domains, tasks, count)
+    sources = [
+        StreamSource(*one, data.stream_limit, domain)
+        for *one, domain in zip(names, fields, caps, domains, strict=True)
+    ]
+    folder = None
+    if data.data_cache != "no":
+        given = data.data_cache
+        folder = (cache_folder() / "tokens" if given is None else Path(given)).expanduser()
+    cutting = Cutting(
+        data.seq_len,
+        data.pack,
+        weights,
+        data.shuffle_window,
+        folder,
+        config.run.seed,
+        vocabulary,
+        bar=True,
+    )
+    return prepare_stream(sources, tokenizer, cutting, chat)
 
 
 def _require_stream(config: LanguageConfig, data: LanguageData) -> None:
@@ -201,9 +263,11 @@ def _require_stream(config: LanguageConfig, data: LanguageData) -> None:
         UserError: it is more than an epoch.
     """
     bank, size, stream = config.estimator.mean_bank, config.data.batch_size, data.stream
-    assert isinstance(stream, TokenStream | InterleavedStream)
+    assert isinstance(stream, TokenStream | InterleavedStream | WeightedStream)
+    if bank is None:
+        return
     there = stream.distinct
-    if bank is not None and bank * size > there:
+    if bank * size > there:
         raise UserError(
             f"--mean-bank {bank} is {bank * size} texts (--batch-size {size}), more than the "
             f"{there} of the stream; give at most {max(there // size, 1)}"
@@ -229,16 +293,18 @@ def _require_feedback(config: LanguageConfig, data: LanguageData) -> None:
         )
 
 
-def _require_mistakes(data: LanguageData) -> None:
+def _require_mistakes(data: LanguageData, prepared: PreparedStream | None) -> None:
     """An arm that is told which tokens are wrong needs a stream that tells it.
 
     Raises:
         UserError: no token of it is.
     """
-    stream = data.stream
-    assert isinstance(stream, TokenStream | InterleavedStream)
-    sets = (stream.encoded,) if isinstance(stream, TokenStream) else stream.sets
-    if not any(bool(s.wrong.any()) for encoded in sets for s in encoded.sequences):
+    if prepared is None:
+        assert isinstance(data.stream, TokenStream)
+        wrong = any(bool(s.wrong.any()) for s in data.stream.encoded.sequences)
+    else:
+        wrong = prepared.wrong
+    if not wrong:
         raise UserError(
             "the arm known_wrong has to be told which tokens are wrong, and no record of --stream "
             f"has spans of mistakes in a field {WRONG!r} (or one that --stream-fields names by "

@@ -8,24 +8,30 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vfunc.language.data.examples import Example
+from vfunc.language.data.mixture import without_weight
 from vfunc.language.data.reading import RawData
 from vfunc.language.options import DataOptions
 
 
-def digests_of_examples(options: DataOptions, raw: RawData) -> dict[str, str]:
+def digests_of_examples(
+    options: DataOptions, raw: RawData, stream: str | None = None
+) -> dict[str, str]:
     """The digest of each split's examples, where a name of its sources is no file.
 
     Args:
         options: the sources' names.
         raw: what was read.
+        stream: the digest of the stream, where it is not among the raw data.
     """
     names = {
-        "stream": options.stream or ("",),
+        "stream": tuple(map(without_weight, options.stream or ("",))),
         "feedback": options.feedback or ("",),
         "evaluation": (options.eval or "",),
     }
     return {
-        f"the {split} examples": _digest(getattr(raw, split))
+        f"the {split} examples": stream
+        if split == "stream" and stream is not None
+        else _digest(getattr(raw, split))
         for split, sources in names.items()
         if not all(name and Path(name).exists() for name in sources)
     }

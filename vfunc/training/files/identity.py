@@ -18,7 +18,7 @@ from vfunc.training.assemble import Assembled
 from vfunc.training.build.configuration import COMMAND
 from vfunc.training.files.inputs import differing, digests_of
 
-INDIFFERENT = (*COMMAND, "device", "threads", "edge_dir")
+INDIFFERENT = (*COMMAND, "device", "threads", "edge_dir", "data_cache")
 """Options of which two runs that are the same may have different ones: names, places, and the
 machine, whose last bits are another matter."""
 UNCOUNTED = (*INDIFFERENT, "certify", "save_every", "budget")

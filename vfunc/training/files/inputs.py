@@ -9,6 +9,7 @@ from typing import Any
 from vfunc.conditions import EMBEDDED
 from vfunc.config.known import flag
 from vfunc.errors import UserError
+from vfunc.language.data.mixture import without_weight
 from vfunc.storage.digests import digest_of_file, digest_of_json, digests_below
 from vfunc.training.build.configuration import catalogue_of_config
 from vfunc.training.options.run_config import RunConfig
@@ -86,10 +87,13 @@ def _digested(path: Path) -> dict[str, Any]:
 
 
 def _path_of(text: str, *, named: bool) -> Path | None:
-    """Where a name leads to; `ade20k:DIR` to the folder if it is so named. Embedded: nowhere."""
+    """Where a name leads to; `ade20k:DIR` to the folder if it is so named; a weight does not count.
+
+    What is embedded leads nowhere.
+    """
     if text == EMBEDDED:
         return None
-    for spelled in (text, text.partition(":")[2] if named else ""):
+    for spelled in (text, text.partition(":")[2] if named else without_weight(text)):
         path = Path(spelled).expanduser()
         if spelled and path.exists():
             return path

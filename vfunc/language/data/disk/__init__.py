@@ -1,0 +1,1 @@
+"""Streams of any size: read as they come, tokenised once, kept in files a segment."""
