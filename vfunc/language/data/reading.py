@@ -315,7 +315,7 @@ def _stream(
     """One stream, or one of several domains in turn."""
     if len(names) == 1:
         return TokenStream(encoded, seed)
-    domains = _by_domain(encoded.sequences, names, split)
+    domains = _by_domain(tuple(encoded.sequences), names, split)
     sets = tuple(replace(encoded, sequences=sequences) for sequences in domains)
     return InterleavedStream(sets, seed)
 

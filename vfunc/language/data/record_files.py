@@ -109,7 +109,9 @@ def _pieces(path: Path, file: io.BufferedIOBase, *, first: bool) -> Placed:
     """
     at, ahead = file.tell(), b""
     while True:
-        raw, ahead = ahead + file.read(PIECE) + file.readline(PIECE), b""
+        # no matter what was looked at ahead: a piece depends on where it begins alone
+        raw = ahead + file.read(PIECE - len(ahead))
+        raw, ahead = raw + file.readline(PIECE), b""
         while raw.endswith(b"\n") and len(raw) < 3 * PIECE:
             line = file.readline(PIECE)
             if not line[:1].isspace():

@@ -243,7 +243,7 @@ class MixedStream:
         return math.floor(at * self.share + 1e-9)  # that a third of three is one
 
 
-def in_turn(sources: Sequence[Sequence[Any]], seed: int, position: int, count: int) -> list[Any]:
+def in_turn(sources: Sequence[Any], seed: int, position: int, count: int) -> list[Any]:
     """`count` items from `position` on of an endless order that takes one of each source in turn.
 
     Args:

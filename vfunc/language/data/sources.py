@@ -163,7 +163,8 @@ class Examples(Iterator[Example]):
                     f"--{split}-fields."
                 )
             self._given = {"text": ("text",)}
-        self._source, self._split, self._chat = source, split, chat
+        self._source, self._chat = source, chat
+        self._split: Split = split
         at = place or {}
         self._records = Records(source, at.get("place"), opened)
         self._used = {name: tuple(columns) for name, columns in at.get("fields", {}).items()}

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -56,6 +56,20 @@ class Encoded:
     domain: int = 0
 
 
+@runtime_checkable
+class Sequences(Protocol):
+    """Sequences by their number: a tuple, or what makes them when they are asked for.
+
+    No `Sequence`, of which checks of types ask for length and entries: an end may be far away.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Encoded: ...
+
+    def __iter__(self) -> Iterator[Encoded]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedSet:
     """The sequences of a data set, at least one.
@@ -67,7 +81,7 @@ class EncodedSet:
         pad_id: token id of padding.
     """
 
-    sequences: Sequence[Encoded]
+    sequences: Sequences
     dropped: dict[str, int]
     truncated: int
     pad_id: int

@@ -236,8 +236,8 @@ def _prepared(
     caps = caps_of(data.stream_cap, count)
     domains = domains_of(data.stream_domains, tasks, count)
     sources = [
-        StreamSource(*one, data.stream_limit, domain)
-        for *one, domain in zip(names, fields, caps, domains, strict=True)
+        StreamSource(name, read, cap, data.stream_limit, domain)
+        for name, read, cap, domain in zip(names, fields, caps, domains, strict=True)
     ]
     folder = None
     if data.data_cache != "no":

@@ -39,7 +39,7 @@ class SegmentMaker:
     sequence_length: int
     pack: bool = False
     cap: int | None = None
-    size: int = SEQUENCES
+    size: int = field(default_factory=lambda: SEQUENCES)
     _going: tuple[int, Examples, Iterator[list[Example]], Encoder] | None = field(
         default=None, init=False, repr=False
     )

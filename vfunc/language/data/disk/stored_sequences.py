@@ -7,9 +7,9 @@ import time
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from safetensors.torch import save
 
@@ -35,7 +35,7 @@ Watch = Callable[[dict[str, Any]], None]
 """Is told of each segment as it is made or found."""
 
 
-class StoredSequences(Sequence[Encoded]):
+class StoredSequences:
     """Sequences of a source, in its order; as many are made as are asked for.
 
     What there is does not depend on who made it, or when: a file of one process serves another.
@@ -114,16 +114,7 @@ class StoredSequences(Sequence[Encoded]):
     def __len__(self) -> int:
         return self.grow_to(None)
 
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Encoded]: ...
-    def __getitem__(self, index: int | slice) -> Encoded | Sequence[Encoded]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        index = int(index)
-        if index < 0:
-            index += len(self)
+    def __getitem__(self, index: int, /) -> Encoded:
         if index < 0 or self.grow_to(index + 1) <= index:
             raise IndexError(index)
         number = bisect_right(self._ends, index)
