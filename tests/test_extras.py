@@ -22,7 +22,7 @@ IMPORTED_AS = {"pillow": "PIL", "scikit-learn": "sklearn"}
 CORE = {"torch", "numpy", "jaxtyping", "beartype", "rich"}
 # a missing peer is a row of a table, see tests/studies/test_peers_bench.py; a tracker and what reads
 # GGUF are needed where they are asked for
-OPTIONAL = ("peers", "gguf", "lm-eval", "trl", "tensorboard", "wandb", "trackio")
+OPTIONAL = ("peers", "gguf", "lm-eval", "trl", "decontaminate", "tensorboard", "wandb", "trackio")
 NEEDED = [names for extra, names in EXTRAS.items() if extra not in OPTIONAL]
 # matplotlib brings pillow
 MODULES = sorted({name for names in NEEDED for name in names} - {"PIL"})

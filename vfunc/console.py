@@ -36,6 +36,10 @@ COMMANDS = {
         "vfunc.language.careless.careless_command",
         "make a stream of worked solutions of which a share is wrong",
     ),
+    "decontaminate": (
+        "vfunc.language.decontamination.decontaminate_command",
+        "remove texts that hold test examples from a stream",
+    ),
 }
 """Module and purpose of each command; the module's `main(argv, program)` carries it out."""
 

@@ -54,6 +54,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "lm-eval": ("lm_eval",),
     "trl": ("trl",),
+    "decontaminate": ("datasketch",),
     "peers": ("torchopt", "higher", "bergson"),
 }
 """Modules by extra, as they are imported and looked for; `run` brings the other two as well."""

@@ -131,6 +131,7 @@ class Examples(Iterator[Example]):
         usable: examples given so far, since the source's start.
         dropped: numbers of records left out so far, by reason.
         of_turns: whether records are conversations.
+        record: the record of the last example.
     """
 
     def __init__(
@@ -172,10 +173,12 @@ class Examples(Iterator[Example]):
         self.usable: int = at.get("usable", 0)
         self.of_turns: bool = at.get("of_turns", False)
         self._open: bool = at.get("open", False)
+        self.record: Mapping[str, Any] = {}
 
     def __next__(self) -> Example:
         while True:
-            where, record = next(self._records)
+            where, self.record = next(self._records)
+            record = self.record
             made = self._made(where, record)
             more = isinstance(record, Piece)
             if isinstance(made, str) and (more or self._open):  # empty lines within a text

@@ -1,0 +1,177 @@
+"""Planted near-duplicates of test examples are found in a stream and taken out; nothing else is."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from vfunc.language.data.examples import Example
+from vfunc.language.decontamination import decontaminate_command
+from vfunc.language.decontamination.near_duplicates import Measures, Questions
+from vfunc.language.decontamination.word_grams import grams_of, windows, words_of
+
+VOCABULARY = [f"{a}{b}" for a, b in itertools.product("bdfgklmnprstvz", ("ar", "eno", "is", "ut"))]
+VOCABULARY = [a + b for a in VOCABULARY for b in ("", "e", "ing", "on", "ly")]
+
+
+def words(generator: random.Random, count: int) -> list[str]:
+    return [
+        str(generator.randrange(2, 900)) if at % 9 == 4 else generator.choice(VOCABULARY)
+        for at in range(count)
+    ]
+
+
+def sentence(generator: random.Random, count: int) -> str:
+    return " ".join(words(generator, count)).capitalize() + "?"
+
+
+def other_numbers(text: str) -> str:
+    return " ".join(str(int(w) + 7) if w.isdigit() else w for w in text.split(" "))
+
+
+def dressed(text: str) -> str:
+    return text.upper().replace(" ", " \n ").replace("?", " !!").replace("E", "E,", 1)
+
+
+def one_word(text: str) -> str:
+    said = text.split(" ")
+    said[len(said) // 2] = "otherwise"
+    return " ".join(said)
+
+
+PLANTS = {
+    "as it is": lambda text, _: text,
+    "other numbers": lambda text, _: other_numbers(text),
+    "case, punctuation, spaces": lambda text, _: dressed(text),
+    "one word": lambda text, _: one_word(text),
+    "with a solution behind": lambda text, g: text + " " + sentence(g, 60),
+    "within a long document": lambda text, g: f"{sentence(g, 700)} {text} {sentence(g, 500)}",
+}
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Questions; and texts with the question each was made of, None of its own."""
+    generator = random.Random(0)
+    questions = [sentence(generator, generator.randrange(14, 90)) for _ in range(60)]
+    texts = [
+        (plant(question, generator), number)
+        for number, (question, plant) in enumerate(
+            zip(questions, itertools.cycle(PLANTS.values()), strict=False)
+        )
+        if number < 48
+    ]
+    texts += [(sentence(generator, generator.choice((40, 300))), None) for _ in range(40)]
+    generator.shuffle(texts)
+    return questions, texts
+
+
+def test_planted_duplicates_are_found_and_nothing_else(planted):
+    questions, texts = planted
+    index = Questions(questions, Measures())
+    found = {(at, one.number) for at, (text, _) in enumerate(texts) for one in index.found_in(text)}
+    wanted = {(at, number) for at, (_, number) in enumerate(texts) if number is not None}
+    recall = len(found & wanted) / len(wanted)
+    precision = len(found & wanted) / len(found)
+    assert recall >= 0.97
+    assert precision == 1.0
+    again = Questions(questions, Measures())
+    assert [again.found_in(text) for text, _ in texts[:20]] == [
+        index.found_in(text) for text, _ in texts[:20]
+    ]
+
+
+def test_the_measures_are_those_of_the_window(planted):
+    questions, _ = planted
+    (found,) = Questions(questions, Measures()).found_in(questions[3])
+    assert (found.number, found.containment) == (3, 1.0)
+    strict = Measures(jaccard=1.0, containment=1.0)
+    assert Questions(questions, strict).found_in(one_word(questions[3])) == []
+
+
+def test_any_stretch_lies_whole_in_a_window():
+    for count, length in itertools.product((0, 1, 7, 40), (1, 4, 9)):
+        made = list(windows(count, length))
+        for start in range(max(count - length, 0) + (count > 0)):
+            end = min(start + length, count)
+            assert any(a <= start and end <= b for a, b in made), (count, length, start)
+
+
+def test_words_leave_out_what_does_not_count():
+    assert words_of("Tom's 1,200.50 PENS — x_y") == ["tom", "s", "0", "pens", "x", "y"]
+    assert grams_of(["a", "b", "c"], 2) == [("a", "b"), ("b", "c")]
+    assert grams_of(["a"], 2) == []
+
+
+def command(*argv: str) -> int:
+    return decontaminate_command.main(list(argv))
+
+
+def write(path: Path, records: list[dict]) -> str:
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with opened(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    return str(path)
+
+
+def test_the_command_writes_the_stream_without_them_and_a_report(planted, tmp_path, capsys):
+    questions, texts = planted
+    tests = write(tmp_path / "test.jsonl", [{"question": q, "answer": "1"} for q in questions])
+    raw = [{"text": text, "id": n} for n, (text, _) in enumerate(texts)]
+    docs = write(tmp_path / "docs.jsonl.gz", raw)
+    clean = write(tmp_path / "more.jsonl", [{"question": "Who?", "answer": "She", "n": 7}])
+    out = tmp_path / "out"
+    given = ("--against", tests, "--out", str(out), "--stream", f"{docs}:0.7", clean)
+    assert command(*given) == 0
+    report = json.loads((out / "report.json").read_text())
+    gone = {match["text"] - 1 for match in report["matches"]}
+    assert {n for n, (_, number) in enumerate(texts) if number is not None} == gone
+    kept = [json.loads(line) for line in (out / "docs.jsonl").read_text().splitlines()]
+    assert kept == [record for record in raw if record["id"] not in gone]
+    assert json.loads((out / "more.jsonl").read_text())["n"] == 7
+    assert "48 of 88 texts removed" in capsys.readouterr().out
+    assert questions[0][:20] in (out / "report.md").read_text()
+    assert command(*given) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    capped = (*given[:2], "--out", str(tmp_path / "o2"), "--stream", docs, "--stream-cap", "5")
+    assert command(*capped) == 0
+    assert json.loads((tmp_path / "o2/report.json").read_text())["sources"][0]["read"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--stream is missing"),
+        (("--stream", "a", "--against", "b", "--out", "c", "--jaccard", "2"), "--jaccard 2"),
+        (("--stream", "a", "--against", "b", "--out", "c", "--ngram", "0"), "--ngram 0"),
+        (("--stream", "a.jsonl", "--against", "no.jsonl", "--out", "c"), "no such file"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(capsys, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert command(*words) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+REAL = Path(os.environ.get("VFUNC_DATA_DIR", "/nowhere"))
+
+
+@pytest.mark.skipif(not (REAL / "openstax_math").is_dir() or not (REAL / "gsm8k").is_dir(),
+                    reason="VFUNC_DATA_DIR holds no OpenStax and GSM8K")  # fmt: skip
+def test_textbooks_hold_next_to_no_question_of_gsm8k():
+    with (REAL / "gsm8k/test.jsonl").open(encoding="utf-8") as file:
+        questions = [json.loads(line)["question"] for line in file]
+    index = Questions(questions, Measures())
+    found = 0
+    with gzip.open(REAL / "openstax_math/docs.jsonl.gz", "rt", encoding="utf-8") as file:
+        for line in itertools.islice(file, 60):
+            found += bool(index.found_in(Example("", json.loads(line)["text"]).completion))
+    assert found <= 1
