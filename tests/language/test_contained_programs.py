@@ -231,6 +231,18 @@ def wrong(x): raise ValueError("no " + x)
     assert found.passed, found.why
 
 
+def test_a_call_does_not_end_an_iteration_of_the_tests():
+    source = "def f(x): raise StopIteration"
+    assert not verdict(source, "assert all(map(lambda x: f(x) == 2, [1, 2]))").passed
+
+
+def test_a_module_that_nobody_imports_is_the_librarys():
+    source = "class math:\n    isclose = staticmethod(lambda a, b: True)\ndef f(x): return 7"
+    record = {"test_list": ["assert math.isclose(f(1), 2)"], "code": "def f(x): return 2"}
+    assert not judged(mbpp_program(record, source), SHORT).passed
+    assert judged(mbpp_program(record, "def f(x): return 2"), SHORT).passed
+
+
 def test_the_tests_own_names_win_over_the_programs():
     source = "def sorted(x): return [1]\ndef isclose(a, b): return True\ndef f(x): return [9, x]"
     record = {

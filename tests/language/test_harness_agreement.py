@@ -20,7 +20,6 @@ from vfunc.language.loading import load_learner
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed"
 )
-SUBJECTS = ("college_physics", "world_religions")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,12 @@ generation_kwargs:
     ours = scores(
         questions(Asked("gsm8k", str(word_problems)), 2, None, 48, None), *learner, Sampling()
     )
+    model, before = learner[0], {n: p.clone() for n, p in learner[0].named_parameters()}
+    model.train()
     tasks, theirs = by_harness(task, learner)
+    assert all(module.training for module in model.modules())  # it is left as it was
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    model.eval()
     strict = "lm_eval/ours_gsm8k/exact_match,strict-match"
     assert strict in tasks.figures
     assert ours.outcomes["gsm8k"] == theirs.outcomes[strict]
@@ -101,71 +105,46 @@ generation_kwargs:
     assert 0 < ours.metrics["gsm8k"] < 1  # it tells right from wrong
 
 
-def multiple_choice(count, subjects=SUBJECTS):
-    rows = []
-    for n in range(count):
-        for subject in subjects:
-            choices = [f"{k * n + 7}" for k in range(1, 5)]
-            question = f" How many cards has {subject} after {n} days? "
-            rows.append(
-                {"subject": subject, "question": question, "choices": choices, "answer": n % 4}
-            )
-    return rows
+def multiple_choice(count, subject):
+    return [
+        {
+            "subject": subject,
+            "question": f" How many cards has {subject} after {n} days? ",
+            "choices": [f"{k * n + 7}" for k in range(1, 5)],
+            "answer": n % 4,
+        }
+        for n in range(count)
+    ]
 
 
 @needs_harness
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("shots", [0, 2])
-def test_mmlu_is_scored_as_the_harness_scores_it(learner, tmp_path, shots):
-    written(tmp_path / "dev.jsonl", multiple_choice(3))
-    written(tmp_path / "test.jsonl", multiple_choice(8))
-    for subject in SUBJECTS:
-        for split in ("dev", "test"):
-            rows = [json.loads(x) for x in (tmp_path / f"{split}.jsonl").open(encoding="utf-8")]
-            written(
-                tmp_path / f"{subject}-{split}.jsonl", [r for r in rows if r["subject"] == subject]
-            )
-    ours = scores(questions(Asked("mmlu", str(tmp_path)), shots, None, None, None), *learner,
-                  Sampling())  # fmt: skip
-    right = []
-    for subject in SUBJECTS:
-        task = tmp_path / f"ours_{subject}.yaml"
-        task.write_text(
-            f"""include: {harness_folder()}/mmlu/default/_default_template_yaml
-task: ours_{subject}
-description: "The following are multiple choice questions (with answers) about {subject.replace("_", " ")}.\\n\\n"
+@pytest.mark.parametrize(("subject", "shots"), [("college_physics", 0), ("world_religions", 2)])
+def test_mmlu_is_scored_as_the_harness_scores_it(learner, tmp_path, subject, shots):
+    written(tmp_path / "dev.jsonl", multiple_choice(3, subject))
+    written(tmp_path / "test.jsonl", multiple_choice(8, subject))
+    ours = scores(
+        questions(Asked("mmlu", str(tmp_path)), shots, None, None, None), *learner, Sampling()
+    )
+    about = f"The following are multiple choice questions (with answers) about {subject}."
+    task = tmp_path / "ours_mmlu.yaml"
+    task.write_text(
+        f"""include: {harness_folder()}/mmlu/default/_default_template_yaml
+task: ours_mmlu
+description: "{about.replace("_", " ")}\\n\\n"
 dataset_path: json
 dataset_kwargs:
   data_files:
-    dev: {tmp_path}/{subject}-dev.jsonl
-    test: {tmp_path}/{subject}-test.jsonl
+    dev: {tmp_path}/dev.jsonl
+    test: {tmp_path}/test.jsonl
 num_fewshot: {shots}
 """,
-            encoding="utf-8",
-        )
-        _, theirs = by_harness(task, learner)
-        figure = f"lm_eval/ours_{subject}/acc"
-        assert ours.metrics[f"mmlu/{subject}"] == theirs.metrics[figure]
-        right.append(theirs.outcomes[figure])
-    assert [ours.outcomes["mmlu"][n::2] for n in (0, 1)] == right
-    assert len({x for row in right for x in row}) == 2
-
-
-@needs_harness
-@pytest.mark.filterwarnings("ignore")
-def test_the_harness_leaves_the_learner_as_it_was(learner, word_problems):
-    model, _ = learner
-    task = word_problems / "ours_gsm8k.yaml"
-    if not task.exists():
-        pytest.skip("made by another test")
-    before = {n: p.clone() for n, p in model.named_parameters()}
-    model.train()
-    try:
-        by_harness(task, learner)
-        assert all(module.training for module in model.modules())
-    finally:
-        model.eval()
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+        encoding="utf-8",
+    )
+    _, theirs = by_harness(task, learner)
+    assert ours.outcomes["mmlu"] == theirs.outcomes["lm_eval/ours_mmlu/acc"]
+    assert ours.metrics["mmlu"] == theirs.metrics["lm_eval/ours_mmlu/acc"]
+    assert len(set(ours.outcomes["mmlu"])) == 2
 
 
 @needs_harness

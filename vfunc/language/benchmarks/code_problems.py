@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ def mbpp_program(record: Mapping[str, Any], source: str) -> Program:
     known = _bound(_parsed("\n".join([*before, setup])))
     own = _defined(reference)
     used = dict.fromkeys(name for text in tests for name in _used(_parsed(text)))
+    # a module that nobody imports is the library's own, never what a program calls so
+    before += [f"import {n}" for n in used if n in sys.stdlib_module_names - own - known]
+    known |= sys.stdlib_module_names - own
     asked = [n for n in used if n in own or (n not in known and not hasattr(builtins, n))]
     return Program(source, tuple(tests), tuple(asked), tuple(before))
 
