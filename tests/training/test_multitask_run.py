@@ -15,7 +15,7 @@ from test_resume import contents, interrupt_at, require_equal
 
 REAL = Path(os.environ.get("VFUNC_DATA_DIR", "/nowhere"))
 SHORT = {name: value for name, value in SMALL.items() if name != "stream_size"} | {
-    "arms": "vpretraining", "budget": "4steps", "batch_size": 6, "feedback_size": 12,
+    "arms": "baseline,vpretraining", "budget": "4steps", "batch_size": 6, "feedback_size": 12,
     "feedback_batch_size": 3, "seq_len": 24, "probe_batches": 1, "pack": True, "solve_size": 0,
     "feedback_combine": "matched", "save_every": 0.5,
 }  # fmt: skip
@@ -50,10 +50,10 @@ def made(folder: Path) -> dict[str, object]:
     held = write("held.jsonl", [{"question": f"{n} + 1?", "answer": f"{n}"} for n in range(50, 60)])
     names = ("math", "code", "general")
     return {
-        "stream": [f"{name}:0.7" for name in raw] + [f"{name}:0.3" for name in asked],
+        "stream": tuple([f"{name}:0.7" for name in raw] + [f"{name}:0.3" for name in asked]),
         "stream_cap": (20, 20, 20, 5, 5, 5),
         "stream_domains": names * 2,
-        "feedback": pools,
+        "feedback": tuple(pools),
         "feedback_domains": names,
         "eval": held,
     }
@@ -67,11 +67,11 @@ def real(folder: Path) -> dict[str, object]:
     options.write_text("".join(json.dumps({"text": json.dumps(row)}) + "\n" for row in rows))
     train, programs = str(REAL / "gsm8k/train.jsonl"), str(REAL / "mbpp/mbpp.jsonl")
     return {
-        "stream": [f"{REAL / 'openstax_math/docs.jsonl.gz'}:0.4", f"{train}:0.2",
-                   f"{programs}:0.2", f"{options}:0.2"],
+        "stream": (f"{REAL / 'openstax_math/docs.jsonl.gz'}:0.4", f"{train}:0.2",
+                   f"{programs}:0.2", f"{options}:0.2"),
         "stream_cap": (4, 40, 40, 40),
         "stream_domains": ("math", "math", "code", "none"),
-        "feedback": [train, programs],
+        "feedback": (train, programs),
         "feedback_domains": ("math", "code"),
         "eval": str(REAL / "gsm8k/test.jsonl"),
         "seq_len": 256,
