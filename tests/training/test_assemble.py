@@ -18,7 +18,7 @@ from vfunc.problem import pretrain_gradient
 from vfunc.simulate import check_step
 from vfunc.training import step
 from vfunc.training.assemble import pick_device
-from vfunc.training.build.vision_memory import BUFFERS
+from vfunc.training.build.kept_bytes import BUFFERS
 from vfunc.training.options.optimizer_options import OptimizerName, OptimizerOptions
 from vfunc.training.state import build_optimizer
 

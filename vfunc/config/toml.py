@@ -17,14 +17,27 @@ with needs("run", "tomli_w"):
     import tomli_w
 
 
+BASE = "base"
+"""The key by which a file names the one that it builds on."""
+
+
 def read_toml(path: Path) -> Layer:
     """Read the options that a TOML file gives.
 
-    Whether there are such options, with such values, is checked where layers are resolved.
+    Whether there are such options, with such values, is checked where layers are resolved. A file
+    may name another one beside it, `base = "NAME"`, whose options hold where it gives none.
 
     Raises:
-        UserError: the file cannot be read, is no TOML, or has tables.
+        UserError: the file or its base cannot be read, is no TOML, or has tables; or it is its own
+            base.
     """
+    return Layer(_with_base(path, ()), str(path))
+
+
+def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The options of a file and of those that it builds on."""
+    if path in above:
+        raise UserError(f"{above[0]}: base leads back to {path}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -36,7 +49,12 @@ def read_toml(path: Path) -> Layer:
     for key, value in table.items():
         if isinstance(value, dict):
             raise UserError(f"{path}: [{key}] is a table; write options without any, at the top")
-    return Layer(table, str(path))
+    base = table.pop(BASE, None)
+    if base is None:
+        return table
+    if not isinstance(base, str) or Path(base).name != base:
+        raise UserError(f"{path}: base must be the name of a file beside it, not {base!r}")
+    return _with_base(path.parent / f"{base}.toml", (*above, path)) | table
 
 
 def read_preset(name: str, folder: Path) -> Layer:

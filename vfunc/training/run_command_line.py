@@ -56,7 +56,7 @@ Examples:
   %(prog)s --estimator unrolled --lookahead-steps 2
   %(prog)s --problem random_slips --value cosine --budget 10min
   %(prog)s --stream a.jsonl.gz --feedback b.jsonl --eval c.jsonl
-  %(prog)s --preset paper_lora --device cuda
+  %(prog)s --preset paper/qwen1.5_4b_lora --device cuda
   %(prog)s --modality vision --estimator first_order
   %(prog)s --modality vision --feedback photos/ --learner vit_base_patch16_dinov3
   %(prog)s --config runs/x/config.toml --seed 1"""

@@ -124,7 +124,7 @@ def language_parts(
     workload = LanguageWorkload(
         data=data,
         tokenizer=tokenizer,
-        designer=_designer_config(config, vocabulary, module, frozen),
+        designer=designer_config_of(config, vocabulary, module, frozen),
         start_designer=config.designer.designer,
         top_k=config.targets.top_k,
         batch_size=config.data.batch_size,
@@ -321,9 +321,20 @@ def _feedback_tasks(
     return data.tasks(names=names, rewards=rewards)
 
 
-def _designer_config(
+def designer_config_of(
     config: LanguageConfig, vocabulary: int, learner: nn.Module, frozen: FrozenPart | None
 ) -> DesignerConfig:
+    """The designer that a run begins with: a new one of the size asked for, or the saved one's.
+
+    Args:
+        config: the run.
+        vocabulary: the learner's tokens.
+        learner: the learner, on any device.
+        frozen: its frozen lower blocks, if their output is kept.
+
+    Raises:
+        UserError: a saved designer does not suit the learner.
+    """
     path, design = config.designer.designer, config.targets.design
     if path is None:
         looks = design["features"] == "hidden"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from vfunc.language.benchmarks.benchmark_options import BenchmarkOptions
@@ -57,6 +58,15 @@ class LanguageConfig(RunConfig):
         from vfunc.training.build.language_assembly import language_parts
 
         return language_parts(self, device, check)
+
+    def described(self, console: Console) -> bool:
+        """See `RunConfig.described`: what is not here is built without numbers."""
+        from vfunc.training.build.language_dry_run import is_all_here, language_dry_run
+
+        if is_all_here(self):
+            return False
+        language_dry_run(self, console)
+        return True
 
     @property
     def subject(self) -> str:

@@ -18,9 +18,10 @@ from vfunc.errors import UserError
 from vfunc.modality import Modality
 from vfunc.pullback.memory import free_bytes
 from vfunc.training.assemble import Assembled, pick_device
+from vfunc.training.build.kept_bytes import GIB
 from vfunc.training.build.vision_assembly import encoder_of, objective_of, workload_of
 from vfunc.training.build.vision_config import VisionConfig
-from vfunc.training.build.vision_memory import GIB, estimated
+from vfunc.training.build.vision_memory import estimated
 from vfunc.training.build.vision_noise import noise, noise_data
 from vfunc.training.build.vision_sources import label_size, read_data
 from vfunc.training.start import start_arm

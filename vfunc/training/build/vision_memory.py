@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +13,10 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from vfunc.forward_pass import autocast
-from vfunc.training.options.optimizer_options import OptimizerName, OptimizerOptions
+from vfunc.training.build.kept_bytes import copies_of, counting_saved, fake
+from vfunc.training.options.optimizer_options import OptimizerOptions
 from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.objectives.objective import Objective
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,6 @@ class Estimated:
         return self.weights + self.optimizer + self.activations
 
 
-BUFFERS: dict[OptimizerName, int] = {
-    **dict.fromkeys(("adamw", "adam", "nadam", "radam", "adamax", "adadelta"), 2),
-    **dict.fromkeys(("adagrad", "rmsprop", "asgd"), 1),
-    **dict.fromkeys(("sgd", "adafactor"), 0),
-}
-"""Copies of the parameters that an optimizer keeps, without momentum."""
-
-
 def estimated(
     learner: nn.Module,
     objective: Objective,
@@ -67,7 +58,7 @@ def estimated(
         pictures: number of pictures in a step.
         dtype: dtype of mixed precision, or None.
     """
-    copies = 1 + BUFFERS[optimizer.optimizer] + bool(optimizer.momentum)
+    copies = copies_of(optimizer)
     trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in learner.parameters())
     # copies of weights in lower precision are of a step, not of a picture
@@ -85,33 +76,13 @@ def kept_bytes(
     """
     device = torch.device("cpu")
 
-    def fake(x: Tensor) -> Tensor:
-        like = torch.empty(x.shape, dtype=x.dtype, device=device)
-        return like.requires_grad_(x.requires_grad)
-
+    fake_here = functools.partial(fake, device=device)
     calls = objective.calls(batch, batch.views).values()
     state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
-    with FakeTensorMode(), _counting_saved() as saved, autocast(device, dtype):
-        held = {name: fake(x) for name, x in state.items()}
+    with FakeTensorMode(), counting_saved() as saved, autocast(device, dtype):
+        held = {name: fake(x, device) for name, x in state.items()}
         for call in calls:
-            functional_call(learner, held, tree_map_only(Tensor, fake, call))
+            functional_call(learner, held, tree_map_only(Tensor, fake_here, call))
         # matrix products keep the transpose of their weight, which is the weight
         own = {x.untyped_storage()._cdata for x in held.values()}
     return sum(size for storage, size in saved.items() if storage not in own)
-
-
-@contextmanager
-def _counting_saved() -> Iterator[dict[int, int]]:
-    """Bytes that graphs made in the context keep for their backward pass, by storage."""
-    sizes: dict[int, int] = {}
-    kept: list[Tensor] = []  # so that no storage is counted as another's
-
-    def pack(x: Tensor) -> Tensor:
-        if x.grad_fn is not None:
-            kept.append(x)
-            storage = x.untyped_storage()
-            sizes[storage._cdata] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        yield sizes
