@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from importlib import _bootstrap_external
 from importlib.machinery import PathFinder, SourceFileLoader
 from importlib.util import find_spec
@@ -15,6 +18,11 @@ from unittest.mock import patch
 # One thread a process, before any library reads it: workers share the cores, and so do the commands
 # and notebooks that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# what runs keep for later ones is of these tests alone, and not of the user's
+if "VFUNC_CACHE" not in os.environ:
+    os.environ["VFUNC_CACHE"] = tempfile.mkdtemp(prefix="vfunc-cache-")
+    atexit.register(shutil.rmtree, os.environ["VFUNC_CACHE"], ignore_errors=True)
 
 import annotation_checker
 import jaxtyping

@@ -73,7 +73,7 @@ def run(config: RunConfig) -> None:
         processes = owned.enter_context(joined())
         console = SafeConsole(quiet=not processes.first)
         if config.command.dry_run and config.described(console):
-            console.print(to_toml(config), end="")
+            console.print(to_toml(config), end="", soft_wrap=True, markup=False, highlight=False)
             return
         owner = processes.first and not config.command.dry_run
         there = run_there(config) if owner else None
@@ -84,7 +84,7 @@ def run(config: RunConfig) -> None:
         assembled = assemble(config, processes)
         console.print(describe_run(assembled))
         if config.command.dry_run:
-            console.print(to_toml(config), end="")
+            console.print(to_toml(config), end="", soft_wrap=True, markup=False, highlight=False)
             return
         identity = identity_of(assembled)
         # the first process opens the folder, and tells the others where it is
