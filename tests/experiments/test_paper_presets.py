@@ -11,8 +11,8 @@ import pytest
 
 from vfunc.config.toml import BASE, read_toml
 from vfunc.errors import UserError
-from vfunc.language.known_architectures import KNOWN
 from vfunc.training.build import language_dry_run
+from vfunc.training.build.known_architectures import KNOWN
 from vfunc.training.run import run
 from vfunc.training.run_command_line import PRESETS, parse, run_guarded
 

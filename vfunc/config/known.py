@@ -74,7 +74,7 @@ class Known:
 RESERVED = {
     "help": "every command",
     **dict.fromkeys(
-        ("seeds", "primary", "vary", "estimators", "jobs", "from", "output"), "compare"
+        ("seeds", "primary", "vary", "estimators", "jobs", "score", "from", "output"), "compare"
     ),
 }
 """Names that no option of a run may have, and the command that reads each of them itself."""

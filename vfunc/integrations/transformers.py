@@ -247,8 +247,9 @@ class ValueTrainerMixin(_Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir or ".")
-        save_designer(self.designer, folder / DESIGNER)
+        if self.args.should_save:  # transformers calls this in every process
+            folder = Path(output_dir or self.args.output_dir or ".")
+            save_designer(self.designer, folder / DESIGNER)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -41,7 +41,7 @@ Examples:
   %(prog)s --vary estimator=first_order,unrolled,implicit --budget 1Mtokens
   %(prog)s --vary value=dot,cosine --vary lr=5e-4,1e-3
   %(prog)s --estimators all --seeds 0 1 2 3 4 5 6 7 --primary loss --jobs 2
-  %(prog)s --estimators dot cosine --score runs/score-careless_everywhere-first_order-seed0
+  %(prog)s --estimators dot cosine --score runs/my-score
   %(prog)s --from runs/a runs/b"""
 
 

@@ -185,14 +185,18 @@ def file_data(
         kept,
         dropped,
         sources=len(stream or ()),
-        tasks=tasks
-        or (
-            source_names([source.name for source in feedback])
-            if len(feedback) > 1
-            else ("feedback",)
-        ),
+        tasks=tasks or task_names([source.name for source in feedback]),
         chat=any(of_turns for _, _, of_turns in read.values()),
     )
+
+
+def task_names(sources: Sequence[str]) -> tuple[str, ...]:
+    """Names of the feedback tasks, a source each; of one alone, `feedback`.
+
+    Args:
+        sources: the feedback's sources.
+    """
+    return source_names(list(sources)) if len(sources) > 1 else ("feedback",)
 
 
 def tokenised(

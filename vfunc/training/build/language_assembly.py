@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
+from vfunc.extras import needs
 from vfunc.language.benchmarks.benchmark_options import (
     OF_CODE,
     BenchmarkOptions,
@@ -35,6 +35,7 @@ from vfunc.language.data.reading import (
     Source,
     embedded_data,
     file_data,
+    task_names,
     tokenised,
 )
 from vfunc.language.data.record_layouts import WRONG
@@ -67,6 +68,9 @@ from vfunc.training.build.language_frozen import (
     sequences_of,
     told_of_frozen,
 )
+
+with needs("language", "transformers"):
+    from transformers import PreTrainedTokenizerBase
 
 
 def language_parts(
@@ -102,8 +106,9 @@ def language_parts(
     check(module)
     frozen = frozen_part_of(config.trained, module, device)
     chat, how = chat_format(tokenizer)
+    # the stream first: what is missing there is told before what the others hold is compared
+    stream = _prepared(config, tokenizer, vocabulary, chat)
     raw = _read(config.data, config.run.seed, chat)
-    stream = _prepared(config, raw.tasks, tokenizer, vocabulary, chat)
     data = tokenised(
         raw,
         tokenizer,
@@ -221,7 +226,6 @@ def _read(data: DataOptions, seed: int, chat: ChatFormat) -> RawData:
 
 def _prepared(
     config: LanguageConfig,
-    tasks: tuple[str, ...],
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: int,
     chat: ChatFormat,
@@ -234,6 +238,9 @@ def _prepared(
     count = len(names)
     fields = fields_of(data.stream_fields, count, "stream")
     caps = caps_of(data.stream_cap, count)
+    assert data.feedback is not None
+    pools = data.feedback_domains
+    tasks = tasks_of(pools, len(data.feedback)) if pools else task_names(data.feedback)
     domains = domains_of(data.stream_domains, tasks, count)
     sources = [
         StreamSource(name, read, cap, data.stream_limit, domain)

@@ -17,24 +17,27 @@ from rich.console import Console
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
 from vfunc.evaluation.flops import Flops
+from vfunc.extras import needs
 from vfunc.forward_pass import autocast
 from vfunc.language.data.mixture import without_weight
 from vfunc.language.data.records import is_file
 from vfunc.language.gguf import is_gguf
-from vfunc.language.known_architectures import architecture_of
 from vfunc.language.loading import quiet, with_lora
 from vfunc.language.soft_targets.candidates import require_top_k
 from vfunc.language.soft_targets.designer import TopKDesigner
 from vfunc.learner import blocks, select
 from vfunc.training.build.kept_bytes import GIB, copies_of, counting_saved, fake
+from vfunc.training.build.known_architectures import architecture_of
 from vfunc.training.build.language_assembly import designer_config_of
 from vfunc.training.build.language_config import LanguageConfig
 from vfunc.training.build.language_frozen import freeze_others
+
+with needs("language", "transformers"):
+    from transformers import AutoModelForCausalLM, PreTrainedModel
 
 FEW = 4
 """Blocks that are looked at, of which the rest are copies."""

@@ -9,7 +9,6 @@ from typing import Any
 from vfunc.conditions import EMBEDDED
 from vfunc.config.known import flag
 from vfunc.errors import UserError
-from vfunc.language.data.mixture import without_weight
 from vfunc.storage.digests import digest_of_file, digest_of_json, digests_below
 from vfunc.training.build.configuration import catalogue_of_config
 from vfunc.training.options.run_config import RunConfig
@@ -93,11 +92,19 @@ def _path_of(text: str, *, named: bool) -> Path | None:
     """
     if text == EMBEDDED:
         return None
-    for spelled in (text, text.partition(":")[2] if named else without_weight(text)):
+    for spelled in (text, text.partition(":")[2] if named else _without_weight(text)):
         path = Path(spelled).expanduser()
         if spelled and path.exists():
             return path
     return None
+
+
+def _without_weight(text: str) -> str:
+    """The name of a weighted source of text."""
+    # imported here: runs on pictures do without language's libraries
+    from vfunc.language.data.mixture import without_weight
+
+    return without_weight(text)
 
 
 def _short(found: Mapping[str, Any]) -> str:

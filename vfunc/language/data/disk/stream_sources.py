@@ -278,7 +278,11 @@ def _shown(
     by_bytes = is_file(source.name) and path.suffix in (".jsonl", ".txt") and source.cap is None
     total = path.stat().st_size if by_bytes and path.exists() else source.limit or source.cap
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
-    with Progress(*columns, console=SafeConsole(file=sys.stderr), transient=True) as bar:
+    console = SafeConsole(file=sys.stderr)
+    # where nobody looks, a bar that goes away still leaves an empty line
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(f"tokenising {source.name}", total=total)
 
         def watch(told: dict[str, Any]) -> None:

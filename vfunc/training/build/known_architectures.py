@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig, Qwen2Config
-
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
+from vfunc.extras import needs
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
+
+with needs("language", "transformers"):
+    from transformers import AutoConfig, PretrainedConfig, Qwen2Config
 
 _QWEN1_5 = {"vocab_size": 151_936, "max_position_embeddings": 32_768, "rope_theta": 1e6}
 
