@@ -10,6 +10,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from vfunc.errors import UserError
+from vfunc.language.data.record_files import require_file
 from vfunc.storage.digests import digest_of_file, digest_of_json
 
 FORMAT = 1
@@ -35,8 +36,9 @@ def source_of_file(path: Path) -> dict[str, Any]:
     """What tells a file's contents: its digest; of a large one size, time of change and samples.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: there is none, or it cannot be read.
     """
+    require_file(path)
     try:
         state = path.stat()
         # how a file is read depends on its endings too
