@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vfunc.errors import UserError
+from vfunc.training.assemble import arm_plan
 from vfunc.training.budget import Budget, Schedule, parse_budget, spent_fraction
+from vfunc.training.build.configuration import resolve
 
 
 @pytest.mark.parametrize(
@@ -89,9 +92,41 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_its_end():
     assert Schedule().factor(0.0) == Schedule().factor(0.7) == 1.0
 
 
-@given(st.floats(0, 0.99), st.floats(0, 1), st.floats(0.001, 1), st.integers(1, 5000))
-def test_no_step_of_a_budget_has_size_zero(warmup, final, start, total):
-    schedule = Schedule(warmup, final, start)
+def test_the_cosine_is_torchs():
+    schedule = Schedule(warmup=0.2, final=0.1, shape="cosine")
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    wanted = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=80, eta_min=0.1)
+    for step in range(20, 101):
+        assert schedule.factor(step / 100) == pytest.approx(wanted.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        wanted.step()
+    assert schedule.factor(0.1) == Schedule(warmup=0.2, final=0.1).factor(0.1)
+
+
+def test_a_stable_rate_falls_over_the_last_part():
+    schedule = Schedule(warmup=0.1, final=0.2, shape="wsd", decay=0.25)
+    assert schedule.factor(0.05) == pytest.approx(0.55, abs=1e-15)
+    assert schedule.factor(0.1) == schedule.factor(0.5) == schedule.factor(0.75) == 1.0
+    assert schedule.factor(0.875) == pytest.approx(0.6, abs=1e-15)
+    assert schedule.factor(1.0) == schedule.factor(1.5) == 0.2
+    whole = Schedule(warmup=0.1, shape="wsd", decay=0.9, final=0.0)
+    assert whole.factor(0.4) == pytest.approx(Schedule(0.1, 0.0).factor(0.4), abs=1e-15)
+
+
+def test_a_run_s_options_are_its_schedule():
+    plan = arm_plan(resolve({"schedule": "wsd", "decay": 0.4, "warmup": 0.1, "final_lr": 0.5}))
+    assert plan.schedule == Schedule(0.1, 0.5, shape="wsd", decay=0.4)
+    assert arm_plan(resolve({"schedule": "cosine"})).schedule.shape == "cosine"
+    with pytest.raises(UserError, match="it is for --schedule wsd"):
+        resolve({"schedule": "cosine", "decay": 0.4})
+    with pytest.raises(UserError, match=r"--decay 0\.95 must be above 0, and at most 0\.9 with"):
+        arm_plan(resolve({"schedule": "wsd", "decay": 0.95, "warmup": 0.1}))
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "wsd"])
+@given(st.floats(0, 0.75), st.floats(0, 1), st.floats(0.001, 1), st.integers(1, 5000))
+def test_no_step_of_a_budget_has_size_zero(shape, warmup, final, start, total):
+    schedule = Schedule(warmup, final, start, shape)
     factors = [schedule.factor(step / total) for step in {0, total // 2, total - 1}]
     assert all(0 < factor <= 1 + 1e-12 for factor in factors)
 

@@ -153,7 +153,12 @@ def arm_plan(config: RunConfig) -> ArmPlan:
     return ArmPlan(
         budget=config.run.budget,
         lr=config.optimizer.lr,
-        schedule=Schedule(config.optimizer.warmup, config.optimizer.final_lr),
+        schedule=Schedule(
+            config.optimizer.warmup,
+            config.optimizer.final_lr,
+            shape=config.optimizer.schedule,
+            decay=config.optimizer.decay,
+        ),
         eval_every=config.run.eval_every,
         save_every=config.run.save_every,
         probe_batches=config.run.probe_batches,

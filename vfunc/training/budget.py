@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -101,22 +102,31 @@ def spent_fraction(budget: Budget, steps: int, units: int, seconds: float | int)
     return min(1.0, spent / budget.amount)
 
 
+ScheduleShape = Literal["linear", "cosine", "wsd"]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate as a multiple of its peak, over the fraction of the budget spent.
 
-    It rises linearly from `start` to 1 over the warm-up, then falls linearly to `final`.
+    It rises linearly from `start` to 1 over the warm-up, then falls to `final`: `linear` and
+    `cosine` (Loshchilov and Hutter 2017, arXiv 1608.03983) all the way, `wsd` (warm-up, stable,
+    decay; Hu et al. 2024, arXiv 2404.06395) linearly over the last part alone.
 
     Attributes:
         warmup: fraction of the budget over which it rises; 0 starts at the peak.
         final: value at the end, as a fraction of the peak.
         start: value at the start of the warm-up. Above 0, since a step of size 0 wastes a batch
             and leaves values in units of eta without meaning.
+        shape: how it falls.
+        decay: fraction of the budget over which `wsd` falls, at its end.
     """
 
     warmup: float = 0.0
     final: float = 1.0
     start: float = 0.1
+    shape: ScheduleShape = "linear"
+    decay: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
@@ -125,12 +135,20 @@ class Schedule:
             raise UserError(f"--final-lr must be in [0, 1], a fraction of the peak: {self.final}")
         if not 0 < self.start <= 1:
             raise UserError(f"a warm-up starts in (0, 1], as a fraction of the peak: {self.start}")
+        if self.shape == "wsd" and not 0 < self.decay <= 1 - self.warmup:
+            raise UserError(
+                f"--decay {self.decay:g} must be above 0, and at most {1 - self.warmup:g} with "
+                f"--warmup {self.warmup:g}: both are fractions of the budget"
+            )
 
     def factor(self, fraction: float) -> float:
         """The multiple of the peak at that fraction of the budget; above 0 before the end."""
         if fraction < self.warmup:
             return self.start + (1 - self.start) * (fraction / self.warmup)
-        left = (1 - min(fraction, 1.0)) / (1 - self.warmup)
+        falls = self.decay if self.shape == "wsd" else 1 - self.warmup
+        left = min((1 - min(fraction, 1.0)) / falls, 1.0)
+        if self.shape == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
         return self.final + (1 - self.final) * left
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from vfunc.conditions import ADAPTED, EMBEDDED, EMBEDDED_LEARNER, SHORTCUT_LEARNER
 from vfunc.config.declared import By, Cases, Need, option
 from vfunc.errors import UserError
+from vfunc.training.budget import ScheduleShape
 from vfunc.training.options.run_options import LANGUAGE, VISION
 
 OptimizerName = Literal[
@@ -110,9 +111,21 @@ class OptimizerOptions:
         below=1,
     )
     final_lr: float = option(
-        "Learning rate at the end, as a fraction of the peak; it falls linearly.",
+        "Learning rate at the end, as a fraction of the peak.",
         default=0.1,
         least=0,
         most=1,
+    )
+    schedule: ScheduleShape = option(
+        "How the learning rate falls after --warmup: linear or cosine to the end, or wsd, where it "
+        "stays, and falls linearly over the last --decay of the budget.",
+        default="linear",
+    )
+    decay: float = option(
+        "Fraction of the budget over which the learning rate falls, at its end.",
+        default=0.2,
+        above=0,
+        most=1,
+        needs=(Need(lambda options: options["schedule"] == "wsd", "it is for --schedule wsd"),),
     )
     accumulate: int = option("Micro-batches in an optimizer step.", default=1, least=1)
