@@ -53,6 +53,7 @@ EMBEDDED = {
     "heads_size": 512, "label_size": None, "retrieval": None, "colour": 0.4,
     "probe_steps": 200, "bad_files": None, "signature_amplitude": 0.3,
     "signature_period": (3.0, 4.5), "signature_roles": ("stream",), "object_texture": TEXTURE,
+    "stream_side": None, "loader_workers": 0, "in_memory": 2.0,
 }  # fmt: skip
 EMBEDDED_SHARED = {
     "learner": "embedded", "batch_size": 32, "meta_batch_size": 16, "feedback_batch_size": 64, "lr": 1e-3,
@@ -74,7 +75,7 @@ PAPER = EMBEDDED | {
     "image_size": 224, "local_size": 96, "output_dim": 8192, "teacher_momentum": 0.996,
     "sparsity_penalty": 0.131, "tv_penalty": 0.144, "labels": None,
     "local_crops": 6, "blur": 0.05, "head_size": 64, "heads_size": 2000, "fit_size": 2000, "probe_steps": 20_000, "colour": 1.0,
-    "bad_files": "refuse",
+    "bad_files": "refuse", "loader_workers": 4,
 }  # fmt: skip
 PAPER_SHARED = EMBEDDED_SHARED | TIMM | {
     "batch_size": 256, "meta_batch_size": 64, "feedback_batch_size": 32, "lr": 4.15e-6,
@@ -173,6 +174,7 @@ def test_options_of_language_are_refused_for_pictures(name):
 @pytest.mark.parametrize("name", VISION_ONLY)
 def test_options_of_vision_are_refused_for_text(name):
     known = {"void_label": 11, "label_size": (64, 64), "retrieval": "oxford", "bad_files": "skip"}
+    known |= {"stream_side": 256}
     value = known.get(name, EMBEDDED[name])
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError) as caught:
@@ -190,6 +192,10 @@ SEGMENTED = {"labels": ("segmentation",)}
     ("options", "said"),
     [
         (OWN | {"stream_size": 9}, "--stream-size .*embedded scenes"),
+        ({"stream_side": 64}, "--stream-side .*it is for folders; give --feedback DIR"),
+        (OWN | {"stream_side": 4}, "--stream-side .*at least 8"),
+        ({"loader_workers": -1}, "--loader-workers .*at least 0"),
+        ({"in_memory": -0.5}, "--in-memory .*at least 0"),
         *(
             ({"objective": "ijepa", name: value}, f"--{name.replace('_', '-')} .*--objective dino")
             for name, value in {

@@ -130,8 +130,7 @@ def test_it_says_what_it_builds_and_takes_one_step_without_evaluating(dry_run, m
 
     fitted = []
     fit = workload.fit_heads
-    monkeypatch.setattr(workload, "evaluate_quickly", refuse)
-    monkeypatch.setattr(workload, "evaluate_frozen", refuse)
+    monkeypatch.setattr(workload, "held_features", refuse)
     monkeypatch.setattr(
         workload, "fit_heads", lambda m, batch, *rest: fitted.append(len(batch.images)) or fit(
             m, batch, *rest

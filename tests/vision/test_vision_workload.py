@@ -81,6 +81,11 @@ def workload(objective="dino", kind="unet", **changes):
     return dataclasses.replace(made, **changes)
 
 
+def whole(made, role):
+    held = made._labelled[0][role]
+    return held.rows(range(len(held)))
+
+
 def learner_of(made):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -196,9 +201,9 @@ def test_no_picture_has_two_parts():
     feedback = [made.feedback(k) for k in range(6)]
     pictures["heads"] = [f.heads[0] for f in feedback]
     pictures["feedback"] = [f.meta[0] for f in feedback]
-    pictures["held_out"] = [made._labelled("held_out", k, 2)[0] for k in range(6)]
-    pictures["fit"] = [made._whole(0, "fit", 100)]
-    pictures["test"] = [made._whole(0, "test", 100)]
+    pictures["held_out"] = [made._batches("held_out", k, 2)[0] for k in range(6)]
+    pictures["fit"] = [whole(made, "fit")]
+    pictures["test"] = [whole(made, "test")]
     seen = {
         role: {image.numpy().tobytes() for batch in batches for image in batch.images}
         for role, batches in pictures.items()
@@ -213,16 +218,16 @@ def test_held_out_is_of_its_own_pictures(monkeypatch):
     made = workload()
     functional = vfunc.functional(learner_of(made).float(), "last:1")
     read = []
-    labelled = VisionWorkload._labelled
+    labelled = VisionWorkload._batches
 
     def watched(self, role, index, size):
         read.append((role, index, size))
         return labelled(self, role, index, size)
 
-    monkeypatch.setattr(VisionWorkload, "_labelled", watched)
+    monkeypatch.setattr(VisionWorkload, "_batches", watched)
     loss = made.held_out(made.estimated(functional), 1)
     assert read == [("heads", 1, 3), ("held_out", 1, 2)]
-    (heads,), (batch,) = made._labelled("heads", 1, 3), made._labelled("held_out", 1, 2)
+    (heads,), (batch,) = made._batches("heads", 1, 3), made._batches("held_out", 1, 2)
     fitted = fit_heads(functional.module, heads, tuple(WEIGHTS), SOURCE.classes, made.heads)
     expected = feedback_loss(functional, fitted, batch, WEIGHTS)
     assert torch.equal(loss(functional.theta), expected(functional.theta))

@@ -180,6 +180,30 @@ class DataOptions:
         default=Cases(((EMBEDDED_SCENES, 256),), 2000),
         least=1,
     )
+    stream_side: int | None = option(
+        "Pixels that the shorter side of a stream's picture has at most, when crops are cut from "
+        "it: pictures are decoded at that size, and more of them fit into memory.",
+        default=None,
+        shown="as it is stored",
+        metavar="PIXELS",
+        least=8,
+        needs=(OWN_PICTURES,),
+    )
+    loader_workers: int = option(
+        "Threads that read and crop the next micro-batches while the learner steps; 0 makes each "
+        "when it is its turn.",
+        default=Cases(((EMBEDDED_SCENES, 0),), 4),
+        least=0,
+        most=256,
+    )
+    in_memory: float = option(
+        "GiB of decoded pictures of the stream, and of labelled pictures with the features of an "
+        "evaluation, that are kept in memory, each. Of the stream, others are decoded again; the "
+        "rest lies in files without a name in the cache folder ($VFUNC_CACHE).",
+        default=2.0,
+        metavar="GIB",
+        least=0,
+    )
     batch_size: int = option(
         "Pictures in a micro-batch.", default=Cases(((EMBEDDED_LEARNER, 32),), 256), least=1
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,13 +18,13 @@ from vfunc.problem import InParts, KnownFeedback, Task, ValueProblem
 from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
+from vfunc.storage.overflow import Overflow
 from vfunc.trees import Params, Scalar
-from vfunc.vision.data.batches import LabelledBatch, UnlabeledBatch
+from vfunc.vision.data.batches import LabelledBatch, LabelledSet, UnlabeledBatch
 from vfunc.vision.data.vision_data import (
     Pictures,
     VisionData,
     cyclic,
-    labelled_batch,
     stream_order,
     stream_pictures,
 )
@@ -32,16 +34,15 @@ from vfunc.vision.designers.view_designer import (
     load_view_designer,
 )
 from vfunc.vision.designers.views import masked_view
-from vfunc.vision.evaluation.frozen_evaluation import (
-    ProbeOptions,
-    evaluate_frozen,
-    evaluate_quickly,
-)
+from vfunc.vision.evaluation.frozen_evaluation import ProbeOptions, fitted_loss, probed
+from vfunc.vision.evaluation.held_features import held_features
 from vfunc.vision.evaluation.metrics import retrieved
 from vfunc.vision.evaluation.revisited import Revisited
 from vfunc.vision.feedback.dense_feedback import bank_loss, feedback_loss
 from vfunc.vision.feedback.heads import HeadOptions, fit_heads
 from vfunc.vision.learner import ObservedViews, VisionLearner
+from vfunc.vision.loading.reading_ahead import ReadingAhead
+from vfunc.vision.loading.sized_pictures import FirstOf, sized_roles
 from vfunc.vision.masks_told import constant_masks, kept_of
 from vfunc.vision.objectives.objective import Objective
 from vfunc.vision.value_map import map_values
@@ -109,6 +110,8 @@ class VisionWorkload:
         processes: the processes that each hold a share of every batch; the heads' pictures are the
             same in all.
         told: what makes the masks of an arm that is told them; None in every other.
+        overflow: the memory that labelled pictures and features of an evaluation may take.
+        workers: threads that make the stream's next batches; 0 is none.
         unit: the unit of budgets.
     """
 
@@ -134,7 +137,18 @@ class VisionWorkload:
     retrieval: Revisited | None = None
     processes: Processes = ALONE
     told: Told | None = None
+    overflow: Overflow = field(default_factory=lambda: Overflow(math.inf))
+    workers: int = 0
     unit: str = "images"
+
+    @cached_property
+    def _ahead(self) -> ReadingAhead[UnlabeledBatch]:
+        return ReadingAhead(self._crops, self.workers)
+
+    @property
+    def _labelled(self) -> tuple[Mapping[str, LabelledSet], ...]:
+        """The sources' pictures by role, at the size of a batch."""
+        return tuple(sized_roles(source, self.overflow) for source in self.sources)
 
     def smaller(self, examples: int) -> VisionWorkload:
         """See `Workload.smaller`."""
@@ -144,6 +158,7 @@ class VisionWorkload:
             meta_batch_size=min(examples, self.meta_batch_size),
             feedback_batch_size=min(examples, self.feedback_batch_size),
             processes=ALONE,
+            workers=0,
         )
 
     def among(self, processes: Processes) -> VisionWorkload:
@@ -156,12 +171,21 @@ class VisionWorkload:
 
     def batch(self, position: int) -> UnlabeledBatch:
         """See `Workload.batch`: crops that the seed and the position alone decide."""
-        size, at = self.batch_size, self._at(position)
-        pictures = stream_pictures(self.stream, at * size, size, self.seed)
-        batch = self.objective.batch(pictures, self._draw(at))
+        at = self._at(position)
+        if not self.workers:
+            batch = self._crops(at)
+        else:
+            next_ones = [self._at(position + k + 1) for k in range(self.workers)]
+            batch = self._ahead(at, next_ones)
         if self.told is not None:
             batch = replace(batch, masks=self.told(self, batch, position))
         return batch.to(self.device)
+
+    def _crops(self, at: int) -> UnlabeledBatch:
+        """The crops of a share of a batch; for several threads at once."""
+        size = self.batch_size
+        pictures = stream_pictures(self.stream, at * size, size, self.seed)
+        return self.objective.batch(pictures, self._draw(at))
 
     def _draw(self, at: int) -> torch.Generator:
         """What a batch's crops are drawn by."""
@@ -186,8 +210,8 @@ class VisionWorkload:
     def feedback(self, index: int) -> VisionFeedback:
         """See `Workload.feedback`."""
         return VisionFeedback(
-            self._labelled("heads", index, self.head_size),
-            self._labelled("feedback", self._at(index), self.feedback_batch_size),
+            self._batches("heads", index, self.head_size),
+            self._batches("feedback", self._at(index), self.feedback_batch_size),
         )
 
     def estimated(self, functional: FunctionalLearner) -> VisionLearner:
@@ -295,14 +319,13 @@ class VisionWorkload:
             index: the bank's number; one follows the other in the sources' order.
             count: pictures in it, of all processes.
         """
-        return tuple(self._bank_of(source, "feedback", index, count) for source in self.sources)
+        return tuple(self._bank_of(held["feedback"], index, count) for held in self._labelled)
 
-    def _bank_of(self, source: VisionData, role: str, index: int, count: int) -> Bank:
+    def _bank_of(self, pictures: LabelledSet, index: int, count: int) -> Bank:
         size, share = self.feedback_batch_size, self.processes.share(count)
-        pictures = getattr(source, role)
 
         def reader(chosen: list[int]) -> Callable[[], LabelledBatch]:
-            return lambda: labelled_batch(pictures, chosen, source.image_size).to(self.device)
+            return lambda: pictures.rows(chosen).to(self.device)
 
         there = cyclic(len(pictures), index, count)
         parts = (there[at : min(at + size, share.stop)] for at in share[::size])
@@ -319,7 +342,7 @@ class VisionWorkload:
     ) -> DenseDownstream:
         """See `Workload.downstream`: the heads are refitted, with the backbone frozen."""
         if bank is not None:
-            heads = self._labelled("heads", index, self.head_size)
+            heads = self._batches("heads", index, self.head_size)
             measured = self.measured(estimated.functional, heads, self.bank(index, bank))
             return DenseDownstream(measured)
         labelled = self.feedback(index)
@@ -413,8 +436,8 @@ class VisionWorkload:
         """See `Workload.held_out`."""
         return self.measured(
             estimated.functional,
-            self._labelled("heads", index, self.head_size),
-            self._labelled("held_out", self._at(index), self.feedback_batch_size),
+            self._batches("heads", index, self.head_size),
+            self._batches("held_out", self._at(index), self.feedback_batch_size),
         )
 
     def feedback_batches(self) -> int:
@@ -431,8 +454,8 @@ class VisionWorkload:
             return None
 
         def half(role: str, number: int) -> Half:
-            fit = self._labelled("heads", number, heads)
-            banks = tuple(self._bank_of(s, role, number, count) for s in self.sources)
+            fit = self._batches("heads", number, heads)
+            banks = tuple(self._bank_of(held[role], number, count) for held in self._labelled)
             return Half((self.measured(estimated.functional, fit, banks),), count)
 
         feedback, held_out = ((half(role, 0), half(role, 1)) for role in ("feedback", "held_out"))
@@ -482,22 +505,28 @@ class VisionWorkload:
         """
         metrics: dict[str, float] = {"loss": 0.0, "loss_examples": 0}
         outcomes: dict[str, tuple[float, ...]] = {}
-        for number, (source, weights) in enumerate(zip(self.sources, self.weights, strict=True)):
-            fit = self._whole(number, "fit", self.fit_size)
-            test = self._whole(number, "test", self.eval_size)
+        for source, weights, held in zip(self.sources, self.weights, self._labelled, strict=True):
+            asked = any(weights.values())
+            tasks = tuple(
+                dict.fromkeys((*(weights if asked else ()), *(source.tasks if final else ())))
+            )
+            if not tasks:
+                continue
+            sets = FirstOf(held["fit"], self.fit_size), FirstOf(held["test"], self.eval_size)
+            classes, layers = source.classes, self.heads.layers
             with autocast(self.device, self.dtype):
-                if any(weights.values()):
-                    quick = evaluate_quickly(
-                        learner, fit, test, weights, source.classes, self.heads
-                    )
+                seen, new = (
+                    held_features(learner, some, layers, sorted(tasks), classes, self.overflow)
+                    for some in sets
+                )
+                if asked:
+                    quick = fitted_loss(seen, new, weights, classes, self.heads, self.overflow)
                     metrics["loss"] += quick.metrics["loss"]
-                    metrics["loss_examples"] += len(test)
+                    metrics["loss_examples"] += len(new)
                     if len(self.sources) == 1:
                         outcomes |= quick.outcomes
                 if final:
-                    frozen = evaluate_frozen(
-                        learner, fit, test, source.tasks, source.classes, self.probes
-                    )
+                    frozen = probed(seen, new, source.tasks, classes, self.probes)
                     metrics |= frozen.metrics
                     outcomes |= frozen.outcomes
         if final and self.retrieval is not None:
@@ -534,17 +563,9 @@ class VisionWorkload:
         view = masked_view(views.flatten(0, 1), masks.flatten(0, 1), blur)
         return view.unflatten(0, views.shape[:2])
 
-    def _labelled(self, split: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
-        """The batch at that position of a split of each source."""
-        found = []
-        for source in self.sources:
-            held = getattr(source, split)
-            batch = labelled_batch(held, cyclic(len(held), index, size), source.image_size)
-            found.append(batch.to(self.device))
-        return tuple(found)
-
-    def _whole(self, number: int, split: str, size: int) -> LabelledBatch:
-        source = self.sources[number]
-        held = getattr(source, split)
-        at = range(min(size, len(held)))
-        return labelled_batch(held, at, source.image_size).to(self.device)
+    def _batches(self, role: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
+        """The batch at that position of a role's pictures, of each source."""
+        return tuple(
+            held[role].rows(cyclic(len(held[role]), index, size)).to(self.device)
+            for held in self._labelled
+        )

@@ -12,6 +12,7 @@ from torch import nn
 from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.modality import Modality, Reporting
+from vfunc.storage.overflow import GIB, Overflow
 from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.public import parse_public
@@ -120,6 +121,8 @@ def workload_of(
         device=device,
         dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
         seed=config.run.seed,
+        overflow=Overflow(config.data.in_memory * GIB),
+        workers=config.data.loader_workers,
     )
 
 

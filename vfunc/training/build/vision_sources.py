@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vfunc.errors import UserError
+from vfunc.storage.overflow import GIB
 from vfunc.training.build.vision_config import VisionConfig
-from vfunc.vision.data.file_sources import image_folder
+from vfunc.vision.data.file_sources import PictureFiles, image_folder
 from vfunc.vision.data.folder_layouts import find_pairs
 from vfunc.vision.data.folders import FIELDS, folder_data
 from vfunc.vision.data.public import parse_public, public_data, public_pictures
@@ -56,9 +58,17 @@ def read_data(config: VisionConfig, patch: int) -> list[VisionData]:
         "fit": dense.fit_size,
         "test": data.eval_size,
     }
-    stream = _stream(data.stream)
+    stream = _stream(data.stream, round(data.in_memory * GIB))
     asked = _asked_of_folders(config)
-    return [_source(config, name, stream, counts, patch, asked) for name in data.feedback]
+    sources = [_source(config, name, stream, counts, patch, asked) for name in data.feedback]
+    return [_at_side(source, data.stream_side) for source in sources]
+
+
+def _at_side(source: VisionData, side: int | None) -> VisionData:
+    """The same, the shorter side of the stream's pictures at most so many pixels."""
+    if side is None or not isinstance(source.stream, PictureFiles):
+        return source
+    return replace(source, stream=replace(source.stream, side=side))
 
 
 def _asked_of_folders(config: VisionConfig) -> dict[str, tuple[str, ...] | None]:
@@ -88,13 +98,13 @@ def _held_labels(folder: Path) -> tuple[str, ...]:
     return tuple(t for t, f in FIELDS.items() if any(getattr(e, f) is not None for e in entries))
 
 
-def _stream(names: tuple[str, ...] | None) -> Path | Pictures | None:
+def _stream(names: tuple[str, ...] | None, cache_bytes: int) -> Path | Pictures | None:
     if names is None:
         return None
     (name,) = names
     public = parse_public(name)
     if public is not None:
-        return public_pictures(*public)
+        return public_pictures(*public, cache_bytes=cache_bytes)
     image_folder(Path(name))  # complain now, and of the stream
     return Path(name)
 
@@ -127,6 +137,7 @@ def _source(
             split=split,
             seed=config.run.seed,
             counts=counts,
+            cache_bytes=round(data.in_memory * GIB),
             bad_files=data.bad_files or "refuse",
         )
     tasks = asked[name]
@@ -142,5 +153,6 @@ def _source(
         depth_scale=dense.depth_scale,
         seed=config.run.seed,
         counts=counts,
+        cache_bytes=round(data.in_memory * GIB),
         bad_files=data.bad_files or "refuse",
     )

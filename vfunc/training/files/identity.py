@@ -18,9 +18,11 @@ from vfunc.training.assemble import Assembled
 from vfunc.training.build.configuration import COMMAND
 from vfunc.training.files.inputs import differing, digests_of
 
-INDIFFERENT = (*COMMAND, "device", "threads", "edge_dir", "data_cache")
-"""Options of which two runs that are the same may have different ones: names, places, and the
-machine, whose last bits are another matter."""
+INDIFFERENT = (
+    *COMMAND, "device", "threads", "edge_dir", "data_cache", "loader_workers", "in_memory",
+)  # fmt: skip
+"""Options of which two runs that are the same may have different ones: names, places, what is made
+ahead or kept, and the machine, whose last bits are another matter."""
 UNCOUNTED = (*INDIFFERENT, "certify", "save_every", "budget")
 """The same for one run that is resumed: checks and checkpoints change no number; a budget may grow,
 and has a rule of its own."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from vfunc.errors import UserError
 
 IGNORE = -100
 """Class of a pixel without one: unlabeled, void, or beyond the picture's edge."""
+
+FIELDS = {"segmentation": "segmentation", "depth": "depth", "classification": "classes"}
+"""The field of a labelled batch that holds a task's labels."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,58 @@ class LabelledBatch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def rows(self, at: Sequence[int]) -> LabelledBatch:
+        """See `LabelledSet.rows`."""
+        index = torch.as_tensor(at, dtype=torch.long, device=self.images.device)
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return LabelledBatch(**{n: x if x is None else x[index] for n, x in found.items()})
+
+    def labels(self, task: str, at: Sequence[int]) -> Tensor:
+        """See `LabelledSet.labels`."""
+        labels = labels_of(self, task)
+        return labels[torch.as_tensor(at, dtype=torch.long, device=labels.device)]
+
     def to(self, device: torch.device) -> LabelledBatch:
         """The same on a device."""
         return _to(self, device)
+
+
+@runtime_checkable
+class LabelledSet(Protocol):
+    """Labelled pictures of one size, more than have to be there at once."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, at: Sequence[int]) -> LabelledBatch:
+        """The pictures at these places, with their labels."""
+        ...
+
+    def labels(self, task: str, at: Sequence[int]) -> Tensor:
+        """Their labels for a task alone.
+
+        Raises:
+            UserError: they have none, or there is no such task.
+        """
+        ...
+
+
+def labels_of(batch: LabelledBatch, task: str) -> Tensor:
+    """The batch's labels for a task.
+
+    Raises:
+        UserError: it has none, or there is no such task.
+    """
+    if task not in FIELDS:
+        raise UserError(f"unknown feedback task {task!r}; known: {', '.join(FIELDS)}")
+    labels = getattr(batch, FIELDS[task])
+    if labels is None:
+        raise UserError(f"{task} is asked for, but the labelled pictures have no {task} labels")
+    return labels
+
+
+def are_known(labels: Tensor, task: str) -> Bool[Tensor, "*shape"]:
+    """Where labels for a task say something."""
+    return labels > 0 if task == "depth" else labels != IGNORE
 
 
 _T = TypeVar("_T", UnlabeledBatch, LabelledBatch, Blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,14 +68,22 @@ def _opened(file: File) -> Iterator[BinaryIO]:
 def decode(file: File, read: Callable[[Image.Image], _T]) -> _T:
     """Open a picture and read it; Pillow's warnings do not leak.
 
-    Not for several threads at once: Python's warning filters are the process's.
+    In a thread beside the main one they are left to `quieten_pillow`: Python's warning filters are
+    the process's.
 
     Raises:
         UserError: it cannot be opened or read, or `read` raises `RefusedError`.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return decode_in_threads(file, read)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return decode_in_threads(file, read)
+
+
+def quieten_pillow() -> None:
+    """Hide Pillow's warnings, in all threads, from now on."""
+    warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
 def decode_in_threads(file: File, read: Callable[[Image.Image], _T]) -> _T:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +38,7 @@ class Cache:
         self.limit = limit
         self.used = 0
         self._kept: dict[tuple[str, File], Tensor] = {}
+        self._lock = threading.Lock()
 
     def get(self, kind: str, file: File, read: Reader) -> Tensor:
         """The result of `read(file)`, not to be changed in place."""
@@ -44,9 +47,10 @@ class Cache:
             return kept
         made = read(file)
         size = made.numel() * made.element_size()
-        if self.used + size <= self.limit:
-            self.used += size
-            self._kept[kind, file] = made
+        with self._lock:  # two threads may have read it at once
+            if (kind, file) not in self._kept and self.used + size <= self.limit:
+                self.used += size
+                self._kept[kind, file] = made
         return made
 
 
@@ -58,17 +62,20 @@ class PictureFiles:
         files: the pictures.
         cache: cache of decoded pictures.
         ignored: number of files of other kinds beside them.
+        side: the most that their shorter side has, in pixels (`read_image`); None leaves it.
     """
 
     files: Sequence[File]
     cache: Cache = field(default_factory=Cache)
     ignored: int = 0
+    side: int | None = None
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        return self.cache.get("image", self.files[index], read_image)
+        kind = "image" if self.side is None else f"image of {self.side}"
+        return self.cache.get(kind, self.files[index], partial(read_image, side=self.side))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +87,14 @@ class LabelledFiles:
         categories: names of the pictures' classes; a class is its position among them.
         labels: reader of label maps, one rule for all of a source.
         depth: reader of depth maps.
-        cache: cache of decoded files.
+        cache: cache of decoded files; by default none, see `SizedPictures`.
     """
 
     entries: Sequence[Entry]
     categories: Sequence[str] = ()
     labels: Reader = read_labels
     depth: Reader = read_depth
-    cache: Cache = field(default_factory=Cache)
+    cache: Cache = field(default_factory=lambda: Cache(0))
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -81,7 +81,7 @@ def folder_data(
             split if it is shuffled.
         counts: at most so many pictures of a split, evenly spaced; "test" is what is measured on.
         shuffle: split at random: only for pictures that are no video.
-        cache_bytes: decoded pictures that are kept in memory.
+        cache_bytes: decoded pictures of the stream that are kept in memory.
         bad_files: whether files that cannot be read are refused, all of which are opened here, or
             left out and counted.
 
@@ -119,7 +119,7 @@ def folder_data(
     chosen["test"] = _only(splits["test" if eval_dir else split], wanted)
     sources = labelled_sources(
         chosen,
-        lambda entries: LabelledFiles(entries, cache=cache, **rules),
+        lambda entries: LabelledFiles(entries, **rules),
         counts or {},
         seed,
     )

@@ -6,11 +6,15 @@ leak. A file may also be given as its bytes (`vfunc.vision.data.decoding.Encoded
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
@@ -24,7 +28,7 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")
 
 
 @typed
-def read_image(file: File) -> UInt8[Tensor, "3 h w"]:
+def read_image(file: File, side: int | None = None) -> UInt8[Tensor, "3 h w"]:
     """Read a picture as sRGB, turned as its EXIF orientation says.
 
     Grey becomes three equal channels; 16-bit grey is scaled by 255/65535, never by its own range,
@@ -34,11 +38,15 @@ def read_image(file: File) -> UInt8[Tensor, "3 h w"]:
     Args:
         file: a file of any format that Pillow reads, with one picture; of a camera's MPO, a JPEG
             with previews or a second view behind it, the first is taken.
+        side: brings its shorter side to so many pixels, if it is longer, by bilinear interpolation
+            with antialiasing; a JPEG is decoded at a fraction of its size where that is enough.
 
     Raises:
         UserError: missing, empty, truncated, corrupt, several pages, or floating-point pixels.
     """
-    return torch.from_numpy(decode(file, rgb))
+    if side is None:
+        return torch.from_numpy(decode(file, rgb))
+    return torch.from_numpy(decode(file, partial(_shrunk, side=side)))
 
 
 @typed
@@ -153,6 +161,20 @@ def rgb(picture: Image.Image) -> np.ndarray:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
     return np.array(np.asarray(picture.convert("RGB")).transpose(2, 0, 1), order="C")
+
+
+def _shrunk(picture: Image.Image, side: int) -> np.ndarray:
+    shorter = min(picture.size)
+    if shorter > side:
+        # the least of 1/2, 1/4, 1/8 that leaves both sides as long as they will be
+        picture.draft(None, tuple(-(-side * length // shorter) for length in picture.size))
+    pixels = rgb(picture)
+    shorter = min(pixels.shape[1:])
+    if shorter <= side:
+        return pixels
+    height, width = (max(side, round(side * length / shorter)) for length in pixels.shape[1:])
+    found = torch.from_numpy(pixels)
+    return tv.resize(found, [height, width], InterpolationMode.BILINEAR, antialias=True).numpy()
 
 
 def _indices(picture: Image.Image) -> np.ndarray:

@@ -57,7 +57,6 @@ def open_public(
     split: Published,
     *,
     limit: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
 ) -> LabelledFiles:
     """The labelled pictures of one split of a public data set, as it publishes them.
 
@@ -70,7 +69,6 @@ def open_public(
         split: train or test.
         limit: at most so many; needed with the Hub, where they are kept in memory. Of a local
             copy they are evenly spaced, of the Hub's the first.
-        cache_bytes: decoded pictures that are kept in memory.
 
     Raises:
         UserError: no such copy, no network, or no limit with the Hub.
@@ -86,7 +84,7 @@ def open_public(
     names: Sequence[str] = ()
     if spec.task == "classification":
         names = HUB_CATEGORIES if root is None else imagenet_categories(root)
-    return LabelledFiles(entries, names, cache=Cache(cache_bytes), **spec.reading)
+    return LabelledFiles(entries, names, **spec.reading)
 
 
 @typed
@@ -127,7 +125,7 @@ def public_data(
         split: whether to measure on validation or test pictures.
         seed: of the order in which heads, feedback and held-out pictures are read.
         counts: pictures of a split, in place of these; "test" is what is measured on.
-        cache_bytes: decoded pictures that are kept in memory.
+        cache_bytes: decoded pictures of the stream that are kept in memory.
         bad_files: whether files that cannot be read are refused, or left out and counted.
 
     Raises:
@@ -159,7 +157,7 @@ def public_data(
     cache = Cache(cache_bytes)
     sources = labelled_sources(
         {key: splits[key] for key in TRAINING} | {"test": splits[split]},
-        lambda entries: LabelledFiles(entries, train.categories, cache=cache, **spec.reading),
+        lambda entries: LabelledFiles(entries, train.categories, **spec.reading),
         {},
         seed,
     )

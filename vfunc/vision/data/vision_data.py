@@ -7,7 +7,7 @@ a number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
-from vfunc.vision.data.batches import LabelledBatch
+from vfunc.vision.data.batches import LabelledBatch, LabelledSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,8 @@ class VisionData:
         image_size: height and width that labelled pictures are resized to.
         summary: counts by split, counts and reasons of dropped pictures, and their source.
         names: the names of the classes, by task.
+        held: the labelled pictures at that size, by role, once they were asked for
+            (`vfunc.vision.loading.sized_pictures.sized_roles`).
     """
 
     stream: Pictures
@@ -88,6 +90,7 @@ class VisionData:
     image_size: tuple[int, int]
     summary: Mapping[str, Any]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    held: dict[str, LabelledSet] = field(default_factory=dict, init=False, repr=False)
 
 
 @typed
@@ -96,9 +99,9 @@ def labelled_batch(
 ) -> LabelledBatch:
     """Read examples and bring them to one size, the aspect ratio not kept.
 
-    Images are resized by bilinear interpolation with antialiasing; classes and depth by taking the
-    nearest pixel, so that no class or depth is made up and an unknown pixel stays unknown. A label
-    map may be void throughout.
+    Images are resized by bilinear interpolation with antialiasing, and stay pictures of 8 bits;
+    classes and depth by taking the nearest pixel, so that no class or depth is made up and an
+    unknown pixel stays unknown. A label map may be void throughout.
 
     Args:
         source: the examples.
@@ -113,15 +116,45 @@ def labelled_batch(
     """
     if not indices:
         raise UserError("a batch of no pictures was asked for; ask for at least 1")
-    examples = [source[index] for index in indices]
+    return as_batch(stacked([at_size(source[index], size) for index in indices]))
+
+
+@typed
+def at_size(example: Example, size: tuple[int, int]) -> Example:
+    """A labelled picture, and its maps, at another size; see `labelled_batch`."""
+    seg, depth = example.segmentation, example.depth
+    return replace(
+        example,
+        image=_resized(example.image, size),
+        segmentation=None if seg is None else _nearest(seg, size),
+        depth=None if depth is None else _nearest(depth, size),
+    )
+
+
+@typed
+def stacked(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Examples of one size behind each other: what `as_batch` makes a batch of.
+
+    Raises:
+        UserError: an example without any label; labels that only some have.
+    """
     maps = {key: _all_or_none(examples, key) for key in ("segmentation", "depth", "label")}
     if not any(maps.values()):
         raise UserError(f"{_named(examples[0])} has no labels; give a label map, depth or a class")
+    found = {"image": torch.stack([example.image for example in examples])}
+    found |= {key: torch.stack(maps[key]) for key in ("segmentation", "depth") if maps[key]}
+    return found | ({"label": torch.tensor(maps["label"])} if maps["label"] else {})
+
+
+@typed
+def as_batch(columns: Mapping[str, Tensor]) -> LabelledBatch:
+    """The batch of `stacked` columns."""
+    segmentation, depth = columns.get("segmentation"), columns.get("depth")
     return LabelledBatch(
-        torch.stack([_resized(example.image, size) for example in examples]),
-        segmentation=_stacked(maps["segmentation"], size, torch.int64),
-        depth=_stacked(maps["depth"], size, torch.float32),
-        classes=torch.tensor(maps["label"]) if maps["label"] else None,
+        columns["image"].float() / 255,
+        segmentation=None if segmentation is None else segmentation.long(),
+        depth=None if depth is None else depth.float(),
+        classes=columns.get("label"),
     )
 
 
@@ -209,11 +242,11 @@ def _all_or_none(examples: Sequence[Example], key: str) -> list[Any]:
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    unit = image[None].float() / 255
     if tuple(image.shape[-2:]) == size:
-        return unit[0]
-    resized = F.interpolate(unit, size, mode="bilinear", align_corners=False, antialias=True)
-    return resized[0].clamp(0, 1)
+        return image
+    x = image[None].float()
+    resized = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+    return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -224,7 +257,3 @@ def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
         for new, old in zip(size, labels.shape, strict=True)
     )
     return labels[rows[:, None], columns]
-
-
-def _stacked(maps: Sequence[Tensor], size: tuple[int, int], dtype: torch.dtype) -> Tensor | None:
-    return torch.stack([_nearest(m, size).to(dtype) for m in maps]) if maps else None

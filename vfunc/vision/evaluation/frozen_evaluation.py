@@ -6,25 +6,37 @@ the feedback's own loss on held-out pictures, and is cheap enough to be followed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from vfunc.errors import UserError
+from vfunc.storage.overflow import Overflow
 from vfunc.typecheck import typed
-from vfunc.vision.data.batches import LabelledBatch
-from vfunc.vision.encoder.encoder import DenseFeatures
+from vfunc.vision.data.batches import LabelledBatch, LabelledSet, are_known
 from vfunc.vision.evaluation.dense_metrics import depth_scores, segmentation_scores
 from vfunc.vision.evaluation.feature_classification import knn_accuracy, linear_accuracy
+from vfunc.vision.evaluation.held_features import (
+    HeldFeatures,
+    chunks,
+    fit_on_held,
+    held_features,
+)
 from vfunc.vision.evaluation.probes import Predictor, ProbeOptions, train_probe
-from vfunc.vision.feedback.head_losses import known, loss_sums, require_labels
-from vfunc.vision.feedback.heads import HeadOptions, fit_on_features, frozen_features
+from vfunc.vision.feedback.head_losses import loss_sums
+from vfunc.vision.feedback.heads import HeadOptions
 
-CHUNK = 64
-"""Number of pictures at a time."""
-
-__all__ = ["FrozenEvaluation", "ProbeOptions", "evaluate_frozen", "evaluate_quickly"]
+__all__ = [
+    "FrozenEvaluation",
+    "ProbeOptions",
+    "evaluate_frozen",
+    "evaluate_quickly",
+    "fitted_loss",
+    "probed",
+]
 
 
 @dataclass(frozen=True)
@@ -44,16 +56,17 @@ class FrozenEvaluation:
 @typed
 def evaluate_frozen(
     learner: nn.Module,
-    fit: LabelledBatch,
-    test: LabelledBatch,
+    fit: LabelledSet,
+    test: LabelledSet,
     tasks: Sequence[str],
     classes: Mapping[str, int],
     options: ProbeOptions,
+    overflow: Overflow | None = None,
 ) -> FrozenEvaluation:
     """Train linear heads on frozen features of `fit`, and measure them on `test`.
 
-    Features are computed once; the learner is left as it was. Deterministic given the options'
-    seed; global random state is untouched.
+    Pictures are read some at a time, and features are computed once; the learner is left as it
+    was. Deterministic given the options' seed; global random state is untouched.
 
     Args:
         learner: `learner("dense", images, layers)` gives `pooled` and `maps`.
@@ -62,39 +75,30 @@ def evaluate_frozen(
         tasks: tasks, of segmentation, depth and classification.
         classes: number of classes by task.
         options: options of the probes.
+        overflow: where features are kept; None is in memory.
 
     Returns:
-        Of segmentation: miou, pixel_accuracy; outcomes image_iou. Of depth: rmse, abs_rel,
-        delta_1; outcomes image_rmse. Of classification: linear_accuracy, knn_accuracy; outcomes
-        linear_correct.
+        See `probed`.
 
     Raises:
         UserError: labels of a task are missing, all void, or beyond the number of classes, among
-            the pictures of either.
+            the pictures of either; or there is no room for the features.
     """
-    require_labels(fit, tasks, classes)
-    require_labels(test, tasks, classes)
-    seen = frozen_features(learner, fit.images, options.layers, CHUNK)
-    new = frozen_features(learner, test.images, options.layers, CHUNK)
-    metrics: dict[str, float] = {}
-    outcomes: dict[str, tuple[float, ...]] = {}
-    measures = {"segmentation": _segmentation, "depth": _depth, "classification": _classification}
-    with torch.autocast(seen.maps.device.type, enabled=False):
-        for task in tasks:
-            found = measures[task](seen, fit, new, test, classes, options)
-            metrics |= found.metrics
-            outcomes |= found.outcomes
-    return FrozenEvaluation(metrics, outcomes)
+    room = overflow or Overflow(math.inf)
+    seen = held_features(learner, fit, options.layers, tasks, classes, room)
+    new = held_features(learner, test, options.layers, tasks, classes, room)
+    return probed(seen, new, tasks, classes, options)
 
 
 @typed
 def evaluate_quickly(
     learner: nn.Module,
-    fit: LabelledBatch,
-    test: LabelledBatch,
+    fit: LabelledSet,
+    test: LabelledSet,
     weights: Mapping[str, float | int],
     classes: Mapping[str, int],
     options: HeadOptions,
+    overflow: Overflow | None = None,
 ) -> FrozenEvaluation:
     """The weighted loss of the feedback on `test`, its heads fitted on `fit`.
 
@@ -105,30 +109,69 @@ def evaluate_quickly(
         weights: weights of the tasks in the loss.
         classes: number of classes by task.
         options: options of the heads.
+        overflow: where features are kept; None is in memory.
 
     Returns:
-        `loss` and, by task, `segmentation_loss` and so on: means over all labelled pixels (or
-        pictures) of `test`. Outcomes `loss`: what each picture adds to the loss, times the number
-        of pictures, so that their mean is `loss`; 0 of a picture without a known label.
+        See `fitted_loss`.
 
     Raises:
         UserError: see `evaluate_frozen`.
     """
-    tasks = tuple(weights)
-    require_labels(fit, tasks, classes)
-    require_labels(test, tasks, classes)
-    seen = frozen_features(learner, fit.images, options.layers, CHUNK)
-    heads = fit_on_features(seen, fit, tasks, classes, options)
-    new = frozen_features(learner, test.images, options.layers, CHUNK)
-    n = len(test)
-    totals: dict[str, list[Tensor]] = {task: [] for task in tasks}
-    for at in torch.arange(n).split(CHUNK):
-        part = slice(int(at[0]), int(at[-1]) + 1)
-        sums = loss_sums(heads, DenseFeatures(*(x[part] for x in new)), _rows(test, part))
-        for task, one in sums.items():
+    room, tasks = overflow or Overflow(math.inf), tuple(weights)
+    seen = held_features(learner, fit, options.layers, tasks, classes, room)
+    new = held_features(learner, test, options.layers, tasks, classes, room)
+    return fitted_loss(seen, new, weights, classes, options, room)
+
+
+@typed
+def probed(
+    seen: HeldFeatures,
+    new: HeldFeatures,
+    tasks: Sequence[str],
+    classes: Mapping[str, int],
+    options: ProbeOptions,
+) -> FrozenEvaluation:
+    """`evaluate_frozen` on features that are there.
+
+    Returns:
+        Of segmentation: miou, pixel_accuracy; outcomes image_iou. Of depth: rmse, abs_rel,
+        delta_1; outcomes image_rmse. Of classification: linear_accuracy, knn_accuracy; outcomes
+        linear_correct.
+    """
+    metrics: dict[str, float] = {}
+    outcomes: dict[str, tuple[float, ...]] = {}
+    measures = {"segmentation": _segmentation, "depth": _depth, "classification": _classification}
+    with torch.autocast(seen.device.type, enabled=False):
+        for task in tasks:
+            found = measures[task](seen, new, classes, options)
+            metrics |= found.metrics
+            outcomes |= found.outcomes
+    return FrozenEvaluation(metrics, outcomes)
+
+
+@typed
+def fitted_loss(
+    seen: HeldFeatures,
+    new: HeldFeatures,
+    weights: Mapping[str, float | int],
+    classes: Mapping[str, int],
+    options: HeadOptions,
+    overflow: Overflow,
+) -> FrozenEvaluation:
+    """`evaluate_quickly` on features that are there.
+
+    Returns:
+        `loss` and, by task, `segmentation_loss` and so on: means over all labelled pixels (or
+        pictures) of `new`. Outcomes `loss`: what each picture adds to the loss, times the number
+        of pictures, so that their mean is `loss`; 0 of a picture without a known label.
+    """
+    heads = fit_on_held(seen, tuple(weights), classes, options, overflow)
+    n = len(new)
+    totals: dict[str, list[Tensor]] = {task: [] for task in weights}
+    for at in chunks(n):
+        for task, one in loss_sums(heads, new.features(at), new.batch(at)).items():
             totals[task].append(one.total.double())
-    counts = {task: int(known(test, task).sum()) for task in tasks}
-    of_pictures = {task: torch.cat(totals[task]) / counts[task] for task in tasks}
+    of_pictures = {task: torch.cat(totals[task]) / new.known(task) for task in weights}
     each = sum(weights[task] * n * x for task, x in of_pictures.items())
     assert isinstance(each, Tensor)
     metrics = {f"{task}_loss": float(x.sum()) for task, x in of_pictures.items()}
@@ -136,17 +179,12 @@ def evaluate_quickly(
 
 
 def _segmentation(
-    seen: DenseFeatures,
-    fit: LabelledBatch,
-    new: DenseFeatures,
-    test: LabelledBatch,
-    classes: Mapping[str, int],
-    options: ProbeOptions,
+    seen: HeldFeatures, new: HeldFeatures, classes: Mapping[str, int], options: ProbeOptions
 ) -> FrozenEvaluation:
-    probe = train_probe("segmentation", seen.maps, fit, classes["segmentation"], options)
-    assert test.segmentation is not None
-    pairs = _pairs(lambda maps, size: probe(maps, size).argmax(1), new.maps, test.segmentation)
-    scores = segmentation_scores(pairs, classes["segmentation"])
+    count = classes["segmentation"]
+    probe = train_probe("segmentation", seen.maps, seen.pictures, count, options, seen.device)
+    pairs = _pairs(lambda maps, size: probe(maps, size).argmax(1), new, "segmentation")
+    scores = segmentation_scores(pairs, count)
     return FrozenEvaluation(
         {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy},
         {"image_iou": scores.image_iou},
@@ -154,18 +192,16 @@ def _segmentation(
 
 
 def _depth(
-    seen: DenseFeatures,
-    fit: LabelledBatch,
-    new: DenseFeatures,
-    test: LabelledBatch,
-    classes: Mapping[str, int],
-    options: ProbeOptions,
+    seen: HeldFeatures, new: HeldFeatures, classes: Mapping[str, int], options: ProbeOptions
 ) -> FrozenEvaluation:
-    assert fit.depth is not None and test.depth is not None
-    within = replace(fit, depth=fit.depth * (fit.depth < options.farthest))
-    require_labels(within, ["depth"], classes)
-    probe = train_probe("depth", seen.maps, within, 1, options)
-    pairs = _pairs(probe, new.maps, test.depth)
+    within = _Within(seen.pictures, options.farthest)
+    if not any(bool((within.labels("depth", at) > 0).any()) for at in chunks(len(seen))):
+        raise UserError(
+            f"all {len(seen)} labelled pictures are void for depth below {options.farthest} m, and "
+            "no head can be fitted to them: take more of them, or other ones"
+        )
+    probe = train_probe("depth", seen.maps, within, 1, options, seen.device)
+    pairs = _pairs(probe, new, "depth")
     scores = depth_scores(pairs, options.nearest, options.farthest, options.eigen_crop)
     return FrozenEvaluation(
         {"rmse": scores.rmse, "abs_rel": scores.abs_rel, "delta_1": scores.delta_1},
@@ -173,30 +209,44 @@ def _depth(
     )
 
 
+@dataclass(frozen=True)
+class _Within:
+    """Pictures whose depth is unknown from a distance on."""
+
+    pictures: LabelledSet
+    farthest: float
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def rows(self, at: Sequence[int]) -> LabelledBatch:
+        batch = self.pictures.rows(at)
+        return replace(batch, depth=self.labels("depth", at))
+
+    def labels(self, task: str, at: Sequence[int]) -> Tensor:
+        labels = self.pictures.labels(task, at)
+        return labels * (labels < self.farthest) if task == "depth" else labels
+
+
 def _classification(
-    seen: DenseFeatures,
-    fit: LabelledBatch,
-    new: DenseFeatures,
-    test: LabelledBatch,
-    classes: Mapping[str, int],
-    options: ProbeOptions,
+    seen: HeldFeatures, new: HeldFeatures, classes: Mapping[str, int], options: ProbeOptions
 ) -> FrozenEvaluation:
-    there, here = known(fit, "classification"), known(test, "classification")
-    assert fit.classes is not None and test.classes is not None
-    given = seen.pooled[there], fit.classes[there], new.pooled[here], test.classes[here]
-    linear, knn = linear_accuracy(*given), knn_accuracy(*given)
+    given: list[Tensor] = []
+    for held in (seen, new):
+        labels = held.labels("classification", range(len(held)))
+        valid = are_known(labels, "classification")
+        given += [held.pooled[valid], labels[valid]]
+    train, train_labels, test, test_labels = given
+    linear = linear_accuracy(train, train_labels, test, test_labels)
+    knn = knn_accuracy(train, train_labels, test, test_labels)
     return FrozenEvaluation(
         {"linear_accuracy": linear.accuracy, "knn_accuracy": knn.accuracy},
         {"linear_correct": linear.correct},
     )
 
 
-def _pairs(predict: Predictor, maps: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(predict: Predictor, held: HeldFeatures, task: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of predictions and labels, some pictures at a time."""
-    for part, label in zip(maps.split(CHUNK), labels.split(CHUNK), strict=True):
-        yield predict(part, (label.shape[1], label.shape[2])), label
-
-
-def _rows(batch: LabelledBatch, rows: slice) -> LabelledBatch:
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{name: x[rows] for name, x in values.items() if x is not None})
+    for at in chunks(len(held)):
+        labels = held.labels(task, at)
+        yield predict(held.features(at).maps, (labels.shape[1], labels.shape[2])), labels

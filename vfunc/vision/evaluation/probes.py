@@ -16,9 +16,11 @@ from vfunc.config.declared import Cases, option, same
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.conditions import asked
-from vfunc.vision.data.batches import IGNORE, LabelledBatch
+from vfunc.vision.data.batches import IGNORE, LabelledSet, are_known
+from vfunc.vision.evaluation.exact_median import median_of
+from vfunc.vision.evaluation.held_features import chunks
 from vfunc.vision.feedback.head_fits import UNIT, log_frequencies
-from vfunc.vision.feedback.head_losses import known, labels_of, metres, resize
+from vfunc.vision.feedback.head_losses import metres, resize
 from vfunc.vision.feedback.heads import HeadOptions
 
 Predictor = Callable[[Tensor, tuple[int, int]], Tensor]
@@ -72,51 +74,83 @@ class ProbeOptions:
 def train_probe(
     task: Literal["segmentation", "depth"],
     maps: Float[Tensor, "n d gh gw"],
-    batch: LabelledBatch,
+    pictures: LabelledSet,
     classes: int,
     options: ProbeOptions,
+    device: torch.device | str = "cpu",
 ) -> Predictor:
     """Train a probe at the resolution of the labels.
 
     Pictures that are all void are left out. The weights start from zero, the output from the
-    best constant. Deterministic given the seed; global random state is untouched.
+    best constant. Deterministic given the seed; global random state is untouched. No more than a
+    batch of features and labels is on the device at a time.
 
     Args:
         task: cross-entropy of segmentation, or absolute error of depth, through softplus.
-        maps: frozen features of the batch's images.
-        batch: labels, at least one of them known.
+        maps: frozen features of the pictures.
+        pictures: their labels, at least one of them known.
         classes: number of classes of segmentation.
         options: options of the probe.
+        device: the device to train on.
 
     Returns:
         The trained probe, with the running statistics of its batch normalisation.
     """
-    labels, valid = labels_of(batch, task), known(batch, task)
-    labelled = valid.flatten(1).any(1).nonzero().squeeze(1)
-    scale = float(labels[valid].median()) if task == "depth" else 1.0
+    about = _labels_told(task, pictures, classes)
+    like = maps[:1].to(device)
     outputs = classes if task == "segmentation" else 1
-    norm, linear = nn.BatchNorm2d(maps.shape[1]).to(maps), _zero_convolution(maps, outputs)
-    start = maps.new_full((outputs,), UNIT)
+    norm, linear = nn.BatchNorm2d(maps.shape[1]).to(like), _zero_convolution(like, outputs)
+    start = like.new_full((outputs,), UNIT)
     if task == "segmentation":
-        start = log_frequencies(torch.bincount(labels[valid], minlength=classes).to(maps.dtype))
+        start = log_frequencies(about.counts.to(like))
     cast("Tensor", linear.bias).data.copy_(start)
 
     def predict(x: Tensor, size: tuple[int, int]) -> Tensor:
-        z = linear(norm(x))
+        z = linear(norm(x.to(device)))
         if task == "segmentation":
             return resize(z, size)
-        return resize(metres(z, scale), size).squeeze(1)
+        return resize(metres(z, about.scale), size).squeeze(1)
 
     def loss(at: Tensor) -> Tensor:
-        predicted = predict(maps[at], (labels.shape[1], labels.shape[2]))
+        labels = pictures.labels(task, at.tolist()).to(device)
+        predicted = predict(maps[at.to(maps.device)], (labels.shape[1], labels.shape[2]))
         if task == "segmentation":
-            return F.cross_entropy(predicted, labels[at].long(), ignore_index=IGNORE)
-        return ((predicted - labels[at]).abs() * valid[at]).sum() / (valid[at].sum() * scale)
+            return F.cross_entropy(predicted, labels.long(), ignore_index=IGNORE)
+        valid = are_known(labels, task)
+        return ((predicted - labels).abs() * valid).sum() / (valid.sum() * about.scale)
 
     with torch.enable_grad():
-        _train(norm, linear, loss, labelled, options)
+        _train(norm, linear, loss, about.labelled, options)
     norm.eval()
     return torch.no_grad()(predict)
+
+
+@dataclass(frozen=True)
+class _LabelsTold:
+    """Which pictures have labels; how many there are of each class; the median depth, metres."""
+
+    labelled: Tensor
+    counts: Tensor
+    scale: float = 1.0
+
+
+def _labels_told(task: str, pictures: LabelledSet, classes: int) -> _LabelsTold:
+    """What a probe has to know of all labels, which are read some pictures at a time."""
+    labelled, counts = [], torch.zeros(classes, dtype=torch.long)
+
+    def known() -> Iterator[Tensor]:
+        for at in chunks(len(pictures)):
+            labels = pictures.labels(task, at)
+            yield labels[are_known(labels, task)]
+
+    for at in chunks(len(pictures)):
+        labels = pictures.labels(task, at)
+        valid = are_known(labels, task)
+        labelled.append(valid.flatten(1).any(1).cpu())
+        if task == "segmentation":
+            counts += torch.bincount(labels[valid], minlength=classes).cpu()
+    there = torch.cat(labelled).nonzero().squeeze(1)
+    return _LabelsTold(there, counts, median_of(known) if task == "depth" else 1.0)
 
 
 def _train(
@@ -140,7 +174,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = options.lr / norm.num_features * (1 - step / options.steps)
         optimizer.zero_grad()
-        loss(labelled[next(order).to(labelled.device)]).backward()
+        loss(labelled[next(order)]).backward()
         optimizer.step()
 
 

@@ -7,7 +7,7 @@ concerned. `vfunc.vision.feedback.heads` fits it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
-from vfunc.vision.data.batches import IGNORE, LabelledBatch
+from vfunc.vision.data.batches import FIELDS, IGNORE, LabelledBatch, are_known, labels_of
 from vfunc.vision.encoder.dense_features import DenseFeatures
 
-TASKS = ("segmentation", "depth", "classification")
+TASKS = tuple(FIELDS)
 
 FLOOR = 1e-3
 """Smallest predicted depth, in metres."""
@@ -116,30 +116,66 @@ def resize(
 
 
 @typed
-def labels_of(batch: LabelledBatch, task: str) -> Tensor:
-    """The batch's labels for a task.
-
-    Raises:
-        UserError: it has none, or there is no such task.
-    """
-    fields = {
-        "segmentation": batch.segmentation,
-        "depth": batch.depth,
-        "classification": batch.classes,
-    }
-    if task not in fields:
-        raise UserError(f"unknown feedback task {task!r}; known: {', '.join(TASKS)}")
-    labels = fields[task]
-    if labels is None:
-        raise UserError(f"{task} is asked for, but the labelled pictures have no {task} labels")
-    return labels
-
-
-@typed
 def known(batch: LabelledBatch, task: str) -> Bool[Tensor, "b *shape"]:
     """Where the batch's labels for a task are known."""
-    labels = labels_of(batch, task)
-    return labels > 0 if task == "depth" else labels != IGNORE
+    return are_known(labels_of(batch, task), task)
+
+
+@dataclass
+class LabelCheck:
+    """Checks the labels of pictures that come some at a time.
+
+    Attributes:
+        tasks: tasks, of `TASKS`.
+        classes: number of classes by task.
+    """
+
+    tasks: Sequence[str]
+    classes: Mapping[str, int]
+    _pictures: int = 0
+    _found: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise UserError(f"no feedback tasks: ask for some of {', '.join(TASKS)}")
+
+    def see(self, batch: LabelledBatch) -> None:
+        """Take note of some pictures.
+
+        Raises:
+            UserError: they have no labels of a task, or labels beyond the number of classes.
+        """
+        self._pictures += len(batch)
+        for task in self.tasks:
+            labels = labels_of(batch, task)
+            valid = are_known(labels, task)
+            if not bool(valid.any()):
+                continue
+            if task == "depth":
+                self._found[task] = (0, 0)
+                continue
+            low, high = (int(x) for x in labels[valid].aminmax())
+            before = self._found.get(task, (low, high))
+            low, high = min(low, before[0]), max(high, before[1])
+            self._found[task] = (low, high)
+            if low < 0 or high >= self.classes[task]:
+                raise UserError(
+                    f"{task} labels go from {low} to {high}, but there are {self.classes[task]} "
+                    f"classes, 0 to {self.classes[task] - 1} (void is {IGNORE})"
+                )
+
+    def end(self) -> None:
+        """All have been seen.
+
+        Raises:
+            UserError: the labels of a task are all void.
+        """
+        for task in self.tasks:
+            if task not in self._found:
+                raise UserError(
+                    f"all {self._pictures} labelled pictures are void for {task}, and no head can "
+                    "be fitted to them: take more of them, or other ones"
+                )
 
 
 @typed
@@ -154,22 +190,9 @@ def require_labels(batch: LabelledBatch, tasks: Sequence[str], classes: Mapping[
     Raises:
         UserError: a task's labels are missing, all void, or beyond the number of classes.
     """
-    if not tasks:
-        raise UserError(f"no feedback tasks: ask for some of {', '.join(TASKS)}")
-    for task in tasks:
-        valid = known(batch, task)
-        if not bool(valid.any()):
-            raise UserError(
-                f"all {len(batch)} labelled pictures are void for {task}, and no head can be "
-                "fitted to them: take more of them, or other ones"
-            )
-        if task != "depth":
-            low, high = (int(x) for x in labels_of(batch, task)[valid].aminmax())
-            if low < 0 or high >= classes[task]:
-                raise UserError(
-                    f"{task} labels go from {low} to {high}, but there are {classes[task]} "
-                    f"classes, 0 to {classes[task] - 1} (void is {IGNORE})"
-                )
+    check = LabelCheck(tasks, classes)
+    check.see(batch)
+    check.end()
 
 
 def _sums(task: str, head: Head, features: DenseFeatures, batch: LabelledBatch) -> LossSums:

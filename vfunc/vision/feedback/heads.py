@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from vfunc.learner import mode
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import LabelledBatch
 from vfunc.vision.encoder.dense_features import DenseFeatures
-from vfunc.vision.feedback.head_fits import FITS, HeadFit
+from vfunc.vision.feedback.head_fits import FITS, Losses
 from vfunc.vision.feedback.head_losses import Head, Heads, require_labels, widened
 
 EPSILON = 1e-5
@@ -125,26 +125,78 @@ def fit_on_features(
         Heads with the standardisation folded in.
     """
     with torch.enable_grad(), torch.autocast(features.maps.device.type, enabled=False):
-        heads = {t: _fitted(FITS[t](features, batch, classes.get(t, 1)), options) for t in tasks}
+        heads = {}
+        for task in tasks:
+            fit = FITS[task](features, batch, classes.get(task, 1))
+            part = FitPart(lambda fit=fit: fit.x, lambda fit=fit: fit.labels)
+            heads[task] = fitted([part], fit.start, fit.losses, fit.total, fit.scale, options)
     return Heads(options.layers, heads)
 
 
-def _fitted(fit: HeadFit, options: HeadOptions) -> Head:
-    variance, mean = torch.var_mean(fit.x, 0, correction=0)
-    std = (variance + EPSILON).sqrt()
-    x = (fit.x - mean) / std
-    width = x.shape[1]
-    weight = x.new_zeros(len(fit.start), width, requires_grad=True)
-    bias = fit.start.clone().requires_grad_()
-    decayed = {"params": [weight], "weight_decay": options.weight_decay * width}
+@dataclass(frozen=True)
+class FitPart:
+    """What some of the pictures add to a head's fit.
+
+    Attributes:
+        x: gives their features, rows (n, d), on the device of the fit.
+        labels: gives what enters of their labels (`HeadFit.labels`), there too.
+    """
+
+    x: Callable[[], Tensor]
+    labels: Callable[[], tuple[Tensor, ...]]
+
+
+@typed
+def fitted(
+    parts: Sequence[FitPart],
+    start: Float[Tensor, " k"],
+    losses: Losses,
+    total: float,
+    scale: float,
+    options: HeadOptions,
+) -> Head:
+    """Fit a head on all pictures together, of which no more than a part has to be there at once.
+
+    Args:
+        parts: the pictures; each part is asked for once or twice, and at each step of AdamW.
+        start: the initial bias.
+        losses: see `HeadFit`.
+        total: of all parts.
+        scale: scale of the `Head`.
+        options: options of the fit.
+    """
+    mean, std = _moments(parts)
+    alone = (parts[0].x() - mean) / std if len(parts) == 1 else None
+    weight = mean.new_zeros(len(start), len(mean), requires_grad=True)
+    bias = start.clone().requires_grad_()
+    decayed = {"params": [weight], "weight_decay": options.weight_decay * len(mean)}
     optimizer = torch.optim.AdamW(
         [decayed, {"params": [bias], "weight_decay": 0.0}], lr=options.lr, fused=True
     )
     for step in range(options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = options.lr / width * (1 - step / options.steps)
-        grads = torch.autograd.grad(fit.loss(F.linear(x, weight, bias)), [weight, bias])
+            group["lr"] = options.lr / len(mean) * (1 - step / options.steps)
+        grads = None
+        for part in parts:
+            x = (part.x() - mean) / std if alone is None else alone
+            loss = losses(F.linear(x, weight, bias), part.labels(), scale) / total
+            own = torch.autograd.grad(loss, [weight, bias])
+            grads = own if grads is None else [a + b for a, b in zip(grads, own, strict=True)]
+        assert grads is not None
         weight.grad, bias.grad = grads
         optimizer.step()
     folded = weight.detach() / std
-    return Head(folded, bias.detach() - folded @ mean, fit.scale)
+    return Head(folded, bias.detach() - folded @ mean, scale)
+
+
+def _moments(parts: Sequence[FitPart]) -> tuple[Tensor, Tensor]:
+    """Mean of the features over all rows, and their standard deviation."""
+    if len(parts) == 1:
+        variance, mean = torch.var_mean(parts[0].x(), 0, correction=0)
+        return mean, (variance + EPSILON).sqrt()
+    sums = [(x.double().sum(0), len(x)) for x in (part.x() for part in parts)]
+    count = sum(n for _, n in sums)
+    mean = torch.stack([x for x, _ in sums]).sum(0) / count
+    squares = torch.stack([((part.x().double() - mean) ** 2).sum(0) for part in parts])
+    dtype = parts[0].x().dtype
+    return mean.to(dtype), (squares.sum(0) / count + EPSILON).sqrt().to(dtype)

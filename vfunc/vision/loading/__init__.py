@@ -1,0 +1,1 @@
+"""Reads pictures before they are asked for, and no more than once."""
