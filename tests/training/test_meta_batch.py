@@ -11,6 +11,8 @@ from small_run import new_run, small, train
 
 from vfunc.errors import UserError
 from vfunc.estimators import FirstOrder, Unrolled
+from vfunc.language.data.examples import TokenBatch
+from vfunc.language.data.sequences import TokenStream
 from vfunc.language.workload import LanguageWorkload
 from vfunc.studies import bench_command
 from vfunc.studies.fidelity import fidelity
@@ -58,6 +60,45 @@ def test_an_estimate_takes_the_first_sequences_alone(estimator, options):
     assert float(part["estimate"].value) == pytest.approx(value, rel=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"estimator": "unrolled", "lookahead_steps": 2}])
+def test_an_estimate_takes_the_first_tokens_alone(monkeypatch, options):
+    """What comes after them has no part in it: a stream that ends there gives the same."""
+    estimator = Unrolled(2) if options else FirstOrder()
+    part = asked(estimator, batch_size=3, meta_seq_len=40, **options)
+    lengths = {observed.batch.tokens.shape[1] for observed in part["problem"].batches}
+    assert lengths == {40}
+    for observed in part["problem"].batches:
+        seen, texts = observed.observation, observed.batch
+        assert seen.candidates.shape[:2] == seen.entropy.shape == texts.predict.shape == (3, 39)
+        assert bool(texts.predict.any())
+    if options:
+        return  # later steps are of shorter texts in a run of them
+    read = TokenStream.batch
+
+    def short(self, position, size):
+        texts = read(self, position, size)
+        if size != 3:  # the feedback's
+            return texts
+        return TokenBatch(texts.tokens[:, :40], texts.predict[:, :39], texts.wrong[:, :39])
+
+    monkeypatch.setattr(TokenStream, "batch", short)
+    cut = asked(estimator, batch_size=3, **options)
+    assert measures.apart(part["gradient"], cut["gradient"]) < 1e-4
+    monkeypatch.undo()
+    whole = asked(estimator, batch_size=3, **options)
+    assert measures.apart(part["gradient"], whole["gradient"]) > 0.01
+
+
+def test_the_learner_takes_whole_texts_whatever_an_estimate_takes():
+    whole, part = (
+        train(batch_size=3, budget="1steps", designer_lr=1e-9, **o)
+        for o in ({}, {"meta_seq_len": 40})
+    )
+    assert whole.of("tokens") == part.of("tokens")
+    assert whole.of("train_loss") == pytest.approx(part.of("train_loss"), rel=1e-5)
+    assert whole.of("value") != pytest.approx(part.of("value"), rel=1e-2)
+
+
 def test_the_learner_takes_the_whole_micro_batch():
     whole, part = (train(batch_size=4, meta_batch_size=n, budget="1steps") for n in (4, 1))
     assert whole.of("train_loss") == pytest.approx(part.of("train_loss"), rel=1e-2)
@@ -73,6 +114,11 @@ def test_the_learner_takes_the_whole_micro_batch():
         (
             {"batch_size": 4, "meta_batch_size": 2, "estimate_mode": "train", "lora_rank": 2},
             "--estimate-mode train repeats the dropout of whole micro-batches",
+        ),
+        ({"seq_len": 64, "meta_seq_len": 65}, "--meta-seq-len 65 is above the --seq-len 64"),
+        (
+            {"meta_seq_len": 50, "estimate_mode": "train", "lora_rank": 2},
+            "--estimate-mode train .* leave it or --meta-seq-len 50 out",
         ),
         ({"seq_len": 64, "feedback_seq_len": 65}, "--feedback-seq-len 65 is above the --seq-len"),
         ({"feedback_kind": "reward", "feedback_seq_len": 9}, "it is for --feedback-kind worked"),
@@ -106,7 +152,7 @@ def test_what_parts_of_a_batch_lose_is_told(capsys):
 
 
 def test_there_is_something_to_divide(capsys):
-    line = "--part fidelity --batch-size 1 --feedback-batch-size 1 --steps 0"
+    line = "--part fidelity --batch-size 1 --feedback-batch-size 1 --steps 0 --seq-len 3"
     small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
     assert bench_command.main([*line.split(), *small_data.split()]) == 2
     assert "--part fidelity divides batches; give --batch-size 2" in capsys.readouterr().err
@@ -123,14 +169,14 @@ def test_a_part_of_the_feedback_is_the_first_of_the_whole(monkeypatch):
     monkeypatch.setattr(LanguageWorkload, "feedback", feedback)
     fidelity(run, FirstOrder(), 3)
     _, *asked = taken  # the first is the warm-up's
-    # on the whole; on 2 and on 1 sequences; on 2 and on 1 of its examples
+    # on the whole; on 2 and on 1 sequences; on 1/2, 1/4, 1/8 of their tokens; on 2, 1 examples
     for k in range(3):
-        whole, *parts = asked[5 * k : 5 * k + 5]
-        assert [len(tokens) for tokens in parts] == [4, 4, 2, 1]
+        whole, *parts = asked[8 * k : 8 * k + 8]
+        assert [len(tokens) for tokens in parts] == [4, 4, 4, 4, 4, 2, 1]
         for tokens in parts:
             shared = min(tokens.shape[1], whole.shape[1])
             assert torch.equal(tokens[:, :shared], whole[: len(tokens), :shared])
-    assert not torch.equal(asked[0][:, :9], asked[5][:, :9])
+    assert not torch.equal(asked[0][:, :9], asked[8][:, :9])
 
 
 def test_domains_divide_batches_already(capsys):

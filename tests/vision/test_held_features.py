@@ -84,7 +84,6 @@ def test_evaluation_is_the_same_whatever_is_there_at_once(monkeypatch, tmp_path)
 
     whole = both(None)
     monkeypatch.setattr(held, "CHUNK", 5)
-    monkeypatch.setattr(held.chunks, "__defaults__", (5,))
     parts = both(Overflow(0.0, tmp_path))
     assert not os.listdir(tmp_path)
     for one, other in zip(whole, parts, strict=True):
@@ -95,7 +94,6 @@ def test_evaluation_is_the_same_whatever_is_there_at_once(monkeypatch, tmp_path)
 
 def test_no_more_than_a_chunk_of_pictures_or_features_is_there_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(held, "CHUNK", 5)
-    monkeypatch.setattr(held.chunks, "__defaults__", (5,))
     images = scenes(6, 0).images[0].nbytes
     peaks = {}
     for count in (20, 80):

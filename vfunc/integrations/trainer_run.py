@@ -141,6 +141,7 @@ def new_workload(
         top_k=value.top_k,
         batch_size=batch_size,
         meta_batch_size=value.meta_batch_size or batch_size,
+        meta_seq_len=value.meta_seq_len,
         feedback_batch_size=value.feedback_batch_size or batch_size,
         fixed_alpha=0.5,
         device=device,

@@ -46,6 +46,7 @@ class ValueOptions:
         burn_in: micro-batches before the designer's first update.
         estimate_mode: the learner's mode in estimates; train repeats its step's own dropout.
         meta_batch_size: sequences of a micro-batch that an estimate takes; None is all.
+        meta_seq_len: tokens of a sequence that an estimate takes, the first; None is all.
         feedback_weights: weights of several feedback data sets; None weighs all the same.
         normalise_feedback: whether each data set's loss is divided by its gradient's norm.
         designer: the designer's size and targets, or a file that one was saved in; None is a new
@@ -71,6 +72,7 @@ class ValueOptions:
     burn_in: int = _as(EstimatorOptions, "burn_in")
     estimate_mode: Literal["eval", "train"] = _as(EstimatorOptions, "estimate_mode")
     meta_batch_size: int | None = None
+    meta_seq_len: int | None = None
     feedback_weights: tuple[float, ...] | None = None
     normalise_feedback: bool = False
     designer: DesignerConfig | str | Path | None = None
@@ -89,10 +91,11 @@ class ValueOptions:
             raise UserError(
                 f"estimator takes an estimator, such as vfunc.FirstOrder(), not {self.estimator!r}"
             )
-        for name in ("feedback_batch_size", "meta_batch_size"):
+        least = {"feedback_batch_size": 1, "meta_batch_size": 1, "meta_seq_len": 2}
+        for name, lowest in least.items():
             size = getattr(self, name)
-            if size is not None and size < 1:
-                raise UserError(f"{name} must be at least 1, not {size}")
+            if size is not None and size < lowest:
+                raise UserError(f"{name} must be at least {lowest}, not {size}")
         if self.freeze_designer and not isinstance(self.designer, str | Path):
             raise UserError(
                 "freeze_designer does nothing here: a new designer has to be trained; give "

@@ -121,11 +121,17 @@ def _check_estimate(options: Options) -> None:
         raise UserError(
             f"--meta-batch-size {size} is above the --batch-size {whole} that it is taken from"
         )
-    if size < whole and options["estimate_mode"] == "train":
+    tokens = options["meta_seq_len"]
+    if tokens > longest:
         raise UserError(
-            "--estimate-mode train repeats the dropout of whole micro-batches; leave it or "
-            f"--meta-batch-size {size} out"
+            f"--meta-seq-len {tokens} is above the --seq-len {longest} that it is taken from"
         )
+    for given, most, name in ((size, whole, "batch-size"), (tokens, longest, "seq-len")):
+        if given < most and options["estimate_mode"] == "train":
+            raise UserError(
+                "--estimate-mode train repeats the dropout of whole micro-batches; leave it or "
+                f"--meta-{name} {given} out"
+            )
 
 
 def _check_feedback_bank(options: Options) -> None:

@@ -259,6 +259,13 @@ class DataOptions:
         least=1,
         needs=(DESIGNED,),
     )
+    meta_seq_len: int = option(
+        "Tokens of a sequence that an estimate takes, the first: fewer are cheaper, and what comes "
+        "after them has no value.",
+        default=Computed("as --seq-len", lambda options: options["seq_len"]),
+        least=2,
+        needs=(DESIGNED,),
+    )
     feedback_batch_size: int = option(
         "Feedback examples in an estimate, shared by the tasks.",
         default=Computed("as --batch-size", lambda options: options["batch_size"]),

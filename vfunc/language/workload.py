@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
-from vfunc.language.data.examples import Batch, TokenBatch, first_rows
+from vfunc.language.data.examples import TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import MixedStream, tokens_in
 from vfunc.language.evaluation.evaluating import AtEnd, Forwards, evaluated
@@ -58,6 +58,9 @@ HALF = 8
 """Feedback batches in one of two draws that are compared, at most."""
 
 
+OfTexts = TypeVar("OfTexts", TokenBatch, ObservedBatch)
+
+
 @dataclass(frozen=True)
 class LanguageWorkload:
     """Soft next-token targets for a causal language model.
@@ -70,6 +73,7 @@ class LanguageWorkload:
         top_k: K.
         batch_size: sequences in a micro-batch of the stream.
         meta_batch_size: how many of these an estimate takes, the first.
+        meta_seq_len: how many tokens of each, the first; None takes all.
         feedback_batch_size: sequences in a feedback batch.
         fixed_alpha: the gate of `uniform_smoothing` and `self_distillation`.
         device: the learner's device.
@@ -102,6 +106,7 @@ class LanguageWorkload:
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
     tilt: float = 0.1
     mixing_share: float = 0.25
+    meta_seq_len: int | None = None
     trim: Trim = WHOLE
     frozen: FrozenPart | None = None
     processes: Processes = ALONE
@@ -182,16 +187,19 @@ class LanguageWorkload:
             logits, edge, hidden = self._logits(learner, batch, estimated)
         return self._observed(logits, batch, edge, hidden)
 
-    def _part(self, batch: Batch) -> Batch:
+    def _part(self, batch: OfTexts) -> OfTexts:
         """What an estimate takes of a batch."""
-        whole = self.meta_batch_size >= self.batch_size
-        if whole:
+        fewer, length = self.meta_batch_size < self.batch_size, self.meta_seq_len
+        held = batch.batch if isinstance(batch, ObservedBatch) else batch
+        shorter = length is not None and held.tokens.shape[1] > length
+        if not (fewer or shorter):
             return batch
-        part = first_rows(batch, self.meta_batch_size)
+        part = first_rows(batch, self.meta_batch_size) if fewer else batch
+        if shorter:
+            part = part.first_tokens(length)
         if isinstance(part, ObservedBatch):
-            return cast("Batch", replace(part, batch=part.batch.among(self.processes)))
-        assert isinstance(part, TokenBatch)
-        return cast("Batch", part.among(self.processes))
+            return replace(part, batch=part.batch.among(self.processes))
+        return part.among(self.processes)
 
     def of_arm(self, arm: str, followed: Sequence[Mapping[str, Any]] = ()) -> LanguageWorkload:
         """See `Workload.of_arm`."""

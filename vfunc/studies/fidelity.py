@@ -88,10 +88,11 @@ def fidelity(run: ArmRun, estimator: Estimator, draws: int) -> list[Fidelity]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A share of the sequences of a micro-batch, and of the examples of a feedback batch."""
+    """A share of a micro-batch's sequences, of their tokens, and of a feedback batch's examples."""
 
     sequences: int
     examples: int
+    tokens: int | None = None
 
 
 def _parts(workload: LanguageWorkload) -> dict[str, _Part]:
@@ -100,6 +101,12 @@ def _parts(workload: LanguageWorkload) -> dict[str, _Part]:
         f"{size // n} of {size} sequences": _Part(size // n, examples)
         for n in SHARES
         if size // n >= 1
+    }
+    longest = workload.data.stream.batch(0, size).tokens.shape[1]
+    named |= {
+        f"{longest // n} of {longest} tokens of each": _Part(size, examples, longest // n)
+        for n in SHARES
+        if longest // n >= 2
     }
     return named | {
         f"{examples // n} of {examples} feedback examples": _Part(size, examples // n)
@@ -113,16 +120,16 @@ def _problem(run: ArmRun, k: int, part: _Part | None) -> ValueProblem:
     """The next step's value problem on the k-th micro-batch from now, or on a part of it."""
     workload, at = run.workload, run.state.counters.micro_batch
     assert isinstance(workload, LanguageWorkload)
-    whole = replace(workload, meta_batch_size=workload.batch_size)
+    whole = replace(workload, meta_batch_size=workload.batch_size, meta_seq_len=None)
     observed = whole.look_ahead(run.state.learner, whole.batch(at + k), estimated=run.estimated)
     if part is None:
         return value_problem(replace(run, workload=whole), (observed,), k)
     some = replace(whole, feedback_batch_size=part.examples)
     # the k-th feedback batch begins where it does for the whole
     index = k * (workload.feedback_batch_size // part.examples)
-    return value_problem(
-        replace(run, workload=some), (first_rows(observed, part.sequences),), index
-    )
+    taken = first_rows(observed, part.sequences)
+    taken = taken if part.tokens is None else taken.first_tokens(part.tokens)
+    return value_problem(replace(run, workload=some), (taken,), index)
 
 
 def _compared(

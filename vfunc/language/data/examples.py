@@ -87,6 +87,17 @@ class TokenBatch:
             None if self.below is None else self.below.to(device),
         )
 
+    def first_tokens(self, count: int) -> TokenBatch:
+        """The first tokens of each sequence, so many at most, not copied."""
+        inputs = slice(0, count - 1)
+        return TokenBatch(
+            self.tokens[:, :count],
+            self.predict[:, inputs],
+            self.wrong[:, inputs],
+            self.domains,
+            below=None if self.below is None else self.below[:, inputs],
+        )
+
     def among(self, processes: Processes) -> TokenBatch:
         """The same batch as this process's part of one that all processes hold."""
         if processes.alone:

@@ -6,7 +6,7 @@ estimate, so that the objective is an honest function of phi alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -58,6 +58,13 @@ class ObservedBatch:
     batch: TokenBatch
     observation: Observation
     edge: Float[Tensor, "B T D"] | None = None
+
+    def first_tokens(self, count: int) -> ObservedBatch:
+        """The first tokens of each sequence, so many at most, not copied."""
+        seen = {f.name: getattr(self.observation, f.name) for f in fields(Observation)}
+        cut = {name: x if x is None else x[:, : count - 1] for name, x in seen.items()}
+        edge = None if self.edge is None else self.edge[:, : count - 1]
+        return ObservedBatch(self.batch.first_tokens(count), Observation(**cut), edge)
 
 
 @typed

@@ -134,6 +134,7 @@ def language_parts(
         top_k=config.targets.top_k,
         batch_size=config.data.batch_size,
         meta_batch_size=config.data.meta_batch_size,
+        meta_seq_len=config.data.meta_seq_len,
         feedback_batch_size=config.data.feedback_batch_size,
         fixed_alpha=config.targets.fixed_alpha,
         device=device,

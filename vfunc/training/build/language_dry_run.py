@@ -231,7 +231,8 @@ def _told(
     length, batch = config.data.seq_len, config.data.batch_size
     a_text = plain.forward / batch
     feedback = config.data.feedback_batch_size * config.data.feedback_seq_len / length * a_text
-    estimate = feedback * (1 + 2 * share) + config.data.meta_batch_size * a_text * 3 * share
+    shown = config.data.meta_batch_size * config.data.meta_seq_len / length
+    estimate = feedback * (1 + 2 * share) + shown * a_text * 3 * share
     blocks_of_phi = numbers["phi"] - model.config.vocab_size * config.targets.design["width"]
     designing = 2 * max(blocks_of_phi, 0) * length * batch
     more = (estimate + 3 * designing) / every + designing

@@ -84,8 +84,9 @@ class LabelledBatch:
     def rows(self, at: Sequence[int]) -> LabelledBatch:
         """See `LabelledSet.rows`."""
         index = torch.as_tensor(at, dtype=torch.long, device=self.images.device)
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return LabelledBatch(**{n: x if x is None else x[index] for n, x in found.items()})
+        maps = {n: getattr(self, n) for n in FIELDS.values()}
+        chosen = {n: x if x is None else x[index] for n, x in maps.items()}
+        return LabelledBatch(self.images[index], **chosen)
 
     def labels(self, task: str, at: Sequence[int]) -> Tensor:
         """See `LabelledSet.labels`."""

@@ -167,7 +167,8 @@ def _shrunk(picture: Image.Image, side: int) -> np.ndarray:
     shorter = min(picture.size)
     if shorter > side:
         # the least of 1/2, 1/4, 1/8 that leaves both sides as long as they will be
-        picture.draft(None, tuple(-(-side * length // shorter) for length in picture.size))
+        width, height = (-(-side * length // shorter) for length in picture.size)
+        picture.draft(None, (width, height))
     pixels = rgb(picture)
     shorter = min(pixels.shape[1:])
     if shorter <= side:

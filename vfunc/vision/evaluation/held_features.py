@@ -23,8 +23,9 @@ TOGETHER = 2**28
 """Bytes of features that heads are fitted on at a time."""
 
 
-def chunks(count: int, size: int = CHUNK) -> Iterator[range]:
-    """The places of so many pictures, some at a time."""
+def chunks(count: int, size: int | None = None) -> Iterator[range]:
+    """The places of so many pictures, `CHUNK` of them at a time, or as many as are said."""
+    size = size or CHUNK
     for at in range(0, count, size):
         yield range(at, min(at + size, count))
 

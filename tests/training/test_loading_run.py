@@ -1,0 +1,62 @@
+"""Runs on files: threads that read ahead, and a limit of memory, change no number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_run import same
+from small_vision_run import everything, parts_of, train
+
+from vfunc.training.files.identity import identity_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root, draws = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for n in range(40):
+        size = (36 + n % 5, 48)
+        pixels = draws.integers(0, 256, (*size, 3), dtype=np.uint8)
+        labels = draws.integers(0, 3, size, dtype=np.uint8)
+        (root / "images").mkdir(exist_ok=True)
+        (root / "labels").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(root / "images" / f"{n:02}.png")
+        Image.fromarray(labels).save(root / "labels" / f"{n:02}.png")
+    return str(root)
+
+
+def trained(folder, **options):
+    return train(
+        feedback=(folder,), budget="3steps", lookahead_steps=2, estimator="unrolled",
+        eval_every=1.0, **options,
+    )  # fmt: skip
+
+
+def test_what_is_read_ahead_or_kept_in_a_file_is_the_same(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("VFUNC_CACHE", str(tmp_path))
+    one, *others = (
+        trained(folder, loader_workers=0),
+        trained(folder, loader_workers=3),
+        trained(folder, in_memory=0.0, loader_workers=1),
+    )
+    for other in others:
+        assert same(everything(one), everything(other))
+        assert one.of("loss") == other.of("loss")
+        assert (
+            one.of("heldout_loss", kind="evaluation")
+            == other.of("heldout_loss", kind="evaluation")
+            != []
+        )
+
+
+def test_they_belong_to_the_machine_and_not_to_the_run(folder):
+    def identity(**options):
+        parts = parts_of(feedback=(folder,), **options)
+        return identity_of(parts)["options"]
+
+    assert identity(loader_workers=2, in_memory=0.1) == identity()
+    assert identity(stream_side=32) != identity()
+
+
+def test_a_smaller_side_of_the_stream_changes_what_is_learned(folder):
+    assert not same(everything(trained(folder)), everything(trained(folder, stream_side=24)))
