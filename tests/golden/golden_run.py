@@ -8,8 +8,10 @@ on any x86 machine, as far as libraries allow.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
+import platform
 import runpy
 import shutil
 import signal
@@ -42,10 +44,30 @@ LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "timm", "t
 
 
 def fingerprint() -> dict[str, str]:
-    """What decides over the last bit of a float: libraries, Python, kind of machine."""
+    """What decides over the last bit of a float: libraries, Python, system and processor."""
     python = ".".join(python_version_tuple()[:2])
     found = {name: version(name) for name in LIBRARIES}
-    return found | {"python": python, "machine": f"{system()} {machine()}"}
+    return found | {
+        "python": python,
+        "machine": f"{system()} {machine()}",
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    """The kind of processor: libraries choose their loops by its maker and what it can do.
+
+    `SETTINGS` does not reach all of them: two kinds of x86 gave other last bits.
+    """
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return platform.processor()
+    found = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
+    found = {key.strip(): value.strip() for key, value in found.items()}
+    flags = " ".join(sorted(found.get("flags", "").split()))
+    shown = [found.get(key, "") for key in ("vendor_id", "cpu family", "model")]
+    return " ".join([*shown, hashlib.sha256(flags.encode()).hexdigest()[:8]])
 
 
 def carry_out(names: Sequence[str], output: Path) -> None:

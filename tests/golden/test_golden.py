@@ -1,6 +1,6 @@
 """The commands of experiments/ do what they did when the golden records were made.
 
-Where the libraries are those of the recording, everything is compared bit for bit. Elsewhere what
+Where libraries and processor are those of the recording, everything is compared bit for bit. Elsewhere what
 is there, and of what kind, has to be the same, words and whole numbers too, and floats roughly, up
 to `RELATIVE` or `ABSOLUTE`: rounding grows where a few bfloat16 steps, or a difference of two nearly
 equal losses, are looked at. Hashes, p values and whether a generated answer is right are not
@@ -93,7 +93,7 @@ def test_as_recorded(name, outcome):
     exact = kept.pop("recorded_with") == found.pop("recorded_with") == fingerprint()
     said = differences(found, kept, exact)
     if said:
-        how = "bit for bit" if exact else "closely, libraries being others"
+        how = "bit for bit" if exact else "closely, libraries or processor being others"
         more = f"\n... and {len(said) - SHOWN} more" * (len(said) > SHOWN)
         first = "\n".join(said[:SHOWN])
         pytest.fail(f"{name}, compared {how}: {len(said)} differ\n{first}{more}", pytrace=False)

@@ -151,13 +151,6 @@ def test_what_parts_of_a_batch_lose_is_told(capsys):
     assert "8" not in said.partition("sequences")[0]
 
 
-def test_there_is_something_to_divide(capsys):
-    line = "--part fidelity --batch-size 1 --feedback-batch-size 1 --steps 0 --seq-len 3"
-    small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
-    assert bench_command.main([*line.split(), *small_data.split()]) == 2
-    assert "--part fidelity divides batches; give --batch-size 2" in capsys.readouterr().err
-
-
 def test_a_part_of_the_feedback_is_the_first_of_the_whole(monkeypatch):
     run, taken = new_run(batch_size=4, feedback_batch_size=4), []
     real = LanguageWorkload.feedback

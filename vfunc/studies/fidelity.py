@@ -55,7 +55,7 @@ def fidelity(run: ArmRun, estimator: Estimator, draws: int) -> list[Fidelity]:
         A row for each part.
 
     Raises:
-        UserError: it is no run on text, there is nothing to divide, or domains do already.
+        UserError: it is no run on text, or domains divide its batches already.
     """
     workload = run.workload
     if not isinstance(workload, LanguageWorkload):
@@ -63,8 +63,6 @@ def fidelity(run: ArmRun, estimator: Estimator, draws: int) -> list[Fidelity]:
     if workload.tasks.combine == "matched":
         raise UserError("--part fidelity divides batches, and so does --feedback-combine matched")
     parts = _parts(workload)
-    if not parts:
-        raise UserError("--part fidelity divides batches; give --batch-size 2 or more")
     asked: dict[str, _Part | None] = {"": None, **parts}
     found: dict[str, list[tuple[ValueEstimate, float]]] = {name: [] for name in asked}
     designer, theta = run.state.designer, run.state.functional.theta

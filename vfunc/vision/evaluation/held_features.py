@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vfunc.storage.overflow import Overflow
+from vfunc.trees import Scalar
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import LabelledBatch, LabelledSet, are_known
 from vfunc.vision.encoder.dense_features import DenseFeatures
@@ -97,8 +98,11 @@ def held_features(
         check.see(batch)
         found = frozen_features(learner, batch.images, layers, CHUNK)
         if maps is None:
-            shape = (len(pictures), *found.maps.shape[1:])
-            maps = overflow.room(shape, found.maps.dtype, "features", device)
+            _, c, gh, gw = found.maps.shape
+            # a row a patch, which is how heads read them
+            shape = (len(pictures), gh, gw, c)
+            rows = overflow.room(shape, found.maps.dtype, "features", device)
+            maps = rows.permute(0, 3, 1, 2)
         maps[at.start : at.stop] = found.maps
         pooled.append(found.pooled)
     check.end()
@@ -135,7 +139,7 @@ def fit_on_held(
             kept = [one for one in made if one is not None]
             counts = [one.counts for one in kept if one.counts is not None]
             start = start_of(torch.stack(counts).sum(0) if counts else None, kept[0].like)
-            total = sum(one.total for one in kept)
+            total = torch.stack([one.total for one in kept]).sum()
             parts = [one.part for one in kept]
             heads[task] = fitted(parts, start, kept[0].losses, total, scale or 1.0, options)
     return Heads(options.layers, heads)
@@ -159,7 +163,7 @@ class _Kept:
     part: FitPart
     like: Tensor
     losses: Losses
-    total: float
+    total: Scalar
     counts: Tensor | None
 
 

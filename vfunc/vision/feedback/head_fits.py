@@ -45,7 +45,7 @@ class HeadFit:
     labels: tuple[Tensor, ...]
     labelled: Bool[Tensor, " b"]
     losses: Losses
-    total: float
+    total: Scalar
     counts: Float[Tensor, " k"] | None = None
     scale: float = 1.0
 
@@ -74,7 +74,7 @@ def segmentation_fit(
     token = gh * gw * picture + _cells(labels.shape[1:], gh, gw, x.device)
     index = (token * classes + labels)[valid]
     counts = torch.bincount(index, minlength=n * gh * gw * classes).view(-1, classes).to(x.dtype)
-    total = float(counts.sum())
+    total = counts.sum()
     return HeadFit(rows_of(x), (counts,), labelled, _cross_entropies, total, counts.sum(0))
 
 
@@ -111,7 +111,7 @@ def depth_fit(
         part.view(-1, gh, CELLS, gw, CELLS).transpose(2, 3).reshape(-1, CELLS**2)
         for part in (count, mean)
     )
-    total = float(count.sum() * scale)
+    total = count.sum() * scale
     return HeadFit(rows_of(x), (count, mean), labelled, _absolute_errors, total, None, scale)
 
 
@@ -128,7 +128,7 @@ def classification_fit(
     x, labels, _, labelled = _labelled(features, batch, "classification")
     labels = labels.long()
     counts = torch.bincount(labels, minlength=classes).to(x.dtype)
-    return HeadFit(x, (labels,), labelled, _of_classes, float(len(labels)), counts)
+    return HeadFit(x, (labels,), labelled, _of_classes, x.new_tensor(float(len(labels))), counts)
 
 
 def _of_classes(z: Tensor, labels: tuple[Tensor, ...], scale: float) -> Scalar:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vfunc.config.declared import option
 from vfunc.errors import UserError
 from vfunc.learner import mode
+from vfunc.trees import Scalar
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import LabelledBatch
 from vfunc.vision.encoder.dense_features import DenseFeatures
@@ -151,7 +152,7 @@ def fitted(
     parts: Sequence[FitPart],
     start: Float[Tensor, " k"],
     losses: Losses,
-    total: float,
+    total: Scalar,
     scale: float,
     options: HeadOptions,
 ) -> Head:
