@@ -95,7 +95,7 @@ def _check_stream(options: Options) -> None:
 
 def _check_arms_with_labels(options: Options) -> None:
     """Arms that step on labels need solutions; values by formula are of one feedback loss."""
-    direct = [name for name in options["arms"] if ARMS[name].direct]
+    direct = [n for n in options["arms"] if ARMS[n].direct and ARMS[n].phases != ("grpo",)]
     if direct and options["feedback_kind"] != "worked":
         raise UserError(
             f"the arm {direct[0]} trains on the feedback's solutions, of which --feedback-kind "

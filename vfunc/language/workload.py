@@ -20,6 +20,7 @@ from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import Batch, TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import MixedStream, tokens_in
+from vfunc.language.direct_options import DirectOptions
 from vfunc.language.evaluation.evaluating import AtEnd, Forwards, evaluated
 from vfunc.language.feedback_tasks import (
     FeedbackBatch,
@@ -78,6 +79,7 @@ class LanguageWorkload:
         tasks: the feedback's tasks.
         tilt: how far `tilted_oracle` goes from the learner, in nats of a typical value.
         mixing_share: share of labelled texts in the stream of `mixing`.
+        direct: options of the arms that TRL trains.
         trim: what the learner's forwards can do without.
         frozen: the learner's frozen lower blocks, where there are any; batches carry their output.
         processes: the processes that each hold a share of every batch.
@@ -102,6 +104,7 @@ class LanguageWorkload:
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
     tilt: float = 0.1
     mixing_share: float = 0.25
+    direct: DirectOptions = field(default_factory=DirectOptions)
     trim: Trim = WHOLE
     frozen: FrozenPart | None = None
     processes: Processes = ALONE
@@ -195,9 +198,9 @@ class LanguageWorkload:
 
     def of_arm(self, arm: str, followed: Sequence[Mapping[str, Any]] = ()) -> LanguageWorkload:
         """See `Workload.of_arm`."""
-        if not ARMS[arm].direct:
-            return self
         stream, labelled = self.data.stream, self.data.feedback
+        if not ARMS[arm].direct or (ARMS[arm].phases and isinstance(labelled, PromptStream)):
+            return self
         assert not isinstance(stream, MixedStream) and not isinstance(labelled, PromptStream)
         mixed = MixedStream(stream, labelled, self.mixing_share) if arm == "mixing" else labelled
         return replace(self, data=replace(self.data, stream=mixed))

@@ -40,6 +40,7 @@ from vfunc.language.data.reading import (
 )
 from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.sequences import InterleavedStream, TokenStream, WeightedStream
+from vfunc.language.direct_options import GRPO_ARMS
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.evaluation.evaluating import AtEnd
 from vfunc.language.evaluation.measured_tokens import read_patterns
@@ -116,6 +117,7 @@ def language_parts(
         config.run.seed,
         feedback_length=config.data.feedback_seq_len,
         rewarded=config.data.feedback_kind == "reward",
+        prompted=any(arm in GRPO_ARMS for arm in config.run.arms),
         vocabulary=vocabulary,
         solved=config.data.solve_size,
         patterns=read_patterns(config.data.measure_tokens) if config.data.measure_tokens else (),
@@ -142,6 +144,7 @@ def language_parts(
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
         tilt=config.targets.tilt,
         mixing_share=config.targets.mixing_share,
+        direct=config.direct,
         trim=Trim(logits_by_rows(module), None if frozen is None else frozen.split),
         frozen=frozen,
         at_end=at_end,
