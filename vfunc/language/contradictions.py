@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from vfunc.arms import ARMS
 from vfunc.conditions import EMBEDDED
 from vfunc.config.declared import Options
@@ -100,6 +102,12 @@ def _check_arms_with_labels(options: Options) -> None:
         raise UserError(
             f"the arm {direct[0]} trains on the feedback's solutions, of which --feedback-kind "
             "reward has none; take it out of --arms"
+        )
+    share, budget = options["sft_share"], options["budget"]
+    both = "sft+grpo" in options["arms"] and budget.unit == "steps"
+    if both and math.ceil(share * budget.amount) >= budget.amount:
+        raise UserError(
+            f"--sft-share {share:g} of {budget} leaves no step to GRPO; give less, or more steps"
         )
     valued = [name for name in options["arms"] if ARMS[name].valued]
     if valued and task_count(options) > 1 and options["feedback_combine"] == "matched":

@@ -65,7 +65,8 @@ def run_arm(run: ArmRun) -> Evaluation:
                 at = run.state.counters
                 raise stop.raised(f"stopped after step {at.step} of {run.arm.name}")
             follow(run)
-            if fraction_spent(run) == 1.0 or crosses(run.plan.save_every, before, fraction_spent(run)):
+            spent = fraction_spent(run)
+            if spent == 1.0 or crosses(run.plan.save_every, before, spent):
                 save(run)
     _require_same(run)
     if _told_in_maps(run):
@@ -208,4 +209,5 @@ def evaluate_arm(run: ArmRun, *, final: bool) -> Evaluation:
 
 
 def crosses(every: float, before: float, after: float) -> bool:
+    """Whether a multiple of `every`, above 0, lies between two fractions of the budget."""
     return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)

@@ -25,7 +25,13 @@ from vfunc.training.direct.feedback_rows import ENDLESS, Rows, RunOrder, prompt_
 from vfunc.trees import Params
 
 with needs("language", "transformers"):
-    from transformers import GenerationConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        GenerationConfig,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 with needs("trl", "trl"):
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
@@ -50,9 +56,7 @@ def twin_of(learner: nn.Module) -> Any:
     return copy.deepcopy(learner, {id(x): x for x in held})
 
 
-def right_answer(
-    completions: Sequence[str], answer: Sequence[str], **_: object
-) -> list[float]:
+def right_answer(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
     """GRPO's reward: 1 where the answer that a completion states is right, by the run's own check.
 
     Args:
