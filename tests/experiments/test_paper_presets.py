@@ -50,7 +50,7 @@ ROWS = {
     "qwen1.5_4b_lora": ("Qwen/Qwen1.5-4B", LORA | {"budget": "2000steps"}),
     "qwen1.5_7b_lora": ("Qwen/Qwen1.5-7B", LORA),
     "qwen1.5_4b_controls": ("Qwen/Qwen1.5-4B", LORA),
-    "qwen1.5_4b_direct": ("Qwen/Qwen1.5-4B", LORA | {"budget": "8h", "grpo_generations": 8}),
+    "qwen1.5_4b_direct": ("Qwen/Qwen1.5-4B", LORA | {"budget": "28800s", "grpo_generations": 8}),
     "qwen1.5_4b_decontaminated": ("Qwen/Qwen1.5-4B", LORA),
     "qwen1.5_4b_feedback_1k": ("Qwen/Qwen1.5-4B", LORA | {"feedback_size": 1000}),
     "qwen1.5_4b_feedback_2k": ("Qwen/Qwen1.5-4B", LORA | {"feedback_size": 2000}),

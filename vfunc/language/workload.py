@@ -20,8 +20,8 @@ from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import Batch, TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import MixedStream, tokens_in
-from vfunc.language.direct_options import DirectOptions
 from vfunc.language.evaluation.evaluating import AtEnd, Forwards, evaluated
+from vfunc.language.feedback_options import DirectOptions
 from vfunc.language.feedback_tasks import (
     FeedbackBatch,
     FeedbackTasks,

@@ -40,11 +40,10 @@ from vfunc.language.data.reading import (
 )
 from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.sequences import InterleavedStream, TokenStream, WeightedStream
-from vfunc.language.direct_options import GRPO_ARMS
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.evaluation.evaluating import AtEnd
 from vfunc.language.evaluation.measured_tokens import read_patterns
-from vfunc.language.feedback_options import FeedbackTasks
+from vfunc.language.feedback_options import GRPO_ARMS, FeedbackTasks
 from vfunc.language.hidden_state import edge_of, width_at
 from vfunc.language.loading import start_learner
 from vfunc.language.options import DataOptions

@@ -12,7 +12,7 @@ from torch import nn
 
 from vfunc.language.benchmarks.benchmark_options import BenchmarkOptions
 from vfunc.language.contradictions import check_language
-from vfunc.language.direct_options import DirectOptions
+from vfunc.language.feedback_options import DirectOptions
 from vfunc.language.learner_options import AdapterOptions, TrainedOptions
 from vfunc.language.options import DataOptions, TargetOptions
 from vfunc.modality import Modality
