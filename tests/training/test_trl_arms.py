@@ -74,6 +74,8 @@ def test_an_arm_trains_and_is_evaluated_as_every_arm(arm, some_right, capfd, tmp
     spent = (0.0, 0.25, 0.5, 0.75) if arm != "sft+grpo" else (0.0, 0.5, 0.0, 0.5)
     assert one.of("lr") == list(map(new_run("baseline").plan.size, spent))
     assert len(one.of("reward")) == {"trl_sft": 0, "grpo": 4, "sft+grpo": 2}[arm]
+    moments = next(iter(one.state.optimizer.state.values()))
+    assert int(moments["step"]) == (2 if arm == "sft+grpo" else 4)  # GRPO's begins as new
     assert one.of("tokens") == sorted(set(one.of("tokens"))) and min(one.of("units_a_second")) > 0
     # TRL has changed nothing but parameters, shown nothing and left nothing behind
     assert one.state.learner.config.to_dict() == start.config.to_dict()
@@ -261,6 +263,7 @@ def test_a_command_goes_on_with_an_arm_by_trl(command, monkeypatch, tmp_path, ca
     assert command("--resume", "x", small_data=False) == 0
     runs = tmp_path / "runs"
     require_equal(contents(runs / "x", learners=1), contents(runs / "whole", learners=1))
+    (runs / "x/manifest.json").unlink()  # names alone tell
     remove_written(runs / "x")
     assert not [p for p in (runs / "x").rglob("*") if p.is_file() and p.name != ".lock"]
 
@@ -294,6 +297,15 @@ def test_what_is_not_finite_ends_the_arm_before_the_step():
     with pytest.raises(vfunc.NonFiniteError, match="loss is"):
         run_trl_arm(dataclasses.replace(run, workload=_unevaluated(run.workload)))
     assert run.state.counters.step == 0
+
+
+def test_a_gradient_that_is_not_finite_ends_it_before_the_step():
+    run = started("trl_sft")
+    before = {n: p.detach().clone() for n, p in run.state.learner.named_parameters()}
+    next(run.state.learner.parameters()).register_hook(lambda g: g / 0)
+    with pytest.raises(vfunc.NonFiniteError, match="gradient is"):
+        run_trl_arm(run)
+    assert same(before, dict(run.state.learner.named_parameters()))
 
 
 def _unevaluated(workload):
