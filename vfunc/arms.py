@@ -1,12 +1,16 @@
 """The arms of a comparison: same learner, stream, optimizer and loss; only the targets differ.
 
-All but `mixing` and `sft`, which use the labels directly: they are what indirect use of the same
-labels has to be measured against.
+All but `mixing`, `sft` and the arms that TRL trains, which use the labels directly: they are what
+indirect use of the same labels has to be measured against.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+PhaseKind = Literal["sft", "grpo"]
+"""Trainings by TRL: its `SFTTrainer` and its `GRPOTrainer`."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Arm:
         direct: whether the learner steps on the labelled examples themselves.
         follows: the arm of the same run, trained before, whose log its tasks are made by; "" is
             none.
+        phases: the trainings by TRL that it is made of, one after the other; none are of this
+            package's own loop.
     """
 
     name: str
@@ -32,6 +38,7 @@ class Arm:
     valued: bool = False
     direct: bool = False
     follows: str = ""
+    phases: tuple[PhaseKind, ...] = ()
 
 
 ARMS: dict[str, Arm] = {
@@ -50,5 +57,8 @@ ARMS: dict[str, Arm] = {
         Arm("tilted_oracle", valued=True),
         Arm("mixing", observes=False, direct=True),
         Arm("sft", observes=False, direct=True),
+        Arm("trl_sft", observes=False, direct=True, phases=("sft",)),
+        Arm("grpo", observes=False, direct=True, phases=("grpo",)),
+        Arm("sft+grpo", observes=False, direct=True, phases=("sft", "grpo")),
     )
 }

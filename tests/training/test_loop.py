@@ -209,12 +209,12 @@ def test_an_arms_last_state_is_on_disk_before_it_is_judged():
 
 def test_a_checkpoint_from_which_nothing_can_go_on_is_not_written():
     run = new_run()
-    loop._save(run)
+    loop.save(run)
     assert run.log.saved == [0]
     with torch.no_grad():
         for parameter in run.state.learner.parameters():
             parameter.mul_(1e30)  # finite, as after a step that was too long
-    loop._save(run)
+    loop.save(run)
     assert run.log.saved == [0]
 
 
@@ -226,11 +226,11 @@ def test_lookahead_has_the_step_sizes_that_later_steps_take(budget, accumulate):
     run = new_run(budget=budget, accumulate=accumulate, meta_period=1000, **options)
     workload, foreseen, taken = run.workload, [], []
     batches = tuple(workload.look_ahead(run.state.learner, workload.batch(k)) for k in range(3))
-    while loop._fraction(run) < 1:
+    while loop.fraction_spent(run) < 1:
         taken.append(loop.one_step(run)["lr"])
         # what the next window's estimates are told, once its size is set
         for group in run.state.optimizer.param_groups:
-            group["lr"] = run.plan.size(loop._fraction(run))
+            group["lr"] = run.plan.size(loop.fraction_spent(run))
         problem = step.value_problem(run, batches, 0)
         foreseen.append([problem.rule.at(k).eta for k in range(3)])
         assert problem.notes.get("later_sizes_predicted", False) is (budget == "3000tokens")

@@ -33,12 +33,12 @@ def timeless(value):
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
-def contents(path):
+def contents(path, learners=2):
     """Everything in a run's directory, without times."""
     assert not list((path / "checkpoints").iterdir())
     events = read_events(path / "events.jsonl")
     tensors = {p.relative_to(path): load_file(p) for p in path.rglob("*.safetensors")}
-    assert len(tensors) == 3
+    assert len(tensors) == learners + (learners > 1)  # and a designer
     results = {p.name: json.loads(p.read_text()) for p in path.glob("arms/*.json")}
     metrics = json.loads((path / "metrics.json").read_text())
     metrics.pop("git_commit")  # a commit may come between two runs

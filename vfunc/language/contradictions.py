@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from vfunc.arms import ARMS
 from vfunc.conditions import EMBEDDED
 from vfunc.config.declared import Options
@@ -95,11 +97,17 @@ def _check_stream(options: Options) -> None:
 
 def _check_arms_with_labels(options: Options) -> None:
     """Arms that step on labels need solutions; values by formula are of one feedback loss."""
-    direct = [name for name in options["arms"] if ARMS[name].direct]
+    direct = [n for n in options["arms"] if ARMS[n].direct and ARMS[n].phases != ("grpo",)]
     if direct and options["feedback_kind"] != "worked":
         raise UserError(
             f"the arm {direct[0]} trains on the feedback's solutions, of which --feedback-kind "
             "reward has none; take it out of --arms"
+        )
+    share, budget = options["sft_share"], options["budget"]
+    both = "sft+grpo" in options["arms"] and budget.unit == "steps"
+    if both and math.ceil(share * budget.amount) >= budget.amount:
+        raise UserError(
+            f"--sft-share {share:g} of {budget} leaves no step to GRPO; give less, or more steps"
         )
     valued = [name for name in options["arms"] if ARMS[name].valued]
     if valued and task_count(options) > 1 and options["feedback_combine"] == "matched":

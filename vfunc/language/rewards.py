@@ -48,11 +48,12 @@ TOO_LONG = "a prompt that fills the sequence"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt's tokens and the answer that is right; no solution."""
+    """A prompt's tokens and the answer that is right, with its text; no solution."""
 
     tokens: tuple[int, ...]
     answer: str
     domain: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def checkable_prompts(
         reason = _unusable(example, ids, sequence_length)
         if reason is None:
             assert example.answer is not None
-            prompts.append(Prompt(tuple(ids), example.answer, example.domain))
+            prompts.append(Prompt(tuple(ids), example.answer, example.domain, example.prompt))
         else:
             dropped[reason] = dropped.get(reason, 0) + 1
     if not prompts:

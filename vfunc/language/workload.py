@@ -21,6 +21,7 @@ from vfunc.language.data.examples import TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
 from vfunc.language.data.sequences import MixedStream, tokens_in
 from vfunc.language.evaluation.evaluating import AtEnd, Forwards, evaluated
+from vfunc.language.feedback_options import DirectOptions
 from vfunc.language.feedback_tasks import (
     FeedbackBatch,
     FeedbackTasks,
@@ -82,6 +83,7 @@ class LanguageWorkload:
         tasks: the feedback's tasks.
         tilt: how far `tilted_oracle` goes from the learner, in nats of a typical value.
         mixing_share: share of labelled texts in the stream of `mixing`.
+        direct: options of the arms that TRL trains.
         trim: what the learner's forwards can do without.
         frozen: the learner's frozen lower blocks, where there are any; batches carry their output.
         processes: the processes that each hold a share of every batch.
@@ -107,6 +109,7 @@ class LanguageWorkload:
     tilt: float = 0.1
     mixing_share: float = 0.25
     meta_seq_len: int | None = None
+    direct: DirectOptions = field(default_factory=DirectOptions)
     trim: Trim = WHOLE
     frozen: FrozenPart | None = None
     processes: Processes = ALONE
@@ -191,21 +194,21 @@ class LanguageWorkload:
         """What an estimate takes of a batch."""
         fewer, length = self.meta_batch_size < self.batch_size, self.meta_seq_len
         held = batch.batch if isinstance(batch, ObservedBatch) else batch
-        shorter = length is not None and held.tokens.shape[1] > length
-        if not (fewer or shorter):
+        cut = None if length is None or held.tokens.shape[1] <= length else length
+        if cut is None and not fewer:
             return batch
         part = first_rows(batch, self.meta_batch_size) if fewer else batch
-        if shorter:
-            part = part.first_tokens(length)
+        if cut is not None:
+            part = part.first_tokens(cut)
         if isinstance(part, ObservedBatch):
             return replace(part, batch=part.batch.among(self.processes))
         return part.among(self.processes)
 
     def of_arm(self, arm: str, followed: Sequence[Mapping[str, Any]] = ()) -> LanguageWorkload:
         """See `Workload.of_arm`."""
-        if not ARMS[arm].direct:
-            return self
         stream, labelled = self.data.stream, self.data.feedback
+        if not ARMS[arm].direct or (ARMS[arm].phases and isinstance(labelled, PromptStream)):
+            return self
         assert not isinstance(stream, MixedStream) and not isinstance(labelled, PromptStream)
         mixed = MixedStream(stream, labelled, self.mixing_share) if arm == "mixing" else labelled
         return replace(self, data=replace(self.data, stream=mixed))

@@ -35,6 +35,9 @@ _STYLES = {
     "tilted_oracle": ("#8c6d1f", ">"),
     "mixing": ("#a3123a", "h"),
     "sft": ("#1f6f6f", "d"),
+    "trl_sft": ("#2ca6a4", "d"),
+    "grpo": ("#b5651d", "*"),
+    "sft+grpo": ("#5d3a9b", "p"),
 }
 _OTHER_STYLES = (("#5d3a9b", "p"), ("#b5651d", "*"), ("#d81b60", "H"), ("#3d7a3d", "8"))
 

@@ -14,6 +14,7 @@ from vfunc.modality import Modality, Reporting, Saving
 from vfunc.processes import ALONE, Processes, local_device
 from vfunc.training.arm_run import StepOptions
 from vfunc.training.budget import ArmPlan, Schedule
+from vfunc.training.direct.requirements import require_trl
 from vfunc.training.options.run_config import RunConfig
 from vfunc.workload import Workload
 
@@ -66,6 +67,7 @@ def assemble(config: RunConfig, processes: Processes = ALONE) -> Assembled:
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     device = pick_device(config.learner.device, processes)
+    require_trl(config.run.arms, device, processes)
     torch.manual_seed(config.run.seed)
 
     def check(module: nn.Module) -> None:

@@ -20,7 +20,14 @@ from torch import Tensor
 from vfunc.errors import UserError
 from vfunc.storage.sealed import seal_holds, write_sealed
 from vfunc.training.files.sound_state import checked_counters, require_sound
-from vfunc.training.state import ArmState, Counters, HeldFeedback, HeldMean, RunningMeans
+from vfunc.training.state import (
+    ArmState,
+    Counters,
+    DirectState,
+    HeldFeedback,
+    HeldMean,
+    RunningMeans,
+)
 
 
 def random_state(state: ArmState) -> dict[str, Tensor | None]:
@@ -61,6 +68,7 @@ def save_checkpoint(
         **random_state(state),
         **({} if state.held is None else {"held_feedback": vars(state.held)}),
         **({} if state.held_mean is None else {"held_mean": vars(state.held_mean)}),
+        **({} if state.direct is None else {"direct": vars(state.direct)}),
         "random_of_others": [dict(one) for one in others],
         "made_of": dict(made_of or {}),
     }
@@ -120,6 +128,8 @@ def load_checkpoint(
         state.held = None if held is None else HeldFeedback(**held)
         mean = content.get("held_mean")
         state.held_mean = None if mean is None else HeldMean(**mean)
+        direct = content.get("direct")
+        state.direct = None if direct is None else DirectState(**direct)
         state.counters = counters
         return content.get("made_of", {})
     except (

@@ -43,34 +43,35 @@ def run_arm(run: ArmRun) -> Evaluation:
     processes = run.workload.processes
     _require_same(run)
     if run.state.counters.step == 0:
-        _evaluate(run, final=False)
+        evaluate_arm(run, final=False)
         _foresee(run)
         if _told_in_maps(run):
             map_values(run, "start")
         run.log.checkpoint(run.state)
     with noting_interrupts() as stop:
-        _follow(run)  # what an interrupt left undone
-        while (before := _fraction(run)) < 1.0:
+        follow(run)  # what an interrupt left undone
+        while (before := fraction_spent(run)) < 1.0:
             for _ in _warmed_up(run):
                 stop.signum = processes.any(stop.signum)
                 if stop.requested:
-                    _save(run)
+                    save(run)
                     raise stop.raised(f"stopped while the designer of {run.arm.name} warms up")
             first = run.state.counters.updates <= run.options.designer_warmup
             done = one_step(run)
-            _report(run, done, first=first)
+            report(run, done, first=first)
             stop.signum = processes.any(stop.signum)
             if stop.requested:
-                _save(run)
+                save(run)
                 at = run.state.counters
                 raise stop.raised(f"stopped after step {at.step} of {run.arm.name}")
-            _follow(run)
-            if _fraction(run) == 1.0 or _crosses(run.plan.save_every, before, _fraction(run)):
-                _save(run)
+            follow(run)
+            spent = fraction_spent(run)
+            if spent == 1.0 or crosses(run.plan.save_every, before, spent):
+                save(run)
     _require_same(run)
     if _told_in_maps(run):
         map_values(run, "end")
-    return _evaluate(run, final=True)
+    return evaluate_arm(run, final=True)
 
 
 def _told_in_maps(run: ArmRun) -> bool:
@@ -109,7 +110,7 @@ def _require_same(run: ArmRun) -> None:
 
 def one_step(run: ArmRun) -> dict[str, Any]:
     """One optimizer step: its micro-batches, then the step; returns what to log."""
-    state, fraction = run.state, _fraction(run)
+    state, fraction = run.state, fraction_spent(run)
     lr = run.plan.size(fraction)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
@@ -132,7 +133,7 @@ def one_step(run: ArmRun) -> dict[str, Any]:
     }
 
 
-def _fraction(run: ArmRun) -> float:
+def fraction_spent(run: ArmRun) -> float:
     """The fraction of the arm's budget that is spent."""
     at = run.state.counters
     return run.plan.spent(at.step, at.units, at.seconds)
@@ -154,32 +155,32 @@ def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
     return notes
 
 
-def _report(run: ArmRun, done: dict[str, Any], *, first: bool) -> None:
+def report(run: ArmRun, done: dict[str, Any], *, first: bool) -> None:
     """Log a step; and with the first estimate, which engine made it and why."""
     counted = run.counted
     if first and "engine" in done.get("estimate", {}):
         notes = {name: done["estimate"].get(name, "") for name in ENGINE_NOTES}
         run.log.event("engine", counted | notes)
     run.log.event("step", counted | done)
-    run.log.progress(_fraction(run), counted | done)
+    run.log.progress(fraction_spent(run), counted | done)
 
 
-def _follow(run: ArmRun) -> None:
+def follow(run: ArmRun) -> None:
     """Evaluate and probe, if that has come due since this was last asked.
 
     The counters remember when that was: an arm that is stopped between a step and its evaluation
     makes it up when it is resumed.
     """
-    at, plan, now = run.state.counters, run.plan, _fraction(run)
+    at, plan, now = run.state.counters, run.plan, fraction_spent(run)
     before = plan.spent(*at.followed)
-    if _crosses(plan.eval_every, before, now) and now < 1.0:
-        _evaluate(run, final=False)
+    if crosses(plan.eval_every, before, now) and now < 1.0:
+        evaluate_arm(run, final=False)
     if run.arm.designed and plan.probe_batches and now >= 0.5 and not at.probed:
         probe(run)
     run.state.counters = replace(run.state.counters, followed=(at.step, at.units, at.seconds))
 
 
-def _save(run: ArmRun) -> None:
+def save(run: ArmRun) -> None:
     """Write a checkpoint, unless the arm cannot go on from here: then the one on disk is better.
 
     A step that was too long leaves parameters that are still finite; only the next loss tells.
@@ -194,7 +195,7 @@ def _save(run: ArmRun) -> None:
         run.log.checkpoint(state)
 
 
-def _evaluate(run: ArmRun, *, final: bool) -> Evaluation:
+def evaluate_arm(run: ArmRun, *, final: bool) -> Evaluation:
     """Evaluate in eval mode; training goes on as if nothing had been."""
     evaluation = run.workload.evaluate(run.state.learner, final=final)
     loss = evaluation.metrics["loss"]
@@ -207,5 +208,6 @@ def _evaluate(run: ArmRun, *, final: bool) -> Evaluation:
     return evaluation
 
 
-def _crosses(every: float, before: float, after: float) -> bool:
+def crosses(every: float, before: float, after: float) -> bool:
+    """Whether a multiple of `every`, above 0, lies between two fractions of the budget."""
     return every > 0 and int(after / every + 1e-9) > int(before / every + 1e-9)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("vfunc", "torch", "transformers", "tokenizers", "peft", "datasets", "numpy")
+PACKAGES = ("vfunc", "torch", "transformers", "tokenizers", "peft", "trl", "datasets", "numpy")
 
 
 def provenance(device: torch.device) -> dict[str, object]:

@@ -7,7 +7,7 @@ import copy
 import shlex
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,12 +235,21 @@ def _run_one(name: str, running: Running) -> None:
     with contextlib.ExitStack() as open_files:
         log = _log_of(run, running, open_files)
         began = time.perf_counter()
-        evaluation = run_arm(replace(run, log=log))
+        evaluation = _trains(run)(replace(run, log=log))
         wall = time.perf_counter() - began
     if running.processes.first:
         # the last checkpoint stays until the results are whole
         _write_results(run, assembled, directory, evaluation, wall)
         directory.forget_checkpoints(name)
+
+
+def _trains(run: ArmRun) -> Callable[[ArmRun], Evaluation]:
+    """What trains an arm: the loop, or TRL."""
+    if not run.arm.phases:
+        return run_arm
+    from vfunc.training.direct.trl_arm import run_trl_arm  # an extra, and long to import
+
+    return run_trl_arm
 
 
 def _followed(name: str, running: Running) -> list[dict[str, Any]] | None:

@@ -111,6 +111,19 @@ def _towards(mean: Tensor | None, p: Tensor, weight: float) -> Tensor:
     return g.clone() if mean is None else torch.lerp(mean, g, weight)
 
 
+@dataclass(frozen=True)
+class DirectState:
+    """Where an arm that TRL trains is among its trainings.
+
+    Attributes:
+        phase: number of the training that has begun.
+        reference: the trained parameters that it began with, where a divergence is from them.
+    """
+
+    phase: int
+    reference: Params | None
+
+
 @dataclass
 class ArmState:
     """What training an arm changes. Live torch objects, changed in place; counters are replaced.
@@ -125,6 +138,7 @@ class ArmState:
         running: running means of the learner's gradients, where the arm's estimator takes any.
         held: the feedback that is held; None where none is.
         held_mean: the stream's mean gradient that is held; None where none is.
+        direct: the training by TRL that has begun; None where none has.
     """
 
     learner: nn.Module
@@ -136,6 +150,7 @@ class ArmState:
     running: RunningMeans | None = None
     held: HeldFeedback | None = None
     held_mean: HeldMean | None = None
+    direct: DirectState | None = None
 
     @property
     def means(self) -> tuple[Params, ...]:

@@ -35,6 +35,8 @@ EVALUATION_BATCH = 64
 
 PASS_AT_1 = "Pass@1"
 """What the summary calls the problems of Pass@1, where it leaves examples out."""
+PROMPTS = "prompts"
+"""What it calls the feedback's prompts, where some solutions have no answer that can be checked."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class LanguageData:
         max_new_tokens: largest number of tokens of a solution.
         measured: which predictions of the evaluation batches are measured apart, a mask for each
             batch, by the pattern's name.
+        prompts: the feedback's prompts with their answers, where an arm is to be rewarded for them.
     """
 
     stream: TokenStream | InterleavedStream | WeightedStream | MixedStream
@@ -63,6 +66,7 @@ class LanguageData:
     summary: Mapping[str, object] = field(default_factory=dict)
     unmeasured: Mapping[str, int] = field(default_factory=dict)
     measured: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    prompts: PromptStream | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ def tokenised(
     *,
     feedback_length: int | None = None,
     rewarded: bool = False,
+    prompted: bool = False,
     vocabulary: int | None = None,
     patterns: Sequence[TokenPattern] = (),
     solved: int | None = None,
@@ -221,6 +226,7 @@ def tokenised(
         seed: seed of the order in which stream and feedback are read.
         feedback_length: the same as T for the feedback; None is T.
         rewarded: whether the feedback is prompts to complete, whose solutions are not read.
+        prompted: whether its prompts are wanted, beside its solutions where these are read.
         vocabulary: rows of the learner's embedding, which the data's tokens are held to.
         patterns: what of the evaluation is measured apart.
         solved: how many problems are solved for Pass@1, the first; None are all.
@@ -256,15 +262,22 @@ def tokenised(
     if stream is not None:
         summary = {"stream": dict(stream.summary), **summary}
     feedback: TokenStream | InterleavedStream | PromptStream
-    if rewarded:
+    asked = None
+    if rewarded or prompted:
         prompts, dropped = checkable_prompts(raw.feedback, tokenizer, sequence_length)
-        counts = Counter(raw.dropped.get("feedback", {})) + Counter(dropped)
-        kept = {"sequences": len(prompts), "dropped": dict(counts), "truncated": 0}
-        summary = {"stream": summary["stream"], "feedback": kept, "eval": summary["eval"]}
         if vocabulary is not None:
             largest = (max(prompt.tokens) for prompt in prompts)
             require_known(largest, vocabulary, "feedback", tokenizer)
-        feedback = PromptStream(_by_domain(prompts, raw.tasks, "feedback"), seed + 1)
+        asked = PromptStream(_by_domain(prompts, raw.tasks, "feedback"), seed + 1)
+        counts = Counter(raw.dropped.get("feedback", {})) + Counter(dropped)
+        kept = {"sequences": len(prompts), "dropped": dict(counts), "truncated": 0}
+        if rewarded:
+            summary = {"stream": summary["stream"], "feedback": kept, "eval": summary["eval"]}
+        elif dropped:
+            summary[PROMPTS] = kept
+    if rewarded:
+        assert asked is not None
+        feedback = asked
     else:
         feedback = _stream(encoded["feedback"], raw.tasks, "feedback", seed + 1)
     if vocabulary is not None:
@@ -286,6 +299,7 @@ def tokenised(
         summary,
         unmeasured,
         {p.name: _covered(p, raw.evaluation, tokenizer, sequence_length) for p in patterns},
+        asked if prompted else None,
     )
 
 

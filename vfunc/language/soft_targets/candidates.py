@@ -6,7 +6,7 @@ estimate, so that the objective is an honest function of phi alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,6 +43,16 @@ class Observation:
     normaliser: Float[Tensor, "B T"]
     hidden: Float[Tensor, "B T D"] | None = None
 
+    def first(self, count: int) -> Observation:
+        """That of the first positions of each sequence, so many at most, not copied."""
+        return Observation(
+            self.candidates[:, :count],
+            self.log_probs[:, :count],
+            self.entropy[:, :count],
+            self.normaliser[:, :count],
+            None if self.hidden is None else self.hidden[:, :count],
+        )
+
 
 @dataclass(frozen=True)
 class ObservedBatch:
@@ -61,10 +71,9 @@ class ObservedBatch:
 
     def first_tokens(self, count: int) -> ObservedBatch:
         """The first tokens of each sequence, so many at most, not copied."""
-        seen = {f.name: getattr(self.observation, f.name) for f in fields(Observation)}
-        cut = {name: x if x is None else x[:, : count - 1] for name, x in seen.items()}
         edge = None if self.edge is None else self.edge[:, : count - 1]
-        return ObservedBatch(self.batch.first_tokens(count), Observation(**cut), edge)
+        seen = self.observation.first(count - 1)
+        return ObservedBatch(self.batch.first_tokens(count), seen, edge)
 
 
 @typed

@@ -43,7 +43,7 @@ from vfunc.language.data.sequences import InterleavedStream, TokenStream, Weight
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.evaluation.evaluating import AtEnd
 from vfunc.language.evaluation.measured_tokens import read_patterns
-from vfunc.language.feedback_options import FeedbackTasks
+from vfunc.language.feedback_options import GRPO_ARMS, FeedbackTasks
 from vfunc.language.hidden_state import edge_of, width_at
 from vfunc.language.loading import start_learner
 from vfunc.language.options import DataOptions
@@ -116,6 +116,7 @@ def language_parts(
         config.run.seed,
         feedback_length=config.data.feedback_seq_len,
         rewarded=config.data.feedback_kind == "reward",
+        prompted=any(arm in GRPO_ARMS for arm in config.run.arms),
         vocabulary=vocabulary,
         solved=config.data.solve_size,
         patterns=read_patterns(config.data.measure_tokens) if config.data.measure_tokens else (),
@@ -143,6 +144,7 @@ def language_parts(
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
         tilt=config.targets.tilt,
         mixing_share=config.targets.mixing_share,
+        direct=config.direct,
         trim=Trim(logits_by_rows(module), None if frozen is None else frozen.split),
         frozen=frozen,
         at_end=at_end,

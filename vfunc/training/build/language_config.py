@@ -12,6 +12,7 @@ from torch import nn
 
 from vfunc.language.benchmarks.benchmark_options import BenchmarkOptions
 from vfunc.language.contradictions import check_language
+from vfunc.language.feedback_options import DirectOptions
 from vfunc.language.learner_options import AdapterOptions, TrainedOptions
 from vfunc.language.options import DataOptions, TargetOptions
 from vfunc.modality import Modality
@@ -27,6 +28,7 @@ class LanguageConfig(RunConfig):
         trained: which of the learner's parameters are.
         adapters: LoRA adapters.
         targets: the soft targets.
+        direct: the arms that TRL trains.
         evaluation: what is evaluated at the end, beside the held-out data.
     """
 
@@ -34,6 +36,7 @@ class LanguageConfig(RunConfig):
     trained: TrainedOptions
     adapters: AdapterOptions
     targets: TargetOptions
+    direct: DirectOptions
     evaluation: BenchmarkOptions
 
     unit: ClassVar[str] = "tokens"

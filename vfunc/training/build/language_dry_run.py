@@ -18,6 +18,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from vfunc.arms import ARMS
 from vfunc.conditions import EMBEDDED
 from vfunc.errors import UserError
 from vfunc.evaluation.flops import Flops
@@ -25,6 +26,7 @@ from vfunc.extras import needs
 from vfunc.forward_pass import autocast
 from vfunc.language.data.mixture import without_weight
 from vfunc.language.data.records import is_file
+from vfunc.language.feedback_options import GRPO_ARMS
 from vfunc.language.gguf import is_gguf
 from vfunc.language.loading import quiet, with_lora
 from vfunc.language.soft_targets.candidates import require_top_k
@@ -121,6 +123,12 @@ def language_dry_run(config: LanguageConfig, console: Console) -> None:
     numbers = {"theta": theta, "s": of_s, "phi": phi}
     for label, text in _told(config, module, model, plain, numbers, steps):
         say(label, text)
+    if by_trl := [arm for arm in config.run.arms if ARMS[arm].phases]:
+        drawn = config.direct.grpo_generations * windows
+        of_grpo = (
+            f"; GRPO draws {drawn:,} completions a step" if set(by_trl) & set(GRPO_ARMS) else ""
+        )
+        say("by TRL", f"{', '.join(by_trl)}: neither memory nor time is foretold{of_grpo}")
 
 
 def _built(

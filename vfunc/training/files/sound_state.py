@@ -61,6 +61,7 @@ def require_sound(content: Mapping[str, Any], state: ArmState) -> None:
     _require_running(content.get("running"), state)
     _require_held(content.get("held_feedback"), state)
     _require_held_mean(content.get("held_mean"), state)
+    _require_direct(content.get("direct"), state)
     fresh = torch.get_rng_state()
     if content["random"].shape != fresh.shape or content["random"].dtype != fresh.dtype:
         raise UserError("its random state is that of another version of torch")
@@ -113,6 +114,21 @@ def _require_held_mean(held: Mapping[str, Any] | None, state: ArmState) -> None:
     for name, x in held["gradient"].items():
         if not isinstance(x, Tensor) or x.shape != theta[name].shape or not _finite(x):
             raise UserError(f"{name} of the {what} has another shape, or is not finite")
+
+
+def _require_direct(found: Mapping[str, Any] | None, state: ArmState) -> None:
+    """Check where the arm is among its trainings, and what a divergence is from."""
+    if found is None:
+        return
+    if found.keys() != {"phase", "reference"} or not _counts(found["phase"], 0):
+        raise UserError("its training by TRL is no such thing")
+    trained = {n: p for n, p in state.learner.named_parameters() if p.requires_grad}
+    reference = found["reference"]
+    if reference is not None and reference.keys() != trained.keys():
+        raise UserError("its reference learner is of other parameters")
+    for name, x in (reference or {}).items():
+        if not isinstance(x, Tensor) or x.shape != trained[name].shape or not _finite(x):
+            raise UserError(f"{name} of its reference learner has another shape, or is not finite")
 
 
 def _require_module(found: Mapping[str, Any], module: nn.Module, what: str) -> None:

@@ -28,7 +28,7 @@ ENTRIES = (
 )
 """Everything that a finished run leaves in its folder."""
 
-_ARM = "|".join(ARMS)
+_ARM = "|".join(map(re.escape, ARMS))
 _WRITTEN = re.compile(
     rf"arms/({_ARM})\.json"
     rf"|checkpoints/({_ARM})(\.previous)?\.pt"

@@ -47,7 +47,7 @@ class RunOptions:
         + " (known_wrong where the data tell what is wrong in them; vision has the first four, "
         "known_objects, which is told where the objects are, and matched_uniform, which keeps as "
         "much as the designer of vpretraining did, everywhere alike; mixing and sft train on the "
-        "feedback itself).",
+        "feedback itself; trl_sft, grpo and sft+grpo do so by TRL, with the extra trl).",
         default=("baseline", "vpretraining"),
         shown="baseline,vpretraining",
         metavar="ARM,ARM",

@@ -1,0 +1,1 @@
+"""Arms that another library trains on the feedback itself: TRL's SFT and GRPO."""
