@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import re
 import subprocess
 import sys
 import tomllib
@@ -161,7 +162,7 @@ def test_options_of_language_are_refused_for_pictures(name):
         "feedback_weights": (1.0,), "gate_penalty_absolute": 0.3, "stream_cap": (5,),
         "data_cache": "no", "stream_domains": ("a",), "feedback_domains": ("a",), "pass_at": (1,),
         "benchmarks": ("gsm8k:f",), "shots": ("2",), "benchmark_size": 5, "answer_tokens": 5,
-        "lm_eval": ("t",), "lm_eval_limit": 5,
+        "lm_eval": ("t",), "lm_eval_limit": 5, "grpo_tokens": 5,
     }  # fmt: skip
     value = samples.get(name, defaults[name])
     flag = "--" + name.replace("_", "-")
@@ -278,7 +279,7 @@ SEGMENTED = {"labels": ("segmentation",)}
         ({"feedback": ("a", "b"), "eval": "c"}, "--eval is for one --feedback"),
         (OWN | {"stream": ("a", "b")}, "--stream a b: --modality vision reads one folder"),
         *(
-            ({"arms": f"baseline,{arm}"}, f"--arms: {arm} works on tokens; .*uniform_smoothing")
+            ({"arms": f"baseline,{arm}"}, f"--arms: {re.escape(arm)} works on tokens; .*uniform_smoothing")
             for arm in ARMS
             if arm not in VISION_ARMS
         ),
