@@ -39,7 +39,7 @@ def outcome(job: dict[str, Any]) -> dict[str, Any]:
         else:
             code = main(job["command"])
     loaded = sorted({name for names in EXTRAS.values() for name in names} & set(sys.modules))
-    parts = {part: tried(part) for part in PARTS}
+    parts = {part: tried(part) for part in job.get("parts", PARTS)}
     return {"code": code, "stderr": said.getvalue(), "loaded": loaded, "parts": parts}
 
 
