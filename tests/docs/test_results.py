@@ -15,13 +15,17 @@ from vfunc.studies.finished_runs import find_runs, measures_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = sorted(p for p in (ROOT / "experiments" / "results").glob("*") if p.is_dir())
-CELL = re.compile(r"^\|\s*(?:V-pretraining, )?`?([\w+]+)`?\s*\|\s*\**([\d.]+ ± [\d.]+)\**\s*\|", re.M)
+CELL = re.compile(
+    r"^\|\s*(?:V-pretraining, )?`?([\w+]+)`?\s*\|\s*\**([\d.]+ ± [\d.]+)\**\s*\|", re.M
+)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_table_is_that_of_its_figures(folder):
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    command = re.search(rf"compare.py --from experiments/results/{folder.name} --primary (\w+)", text)
+    command = re.search(
+        rf"compare.py --from experiments/results/{folder.name} --primary (\w+)", text
+    )
     assert command, f"docs/results.md does not say how to print {folder.name}"
     found = find_runs([folder])
     measures, primary = measures_of(found), primary_of(command[1], found)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vfunc.config.command_line import wrapped
-from vfunc.config.refusals import refused_in_a_line
+from vfunc.config.small_command import small_command
 from vfunc.errors import UserError
 from vfunc.extras import needs
 from vfunc.language.careless.rewriting import Careless, Marked, make_careless
 from vfunc.language.careless.solutions import NotTreated, without_marks
 from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.records import read_records, require_unicode
-from vfunc.printable import one_line
 
 with needs("run", "tyro"):
     import tyro
@@ -128,28 +125,17 @@ def main(argv: Sequence[str] | None = None, program: str = "vfunc make-careless"
     Returns:
         The exit code: 2 for what the user can mend.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        with refused_in_a_line(words):
-            options = tyro.cli(
-                Options,
-                args=words,
-                prog=program,
-                description=wrapped(DESCRIPTION.replace("%(prog)s", program)),
-            )
-        _check(options)
-        made = make(options)
-        written = [(options.out, made.out), (options.clean, made.clean), (options.rest, made.rest)]
-        for path, records in written:
-            if path is not None:
-                _write(path, records)
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except SystemExit:  # --help
-        return 0
-    print(made.said)
-    return 0
+    return small_command(Options, _carried_out, argv, program, DESCRIPTION)
+
+
+def _carried_out(options: Options) -> str:
+    _check(options)
+    made = make(options)
+    written = [(options.out, made.out), (options.clean, made.clean), (options.rest, made.rest)]
+    for path, records in written:
+        if path is not None:
+            _write(path, records)
+    return made.said
 
 
 def _check(options: Options) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from vfunc.config.command_line import wrapped
-from vfunc.config.refusals import refused_in_a_line
+from vfunc.config.small_command import small_command
 from vfunc.errors import UserError
 from vfunc.extras import needs
-from vfunc.printable import one_line
 
 with needs("run", "tyro"):
     import tyro
@@ -73,43 +70,32 @@ def main(argv: Sequence[str] | None = None, program: str = "vfunc decontaminate"
     Returns:
         The exit code: 2 for what the user can mend.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        with refused_in_a_line(words):
-            options = tyro.cli(
-                Options,
-                args=words,
-                prog=program,
-                description=wrapped(DESCRIPTION.replace("%(prog)s", program)),
-            )
-        _check(options)
-        # imported here: --help alone does without transformers
-        from vfunc.language.decontamination.near_duplicates import Measures
-        from vfunc.language.decontamination.removal import Asked, decontaminate, told
+    return small_command(Options, _carried_out, argv, program, DESCRIPTION)
 
-        measures = Measures(
-            options.ngram,
-            options.jaccard,
-            options.containment,
-            options.min_words,
-            options.permutations,
-            options.seed,
-        )
-        asked = Asked(
-            options.stream,
-            options.against,
-            Path(options.out),
-            options.stream_fields,
-            options.against_fields,
-            options.stream_cap,
-        )
-        print(told(decontaminate(asked, measures)))
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except SystemExit:  # --help
-        return 0
-    return 0
+
+def _carried_out(options: Options) -> str:
+    _check(options)
+    # imported here: --help alone does without transformers
+    from vfunc.language.decontamination.near_duplicates import Measures
+    from vfunc.language.decontamination.removal import Asked, decontaminate, told
+
+    measures = Measures(
+        options.ngram,
+        options.jaccard,
+        options.containment,
+        options.min_words,
+        options.permutations,
+        options.seed,
+    )
+    asked = Asked(
+        options.stream,
+        options.against,
+        Path(options.out),
+        options.stream_fields,
+        options.against_fields,
+        options.stream_cap,
+    )
+    return told(decontaminate(asked, measures))
 
 
 def _check(options: Options) -> None:

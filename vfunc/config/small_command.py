@@ -1,0 +1,51 @@
+"""Reads and carries out a command of its own few options, which is no run and takes no presets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from vfunc.config.command_line import wrapped
+from vfunc.config.refusals import refused_in_a_line
+from vfunc.errors import UserError
+from vfunc.extras import needs
+from vfunc.printable import one_line
+
+with needs("run", "tyro"):
+    import tyro
+
+_Options = TypeVar("_Options")
+
+
+def small_command(
+    options: type[_Options],
+    carried_out: Callable[[_Options], str],
+    argv: Sequence[str] | None,
+    program: str,
+    description: str,
+) -> int:
+    """Carry out a command line, and print what is said of it.
+
+    Args:
+        options: a dataclass of the options.
+        carried_out: does it; gives what to print.
+        argv: options; None takes the process's own.
+        program: name of the command, for `--help`.
+        description: what it is for, with %(prog)s in place of its name.
+
+    Returns:
+        The exit code: 2 for what the user can mend, told in one line.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        with refused_in_a_line(words):
+            told = wrapped(description.replace("%(prog)s", program))
+            given = tyro.cli(options, args=words, prog=program, description=told)
+        print(carried_out(given))
+    except UserError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    except SystemExit:  # --help
+        return 0
+    return 0
