@@ -32,6 +32,10 @@ COMMANDS = {
         "ask a saved learner benchmarks, without training",
     ),
     "score": ("vfunc.studies.score_command", "score the estimators by what doing a task brings"),
+    "curve": (
+        "vfunc.studies.curves.curve_command",
+        "draw a curve: feedback size, Pass@k, tokens, trade-off, one-step probe",
+    ),
     "make-careless": (
         "vfunc.language.careless.careless_command",
         "make a stream of worked solutions of which a share is wrong",

@@ -76,6 +76,7 @@ RESERVED = {
     **dict.fromkeys(
         ("seeds", "primary", "vary", "estimators", "jobs", "score", "from", "output"), "compare"
     ),
+    **dict.fromkeys(("sizes", "weights"), "curve"),
 }
 """Names that no option of a run may have, and the command that reads each of them itself."""
 

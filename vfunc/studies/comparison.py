@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,18 +59,37 @@ def compare(
                     f"{one.state:12}{one.directory.path}", highlight=False, soft_wrap=True
                 )
             return
-        found = _carried_out(planned, options, console)
+        found = carried_out(
+            planned,
+            options.jobs or 1,
+            console,
+            # better now than after all runs
+            lambda found: primary_of(options.primary, found),
+        )
     folder = Path(options.output) if options.output else folder
     score = None if options.score is None else Path(options.score)
     write_comparison(found, primary_of(options.primary, found), command, folder, console, score)
 
 
-def _carried_out(
-    planned: Sequence[PlannedRun], options: CompareOptions, console: Console
+def carried_out(
+    planned: Sequence[PlannedRun],
+    jobs: int,
+    console: Console,
+    look: Callable[[Sequence[FoundRun]], object] = lambda found: None,
 ) -> list[FoundRun]:
-    """Make the runs that are not finished, one after another."""
-    found = []
-    jobs = options.jobs or 1
+    """Make the runs that are not finished, and read them all.
+
+    Args:
+        planned: the runs.
+        jobs: runs at a time; with one they are made here, one after another.
+        console: the console to print on.
+        look: called after each run with those there are, to refuse what the next would not mend.
+
+    Raises:
+        UserError: a run failed, or `look` raised it.
+        Interrupted: a signal asked to stop; the state of the run under way is on disk.
+    """
+    found: list[FoundRun] = []
     if jobs > 1:
         left = [one for one in planned if one.state != "finished"]
         console.print(f"\n{len(planned)} runs, {len(left)} to be made, {jobs} at a time")
@@ -93,8 +112,7 @@ def _carried_out(
                 _tell_to_go_on(one, console)
                 raise
         found.append(read_run(path, one.setting, one.estimator))
-        # better now than after all runs
-        primary_of(options.primary, found)
+        look(found)
     return found
 
 

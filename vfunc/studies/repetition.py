@@ -120,6 +120,9 @@ def plan(
     rest: Sequence[str],
     presets: Path = PRESETS,
     named: Sequence[str] = (),
+    *,
+    settings: Sequence[Setting] = (),
+    study: str = "compare",
 ) -> tuple[Path, list[PlannedRun]]:
     """The folder of all runs, and the runs: for each seed every setting.
 
@@ -130,6 +133,8 @@ def plan(
         presets: folder of the presets.
         named: names of `ESTIMATORS_ON_OFFER`, a run each; arms that do not depend on the estimator
             are trained with the first alone.
+        settings: the settings, where they are not all combinations of `vary`.
+        study: what a folder without a name is called after.
 
     Raises:
         UserError: an option that a run refuses, in whichever setting.
@@ -143,7 +148,8 @@ def plan(
     for name, reason in BARRED.items():
         if name in given:
             raise UserError(f"{flag(name)}: {reason}")
-    settings = settings_of(vary, options_there([*told, *rest], presets, estimators))
+    if not settings:
+        settings = settings_of(vary, options_there([*told, *rest], presets, estimators))
     varied = settings[0].varied
     if both := [name for name in varied if {name, f"no_{name}"} & spelled]:
         raise UserError(f"{flag(both[0])} is given and varied as well; leave one out")
@@ -160,7 +166,7 @@ def plan(
             if named and "arms" not in given:
                 config = parse([*words, "--arms", ",".join(_arms_beside(config))], presets)
         if folder is None:
-            stem = "-".join(["compare", default_name(config).removesuffix(f"-seed{seed}"), *varied])
+            stem = "-".join([study, default_name(config).removesuffix(f"-seed{seed}"), *varied])
             folder = Path(config.command.runs_dir) / (config.command.name or stem)
         place = folder / re.sub(r"[^\w.+=,@-]", "_", setting.label.replace(", ", ","))
         for name in named or ("",):
@@ -221,18 +227,25 @@ def _with_estimator(config: RunConfig, first: str, name: str) -> RunConfig:
     return made.changed(**{n: config.options[n] for n in COMMAND if n in config.options})
 
 
-def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
+def check(
+    planned: Sequence[PlannedRun], primary: str | None = None
+) -> dict[str, Mapping[str, Any]]:
     """Refuse before the first run what a later one would stumble over.
 
     Args:
         planned: the runs.
         primary: the metric that the comparison is to be about, if one is asked for.
 
+    Returns:
+        By setting what a run says of its data (`Reporting.data`), of the settings that were loaded
+        for this.
+
     Raises:
         UserError: a run is there that was made with other options, a setting's learner or data
             cannot be loaded or do not fit together, or no run measures the primary metric.
     """
-    loaded, digests = set(), {}
+    digests: dict[Path, dict[str, Any]] = {}
+    loaded: dict[str, Mapping[str, Any]] = {}
     for one in planned:
         if one.state == "to do":
             continue
@@ -263,13 +276,15 @@ def check(planned: Sequence[PlannedRun], primary: str | None = None) -> None:
         named = False  # known without loading anything
     several = len({(one.setting, one.estimator) for one in planned}) > 1
     if not (several or named or planned[0].config.command.dry_run):
-        return  # the first run loads what the others need, before it writes anything
+        return {}  # the first run loads what the others need, before it writes anything
     for one in planned:
         # an estimator's own options need no learner to be checked by
         if one.state != "finished" and one.setting not in loaded:
-            loaded.add(one.setting)
             with _naming(one.setting):
-                _require_metric(primary, assemble(one.config).reporting.metrics)
+                reporting = assemble(one.config).reporting
+                _require_metric(primary, reporting.metrics)
+            loaded[one.setting] = reporting.data
+    return loaded
 
 
 def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.evaluation.probe import ProbePoint, probe_points
 from vfunc.evaluation.signal import KnownMistakes, Scores, cosine_of, directions, scores_along
-from vfunc.problem import construct_task, step_gradient
+from vfunc.problem import Task, ValueProblem, construct_task, step_gradient
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.mapping import feedback_halves
 from vfunc.training.step import value_problem
@@ -28,24 +28,18 @@ def probe(run: ArmRun) -> None:
     state, workload, at = run.state, run.workload, run.state.counters
     assert state.designer is not None
     theta = state.functional.theta
-    phi = trees.detach(dict(state.designer.named_parameters()))
     points: list[ProbePoint] = []
     mean, mistakes = trees.zeros_like(theta), list[KnownMistakes]()
     seen: list[Any] = []
-    # each batch stands for a whole window
-    single = replace(run, options=replace(run.options, accumulate=1))
     for k in range(run.plan.probe_batches):
-        observed = workload.look_ahead(state.learner, workload.batch(at.micro_batch + 1 + k))
-        problem = value_problem(single, (observed,), at.updates + k)
-        held_out = workload.held_out(run.estimated, k)
-        task = construct_task(problem, phi, problem.batches[0]).task
-        g = step_gradient(problem, theta, task)
-        points += probe_points(problem, theta, phi, held_out, gradient=g)
-        mean = trees.axpy(1 / run.plan.probe_batches, trees.filled(g, theta), mean)
-        if k < SCORED_BATCHES and (known := workload.known_wrong(problem.batches[0], task)):
-            mistakes.append(KnownMistakes(problem, *known))
+        one = probed_batch(run, k)
+        points += one.points
+        mean = trees.axpy(1 / run.plan.probe_batches, trees.filled(one.gradient, theta), mean)
+        first = one.problem.batches[0]
+        if k < SCORED_BATCHES and (known := workload.known_wrong(first, one.task)):
+            mistakes.append(KnownMistakes(one.problem, *known))
         if k < SCORED_BATCHES:
-            seen.append(observed)
+            seen.append(one.observed)
     state.counters = replace(at, probed=True)
     for point in points:
         fields = {"arm": run.arm.name, "at_step": at.step, "step_kind": point.step}
@@ -53,6 +47,50 @@ def probe(run: ArmRun) -> None:
         run.log.event("probe", fields | rest)
     told = {"arm": run.arm.name, "at_step": at.step}
     run.log.event("signal", told | _signal(run, theta, mean, mistakes, seen))
+
+
+@dataclass(frozen=True)
+class ProbedBatch:
+    """A micro-batch that was probed.
+
+    Attributes:
+        points: predicted and realised decreases, two kinds of step on two losses.
+        problem: its value problem.
+        task: what the designer makes of it.
+        gradient: the learner's gradient on that task.
+        observed: the micro-batch as the task is made of it.
+    """
+
+    points: list[ProbePoint]
+    problem: ValueProblem
+    task: Task
+    gradient: Params
+    observed: Any
+
+
+def probed_batch(run: ArmRun, k: int) -> ProbedBatch:
+    """Probe one micro-batch by the designer's task, from the arm's state, which stays as it is.
+
+    It is the k-th behind the next one of the stream, with the k-th batch of feedback that training
+    has not come to yet, and the k-th of held-out examples.
+
+    Args:
+        run: an arm with a designer.
+        k: from 0.
+    """
+    state, workload, at = run.state, run.workload, run.state.counters
+    assert state.designer is not None
+    theta = state.functional.theta
+    phi = trees.detach(dict(state.designer.named_parameters()))
+    # each batch stands for a whole window
+    single = replace(run, options=replace(run.options, accumulate=1))
+    observed = workload.look_ahead(state.learner, workload.batch(at.micro_batch + 1 + k))
+    problem = value_problem(single, (observed,), at.updates + k)
+    held_out = workload.held_out(run.estimated, k)
+    task = construct_task(problem, phi, problem.batches[0]).task
+    g = step_gradient(problem, theta, task)
+    points = probe_points(problem, theta, phi, held_out, gradient=g)
+    return ProbedBatch(points, problem, task, g, observed)
 
 
 def _signal(

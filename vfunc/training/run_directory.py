@@ -7,7 +7,8 @@ runs/<name>/
   table.txt, table.md   the final table
   arms/<arm>.json       one finished arm's results, with every example's outcome
   start.json            the learner that all of them start from, evaluated
-  checkpoints/<arm>.pt  an unfinished arm, to resume from; <arm>.previous.pt, the one before
+  checkpoints/<arm>.pt  an unfinished arm, to resume from; <arm>.previous.pt, the one before; of a
+                        finished arm its end, with --keep-checkpoints
   learners/<arm>/       save_pretrained directory
   designers/<arm>.safetensors
   plots/*.png
@@ -120,10 +121,15 @@ class RunDirectory:
         return read_manifest(self.path)
 
     def forget_checkpoints(self, arm: str) -> None:
-        """Remove the checkpoints of an arm that is finished."""
+        """Remove the checkpoints of an arm that is finished, but one that is to be kept."""
         newest = self.checkpoint(arm)
-        for path in (newest, previous(newest)):
+        for path in (previous(newest),) if self.keeps(arm) else (newest, previous(newest)):
             path.unlink(missing_ok=True)
+
+    def keeps(self, arm: str) -> bool:
+        """Whether a finished arm's last checkpoint is one of the run's files."""
+        manifest = self.manifest()
+        return manifest is not None and self.name_of(self.checkpoint(arm)) in manifest.files
 
     def is_adopted(self, path: Path) -> bool:
         """Whether a checkpoint is one of before there were seals, as it was when first seen."""

@@ -55,8 +55,8 @@ class CommandOptions:
     overwrite: bool = option("Replace the run of that name, if there is one.", default=False)
     resume: str | None = option(
         "Go on with an interrupted run: its name or directory. Its own options hold; only "
-        "--budget, --device, --threads, --runs-dir, --accept-changes, --log, --dry-run and --debug "
-        "go with it.",
+        "--budget, --device, --threads, --runs-dir, --accept-changes, --log, --keep-checkpoints, "
+        "--dry-run and --debug go with it.",
         default=None,
         metavar="RUN",
     )
@@ -73,6 +73,11 @@ class CommandOptions:
         metavar="NAME,NAME",
         parse=listed,
         check=_check_trackers,
+    )
+    keep_checkpoints: bool = option(
+        "Keep each arm's last checkpoint when it has finished, optimizer and all: `curve probe` asks "
+        "it what the run's own next step would do.",
+        default=False,
     )
     dry_run: bool = option("Check everything, print the configuration and stop.", default=False)
     debug: bool = option("Show the traceback of an error.", default=False)

@@ -1,0 +1,301 @@
+"""The token curve: a metric against tokens (images), and how many the baseline needs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vfunc.errors import UserError
+from vfunc.evaluation.pass_at_k import seed_interval
+from vfunc.modality import Metric
+from vfunc.report.events import read_events
+from vfunc.report.measures import LOSS, Measures, written
+from vfunc.report.table import BASELINE, NONE, captioned, empty_table, si
+from vfunc.studies.curves.curve_files import (
+    Curve,
+    folder_of,
+    new_console,
+    require_writable,
+    write_curve,
+)
+from vfunc.studies.curves.curve_options import TokenOptions
+from vfunc.studies.curves.curve_words import label_of
+from vfunc.studies.curves.read_runs import arms_of, runs_of_one_setting
+from vfunc.studies.curves.token_figure import draw_tokens
+from vfunc.studies.curves.token_reach import Followed, Needed, needed_at
+from vfunc.studies.finished_runs import FoundRun, measures_of
+from vfunc.training.run_directory import RunDirectory
+
+KIND = "tokens"
+RULE = (
+    "the first place at which the curve, taken as straight lines between its evaluations, is as "
+    "good"
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A metric of several arms against tokens (images), over seeds.
+
+    Attributes:
+        metric: the metric.
+        measures: the runs' metrics, and their unit.
+        seeds: the seeds, in the order of all curves.
+        curves: each arm's, one a seed.
+        needed: of each arm but the baseline, at each of its evaluations behind the start, what the
+            baseline needs to be as good; empty without a baseline.
+        to_end: of each arm but the baseline, what it needs to be as good as the baseline at its
+            end.
+    """
+
+    metric: Metric
+    measures: Measures
+    seeds: tuple[int, ...]
+    curves: Mapping[str, tuple[Followed, ...]]
+    needed: Mapping[str, tuple[Needed, ...]]
+    to_end: Mapping[str, Needed]
+
+
+def make(options: TokenOptions, rest: Sequence[str], command: str) -> None:
+    """Read the runs, and write the curve.
+
+    Args:
+        options: the runs, and the metric.
+        rest: nothing.
+        command: the command line, for the record.
+
+    Raises:
+        UserError: runs that are not finished or not of one setting, or a metric that was not
+            followed in them.
+    """
+    del rest
+    require_writable(options.output)
+    found = runs_of_one_setting(options.from_)
+    tokens = tokens_of(found, arms_of(found, options.arms), options.metric)
+    write_curve(
+        curve_of(tokens), found, command, folder_of(found, options.output), new_console()
+    )
+
+
+def tokens_of(
+    found: Sequence[FoundRun], arms: Sequence[str], wanted: str | None = None
+) -> Tokens:
+    """The curves of runs, and what the baseline needs.
+
+    Args:
+        found: runs of one setting, a seed each.
+        arms: arms that all of them have.
+        wanted: name of the metric; None takes the primary one where it was followed, else the loss.
+
+    Raises:
+        UserError: the metric was not followed.
+    """
+    measures = measures_of(found)
+    events = [read_events(RunDirectory(one.path).events) for one in found]
+    metric = _metric(found, events, arms, measures, wanted)
+    curves = {
+        arm: tuple(_followed(logged, arm, metric, measures.unit) for logged in events)
+        for arm in arms
+    }
+    for arm, of in curves.items():
+        counts = {len(one.units) for one in of}
+        if len(counts) > 1:
+            raise UserError(
+                f"the arm {arm} was evaluated {' and '.join(map(str, sorted(counts)))} times in "
+                "these runs, which are to be one curve: give runs of one budget"
+            )
+    better = metric.higher_is_better
+    base = curves.get(BASELINE)
+    others = [] if base is None else [arm for arm in arms if arm != BASELINE]
+    needed, to_end = {}, {}
+    for arm in others:
+        assert base is not None
+        own = curves[arm]
+        places = range(1, len(own[0].units))
+        needed[arm] = tuple(needed_at(base, own, k, higher_is_better=better) for k in places)
+        to_end[arm] = needed_at(own, base, -1, higher_is_better=better)
+    seeds = tuple(one.seed_run.seed for one in found)
+    return Tokens(metric, measures, seeds, curves, needed, to_end)
+
+
+def curve_of(tokens: Tokens) -> Curve:
+    """What is written and printed of these curves."""
+    points = [
+        _point(tokens, arm, k) for arm, of in tokens.curves.items() for k in range(len(of[0].units))
+    ]
+    notes = [] if len(tokens.seeds) > 1 else ["One seed: no interval over seeds."]
+    if not tokens.needed:
+        notes.append(f"Without the arm {BASELINE} there is nothing to say of what it needs.")
+    return Curve(
+        KIND,
+        {
+            "unit": tokens.measures.unit,
+            "metric": asdict(tokens.metric),
+            "seeds": list(tokens.seeds),
+            "confidence": 0.95,
+            "rule": RULE,
+            "points": points,
+            "to_baselines_end": {arm: _told(found) for arm, found in tokens.to_end.items()},
+        },
+        [_row(tokens, point) for point in points],
+        lambda path: draw_tokens(
+            tokens.curves, tokens.needed, tokens.metric, tokens.measures, path
+        ),
+        _tables(tokens),
+        notes,
+    )
+
+
+def _metric(
+    found: Sequence[FoundRun],
+    events: Sequence[Sequence[Mapping[str, Any]]],
+    arms: Sequence[str],
+    measures: Measures,
+    wanted: str | None,
+) -> Metric:
+    """The metric that is followed, the one wanted if one is.
+
+    Raises:
+        UserError: none is, or not the one that is wanted.
+    """
+    loss = measures.metric(LOSS)
+    for one, logged in zip(found, events, strict=True):
+        for arm in arms:
+            if len(_followed(logged, arm, loss, measures.unit).units) < 3:
+                raise UserError(
+                    f"{one.path}: the arm {arm} was evaluated at its start and end alone "
+                    "(--eval-every 0), which is no curve; run it again with --eval-every 0.1"
+                )
+    followed = [
+        metric
+        for metric in reversed(measures.metrics)
+        if all(len(_followed(e, arm, metric, measures.unit).units) > 2 for e in events for arm in arms)
+    ]
+    names = [metric.name for metric in followed]
+    if wanted is None:
+        return followed[0] if followed[0] == measures.primary else loss
+    if wanted not in names:
+        raise UserError(
+            f"--metric {wanted}: it is not measured in the course of training; give "
+            f"{' or '.join(names)}"
+        )
+    return measures.metric(wanted)
+
+
+def _followed(
+    events: Sequence[Mapping[str, Any]], arm: str, metric: Metric, unit: str
+) -> Followed:
+    """A metric of an arm at each of its evaluations, once a place."""
+    name = "heldout_loss" if metric.name == LOSS else metric.name
+    found: dict[float, float] = {}
+    for event in events:
+        if event["kind"] == "evaluation" and event["arm"] == arm and event.get(name) is not None:
+            found[float(event[unit])] = float(event[name])
+    places = sorted(found)
+    return Followed(tuple(places), tuple(found[place] for place in places))
+
+
+def _point(tokens: Tokens, arm: str, k: int) -> dict[str, Any]:
+    of = tokens.curves[arm]
+    values = [one.values[k] for one in of]
+    found: dict[str, Any] = {
+        "arm": arm,
+        "evaluation": k,
+        tokens.measures.unit: [one.units[k] for one in of],
+        "values": values,
+        "mean": statistics.fmean(values),
+        "interval": seed_interval(values),
+    }
+    if arm in tokens.needed and k:
+        found["baseline_needs"] = _told(tokens.needed[arm][k - 1])
+    return found
+
+
+def _told(found: Needed) -> dict[str, Any]:
+    return {
+        "needed": list(found.needed),
+        "times": list(found.times),
+        "reached": found.reached,
+        "mean_needed": found.mean_needed,
+        "mean_times": found.mean_times,
+        "times_interval": found.times_interval,
+    }
+
+
+def _row(tokens: Tokens, point: Mapping[str, Any]) -> dict[str, Any]:
+    unit = tokens.measures.unit
+    low, high = point["interval"] or (None, None)
+    needs = point.get("baseline_needs", {})
+    return {
+        "arm": point["arm"],
+        "evaluation": point["evaluation"],
+        unit: statistics.fmean(point[unit]),
+        "mean": point["mean"],
+        "low": low,
+        "high": high,
+        f"baseline_needs_{unit}": needs.get("mean_needed"),
+        "times": needs.get("mean_times"),
+        "reached": needs.get("reached"),
+        **{f"seed_{s}": v for s, v in zip(tokens.seeds, point["values"], strict=True)},
+    }
+
+
+def _tables(tokens: Tokens) -> list[Table]:
+    metric, unit = tokens.metric, tokens.measures.unit
+    if not tokens.needed:
+        return []
+    table = empty_table()
+    table.title, table.title_justify = label_of(metric, tokens.measures), "left"
+    table.add_column("arm")
+    for header in (unit, "mean", f"baseline\nneeds, {unit}", "times as\nmany"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for arm, of in tokens.needed.items():
+        for one in of:
+            cells = [arm, si(statistics.fmean(one.units)), _with_reach(metric, one.values)]
+            table.add_row(*map(Text, [*cells, *_needs(one)]))
+    notes = [f"baseline needs: {RULE}", _ups(metric)]
+    ends = empty_table()
+    ends.title, ends.title_justify = f"{unit} to be as good as the baseline at its end", "left"
+    ends.add_column("arm")
+    for header in (unit, "baseline read", "share"):
+        ends.add_column(header, justify="right", no_wrap=True)
+    for arm, one in tokens.to_end.items():
+        mean, share = one.mean_needed, one.mean_times
+        cells = [
+            f"{NONE} ({one.reached} of {len(one.needed)})" if mean is None else si(mean),
+            si(statistics.fmean(one.units)),
+            NONE if share is None else f"{share:.2f}{_half(one.times_interval)}",
+        ]
+        ends.add_row(*map(Text, [arm, *cells]))
+    return [captioned(table, notes), captioned(ends, [])]
+
+
+def _needs(one: Needed) -> list[str]:
+    if one.mean_needed is None:
+        return [f"never ({one.reached} of {len(one.needed)} do)", NONE]
+    times = one.mean_times
+    return [
+        si(one.mean_needed),
+        NONE if times is None else f"{times:.2f}{_half(one.times_interval)}",
+    ]
+
+
+def _with_reach(metric: Metric, values: Sequence[float]) -> str:
+    interval = seed_interval(values)
+    half = "" if interval is None else f" ± {written(metric, (interval[1] - interval[0]) / 2)}"
+    return written(metric, statistics.fmean(values)) + half
+
+
+def _half(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.2f}"
+
+
+def _ups(metric: Metric) -> str:
+    return "higher is better" if metric.higher_is_better else "lower is better"
+
+
