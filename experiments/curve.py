@@ -1,6 +1,7 @@
-"""Curves over settings and over finished runs, as data and figures: `python experiments/curve.py --help`.
+"""Curves over settings and over finished runs: `python experiments/curve.py --help`.
 
-<kind>.json, <kind>.csv, <kind>.png      what it comes to
+runs/<name>/                             or beside the runs that are read
+  <kind>.json, .csv, .png                data and figure
 """
 
 import sys

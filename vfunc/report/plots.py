@@ -139,6 +139,7 @@ def probe_scatter(
     path: Path | str,
     *,
     unit: str,
+    told: Mapping[str, str] | None = None,
 ) -> None:
     """Predicted against realised decrease of the feedback loss, a panel for each kind of step.
 
@@ -146,6 +147,7 @@ def probe_scatter(
         probes: for each kind of step the predicted and the realised decreases, a number a batch.
         path: the PNG to write.
         unit: unit of the decreases, as in "nat"; empty where they have none.
+        told: what is said of a kind of step in place of Pearson's r and the number of batches.
 
     Raises:
         UserError: nothing to draw, unequal lengths, or a decrease that is not finite.
@@ -177,7 +179,8 @@ def probe_scatter(
         constant = len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(realised) == 0
         pearson: Any = None if constant else stats.pearsonr(predicted, realised)
         r = "undefined" if constant else f"{pearson.statistic:.3f}"
-        axes.set_title(f"{kind}\nPearson r = {r}, n = {len(predicted)}", fontsize=9.5, color=INK)
+        said = (told or {}).get(kind, f"Pearson r = {r}, n = {len(predicted)}")
+        axes.set_title(f"{kind}\n{said}", fontsize=9.5, color=INK)
         axes.set_xlabel(f"predicted decrease{shown}")
         axes.set_ylabel(f"realised decrease{shown}")
         axes.margins(0.08)

@@ -132,6 +132,25 @@ def read_run(path: Path, setting: str = "", estimator: str = "") -> FoundRun:
     return found
 
 
+def run_places(paths: Sequence[Path]) -> list[Path]:
+    """The directories of runs, finished or not, each once.
+
+    Args:
+        paths: directories of runs, or folders that hold such directories, two levels deep at most.
+
+    Raises:
+        UserError: there is no run in one of them.
+    """
+    places: dict[Path, None] = {}
+    for path in paths:
+        configs = [c for level in ("", "*/", "*/*/") for c in path.glob(f"{level}config.toml")]
+        runs = sorted(config.parent for config in configs)
+        if not runs:
+            raise UserError(f"--from {path}: there is no run (a directory with a config.toml)")
+        places |= dict.fromkeys(runs)
+    return list(places)
+
+
 def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
     """The finished runs in directories, each named by the options in which they differ.
 
@@ -141,13 +160,7 @@ def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
     Raises:
         UserError: a directory holds no run or one that is not finished, or two repeat each other.
     """
-    places: dict[Path, None] = {}
-    for path in paths:
-        configs = [c for level in ("", "*/", "*/*/") for c in path.glob(f"{level}config.toml")]
-        runs = sorted(config.parent for config in configs)
-        if not runs:
-            raise UserError(f"--from {path}: there is no run (a directory with a config.toml)")
-        places |= dict.fromkeys(runs)
+    places = run_places(paths)
     unfinished = [path for path in places if not RunDirectory(path).metrics.exists()]
     if unfinished:
         raise UserError(

@@ -47,10 +47,10 @@ class Kind:
     description: str
 
 
-_OF_RUN = """It takes every option of %(run)s besides its own (see %(run)s --help), except --seed and
---resume; --name names the folder of all runs. Arms that %(apart)s are trained once a seed, in
-the folder shared. The same command, given again, leaves finished runs alone and goes on with an
-interrupted one; with --dry-run it tells what there is to do."""
+_OF_RUN = """It takes every option of %(run)s besides its own (see %(run)s --help), except
+--seed and --resume; --name names the folder of all runs. Arms that %(apart)s are trained
+once a seed, in the folder shared. The same command, given again, leaves finished runs alone and
+goes on with an interrupted one; with --dry-run it tells what there is to do."""
 
 KINDS = {
     "feedback-size": Kind(

@@ -58,14 +58,26 @@ def require_writable(output: str | None) -> None:
         raise UserError(f"--output {output} is a file; give a folder")
 
 
+def told_of(found: Sequence[FoundRun]) -> list[dict[str, Any]]:
+    """What finished runs were, for a curve's record."""
+    return [
+        {"path": str(f.path), **{k: f.content.get(k) for k in ("config", *MADE_WITH)}}
+        for f in found
+    ]
+
+
 def write_curve(
-    curve: Curve, found: Sequence[FoundRun], command: str, folder: Path, console: SafeConsole
+    curve: Curve,
+    runs: Sequence[Mapping[str, Any]],
+    command: str,
+    folder: Path,
+    console: SafeConsole,
 ) -> None:
     """Write <kind>.json, .csv and .png, and print the tables.
 
     Args:
         curve: the curve.
-        found: the runs that it is of.
+        runs: the runs that it is of, see `told_of`.
         command: the command line, for the record.
         folder: the folder to write to, made if need be.
         console: the console to print on.
@@ -73,17 +85,13 @@ def write_curve(
     Raises:
         OSError: a file cannot be written.
     """
-    runs = [
-        {"path": str(f.path), **{k: f.content.get(k) for k in ("config", *MADE_WITH)}}
-        for f in found
-    ]
     whole = {
         "kind": curve.kind,
         "command": command,
         "git_commit": git_commit(),
         **curve.content,
         "notes": list(curve.notes),
-        "runs": runs,
+        "runs": list(runs),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{curve.kind}.json", whole)
@@ -110,14 +118,19 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def folder_of(found: Sequence[FoundRun], output: str | None) -> Path:
-    """Where the curve of finished runs goes: beside one run, into the folder of several."""
+def folder_of(runs: Sequence[Path], output: str | None) -> Path:
+    """Where the curve of runs goes: beside one run, into the folder of several.
+
+    Args:
+        runs: their directories.
+        output: where it is to go, if that was said.
+    """
     if output is not None:
         return Path(output)
-    first = found[0].path
-    if len(found) == 1:  # a run's own folder holds what the run writes, and nothing else
+    first = runs[0]
+    if len(runs) == 1:  # a run's own folder holds what the run writes, and nothing else
         return first.with_name(f"{first.resolve().name}-curves")
-    others = [one.path.resolve() for one in found]
+    others = [one.resolve() for one in runs]
     common = next(p for p in others[0].parents if all(p in other.parents for other in others))
     here = Path.cwd()
     return common.relative_to(here) if common.is_relative_to(here) else common

@@ -59,8 +59,8 @@ def _check_arm(arm: str, where: str) -> None:
     if arm not in DESIGNED_ARMS:
         known = " and ".join(DESIGNED_ARMS)
         raise UserError(
-            f"{where} {arm}: no such arm with a designer{nearest(arm, DESIGNED_ARMS)}; {known} have "
-            "one"
+            f"{where} {arm}: no such arm with a designer{nearest(arm, DESIGNED_ARMS)}; {known} "
+            "have one"
         )
 
 
@@ -171,6 +171,12 @@ class TokenOptions(ArmsOptions):
         default=None,
         shown="the primary one where it is, else loss",
         metavar="NAME",
+    )
+    skip: int = option(
+        "Evaluations of each curve that are left out, the first: 1 leaves out the start, where "
+        "training makes the metric worse before it makes it better.",
+        default=0,
+        least=0,
     )
 
 

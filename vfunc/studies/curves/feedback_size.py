@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import ArmOverSeeds
 from vfunc.report.table import captioned, empty_table
 from vfunc.studies.comparison_files import primary_of
-from vfunc.studies.curves.curve_files import Curve, new_console, write_curve
+from vfunc.studies.curves.curve_files import Curve, new_console, told_of, write_curve
 from vfunc.studies.curves.curve_options import FeedbackSizeOptions
 from vfunc.studies.curves.curve_words import against_baseline, label_of, seeds_notes, with_interval
 from vfunc.studies.curves.size_figure import draw_sizes
@@ -66,7 +67,7 @@ def make(options: FeedbackSizeOptions, rest: Sequence[str], command: str) -> Non
     primary = primary_of(options.primary, made.found)
     curve = curve_of(made, sizes, primary)
     folder = made.folder if options.output is None else Path(options.output)
-    write_curve(curve, made.found, command, folder, console)
+    write_curve(curve, told_of(made.found), command, folder, console)
 
 
 def curve_of(made: Swept, sizes: Mapping[str, int], primary: str) -> Curve:
@@ -127,7 +128,7 @@ def require_larger(data: Mapping[int, Data]) -> None:
         UserError: there are two such sizes.
     """
     there = [(size, n) for size in sorted(data) if (n := feedback_examples(data[size]))]
-    for (size, n), (larger, m) in zip(there, there[1:], strict=False):
+    for (size, n), (larger, m) in itertools.pairwise(there):
         if m <= n:
             raise UserError(
                 f"--sizes {larger}: the feedback holds {m} examples, as with {size}; leave the "

@@ -13,6 +13,4 @@ def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     Args:
         points: two figures each, of which the first is better when higher, the second when lower.
     """
-    return [
-        not any(a >= x and b <= y and (a > x or b < y) for a, b in points) for x, y in points
-    ]
+    return [not any(a >= x and b <= y and (a > x or b < y) for a, b in points) for x, y in points]

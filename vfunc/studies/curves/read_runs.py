@@ -1,4 +1,4 @@
-"""Finds the finished runs that a curve reads, of one setting, and the arms that all of them have."""
+"""Finds the finished runs that a curve reads, of one setting, and the arms that all have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the runs of a sweep, arms that it does not touch once a seed, and puts them side by side."""
+"""Makes the runs of a sweep, with arms that it does not touch once a seed, and compares them."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def touched(arm: str) -> bool:
     return asks or (bool(one.follows) and touched(one.follows))
 
 
-def _apart(
-    folder: Path, every: Sequence[PlannedRun], varied: Sequence[str]
-) -> list[PlannedRun]:
+def _apart(folder: Path, every: Sequence[PlannedRun], varied: Sequence[str]) -> list[PlannedRun]:
     """The runs of the arms that are touched, behind one a seed of those that are not.
 
     Args:
@@ -151,9 +149,7 @@ def _with_arms(
     made = resolve(Layer(given, "the run of all arms"), Layer({"arms": arms}))
     command = {n: one.config.options[n] for n in COMMAND if n in one.config.options}
     directory = RunDirectory(folder / one.directory.path.name)
-    config = made.changed(
-        **{**command, "name": directory.path.name, "runs_dir": str(folder)}
-    )
+    config = made.changed(**{**command, "name": directory.path.name, "runs_dir": str(folder)})
     return replace(one, setting=setting, config=config, directory=directory)
 
 

@@ -21,6 +21,7 @@ from vfunc.studies.curves.curve_files import (
     folder_of,
     new_console,
     require_writable,
+    told_of,
     write_curve,
 )
 from vfunc.studies.curves.curve_options import TokenOptions
@@ -76,14 +77,19 @@ def make(options: TokenOptions, rest: Sequence[str], command: str) -> None:
     del rest
     require_writable(options.output)
     found = runs_of_one_setting(options.from_)
-    tokens = tokens_of(found, arms_of(found, options.arms), options.metric)
+    arms = arms_of(found, options.arms)
+    tokens = tokens_of(found, arms, options.metric, options.skip)
     write_curve(
-        curve_of(tokens), found, command, folder_of(found, options.output), new_console()
+        curve_of(tokens),
+        told_of(found),
+        command,
+        folder_of([one.path for one in found], options.output),
+        new_console(),
     )
 
 
 def tokens_of(
-    found: Sequence[FoundRun], arms: Sequence[str], wanted: str | None = None
+    found: Sequence[FoundRun], arms: Sequence[str], wanted: str | None = None, skip: int = 0
 ) -> Tokens:
     """The curves of runs, and what the baseline needs.
 
@@ -91,9 +97,10 @@ def tokens_of(
         found: runs of one setting, a seed each.
         arms: arms that all of them have.
         wanted: name of the metric; None takes the primary one where it was followed, else the loss.
+        skip: evaluations of each curve that are left out, the first.
 
     Raises:
-        UserError: the metric was not followed.
+        UserError: the metric was not followed, or too little of it is left.
     """
     measures = measures_of(found)
     events = [read_events(RunDirectory(one.path).events) for one in found]
@@ -109,6 +116,16 @@ def tokens_of(
                 f"the arm {arm} was evaluated {' and '.join(map(str, sorted(counts)))} times in "
                 "these runs, which are to be one curve: give runs of one budget"
             )
+    least = min(len(one.units) for of in curves.values() for one in of)
+    if least - skip < 2:
+        raise UserError(
+            f"--skip {skip} leaves {max(least - skip, 0)} of {least} evaluations, and a curve "
+            "needs two"
+        )
+    curves = {
+        arm: tuple(Followed(one.units[skip:], one.values[skip:]) for one in of)
+        for arm, of in curves.items()
+    }
     better = metric.higher_is_better
     base = curves.get(BASELINE)
     others = [] if base is None else [arm for arm in arms if arm != BASELINE]
@@ -116,7 +133,8 @@ def tokens_of(
     for arm in others:
         assert base is not None
         own = curves[arm]
-        places = range(1, len(own[0].units))
+        # at the start all are the same
+        places = range(0 if skip else 1, len(own[0].units))
         needed[arm] = tuple(needed_at(base, own, k, higher_is_better=better) for k in places)
         to_end[arm] = needed_at(own, base, -1, higher_is_better=better)
     seeds = tuple(one.seed_run.seed for one in found)
@@ -129,6 +147,13 @@ def curve_of(tokens: Tokens) -> Curve:
         _point(tokens, arm, k) for arm, of in tokens.curves.items() for k in range(len(of[0].units))
     ]
     notes = [] if len(tokens.seeds) > 1 else ["One seed: no interval over seeds."]
+    first = tokens.curves.get(BASELINE, (Followed((0.0,), (0.0,)),))[0].units[0]
+    if any(n == first for of in tokens.needed.values() for one in of for n in one.needed):
+        where = f"at {si(first)} {tokens.measures.unit}" if first else "untrained"
+        notes.append(
+            f"The baseline is as good {where}, at the first place of its curve, as another arm is "
+            "later: then it needs no more than that (--skip leaves the first places out)."
+        )
     if not tokens.needed:
         notes.append(f"Without the arm {BASELINE} there is nothing to say of what it needs.")
     return Curve(
@@ -174,7 +199,9 @@ def _metric(
     followed = [
         metric
         for metric in reversed(measures.metrics)
-        if all(len(_followed(e, arm, metric, measures.unit).units) > 2 for e in events for arm in arms)
+        if all(
+            len(_followed(e, arm, metric, measures.unit).units) > 2 for e in events for arm in arms
+        )
     ]
     names = [metric.name for metric in followed]
     if wanted is None:
@@ -187,9 +214,7 @@ def _metric(
     return measures.metric(wanted)
 
 
-def _followed(
-    events: Sequence[Mapping[str, Any]], arm: str, metric: Metric, unit: str
-) -> Followed:
+def _followed(events: Sequence[Mapping[str, Any]], arm: str, metric: Metric, unit: str) -> Followed:
     """A metric of an arm at each of its evaluations, once a place."""
     name = "heldout_loss" if metric.name == LOSS else metric.name
     found: dict[float, float] = {}
@@ -205,14 +230,16 @@ def _point(tokens: Tokens, arm: str, k: int) -> dict[str, Any]:
     values = [one.values[k] for one in of]
     found: dict[str, Any] = {
         "arm": arm,
-        "evaluation": k,
+        "place": k,
         tokens.measures.unit: [one.units[k] for one in of],
         "values": values,
         "mean": statistics.fmean(values),
         "interval": seed_interval(values),
     }
-    if arm in tokens.needed and k:
-        found["baseline_needs"] = _told(tokens.needed[arm][k - 1])
+    needed = tokens.needed.get(arm, ())
+    at = k - (len(of[0].units) - len(needed))  # the start has none
+    if needed and at >= 0:
+        found["baseline_needs"] = _told(needed[at])
     return found
 
 
@@ -233,7 +260,7 @@ def _row(tokens: Tokens, point: Mapping[str, Any]) -> dict[str, Any]:
     needs = point.get("baseline_needs", {})
     return {
         "arm": point["arm"],
-        "evaluation": point["evaluation"],
+        "place": point["place"],
         unit: statistics.fmean(point[unit]),
         "mean": point["mean"],
         "low": low,
@@ -267,7 +294,7 @@ def _tables(tokens: Tokens) -> list[Table]:
     for arm, one in tokens.to_end.items():
         mean, share = one.mean_needed, one.mean_times
         cells = [
-            f"{NONE} ({one.reached} of {len(one.needed)})" if mean is None else si(mean),
+            _never(one) if mean is None else si(mean),
             si(statistics.fmean(one.units)),
             NONE if share is None else f"{share:.2f}{_half(one.times_interval)}",
         ]
@@ -277,12 +304,16 @@ def _tables(tokens: Tokens) -> list[Table]:
 
 def _needs(one: Needed) -> list[str]:
     if one.mean_needed is None:
-        return [f"never ({one.reached} of {len(one.needed)} do)", NONE]
+        return [_never(one), NONE]
     times = one.mean_times
     return [
         si(one.mean_needed),
         NONE if times is None else f"{times:.2f}{_half(one.times_interval)}",
     ]
+
+
+def _never(one: Needed) -> str:
+    return f"in {one.reached} of {len(one.needed)} seeds" if one.reached else "never"
 
 
 def _with_reach(metric: Metric, values: Sequence[float]) -> str:
@@ -297,5 +328,3 @@ def _half(interval: tuple[float, float] | None) -> str:
 
 def _ups(metric: Metric) -> str:
     return "higher is better" if metric.higher_is_better else "lower is better"
-
-

@@ -94,7 +94,14 @@ def _draw_needed(axes: Axes, needed: Mapping[str, Sequence[Needed]]) -> None:
                     arrowprops={"arrowstyle": "->", "color": colour},
                 )
         if len(known) < len(means):
-            axes.plot([], [], color=colour, marker="$↑$", ls="", label="baseline never as good")
+            axes.plot(
+                [],
+                [],
+                color=colour,
+                marker="$↑$",
+                ls="",
+                label="baseline not as good in every seed",
+            )
     axes.plot([0, last], [0, last], color=INK, lw=1, ls=(0, (4, 3)), zorder=0.5)
     axes.set_xlim(0, 1.05 * last)
     axes.set_ylim(0, 1.15 * last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def first_reach(
     """
     if not units or len(units) != len(values):
         raise UserError(f"a curve of {len(units)} places and {len(values)} values.")
-    if any(b <= a for a, b in zip(units, units[1:], strict=False)):
+    if any(b <= a for a, b in itertools.pairwise(units)):
         raise UserError("the places of a curve must ascend.")
     sign = 1.0 if higher_is_better else -1.0
     lacks = [sign * (level - value) for value in values]  # above 0 where it is worse
@@ -111,9 +112,7 @@ def needed_at(
         first_reach(curve.units, curve.values, level, higher_is_better=higher_is_better)
         for curve, level in zip(arm, values, strict=True)
     )
-    times = tuple(
-        None if n is None or not u else n / u for n, u in zip(needed, units, strict=True)
-    )
+    times = tuple(None if n is None or not u else n / u for n, u in zip(needed, units, strict=True))
     return Needed(units, values, needed, times)
 
 

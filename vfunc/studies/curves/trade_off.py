@@ -15,7 +15,7 @@ from vfunc.errors import UserError
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import ArmOverSeeds, Measured, common_metrics
 from vfunc.report.table import captioned, empty_table
-from vfunc.studies.curves.curve_files import Curve, new_console, write_curve
+from vfunc.studies.curves.curve_files import Curve, new_console, told_of, write_curve
 from vfunc.studies.curves.curve_options import TradeOffOptions, weights_of
 from vfunc.studies.curves.curve_words import against_baseline, label_of, seeds_notes, with_interval
 from vfunc.studies.curves.pareto import on_front
@@ -89,7 +89,7 @@ def make(options: TradeOffOptions, rest: Sequence[str], command: str) -> None:
     if made is None:
         return
     folder = made.folder if options.output is None else Path(options.output)
-    write_curve(curve_of(made, pairs), made.found, command, folder, console)
+    write_curve(curve_of(made, pairs), told_of(made.found), command, folder, console)
 
 
 def curve_of(made: Swept, pairs: Mapping[str, tuple[float, float]]) -> Curve:

@@ -79,7 +79,8 @@ def draw_trade_off(
             axes.annotate(
                 place.label,
                 middle,
-                xytext=(6, 5 if number % 2 else -12)  # neighbours in the list are often near,
+                # neighbours in the list are often near one another
+                xytext=(6, 5 if number % 2 else -12),
                 textcoords="offset points",
                 fontsize=8.5,
                 color=INK,

@@ -75,8 +75,8 @@ class CommandOptions:
         check=_check_trackers,
     )
     keep_checkpoints: bool = option(
-        "Keep each arm's last checkpoint when it has finished, optimizer and all: `curve probe` asks "
-        "it what the run's own next step would do.",
+        "Keep each arm's last checkpoint when it has finished, optimizer and all: `curve probe` "
+        "asks it what the run's own next step would do.",
         default=False,
     )
     dry_run: bool = option("Check everything, print the configuration and stop.", default=False)

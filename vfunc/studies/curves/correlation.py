@@ -1,0 +1,76 @@
+"""Correlates predictions with what happened, with bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from vfunc.evaluation.pass_at_k import seed_interval
+from vfunc.evaluation.probe import MINIMUM
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """Pearson's and Spearman's correlation of two figures over tasks.
+
+    Attributes:
+        count: tasks.
+        pearson: None where it says nothing: a constant, or fewer than `MINIMUM` tasks.
+        interval: 95 % percentile bootstrap interval of `pearson`, tasks drawn with replacement.
+        spearman: rank correlation, None likewise.
+    """
+
+    count: int
+    pearson: float | None
+    interval: tuple[float, float] | None
+    spearman: float | None
+
+
+def correlated(
+    predicted: Sequence[float], realised: Sequence[float], resamples: int, seed: int = 0
+) -> Correlated:
+    """Correlate predictions with what happened.
+
+    Args:
+        predicted: finite numbers, one a task.
+        realised: as many.
+        resamples: bootstrap draws.
+        seed: of the draws.
+    """
+    x, y = np.asarray(predicted, dtype=float), np.asarray(realised, dtype=float)
+    if len(x) < MINIMUM or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlated(len(x), None, None, None)
+    # scipy's own result types declare no attributes
+    pearson: Any = stats.pearsonr(x, y)
+    spearman: Any = stats.spearmanr(x, y)
+    drawn = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    interval = np.nanquantile(_along_rows(x[drawn], y[drawn]), (0.025, 0.975))
+    return Correlated(
+        len(x),
+        float(pearson.statistic),
+        (float(interval[0]), float(interval[1])),
+        float(spearman.statistic),
+    )
+
+
+def interval_over_runs(correlations: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the mean correlation of two or more runs.
+
+    Student's of Fisher's z = artanh r, brought back, so that it stays between -1 and 1.
+    """
+    most = 1 - 1e-12  # of r = 1 z is infinite
+    ends = seed_interval([math.atanh(min(max(r, -most), most)) for r in correlations])
+    assert ends is not None
+    return math.tanh(ends[0]), math.tanh(ends[1])
+
+
+def _along_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each row; nan where a draw holds one value alone."""
+    a, b = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.divide((a * b).sum(1), size, out=np.full(len(x), np.nan), where=size > 0)
