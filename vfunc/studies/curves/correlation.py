@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,27 @@ class Correlated:
     pearson: float | None
     interval: tuple[float, float] | None
     spearman: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted and realised decreases of one kind of step, over all runs.
+
+    Attributes:
+        each: the correlation within each run.
+        pearson: their mean; None where one is not defined.
+        interval: 95 %: the bootstrap's over tasks of one run; see `interval_over_runs` for several.
+        spearman: mean rank correlation.
+        predicted: mean predicted decrease, over all.
+        realised: mean decrease that the step brought.
+    """
+
+    each: tuple[Correlated, ...]
+    pearson: float | None
+    interval: tuple[float, float] | None
+    spearman: float | None
+    predicted: float
+    realised: float
 
 
 def correlated(
@@ -67,6 +89,33 @@ def interval_over_runs(correlations: Sequence[float]) -> tuple[float, float]:
     ends = seed_interval([math.atanh(min(max(r, -most), most)) for r in correlations])
     assert ends is not None
     return math.tanh(ends[0]), math.tanh(ends[1])
+
+
+def agreement_of(runs: Sequence[Sequence[tuple[float, float]]], resamples: int) -> Agreement:
+    """How predictions agree with what happened, over runs.
+
+    Args:
+        runs: each run's predicted and realised decreases, a pair a task.
+        resamples: bootstrap draws.
+    """
+    each = tuple(
+        correlated([p for p, _ in pairs], [r for _, r in pairs], resamples) for pairs in runs
+    )
+    pearsons = [one.pearson for one in each if one.pearson is not None]
+    spearmans = [one.spearman for one in each if one.spearman is not None]
+    defined = len(pearsons) == len(each)
+    interval = None
+    if defined:
+        interval = each[0].interval if len(each) == 1 else interval_over_runs(pearsons)
+    every = [pair for pairs in runs for pair in pairs]
+    return Agreement(
+        each,
+        statistics.fmean(pearsons) if defined else None,
+        interval,
+        statistics.fmean(spearmans) if defined else None,
+        statistics.fmean(p for p, _ in every),
+        statistics.fmean(r for _, r in every),
+    )
 
 
 def _along_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from vfunc.studies.comparison_files import primary_of
 from vfunc.studies.curves.curve_files import Curve, new_console, told_of, write_curve
 from vfunc.studies.curves.curve_options import FeedbackSizeOptions
 from vfunc.studies.curves.curve_words import against_baseline, label_of, seeds_notes, with_interval
-from vfunc.studies.curves.size_figure import draw_sizes
+from vfunc.studies.curves.figures.size_figure import draw_sizes
 from vfunc.studies.curves.swept_runs import Data, Swept, swept, touched
 from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.studies.repetition import Setting

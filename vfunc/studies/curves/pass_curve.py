@@ -21,7 +21,7 @@ from vfunc.studies.curves.curve_files import (
     write_curve,
 )
 from vfunc.studies.curves.curve_options import PassOptions
-from vfunc.studies.curves.pass_figure import draw_pass
+from vfunc.studies.curves.figures.pass_figure import draw_pass
 from vfunc.studies.curves.pass_statistics import PassAt, Sampled, pass_curves
 from vfunc.studies.curves.read_runs import arms_of, runs_of_one_setting
 from vfunc.studies.curves.sampled_solutions import solutions_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from vfunc.evaluation.probe import ProbePoint
 from vfunc.report.plots import probe_scatter
 from vfunc.report.probe_events import probe_name
 from vfunc.report.table import NONE, captioned, empty_table
-from vfunc.studies.curves.correlation import Correlated, correlated, interval_over_runs
+from vfunc.studies.curves.correlation import Agreement, agreement_of
 from vfunc.studies.curves.curve_files import (
     Curve,
     folder_of,
@@ -54,27 +53,6 @@ class Probed:
     unit: str
     points: Mapping[str, tuple[tuple[float, float], ...]]
     left_out: int
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Predicted and realised decreases of one kind of step, over all runs.
-
-    Attributes:
-        each: the correlation within each run.
-        pearson: their mean; None where one is not defined.
-        interval: 95 %: the bootstrap's over tasks of one run; see `interval_over_runs` for several.
-        spearman: mean rank correlation.
-        predicted: mean predicted decrease, over all.
-        realised: mean decrease that the step brought.
-    """
-
-    each: tuple[Correlated, ...]
-    pearson: float | None
-    interval: tuple[float, float] | None
-    spearman: float | None
-    predicted: float
-    realised: float
 
 
 def make(options: ProbeOptions, rest: Sequence[str], command: str) -> None:
@@ -148,7 +126,7 @@ def agreements(probed: Sequence[Probed], resamples: int) -> dict[str, Agreement]
         resamples: bootstrap draws.
     """
     kinds = [kind for kind in probed[0].points if all(kind in one.points for one in probed)]
-    return {kind: _agreement([one.points[kind] for one in probed], resamples) for kind in kinds}
+    return {kind: agreement_of([one.points[kind] for one in probed], resamples) for kind in kinds}
 
 
 def curve_of(probed: Sequence[Probed], options: ProbeOptions) -> Curve:
@@ -214,27 +192,6 @@ def curve_of(probed: Sequence[Probed], options: ProbeOptions) -> Curve:
 
 def _name(point: ProbePoint) -> str:
     return probe_name(point.step, point.feedback)
-
-
-def _agreement(runs: Sequence[Sequence[tuple[float, float]]], resamples: int) -> Agreement:
-    each = tuple(
-        correlated([p for p, _ in pairs], [r for _, r in pairs], resamples) for pairs in runs
-    )
-    pearsons = [one.pearson for one in each if one.pearson is not None]
-    spearmans = [one.spearman for one in each if one.spearman is not None]
-    defined = len(pearsons) == len(each)
-    interval = None
-    if defined:
-        interval = each[0].interval if len(each) == 1 else interval_over_runs(pearsons)
-    every = [pair for pairs in runs for pair in pairs]
-    return Agreement(
-        each,
-        statistics.fmean(pearsons) if defined else None,
-        interval,
-        statistics.fmean(spearmans) if defined else None,
-        statistics.fmean(p for p, _ in every),
-        statistics.fmean(r for _, r in every),
-    )
 
 
 def _title(a: Agreement) -> str:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import seed_interval
 from vfunc.modality import Metric
 from vfunc.report.events import read_events
-from vfunc.report.measures import LOSS, Measures, written
-from vfunc.report.table import BASELINE, NONE, captioned, empty_table, si
+from vfunc.report.measures import LOSS, Measures
+from vfunc.report.table import BASELINE, si
 from vfunc.studies.curves.curve_files import (
     Curve,
     folder_of,
@@ -25,41 +22,14 @@ from vfunc.studies.curves.curve_files import (
     write_curve,
 )
 from vfunc.studies.curves.curve_options import TokenOptions
-from vfunc.studies.curves.curve_words import label_of
+from vfunc.studies.curves.figures.token_figure import draw_tokens
 from vfunc.studies.curves.read_runs import arms_of, runs_of_one_setting
-from vfunc.studies.curves.token_figure import draw_tokens
 from vfunc.studies.curves.token_reach import Followed, Needed, needed_at
+from vfunc.studies.curves.token_table import RULE, Tokens, token_tables
 from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.training.run_directory import RunDirectory
 
 KIND = "tokens"
-RULE = (
-    "the first place at which the curve, taken as straight lines between its evaluations, is as "
-    "good"
-)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A metric of several arms against tokens (images), over seeds.
-
-    Attributes:
-        metric: the metric.
-        measures: the runs' metrics, and their unit.
-        seeds: the seeds, in the order of all curves.
-        curves: each arm's, one a seed.
-        needed: of each arm but the baseline, at each of its evaluations behind the start, what the
-            baseline needs to be as good; empty without a baseline.
-        to_end: of each arm but the baseline, what it needs to be as good as the baseline at its
-            end.
-    """
-
-    metric: Metric
-    measures: Measures
-    seeds: tuple[int, ...]
-    curves: Mapping[str, tuple[Followed, ...]]
-    needed: Mapping[str, tuple[Needed, ...]]
-    to_end: Mapping[str, Needed]
 
 
 def make(options: TokenOptions, rest: Sequence[str], command: str) -> None:
@@ -171,7 +141,7 @@ def curve_of(tokens: Tokens) -> Curve:
         lambda path: draw_tokens(
             tokens.curves, tokens.needed, tokens.metric, tokens.measures, path
         ),
-        _tables(tokens),
+        token_tables(tokens),
         notes,
     )
 
@@ -270,61 +240,3 @@ def _row(tokens: Tokens, point: Mapping[str, Any]) -> dict[str, Any]:
         "reached": needs.get("reached"),
         **{f"seed_{s}": v for s, v in zip(tokens.seeds, point["values"], strict=True)},
     }
-
-
-def _tables(tokens: Tokens) -> list[Table]:
-    metric, unit = tokens.metric, tokens.measures.unit
-    if not tokens.needed:
-        return []
-    table = empty_table()
-    table.title, table.title_justify = label_of(metric, tokens.measures), "left"
-    table.add_column("arm")
-    for header in (unit, "mean", f"baseline\nneeds, {unit}", "times as\nmany"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for arm, of in tokens.needed.items():
-        for one in of:
-            cells = [arm, si(statistics.fmean(one.units)), _with_reach(metric, one.values)]
-            table.add_row(*map(Text, [*cells, *_needs(one)]))
-    notes = [f"baseline needs: {RULE}", _ups(metric)]
-    ends = empty_table()
-    ends.title, ends.title_justify = f"{unit} to be as good as the baseline at its end", "left"
-    ends.add_column("arm")
-    for header in (unit, "baseline read", "share"):
-        ends.add_column(header, justify="right", no_wrap=True)
-    for arm, one in tokens.to_end.items():
-        mean, share = one.mean_needed, one.mean_times
-        cells = [
-            _never(one) if mean is None else si(mean),
-            si(statistics.fmean(one.units)),
-            NONE if share is None else f"{share:.2f}{_half(one.times_interval)}",
-        ]
-        ends.add_row(*map(Text, [arm, *cells]))
-    return [captioned(table, notes), captioned(ends, [])]
-
-
-def _needs(one: Needed) -> list[str]:
-    if one.mean_needed is None:
-        return [_never(one), NONE]
-    times = one.mean_times
-    return [
-        si(one.mean_needed),
-        NONE if times is None else f"{times:.2f}{_half(one.times_interval)}",
-    ]
-
-
-def _never(one: Needed) -> str:
-    return f"in {one.reached} of {len(one.needed)} seeds" if one.reached else "never"
-
-
-def _with_reach(metric: Metric, values: Sequence[float]) -> str:
-    interval = seed_interval(values)
-    half = "" if interval is None else f" ± {written(metric, (interval[1] - interval[0]) / 2)}"
-    return written(metric, statistics.fmean(values)) + half
-
-
-def _half(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.2f}"
-
-
-def _ups(metric: Metric) -> str:
-    return "higher is better" if metric.higher_is_better else "lower is better"

@@ -18,9 +18,9 @@ from vfunc.report.table import captioned, empty_table
 from vfunc.studies.curves.curve_files import Curve, new_console, told_of, write_curve
 from vfunc.studies.curves.curve_options import TradeOffOptions, weights_of
 from vfunc.studies.curves.curve_words import against_baseline, label_of, seeds_notes, with_interval
+from vfunc.studies.curves.figures.trade_off_figure import Place, draw_trade_off
 from vfunc.studies.curves.pareto import on_front
 from vfunc.studies.curves.swept_runs import Swept, swept, touched
-from vfunc.studies.curves.trade_off_figure import Place, draw_trade_off
 from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.studies.repetition import PlannedRun, Setting
 from vfunc.training.options.run_options import VISION
