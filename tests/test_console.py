@@ -74,5 +74,7 @@ def test_the_commands_errors_come_through(capsys, name):
         assert main([name, "no-run"]) == 2
         assert capsys.readouterr().err.startswith("error: there is no run 'no-run'")
         return
-    assert main([name, "--optimizer", "sgd"]) == 2
-    assert capsys.readouterr().err.startswith("error: --optimizer sgd has no learning rate")
+    kind, where = (["feedback-size"], "feedback_size=256: ") if name == "curve" else ([], "")
+    assert main([name, *kind, "--optimizer", "sgd"]) == 2
+    said = f"error: {where}--optimizer sgd has no learning rate"
+    assert capsys.readouterr().err.startswith(said)

@@ -267,6 +267,7 @@ def test_every_option_of_a_run_counts_but_those_that_decide_nothing(parts):
     left_out = set(parts.config.options) - set(counted)
     assert left_out == {
         "preset", "config", "name", "runs_dir", "overwrite", "resume", "accept_changes", "dry_run",
+        "leave_checkpoints",
         "debug", "log", "device", "threads", "edge_dir", "data_cache", "certify", "save_every", "budget",
     }  # fmt: skip
 

@@ -87,7 +87,7 @@ def _start(one: PlannedRun, jobs: int, folder: Path) -> _Started:
         config.write_text(to_toml(one.config), encoding="utf-8")
         words += ["--config", str(config)]
         words += ["--overwrite"] if one.config.command.overwrite else []
-    words += ["--keep-checkpoints"] if one.config.command.keep_checkpoints else []
+    words += ["--leave-checkpoints"] if one.config.command.leave_checkpoints else []
     cores = max(1, (os.cpu_count() or 1) // jobs)
     environment = {"OMP_NUM_THREADS": str(cores), **os.environ, "PYTHONUNBUFFERED": "1"}
     printed = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed when the process has ended)

@@ -355,7 +355,7 @@ def _write_results(
         content["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     write_json(directory.result(name), content)
     made = [*saved, directory.designer(name), directory.result(name)]
-    if assembled.config.command.keep_checkpoints or directory.keeps(name):
+    if assembled.config.command.leave_checkpoints or directory.keeps(name):
         made.append(directory.checkpoint(name))
     directory.record(*(path for path in made if path.exists()), events=True)
 

@@ -42,7 +42,7 @@ WITH_RESUME = (
     "runs_dir",
     "accept_changes",
     "log",
-    "keep_checkpoints",
+    "leave_checkpoints",
     "dry_run",
     "debug",
 )

@@ -8,7 +8,7 @@ runs/<name>/
   arms/<arm>.json       one finished arm's results, with every example's outcome
   start.json            the learner that all of them start from, evaluated
   checkpoints/<arm>.pt  an unfinished arm, to resume from; <arm>.previous.pt, the one before; of a
-                        finished arm its end, with --keep-checkpoints
+                        finished arm its end, with --leave-checkpoints
   learners/<arm>/       save_pretrained directory
   designers/<arm>.safetensors
   plots/*.png

@@ -122,7 +122,7 @@ Examples:
 predicted against what the step brought.
 
 The state is that of the arm's checkpoint: an unfinished run has one, and a finished one that was
-made with --keep-checkpoints. The points are those of the run's own probe there. A finished run on
+made with --leave-checkpoints. The points are those of the run's own probe there. A finished run on
 text without one is probed as its files have it, learner and designer alone: then only the small
 step is taken, along the gradient, since the optimizer's moments are gone. r is Pearson's
 correlation over the tasks, with a bootstrap interval; of several runs, their mean.

@@ -25,6 +25,8 @@ from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.studies.repetition import Setting
 
 KIND = "feedback-size"
+ALSO_FEEDBACK = "also in the feedback"
+"""Why a run leaves a held-out example out."""
 
 
 def make(options: FeedbackSizeOptions, rest: Sequence[str], command: str) -> None:
@@ -148,12 +150,14 @@ def require_same_evaluation(data: Mapping[str, Data]) -> None:
         UserError: two say something else of what is no feedback.
     """
     labels = list(data)
-    for label in labels[1:]:
-        if without_feedback(data[label]) != without_feedback(data[labels[0]]):
+    for label in labels:
+        # of two pools that leave out as many it may be other ones
+        left = data[label].get("eval", {}).get("dropped", {}).get(ALSO_FEEDBACK)
+        if left or without_feedback(data[label]) != without_feedback(data[labels[0]]):
             raise UserError(
-                f"with {label or 'no feedback'} other examples are held out than with "
-                f"{labels[0] or 'no feedback'}: some are in the feedback too; give --eval examples "
-                "that are not in --feedback"
+                "which examples are held out depends on the size of the feedback, since some are "
+                f"in both ({label or 'the shared runs'}); give --eval examples that are not in "
+                "--feedback"
             )
 
 

@@ -16,6 +16,7 @@ from vfunc.language.loading import load_learner
 from vfunc.language.workload import LanguageWorkload
 from vfunc.printable import SafeConsole
 from vfunc.storage.digests import digest_of_json, digests_below
+from vfunc.storage.manifest import require_as_written
 from vfunc.studies.curves.curve_options import PassOptions
 from vfunc.studies.curves.pass_statistics import Sampled
 from vfunc.studies.curves.saved_arm import config_of, require_same_data
@@ -105,6 +106,7 @@ def _sampled(directory: RunDirectory, arm: str, options: PassOptions) -> Sampled
     saved = directory.learner(arm)
     if not saved.is_dir():
         raise UserError(f"{saved} is gone, which the run left of the arm {arm}; run it again")
+    require_as_written(saved)
     config = config_of(directory, device=options.device, threads=options.threads)
     require_same_data(directory, config)
     assembled = assemble(config)

@@ -104,7 +104,7 @@ def saved_arm(directory: RunDirectory, arm: str, *, device: str, threads: int) -
         if config.run.modality == VISION:
             raise UserError(
                 f"{directory.path}: of a finished arm on pictures the encoder alone is kept, and "
-                "its task has a head and a teacher; run it with --keep-checkpoints, or name an "
+                "its task has a head and a teacher; run it with --leave-checkpoints, or name an "
                 "unfinished run"
             )
     require_same_data(directory, config)

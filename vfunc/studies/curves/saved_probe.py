@@ -145,7 +145,7 @@ def curve_of(probed: Sequence[Probed], options: ProbeOptions) -> Curve:
         notes.append(
             "The optimizer's moments are gone of: "
             f"{', '.join(str(one.path) for one in probed if not one.whole)}. Only the small step "
-            "is taken, along the gradient, a tenth as long as a first step; --keep-checkpoints of "
+            "is taken, along the gradient, a tenth as long as a first step; --leave-checkpoints of "
             "run keeps them."
         )
     if lost := sum(one.left_out for one in probed):

@@ -55,7 +55,7 @@ class CommandOptions:
     overwrite: bool = option("Replace the run of that name, if there is one.", default=False)
     resume: str | None = option(
         "Go on with an interrupted run: its name or directory. Its own options hold; only "
-        "--budget, --device, --threads, --runs-dir, --accept-changes, --log, --keep-checkpoints, "
+        "--budget, --device, --threads, --runs-dir, --accept-changes, --log, --leave-checkpoints, "
         "--dry-run and --debug go with it.",
         default=None,
         metavar="RUN",
@@ -74,9 +74,9 @@ class CommandOptions:
         parse=listed,
         check=_check_trackers,
     )
-    keep_checkpoints: bool = option(
-        "Keep each arm's last checkpoint when it has finished, optimizer and all: `curve probe` "
-        "asks it what the run's own next step would do.",
+    leave_checkpoints: bool = option(
+        "Leave each arm's last checkpoint where it is when it has finished, optimizer and all: "
+        "`curve probe` asks it what the next step would do.",
         default=False,
     )
     dry_run: bool = option("Check everything, print the configuration and stop.", default=False)

@@ -1,0 +1,99 @@
+"""The one-step probe of saved runs: that of the run itself at the same state."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from vfunc.report.events import read_events
+from vfunc.studies.curves.saved_arm import saved_arm
+from vfunc.training.run_directory import RunDirectory
+
+NAMES = {("small", "same"): "small, same feedback", ("small", "held_out"): "small, held-out",
+         ("real", "same"): "real, same feedback", ("real", "held_out"): "real, held-out"}  # fmt: skip
+
+
+def logged(path):
+    """The run's own probe, by kind of step."""
+    found = {}
+    for e in read_events(path / "events.jsonl"):
+        if e["kind"] == "probe":
+            assert e["at_step"] == 2
+            pair = (e["predicted"], e["realised"])
+            found.setdefault(NAMES[e["step_kind"], e["feedback"]], []).append(pair)
+    return found
+
+
+def test_it_is_the_run_s_own_probe_at_the_same_state(curve, interrupted, capsys):
+    assert curve("probe", "--from", interrupted, "--batches", "6", "--output", "out") == 0
+    content = json.loads(Path("out/probe.json").read_text())
+    (one,) = content["points"]
+    own = logged(interrupted)
+    assert one["step"] == 2 and one["whole"] and set(own) == set(NAMES.values())
+    for kind, pairs in own.items():
+        made = [(p["predicted"], p["realised"]) for p in one["decreases"][kind]]
+        assert made[:5] == pairs and len(made) == 6
+    rows = list(csv.DictReader(Path("out/probe.csv").read_text().splitlines()))
+    assert len(rows) == 24 and float(rows[0]["predicted"]) == own["small, same feedback"][0][0]
+    assert Path("out/probe.png").read_bytes()[:4] == b"\x89PNG"
+    found = content["agreement"]["real, same feedback"]
+    low, high = found["interval"]
+    assert low <= found["pearson"] <= high and found["each"][0]["count"] == 6
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "vpretraining at step 2: 6 tasks" in shown and "the bootstrap's, over tasks" in shown
+
+
+def test_a_finished_arm_is_where_its_kept_checkpoint_is(saved, tmp_path):
+    kept = saved_arm(RunDirectory(saved / "s0"), "vpretraining", device="cpu", threads=1)
+    shutil.copytree(saved / "s0", tmp_path / "r")
+    shutil.rmtree(tmp_path / "r/checkpoints")
+    left = saved_arm(RunDirectory(tmp_path / "r"), "vpretraining", device="cpu", threads=1)
+    assert kept.whole and not left.whole
+    one, other = kept.run.state, left.run.state
+    for a, b in ((one.learner, other.learner), (one.designer, other.designer)):
+        assert a.state_dict().keys() == b.state_dict().keys()
+        assert all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+    for name in ("step", "micro_batch", "units", "updates", "seconds"):
+        assert getattr(one.counters, name) == getattr(other.counters, name), name
+    rates = [state.optimizer.param_groups[0]["lr"] for state in (one, other)]
+    # the checkpoint's is that of the last step, the other's that of one more
+    assert rates[1] <= rates[0] and one.optimizer.state and not other.optimizer.state
+
+
+def test_several_runs_are_one_probe_and_what_lacks_its_moments_is_told(curve, saved, capsys):
+    assert curve("probe", "--from", saved, "--batches", "5", "--output", "out") == 0
+    content = json.loads(Path("out/probe.json").read_text())
+    assert [one["whole"] for one in content["points"]] == [True, False]
+    assert set(content["agreement"]) == {"small, same feedback", "small, held-out"}
+    found = content["agreement"]["small, held-out"]
+    assert found["pearson"] == pytest.approx(sum(one["pearson"] for one in found["each"]) / 2)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"The optimizer's moments are gone of: {saved}/s1." in shown
+
+
+def test_what_is_not_there_is_refused(refused, saved, interrupted):
+    said = refused("probe", "--from", saved / "s0", "--arm", "random_feedback")
+    assert "--arm random_feedback:" in said and "it has baseline, vpretraining" in said
+    shutil.copytree(interrupted, "early")
+    shutil.rmtree("early/checkpoints")
+    said = refused("probe", "--from", "early")
+    assert "nothing of the arm vpretraining is saved yet; go on with it by --resume" in said
+    shutil.copytree(interrupted, "damaged")
+    checkpoint = Path("damaged/checkpoints/vpretraining.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
+    assert "its digest differs" in refused("probe", "--from", "damaged")
+    (Path("empty") / "sub").mkdir(parents=True)
+    assert "--from empty: there is no run" in refused("probe", "--from", "empty")
+
+
+def test_checkpoints_of_finished_arms_are_kept_only_when_asked(saved):
+    kept = {path.name for path in (saved / "s0/checkpoints").iterdir()}
+    assert kept == {"baseline.pt", "vpretraining.pt"}
+    assert not list((saved / "s1/checkpoints").iterdir())
+    manifest = json.loads((saved / "s0/manifest.json").read_text())
+    assert "checkpoints/vpretraining.pt" in manifest["files"]
