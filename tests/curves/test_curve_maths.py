@@ -181,7 +181,7 @@ def test_r_and_its_interval_are_those_of_a_known_correlation():
     assert found.spearman == pytest.approx(stats.spearmanr(x, y).statistic)
     # Fisher's interval, which holds for normal figures
     ends = np.tanh(np.arctanh(found.pearson) + np.array([-1.96, 1.96]) / math.sqrt(397))
-    assert found.interval == pytest.approx(tuple(ends), abs=0.02)
+    assert found.interval == pytest.approx(tuple(ends), abs=0.006)
     assert correlated(x.tolist(), y.tolist(), 2000) == found  # the draws are seeded
 
 
