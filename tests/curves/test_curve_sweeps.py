@@ -132,6 +132,8 @@ def test_a_trade_off_has_both_figures_at_each_pair_of_weights(curve, refused, ma
         assert point["on_front"] == (not beaten) == (row["on_front"] == "True")
     config = Path("runs/t", places[2], "seed0/config.toml").read_text()
     assert "segmentation_weight = 1.0" in config and "depth_weight = 8.0" in config
+    # what is shared has no setting's weights, so that others can be added in front
+    assert "depth_weight = 1.0" in Path("runs/t/shared/seed0/config.toml").read_text()
     shown = capsys.readouterr().out
     assert "1 : 8" in shown and "One seed: no interval" in shown
     assert curve(*line) == 0 and len(made) == 3
