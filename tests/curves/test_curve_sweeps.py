@@ -52,30 +52,29 @@ def test_feedback_sizes_are_run_found_again_and_added_to(curve, made, capsys):
     assert curve(*line, "--sizes", "4", "8") == 0
     assert made == ["runs/f/shared/seed0", "runs/f/feedback_size=4/seed0",
                     "runs/f/feedback_size=8/seed0"]  # fmt: skip
-    assert "One seed: no interval over seeds, and no test." in capsys.readouterr().out
-    more = [*line[:3], "1", *line[3:], "--sizes", "2", "8", "4"]
+    more = [*line, "--sizes", "2", "8", "4"]
     assert curve(*more) == 0
-    assert [place.removeprefix("runs/f/") for place in made[3:]] == [
-        "shared/seed1", "feedback_size=2/seed0", "feedback_size=2/seed1",
-        "feedback_size=4/seed1", "feedback_size=8/seed1"]  # fmt: skip
-    assert curve(*more) == 0 and len(made) == 8  # nothing is run again
+    assert made[3:] == ["runs/f/feedback_size=2/seed0"]
+    capsys.readouterr()
+    assert curve(*more) == 0 and len(made) == 4  # nothing is run again
+    shown = capsys.readouterr().out
+    assert "One seed: no interval over seeds, and no test." in shown
+    assert "baseline: one run a seed for all sizes" in shown
     content, rows = read("runs/f", "feedback-size")
     assert content["sizes"] == [2, 4, 8] and content["primary"] == "loss"
-    assert content["command"].startswith("vfunc curve feedback-size --seeds 0 1")
+    assert content["command"].startswith("vfunc curve feedback-size --seeds 0")
     points = {(p["feedback_size"], p["arm"]): p for p in content["points"]}
     assert len(points) == 6 and all(p["examples"] == n for (n, _), p in points.items())
     for size in (2, 4, 8):
         base, arm = (points[size, arm]["metrics"]["loss"] for arm in ("baseline", "vpretraining"))
-        where = f"runs/f/feedback_size={size}/seed"
-        assert base["values"] == [of_run(f"runs/f/shared/seed{s}", "baseline") for s in (0, 1)]
-        assert arm["values"] == [of_run(f"{where}{s}", "vpretraining") for s in (0, 1)]
-        apart = [a - b for a, b in zip(arm["values"], base["values"], strict=True)]
-        assert arm["difference"]["mean"] == pytest.approx(sum(apart) / 2)
-    assert [(r["feedback_size"], r["arm"]) for r in rows][:2] == [("2", "baseline"), ("2", "vpretraining")]  # fmt: skip
-    shown = capsys.readouterr().out
-    assert "±: 95 % interval over seeds" in shown and "baseline: one run a seed" in shown
+        assert base["values"] == [of_run("runs/f/shared/seed0", "baseline")]
+        assert arm["values"] == [of_run(f"runs/f/feedback_size={size}/seed0", "vpretraining")]
+        assert arm["difference"]["mean"] == pytest.approx(arm["mean"] - base["mean"])
+    assert [(r["feedback_size"], r["arm"], float(r["mean"])) for r in rows] == [
+        (str(n), arm, p["metrics"]["loss"]["mean"]) for (n, arm), p in points.items()
+    ]
     assert curve(*more, "--dry-run") == 0
-    assert capsys.readouterr().out.count("finished ") == 8 and len(made) == 8
+    assert capsys.readouterr().out.count("finished ") == 4 and len(made) == 4
     assert curve(*more, "--lr", "0.5") == 2
     assert "was run with other options (lr" in capsys.readouterr().err
 
