@@ -221,14 +221,16 @@ def test_pass_at_k_of_what_a_run_has_sampled(curve, sampling, monkeypatch, capsy
     assert "4 problems, 3 samples of each at temperature 1; intervals are over problems" in shown
 
 
-def test_solutions_are_sampled_as_a_run_samples_them_and_kept(sampling, monkeypatch, capsys):
+def test_solutions_are_sampled_as_a_run_samples_them_and_kept(
+    sampling, tmp_path, monkeypatch, capsys
+):
     place = sampling / "s0"
     shutil.rmtree(place / "learners/baseline")
     shutil.copytree(EMBEDDED_LEARNER, place / "learners/baseline")
     config = (place / "config.toml").read_text().replace("solve_size = 0", "solve_size = 4")
     (place / "config.toml").write_text(config)
     options, console = of_pass("--k", "2", "--solve-size", "3"), new_console()
-    found = solutions_of(read_run(place), "baseline", options, Path("out"), console)
+    found = solutions_of(read_run(place), "baseline", options, tmp_path / "out", console)
     assert "s0, baseline: 4 samples a problem" in capsys.readouterr().out
     data = assemble(parse(["--config", str(place / "config.toml")])).workload.data
     drawn = pass_at_1(
@@ -242,11 +244,11 @@ def test_solutions_are_sampled_as_a_run_samples_them_and_kept(sampling, monkeypa
     assert found == Sampled(4, drawn.correct) and 0 < sum(drawn.correct) < 12
     with monkeypatch.context() as patch:
         patch.setattr(sampled_solutions, "_sampled", None)
-        again = solutions_of(read_run(place), "baseline", options, Path("out"), console)
+        again = solutions_of(read_run(place), "baseline", options, tmp_path / "out", console)
     assert again == found and "sampled already" in capsys.readouterr().out
     monkeypatch.setattr(sampled_solutions, "_sampled", lambda *_: Sampled(4, (4, 4, 4)))
     warmer = of_pass("--k", "2", "--solve-size", "3", "--temperature", "0.9")
-    assert solutions_of(read_run(place), "baseline", warmer, Path("out"), console) != found
+    assert solutions_of(read_run(place), "baseline", warmer, tmp_path / "out", console) != found
 
 
 @pytest.mark.parametrize(
