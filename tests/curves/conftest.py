@@ -69,6 +69,12 @@ def interrupted(tmp_path_factory):
 
 
 @pytest.fixture
+def run_of_its_own():
+    """Makes a run that no other test reads: (its directory, options)."""
+    return make_run
+
+
+@pytest.fixture
 def curve(monkeypatch, tmp_path):
     """The command, in an empty folder; takes a line or words."""
     monkeypatch.chdir(tmp_path)

@@ -87,6 +87,19 @@ def test_a_sweep_s_own_options_and_a_run_s_are_told_apart():
     assert rest == ["--lr", "1e-3", "--arms", "baseline,vpretraining", "--no-certify"]
 
 
+def test_pass_at_1_may_be_followed_against_tokens(curve, run_of_its_own, tmp_path):
+    """As the paper's figure has it; samples of Pass@k are left for the end."""
+    options = {"solve_size": 3, "solve_on_the_way": True, "budget": "2steps", "eval_every": 0.5}
+    run_of_its_own(tmp_path / "s0", pass_at=2, samples=2, **options)
+    events = [e for e in read_events(tmp_path / "s0/events.jsonl") if e["kind"] == "evaluation"]
+    assert all(e["pass_at_1_examples"] == 3 for e in events)
+    sampled = [any(name.startswith("sampled_pass_at") for name in e) for e in events]
+    assert sampled == [e["final"] for e in events] and len(set(sampled)) == 2
+    assert curve("tokens", "--from", tmp_path / "s0", "--metric", "pass_at_1") == 0
+    content, _ = read("tokens", tmp_path / "s0-curves")
+    assert content["metric"]["name"] == "pass_at_1"
+
+
 # --- tokens
 
 

@@ -228,6 +228,14 @@ class DataOptions:
         shown="all with an answer",
         least=0,
     )
+    solve_on_the_way: bool = option(
+        "Solve these problems at the evaluations on the way, too: Pass@1 against tokens.",
+        default=False,
+        needs=(
+            Need(lambda options: options["solve_size"] != 0, "--solve-size 0 solves none"),
+            Need(lambda options: options["eval_every"] > 0, "--eval-every 0 evaluates at the end"),
+        ),
+    )
     measure_tokens: tuple[str, ...] | None = option(
         "Measure tokens of the held-out completions apart, in loss and teacher-forced accuracy: "
         "results (numbers after an equals sign, and the final answer), or what a regular "

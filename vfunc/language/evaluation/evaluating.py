@@ -33,11 +33,13 @@ class AtEnd:
         benchmarks: benchmarks to ask.
         sampling: what is sampled beside greedy solutions.
         harness: tasks of the evaluation harness; None asks none.
+        solve_on_the_way: whether held-out problems are solved, greedily, at every evaluation.
     """
 
     benchmarks: tuple[Benchmark, ...] = ()
     sampling: Sampling = NO_SAMPLES
     harness: HarnessTasks | None = None
+    solve_on_the_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ def evaluated(
         final: whether this is the end (or the start).
     """
     metrics, outcomes = _held_out(learner, data, batches, forwards)
-    if final:
+    if final or at_end.solve_on_the_way:
+        sampling = at_end.sampling if final else NO_SAMPLES
         with autocast(forwards.device, forwards.dtype):
-            _solved(model, tokenizer, data, at_end.sampling, metrics, outcomes)
+            _solved(model, tokenizer, data, sampling, metrics, outcomes)
+    if final:
         found = evaluated_at_end(model, tokenizer, forwards, at_end)
         metrics |= found.metrics
         outcomes |= found.outcomes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -126,7 +127,10 @@ def language_parts(
     _require_stream(config, data)
     if "known_wrong" in config.run.arms:
         _require_mistakes(data, stream)
-    at_end = asked_at_end(config.evaluation, config.run.seed)
+    at_end = replace(
+        asked_at_end(config.evaluation, config.run.seed),
+        solve_on_the_way=config.data.solve_on_the_way,
+    )
     workload = LanguageWorkload(
         data=data,
         tokenizer=tokenizer,
