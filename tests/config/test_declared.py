@@ -193,7 +193,7 @@ def test_the_mechanism_knows_nothing_of_what_it_configures():
     for path in Path(vfunc.config.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vfunc"):
-                below = ("vfunc.config", "vfunc.errors", "vfunc.extras")
+                below = ("vfunc.config", "vfunc.errors", "vfunc.extras", "vfunc.printable")
                 assert node.module.startswith(below), path
 
 
