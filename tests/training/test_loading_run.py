@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_run import same
 from small_vision_run import everything, parts_of, train
 
 from vfunc.training.files.identity import identity_of
+from vfunc.vision.workload import VisionWorkload
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,30 @@ def test_what_is_read_ahead_or_kept_in_a_file_is_the_same(folder, tmp_path, monk
             == other.of("heldout_loss", kind="evaluation")
             != []
         )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_does_not_depend_on_how_many_threads_the_learner_has(folder, monkeypatch, workers):
+    workload, seen, make = parts_of(feedback=(folder,)).workload, [], VisionWorkload._crops
+
+    def crops(self, at):
+        seen.append(torch.get_num_threads())
+        return make(self, at)
+
+    monkeypatch.setattr(VisionWorkload, "_crops", crops)
+    before, names = torch.get_num_threads(), {t.ident for t in threading.enumerate()}
+    torch.set_num_threads(2)
+    try:
+        held = dataclasses.replace(workload, workers=workers)
+        held.batch(3)
+        assert set(seen) == {1} and seen[workers:]
+    finally:
+        torch.set_num_threads(before)
+    reading = [t for t in threading.enumerate() if t.ident not in names]
+    del held  # an arm's threads and batches end with it
+    for thread in reading:
+        thread.join(10)
+    assert reading and not any(thread.is_alive() for thread in reading)
 
 
 def test_they_belong_to_the_machine_and_not_to_the_run(folder):

@@ -94,6 +94,25 @@ def test_the_next_ones_are_made_while_nobody_waits():
     assert len(log) == 4  # it was there
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_is_made_by_one_thread_of_torchs_and_the_learner_keeps_its_own(workers):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        ahead = ReadingAhead(lambda place: torch.get_num_threads(), workers)
+        assert [ahead(at, [at + 1, at + 2]) for at in range(3)] == [1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_none_is_made_ahead_where_none_is_asked_to_be():
+    log = []
+    ahead = made_by(0, log)
+    assert [ahead(at, []) for at in (0, 1, 0)] == [0, 1, 0]
+    assert [place for place, _ in log] == [0, 1, 0]
+
+
 def test_a_fault_is_told_where_the_batch_is_asked_for():
     def make(place):
         if place == 2:

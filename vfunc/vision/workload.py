@@ -143,7 +143,8 @@ class VisionWorkload:
 
     @cached_property
     def _ahead(self) -> ReadingAhead[UnlabeledBatch]:
-        return ReadingAhead(self._crops, self.workers)
+        # of a workload without threads of its own: they end with this one, and not at some time
+        return ReadingAhead(replace(self)._crops, self.workers)
 
     @property
     def _labelled(self) -> tuple[Mapping[str, LabelledSet], ...]:
@@ -172,11 +173,7 @@ class VisionWorkload:
     def batch(self, position: int) -> UnlabeledBatch:
         """See `Workload.batch`: crops that the seed and the position alone decide."""
         at = self._at(position)
-        if not self.workers:
-            batch = self._crops(at)
-        else:
-            next_ones = [self._at(position + k + 1) for k in range(self.workers)]
-            batch = self._ahead(at, next_ones)
+        batch = self._ahead(at, [self._at(position + k + 1) for k in range(self.workers)])
         if self.told is not None:
             batch = replace(batch, masks=self.told(self, batch, position))
         return batch.to(self.device)

@@ -1,4 +1,4 @@
-"""Makes the stream's next batches in threads of their own, while the learner steps."""
+"""Makes the stream's batches in threads of their own, the next ones while the learner steps."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ class ReadingAhead(Generic[_T]):
     is copied, and a cache of pictures is one. What goes wrong in a thread is raised where the batch
     is asked for.
 
+    A batch is made by one thread of torch's, however many there are: a sum that several share is
+    another in its last bits, and a run would depend on them. Up to 2 N + 1 batches are held.
+
     Args:
         make: (place) -> the batch there.
-        workers: number of threads, at least 1, and of batches that are made ahead.
+        workers: N, the number of threads and of batches that are made ahead; 0 makes none ahead,
+            in a thread all the same.
     """
 
     def __init__(self, make: Callable[[int], _T], workers: int) -> None:
@@ -41,8 +45,8 @@ class ReadingAhead(Generic[_T]):
         """
         if self._pool is None:
             quieten_pillow()
-            # the learner has the cores; a batch is made by one of them
-            self._pool = ThreadPoolExecutor(self._workers, "reading", torch.set_num_threads, (1,))
+            count = max(1, self._workers)
+            self._pool = ThreadPoolExecutor(count, "reading", torch.set_num_threads, (1,))
         for at in (place, *next_ones[: self._workers]):
             if at not in self._made:
                 self._made[at] = self._pool.submit(self._make, at)
