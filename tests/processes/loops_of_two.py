@@ -29,6 +29,8 @@ LANGUAGE = {
         "clip": 0.1,
         "optimizer": "sgd",
     },
+    # the texts of one process may all be shorter
+    "cut": {"meta_seq_len": 60, "gate_penalty": 0.3},
     "tasks": {"normalise_feedback": True, "value": "deflated", "clip": 0.1},
     "bank": {"feedback_bank": 7, "feedback_every": 2, "align": "last:1"},
 }

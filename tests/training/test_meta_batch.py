@@ -89,6 +89,33 @@ def test_an_estimate_takes_the_first_tokens_alone(monkeypatch, options):
     assert measures.apart(part["gradient"], whole["gradient"]) > 0.01
 
 
+def test_a_cut_before_every_solution_is_refused():
+    with pytest.raises(
+        UserError, match=r"--meta-seq-len 8: no text .* a value; give (\d+) or"
+    ) as e:
+        new_run(meta_seq_len=8)
+    least = int(e.value.args[0].split()[-3])
+    run = new_run(meta_seq_len=least, batch_size=64)
+    taken = run.workload.look_ahead(run.state.learner, run.workload.batch(0)).batch
+    assert taken.predict.sum() in range(1, 64)
+
+
+def test_texts_that_are_cut_before_their_solution_are_left_out_of_maps():
+    """An estimate in which nothing is predicted is worth nothing; one in part is what is left."""
+    stream = new_run(batch_size=1).workload.data.stream
+    starts = [one.predict_from for one in stream.sequences(0, 3)]
+    assert starts[0] > min(starts)
+    run = train(
+        batch_size=1, meta_seq_len=starts[0], budget="3steps", probe_batches=1, solve_size=0
+    )
+    values = run.of("value")
+    assert [value == 0 for value in values] == [start >= starts[0] for start in starts]
+    assert not run.of("tokens", "value_map")  # of the first text
+    pair = train(batch_size=3, meta_seq_len=starts[0], budget="1steps", probe_batches=1)
+    for told in pair.of("tokens", "value_map"):
+        assert len(told) == sum(start < starts[0] for start in starts)
+
+
 def test_the_learner_takes_whole_texts_whatever_an_estimate_takes():
     whole, part = (
         train(batch_size=3, budget="1steps", designer_lr=1e-9, **o)

@@ -47,11 +47,15 @@ def map_values(
         the designer's and the oracle's target), and `candidates`, for each a list of [token,
         learner's probability, u, mass in the designer's target, in the oracle's, u by each other
         value]. `others` holds `values`, `target_values` and `oracle_values` by each other value,
-        the oracle's target being the best by that.
+        the oracle's target being the best by that. Nothing of texts of which nothing is
+        predicted; without any other there is no map.
     """
     batch = observed.batch
-    with_mistakes = batch.wrong.any(-1).nonzero().squeeze(-1).tolist()
-    rows = (with_mistakes or list(range(len(batch.tokens))))[:MAPPED_TEXTS]
+    predicted = batch.predict.any(-1)  # of a text cut before its solution nothing is
+    with_mistakes = (batch.wrong.any(-1) & predicted).nonzero().squeeze(-1).tolist()
+    rows = (with_mistakes or predicted.nonzero().squeeze(-1).tolist())[:MAPPED_TEXTS]
+    if not rows:
+        return {}
     names = ("tokens", "values", "gates", "wrong", "target_values", "oracle_values", "candidates")
     fields: dict[str, Any] = {name: [] for name in names}
     with torch.no_grad():

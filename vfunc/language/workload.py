@@ -194,12 +194,12 @@ class LanguageWorkload:
         """What an estimate takes of a batch."""
         fewer, length = self.meta_batch_size < self.batch_size, self.meta_seq_len
         held = batch.batch if isinstance(batch, ObservedBatch) else batch
-        cut = None if length is None or held.tokens.shape[1] <= length else length
-        if cut is None and not fewer:
-            return batch
         part = first_rows(batch, self.meta_batch_size) if fewer else batch
-        if cut is not None:
-            part = part.first_tokens(cut)
+        if length is not None and held.tokens.shape[1] > length:
+            part = part.first_tokens(length)
+        elif not fewer and (length is None or self.processes.alone):
+            return batch
+        # counted by all processes or by none: of the texts of some there may be nothing to cut
         if isinstance(part, ObservedBatch):
             return replace(part, batch=part.batch.among(self.processes))
         return part.among(self.processes)

@@ -56,6 +56,8 @@ def map_values(run: ArmRun, when: Literal["start", "end"]) -> None:
     fields = workload.value_map(
         run.estimated, state.designer, problem.batches[0], construction.task, cotangents
     )
+    if not fields:
+        return
     told = {"arm": run.arm.name, "when": when, "at_step": state.counters.step}
     run.log.event("value_map", told | fields)
 

@@ -73,6 +73,9 @@ from vfunc.training.build.language_frozen import (
 with needs("language", "transformers"):
     from transformers import PreTrainedTokenizerBase
 
+FIRST_TEXTS = 256
+"""Texts of the stream that are looked at before a run."""
+
 
 def language_parts(
     config: LanguageConfig, device: torch.device, check: Callable[[nn.Module], None]
@@ -139,7 +142,7 @@ def language_parts(
         top_k=config.targets.top_k,
         batch_size=config.data.batch_size,
         meta_batch_size=config.data.meta_batch_size,
-        meta_seq_len=config.data.meta_seq_len,
+        meta_seq_len=_cut(config.data),
         feedback_batch_size=config.data.feedback_batch_size,
         fixed_alpha=config.targets.fixed_alpha,
         device=device,
@@ -270,14 +273,26 @@ def _prepared(
     return prepare_stream(sources, tokenizer, cutting, chat)
 
 
+def _cut(data: DataOptions) -> int | None:
+    """What `--meta-seq-len` cuts texts to; None where it cuts none: nothing is to be agreed on."""
+    return data.meta_seq_len if data.meta_seq_len < data.seq_len else None
+
+
 def _require_stream(config: LanguageConfig, data: LanguageData) -> None:
-    """A bank of the stream's mean gradient holds no text twice.
+    """Estimates have something to value, and a bank of the mean gradient holds no text twice.
 
     Raises:
-        UserError: it is more than an epoch.
+        UserError: of the first texts none has a predicted token that an estimate takes; the bank
+            is more than an epoch.
     """
     bank, size, stream = config.estimator.mean_bank, config.data.batch_size, data.stream
     assert isinstance(stream, TokenStream | InterleavedStream | WeightedStream)
+    first = min(one.predict_from for one in stream.sequences(0, FIRST_TEXTS))
+    if (length := config.data.meta_seq_len) <= first:
+        raise UserError(
+            f"--meta-seq-len {length}: no text of the stream has a predicted token among so many, "
+            f"and nothing would have a value; give {first + 1} or more"
+        )
     if bank is None:
         return
     there = stream.distinct
