@@ -354,6 +354,18 @@ def test_existing_runs_are_grouped_by_their_options(compare, fake_run, capsys):
     assert fake_run.made == []
 
 
+def test_the_machine_and_what_is_kept_on_it_make_no_setting(tmp_path):
+    pictures = {"modality": "vision", "feedback": (str(tmp_path),)}
+    write_run(tmp_path / "a", resolve(pictures))
+    there = {"seed": 1, "loader_workers": 0, "in_memory": 0.5, "threads": 3}
+    write_run(tmp_path / "b", resolve(pictures | there))
+    cut = {"train": "last:1", "cache_edge": "float32"}
+    write_run(tmp_path / "c" / "d", config_of(**cut, edge_dir=str(tmp_path)))
+    write_run(tmp_path / "c" / "e", config_of(**cut, edge_dir="elsewhere", seed=1))
+    for folders in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "c"]):
+        assert [one.setting for one in find_runs(folders)] == ["", ""]
+
+
 def test_options_that_were_not_given_are_called_default(tmp_path):
     write_run(tmp_path / "a", config_of())
     write_run(tmp_path / "b", config_of(value="cosine"))

@@ -63,6 +63,21 @@ def test_labels_that_only_some_have_are_refused_wherever_they_are():
         bare.labels("depth", [0])
 
 
+def test_a_full_disk_is_told_each_time():
+    """What was begun before it is not taken for what is there."""
+
+    class Full(Overflow):
+        def room(self, shape, dtype, what, device="cpu"):
+            if dtype != torch.uint8:
+                raise UserError("no room")
+            return super().room(shape, dtype, what, device)
+
+    pictures = SizedPictures(Counted(), (6, 8), Full(float("inf")))
+    for _ in range(2):
+        with pytest.raises(UserError, match="no room"):
+            pictures.rows([0])
+
+
 def made_by(workers, log=None):
     def make(place):
         if log is not None:

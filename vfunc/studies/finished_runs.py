@@ -15,12 +15,12 @@ from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import ORACLE_GAP, UNITS_PER_SECOND, SeedRun
 from vfunc.storage.manifest import read_manifest, require_as_written
-from vfunc.training.build.configuration import COMMAND
-from vfunc.training.files.identity import files_only
+from vfunc.training.files.identity import INDIFFERENT, files_only
 from vfunc.training.run_directory import RunDirectory
 
-# What does not make a setting of its own: a seed is not one, arms are compared within runs.
-_NO_SETTING = (*COMMAND, "seed", "arms", "device", "threads")
+# What does not make a setting of its own: the machine and what is kept on it, by which two runs may
+# differ and be the same; a seed; arms, which are compared within runs.
+_NO_SETTING = (*INDIFFERENT, "seed", "arms")
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ class SizedPictures:
             if self._held and found.keys() != self._held.keys():
                 held = at_size(self.source[int(self._there.nonzero()[0])], self.size)
                 stacked([held, *examples])  # names two that differ
+            if not self._held:  # of all or of none: there may be no room for the last of them
+                self._held.update({name: self._room(name, new) for name, new in found.items()})
             for name, new in found.items():
-                if name not in self._held:
-                    self._held[name] = self._room(name, new)
                 self._held[name][some] = new.to(self._held[name].dtype)
             self._there[some] = True
         return index
