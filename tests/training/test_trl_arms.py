@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import importlib.util
 import os
 import re
@@ -31,8 +32,19 @@ from vfunc.training.direct.trl_trainers import RunGRPO, RunSFT, right_answer
 from vfunc.training.files.written import remove_written
 from vfunc.training.interrupt import Interrupted
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 QUICK = {"grpo_generations": 2, "grpo_tokens": 6, "grpo_temperature": 4.0}
 """GRPO that costs little, and draws completions that differ."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_collections():
+    """Accelerate collects garbage as a trainer begins: not of all that was imported, each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def options_of(arm, options):
@@ -142,8 +154,46 @@ def test_grpo_sees_prompts_of_the_feedback_and_whether_answers_are_right(monkeyp
     assert len(pool) == 32 and set(seen) <= pool
 
 
+def test_the_step_is_grpos(monkeypatch, some_right):
+    """Shao et al. 2024: rewards standardised in their group; a mean over all completions' tokens.
+
+    On the policy that drew them the ratio is 1, and its gradient that of log pi, at its temperature.
+    """
+    seen, scored, compute = [], [], RunGRPO.compute_loss
+    rewards = trl_trainers.right_answer
+
+    def computes(self, model, inputs, *args, **kwargs):
+        seen.append({name: x.clone() for name, x in inputs.items() if hasattr(x, "clone")})
+        return compute(self, model, inputs, *args, **kwargs)
+
+    def watched(prompts, completions, answer, **_):
+        scored.append(torch.tensor(rewards(completions, answer)))
+        return scored[-1].tolist()
+
+    monkeypatch.setattr(RunGRPO, "compute_loss", computes)
+    monkeypatch.setattr(trl_trainers, "right_answer", watched)
+    options = QUICK | {"grpo_generations": 4, "batch_size": 3, "budget": "1steps"}
+    one = trained("grpo", **options)
+    (inputs,), (found,) = seen, scored
+    learner = new_run("grpo", **options).state.learner
+    groups = found.view(3, 4)
+    worth = (groups - groups.mean(1, True)) / (groups.std(1, keepdim=True) + 1e-4)
+    read = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = learner(read, attention_mask=mask, position_ids=places).logits
+    drawn, kept = inputs["completion_ids"], inputs["completion_mask"]
+    told = logits[:, -drawn.shape[1] - 1 : -1] / QUICK["grpo_temperature"]
+    said = told.log_softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
+    (-(worth.view(-1, 1) * said * kept).sum() / kept.sum()).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in learner.parameters()])
+    assert one.of("gradient_norm") == [pytest.approx(float(norm), rel=1e-4)] and norm > 0
+
+
 def test_solutions_do_not_reach_grpo(some_right):
-    assert identical(trained("grpo"), trained("grpo", poisoned))
+    one = trained("grpo")
+    assert identical(one, trained("grpo", poisoned))
+    assert identical(one, trained("grpo", feedback_kind="reward"))  # which needs none
     assert not identical(trained("trl_sft"), trained("trl_sft", poisoned))
 
     def other_answers(workload):
@@ -156,11 +206,6 @@ def test_solutions_do_not_reach_grpo(some_right):
 
     with pytest.raises(vfunc.UserError, match="reads a prompt"):  # and prompts do
         trained("grpo", other_answers)
-
-
-def test_grpo_needs_no_solutions(some_right):
-    one = trained("grpo", feedback_kind="reward")
-    assert identical(one, trained("grpo"))
 
 
 @pytest.mark.parametrize(("arm", "reward"), [("trl_sft", 0), ("sft+grpo", 3)])
