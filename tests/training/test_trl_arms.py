@@ -175,17 +175,24 @@ def test_the_step_is_grpos(monkeypatch, some_right):
     options = QUICK | {"grpo_generations": 4, "batch_size": 3, "budget": "1steps"}
     one = trained("grpo", **options)
     (inputs,), (found,) = seen, scored
-    learner = new_run("grpo", **options).state.learner
-    groups = found.view(3, 4)
+    run = new_run("grpo", **options)
+    learner, groups = run.state.learner, found.view(3, 4)
     worth = (groups - groups.mean(1, True)) / (groups.std(1, keepdim=True) + 1e-4)
+    taken = inputs["advantages"]  # in an order of their own, with their completions
+    assert taken.sort().values.tolist() == pytest.approx(worth.flatten().sort().values.tolist())
     read = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     places = (mask.cumsum(1) - 1).clamp(min=0)
     logits = learner(read, attention_mask=mask, position_ids=places).logits
     drawn, kept = inputs["completion_ids"], inputs["completion_mask"]
+    texts = run.workload.tokenizer.batch_decode(
+        [ids[there.bool()] for ids, there in zip(drawn, kept, strict=True)],
+        skip_special_tokens=True,
+    )
+    assert [by_chance(text, "") for text in texts] == (taken > 0).int().tolist()
     told = logits[:, -drawn.shape[1] - 1 : -1] / QUICK["grpo_temperature"]
     said = told.log_softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
-    (-(worth.view(-1, 1) * said * kept).sum() / kept.sum()).backward()
+    (-(taken[:, None] * said * kept).sum() / kept.sum()).backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in learner.parameters()])
     assert one.of("gradient_norm") == [pytest.approx(float(norm), rel=1e-4)] and norm > 0
 
