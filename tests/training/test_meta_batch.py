@@ -89,6 +89,26 @@ def test_an_estimate_takes_the_first_tokens_alone(monkeypatch, options):
     assert measures.apart(part["gradient"], whole["gradient"]) > 0.01
 
 
+def test_what_is_held_of_a_text_is_cut_with_it():
+    """The learner is causal: what it makes of first tokens is the first part of what it makes."""
+    options = {"train": "last:1", "cache_edge": "float32", "designer_features": "hidden"}
+    whole, cut = (new_run(**options, **o) for o in ({}, {"meta_seq_len": 40}))
+    batch = whole.workload.batch(0)
+    assert batch.below is not None and batch.tokens.shape[1] > 40
+    for part in (batch.first_tokens(40), cut.workload._part(cut.workload.batch(0))):
+        assert torch.equal(part.below, batch.below[:, :39])
+    found, made = (
+        run.workload.look_ahead(run.state.learner, batch, estimated=run.estimated)
+        for run in (whole, cut)
+    )
+    held = found.first_tokens(40)
+    pairs = [(held.observation.hidden, made.observation.hidden)]
+    pairs += [(held.observation.entropy, made.observation.entropy), (held.edge, made.edge)]
+    for one, other in pairs:
+        assert one.shape == other.shape and one.shape[1] == 39
+        assert (one - other).abs().max() < 1e-4 < other.abs().max()
+
+
 def test_a_cut_before_every_solution_is_refused():
     with pytest.raises(
         UserError, match=r"--meta-seq-len 8: no text .* a value; give (\d+) or"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,13 @@ def test_labels_that_only_some_have_are_refused_wherever_they_are():
     bare = SizedPictures([example(depth=None, label=None)], (6, 8), Overflow(float("inf")))
     with pytest.raises(UserError, match="depth is asked for"):
         bare.labels("depth", [0])
+
+
+def test_classes_beyond_sixteen_bits_are_kept():
+    one = example(9, 14)
+    one = replace(one, segmentation=torch.full_like(one.segmentation, 40_000, dtype=torch.int64))
+    labels = SizedPictures([one], (6, 8), Overflow(float("inf"))).labels("segmentation", [0])
+    assert labels.unique().tolist() == [40_000]
 
 
 def test_a_full_disk_is_told_each_time():
