@@ -12,6 +12,7 @@ from PIL import Image
 from small_run import same
 from small_vision_run import everything, parts_of, train
 
+from vfunc.processes import Processes
 from vfunc.training.files.identity import identity_of
 from vfunc.vision.workload import VisionWorkload
 
@@ -76,6 +77,15 @@ def test_a_batch_does_not_depend_on_how_many_threads_the_learner_has(folder, mon
     for thread in reading:
         thread.join(10)
     assert reading and not any(thread.is_alive() for thread in reading)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_share_the_batches_that_one_reads_in_turn(folder, workers):
+    alone = parts_of(feedback=(folder,)).workload
+    for rank in (0, 1):
+        shares = dataclasses.replace(alone, workers=workers).among(Processes(rank, 2))
+        for at in (0, 1, 2, 1):
+            assert torch.equal(shares.batch(at).views, alone.batch(2 * at + rank).views)
 
 
 def test_they_belong_to_the_machine_and_not_to_the_run(folder):
