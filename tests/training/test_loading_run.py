@@ -10,10 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from small_run import same
-from small_vision_run import everything, parts_of, train
+from small_vision_run import everything, parts_of, small_vision, train
 
+from vfunc.errors import UserError
 from vfunc.processes import Processes
+from vfunc.training.build.configuration import to_toml
 from vfunc.training.files.identity import identity_of
+from vfunc.training.run_command_line import parse
 from vfunc.vision.workload import VisionWorkload
 
 
@@ -99,3 +102,16 @@ def test_they_belong_to_the_machine_and_not_to_the_run(folder):
 
 def test_a_smaller_side_of_the_stream_changes_what_is_learned(folder):
     assert not same(everything(trained(folder)), everything(trained(folder, stream_side=24)))
+
+
+def test_a_resumed_run_may_have_other_threads_and_memory(folder, tmp_path):
+    """Its modality is the run's own, which nobody has to say again."""
+    (tmp_path / "x").mkdir()
+    saved = small_vision(feedback=(folder,), loader_workers=1)
+    (tmp_path / "x/config.toml").write_text(to_toml(saved), encoding="utf-8")
+    words = ["--resume", str(tmp_path / "x"), "--loader-workers", "3", "--in-memory", "0.5"]
+    found = parse(words)
+    assert (found.data.loader_workers, found.data.in_memory) == (3, 0.5)
+    assert found.options["feedback"] == (folder,)
+    with pytest.raises(UserError, match="--lr would change the run"):
+        parse([*words, "--lr", "1"])

@@ -224,3 +224,15 @@ def test_domains_divide_batches_already(capsys):
     small_data = "--stream-size 64 --feedback-size 32 --eval-size 4 --device cpu --threads 1"
     assert bench_command.main([*line.split(), "--steps", "0", *small_data.split()]) == 2
     assert "and so does --feedback-combine matched" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["dot", "cosine"])
+def test_a_micro_batch_that_is_cut_before_every_completion_has_no_value(value):
+    """It ends no run, whatever is divided by a norm: the designer waits for the next one."""
+    run = new_run(batch_size=2, value=value)
+    run = dataclasses.replace(run, workload=dataclasses.replace(run.workload, meta_seq_len=3))
+    before = {n: p.clone() for n, p in run.state.designer.named_parameters()}
+    done = step.micro_batch(run)
+    assert float(done.estimate.value) == 0 and done.estimate.diagnostics["silent"]
+    assert all(torch.equal(p, before[n]) for n, p in run.state.designer.named_parameters())
+    assert run.state.counters.updates == 1

@@ -339,15 +339,18 @@ class LanguageWorkload:
     ) -> ValueProblem:
         """See `Workload.problem`."""
         learner = estimated if dropout is None else estimated.repeating(dropout)
+        parts = tuple(map(self._part, observed))
+        # cut before every completion, no text has a token whose task could matter
+        cut_short = self.meta_seq_len is not None and not any(map(_predicts, parts))
         problem = language_problem(
             learner,
             designer,
-            tuple(map(self._part, observed)),
+            parts,
             downstream.loss,
             rule,
             state,
             seed=seed,
-            silent=downstream.constant,
+            silent=downstream.constant or cut_short,
             notes=downstream.notes,
             known=known,
             gains=gains,
@@ -521,6 +524,12 @@ class LanguageWorkload:
     ) -> ObservedBatch:
         observation = replace(observe(logits, batch, self.top_k), hidden=hidden)
         return ObservedBatch(batch, observation, edge)
+
+
+def _predicts(observed: ObservedBatch) -> bool:
+    """Whether any token is predicted, of all processes."""
+    count = observed.batch.count
+    return bool(observed.batch.predict.any() if count is None else count)
 
 
 def _generating(learner: nn.Module) -> Any:

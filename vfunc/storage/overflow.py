@@ -79,7 +79,7 @@ class Overflow:
         except OSError as error:
             raise UserError(
                 f"{size / GIB:.1f} GiB of {what} are beyond the {self.limit / GIB:.1f} GiB that "
-                f"are kept in memory, and {folder} has no room for them "
+                f"are kept in memory, and {folder} cannot hold them "
                 f"({error.strerror or error}): free some there, name another folder by "
                 "VFUNC_CACHE, raise --in-memory, or take fewer pictures"
             ) from error

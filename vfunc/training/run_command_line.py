@@ -43,6 +43,8 @@ WITH_RESUME = (
     "accept_changes",
     "log",
     "leave_checkpoints",
+    "loader_workers",
+    "in_memory",
     "dry_run",
     "debug",
 )
@@ -151,6 +153,10 @@ def _announced(argv: Sequence[str], presets: Path) -> tuple[str, tuple[str, ...]
     if config := last_value(argv, "config"):
         with contextlib.suppress(UserError):
             files.append(read_toml(Path(config)))
+    if resumed := last_value(argv, "resume"):
+        with contextlib.suppress(UserError):
+            runs = last_value(argv, "runs-dir") or "runs"
+            files.append(read_toml(_run_directory(resumed, runs) / CONFIG_NAME))
     said: Mapping[str, Any] = merged(files)
     modality = last_value(argv, "modality") or said.get("modality")
     estimator = last_value(argv, "estimator") or said.get("estimator")

@@ -56,7 +56,7 @@ class CommandOptions:
     resume: str | None = option(
         "Go on with an interrupted run: its name or directory. Its own options hold; only "
         "--budget, --device, --threads, --runs-dir, --accept-changes, --log, --leave-checkpoints, "
-        "--dry-run and --debug go with it.",
+        "--loader-workers, --in-memory, --dry-run and --debug go with it.",
         default=None,
         metavar="RUN",
     )
