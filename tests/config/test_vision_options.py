@@ -162,7 +162,7 @@ def test_options_of_language_are_refused_for_pictures(name):
         "feedback_weights": (1.0,), "gate_penalty_absolute": 0.3, "stream_cap": (5,),
         "data_cache": "no", "stream_domains": ("a",), "feedback_domains": ("a",), "pass_at": (1,),
         "benchmarks": ("gsm8k:f",), "shots": ("2",), "benchmark_size": 5, "answer_tokens": 5,
-        "lm_eval": ("t",), "lm_eval_limit": 5, "grpo_tokens": 5, "solve_on_the_way": True,
+        "lm_eval": ("t",), "lm_eval_limit": 5, "grpo_tokens": 5, "grpo_lr": 1e-4, "solve_on_the_way": True,
     }  # fmt: skip
     value = samples.get(name, defaults[name])
     flag = "--" + name.replace("_", "-")

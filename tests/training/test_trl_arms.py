@@ -96,6 +96,14 @@ def test_an_arm_trains_and_is_evaluated_as_every_arm(arm, some_right, capfd, tmp
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
+def test_grpo_may_have_a_step_size_of_its_own(some_right):
+    """By the same schedule; SFT's stays that of the run."""
+    one = trained("sft+grpo", budget="2steps", lr=1e-2, grpo_lr=1e-5)
+    first, then = one.of("lr")
+    assert first == new_run("baseline", lr=1e-2).plan.size(0.0)
+    assert then == pytest.approx(1e-3 * first)
+
+
 def test_sft_by_trl_is_sft():
     """The same examples in the same order, loss on solutions alone, the run's optimizer."""
     plain, by_trl = train("sft", budget="5steps"), trained("trl_sft", budget="5steps")

@@ -105,7 +105,7 @@ _GRPO = Need(any_arm(GRPO_ARMS), f"it is for the arms {' and '.join(GRPO_ARMS)}"
 
 @dataclass(frozen=True, kw_only=True)
 class DirectOptions:
-    """Direct use of the feedback through TRL; step size, batch and precision are the run's."""
+    """Direct use of the feedback through TRL; schedule, batch and precision are the run's."""
 
     grpo_generations: int = option(
         "GRPO: completions of each prompt, of which a step takes --batch-size x --accumulate "
@@ -123,6 +123,14 @@ class DirectOptions:
         shown="as many as evaluation lets it have, or as the learner's context leaves room for",
         metavar="N",
         least=1,
+        needs=(_GRPO,),
+    )
+    grpo_lr: float | None = option(
+        "GRPO: its peak step size. That at which a learner is trained on text may be too large.",
+        default=None,
+        shown="that of --lr",
+        metavar="LR",
+        above=0,
         needs=(_GRPO,),
     )
     grpo_beta: float = option(

@@ -127,7 +127,11 @@ class _Follower(TrainerCallback):
         if self._drawn is not None:
             self._drawn.restore(next(run.state.learner.parameters()).device)
             self._drawn = None
-        size = run.plan.size(self._phase.fraction(fraction_spent(run)))
+        plan, workload = run.plan, run.workload
+        assert isinstance(workload, LanguageWorkload)
+        if self._phase.kind == "grpo" and workload.direct.grpo_lr is not None:
+            plan = replace(plan, lr=workload.direct.grpo_lr)
+        size = plan.size(self._phase.fraction(fraction_spent(run)))
         for group in run.state.optimizer.param_groups:
             group["lr"] = size
         self._took = {"lr": size}
