@@ -9,12 +9,14 @@ import pytest
 from test_compare import compare, error_of, fake_run, write_run  # noqa: F401 (fixtures)
 
 import vfunc
+from vfunc.config.layers import Layer
 from vfunc.errors import UserError
 from vfunc.report.seed_statistics import UNITS_PER_SECOND
 from vfunc.studies import side_by_side
 from vfunc.studies.estimators_on_offer import (
     ESTIMATORS_ON_OFFER,
     arguments_of,
+    estimator_of,
     named_estimators,
 )
 from vfunc.studies.finished_runs import by_estimator, read_run
@@ -49,13 +51,22 @@ def test_all_are_all_and_commas_divide():
         ("--estimators dot,unrolled_4 --engine linear", "unrolled_4: --engine linear gives no"),
         ("--jobs 0", "--jobs 0: give 1 or more"),
         ("--jobs 2 --budget 10s", "--jobs 2: with a budget of time"),
-        ("--from runs/a --estimators all", "--estimators would do nothing with it"),
+        ("--from runs/a --estimators dott", "unknown 'dott'; did you mean dot"),
         ("--from runs/a --jobs 2", "--jobs would do nothing with it"),
     ],
 )
 def test_mistakes_are_told_in_a_line(compare, capsys, words, said):  # noqa: F811
     assert compare.main(words.split()) == 2
     assert said in error_of(capsys)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS_ON_OFFER)
+def test_a_run_s_options_tell_the_name_of_its_estimator(name):
+    options = resolve(Layer(dict(ESTIMATORS_ON_OFFER[name]))).options
+    assert estimator_of(options, tuple(ESTIMATORS_ON_OFFER)) == name
+    others = [other for other in ESTIMATORS_ON_OFFER if other != name]
+    assert estimator_of(options, others) == ""
+    assert estimator_of(resolve(Layer({"estimator": "zero"})).options, [name]) == ""
 
 
 def test_arms_that_need_no_estimator_run_once_a_seed():

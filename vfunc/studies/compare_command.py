@@ -79,7 +79,8 @@ class CompareOptions:
             help="Compare value estimators under the same conditions: all, or some of "
             + ", ".join(ESTIMATORS_ON_OFFER)
             + ". Each is an arm of its own in one table; arms that do not depend on it are trained "
-            "once a seed. Without --arms these are all that the data allow.",
+            "once a seed. Without --arms these are all that the data allow. With --from: the "
+            "runs that are of these estimators, by their names.",
             metavar="NAME ...",
             help_behavior_hint="(default: the one that --estimator names)",
         ),

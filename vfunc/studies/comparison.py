@@ -125,10 +125,11 @@ def _tell_to_go_on(one: PlannedRun, console: Console) -> None:
 def _existing(options: CompareOptions, rest: Sequence[str]) -> tuple[Path, list[FoundRun]]:
     """The finished runs that `--from` names, and their closest common folder."""
     others = [flag(name) for name in given_on_command_line(rest) if name != "debug"]
-    own = ("seeds", "vary", "estimators", "jobs")
+    own = ("seeds", "vary", "jobs")
     others += [flag(name) for name in own if getattr(options, name)]
     if others:
         raise UserError(f"--from runs nothing, and {', '.join(others)} would do nothing with it")
-    found = find_runs([Path(path) for path in options.from_ or ()])
+    named = named_estimators(options.estimators) if options.estimators else ()
+    found = find_runs([Path(path) for path in options.from_ or ()], named)
     folder = os.path.commonpath([one.path.resolve() for one in found])
     return Path(os.path.relpath(folder)), found

@@ -29,6 +29,8 @@ ESTIMATORS_ON_OFFER: Mapping[str, Mapping[str, Any]] = {
 """Options of run by the name that tables give to them."""
 
 ALL = "all"
+OF_ESTIMATORS = frozenset(name for options in ESTIMATORS_ON_OFFER.values() for name in options)
+"""Options that these names stand for."""
 
 
 def named_estimators(names: Sequence[str]) -> list[str]:
@@ -55,6 +57,23 @@ def named_estimators(names: Sequence[str]) -> list[str]:
         offered = ", ".join(ESTIMATORS_ON_OFFER)
         raise UserError(f"--estimators names none; give {ALL}, or some of {offered}")
     return listed
+
+
+def estimator_of(options: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The name, of these, of the estimator that a run's options say; "" where it is none of them.
+
+    Args:
+        options: the run's resolved options.
+        names: names of `ESTIMATORS_ON_OFFER`.
+    """
+    fitting = [
+        name
+        for name in ESTIMATORS_ON_OFFER
+        if all(options.get(k) == v for k, v in ESTIMATORS_ON_OFFER[name].items())
+    ]
+    # a name that says more of the options is the better one
+    best = max(fitting, key=lambda name: len(ESTIMATORS_ON_OFFER[name]), default="")
+    return best if best in names else ""
 
 
 def arguments_of(name: str) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import ORACLE_GAP, UNITS_PER_SECOND, SeedRun
 from vfunc.storage.manifest import read_manifest, require_as_written
+from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER, OF_ESTIMATORS, estimator_of
 from vfunc.training.files.identity import INDIFFERENT, files_only
 from vfunc.training.run_directory import RunDirectory
 
@@ -151,14 +152,17 @@ def run_places(paths: Sequence[Path]) -> list[Path]:
     return list(places)
 
 
-def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
+def find_runs(paths: Sequence[Path], estimators: Sequence[str] = ()) -> list[FoundRun]:
     """The finished runs in directories, each named by the options in which they differ.
 
     Args:
         paths: directories of runs, or folders that hold such directories, two levels deep at most.
+        estimators: names of `ESTIMATORS_ON_OFFER` that runs are told apart by, too; runs of others
+            are left out. None are.
 
     Raises:
-        UserError: a directory holds no run or one that is not finished, or two repeat each other.
+        UserError: a directory holds no run or one that is not finished, two repeat each other, or
+            none is of these estimators.
     """
     places = run_places(paths)
     unfinished = [path for path in places if not RunDirectory(path).metrics.exists()]
@@ -168,18 +172,26 @@ def find_runs(paths: Sequence[Path]) -> list[FoundRun]:
             "name the other directories"
         )
     found = [read_run(path) for path in places]
+    if estimators:
+        found = [replace(one, estimator=estimator_of(_options(one), estimators)) for one in found]
+        order = list(ESTIMATORS_ON_OFFER).index
+        found = sorted((f for f in found if f.estimator), key=lambda f: order(f.estimator))
+        if not found:
+            raise UserError(f"--from: none of these runs is of {', '.join(estimators)}")
     _ = measures_of(found)
     options = [_options(one) for one in found]
+    if estimators:
+        options = [{k: v for k, v in o.items() if k not in OF_ESTIMATORS} for o in options]
     names = dict.fromkeys(name for one in options for name in one)
     varied = [name for name in names if _varies([o[name] for o in options if name in o])]
     named = [
-        FoundRun(f.path, ", ".join(f"{n}={_shown(o.get(n))}" for n in varied), f.content)
+        replace(f, setting=", ".join(f"{n}={_shown(o.get(n))}" for n in varied))
         for f, o in zip(found, options, strict=True)
     ]
-    first: dict[tuple[str, int], Path] = {}
+    first: dict[tuple[str, str, int], Path] = {}
     for one in named:
         seed = one.seed_run.seed
-        before = first.setdefault((one.setting, seed), one.path)
+        before = first.setdefault((one.setting, one.estimator, seed), one.path)
         if before != one.path:
             raise UserError(f"{before} and {one.path} repeat each other: both have seed {seed}")
     return named
