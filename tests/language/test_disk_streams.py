@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -246,6 +247,44 @@ def test_a_damaged_segment_is_made_anew(tmp_path, damage):
         path.unlink()
     assert batches(made.stream) == before
     assert batches(prepare_stream([source], TOKENIZER, cut).stream) == before
+
+
+def test_a_folder_that_is_removed_under_a_run_changes_nothing(tmp_path):
+    source = StreamSource(str(jsonl(tmp_path / "a.jsonl", 90)))
+    cut = cutting(tmp_path / "cache")
+    prepare_stream([source], TOKENIZER, cut)
+    stream = prepare_stream([source], TOKENIZER, cut).stream  # nothing of it is open yet
+    shutil.rmtree(tmp_path / "cache")
+    assert batches(stream) == batches(prepare_stream([source], TOKENIZER, cutting()).stream)
+
+
+def test_a_segment_that_is_made_anew_from_other_text_is_refused(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", 90)
+    stream = prepare_stream(
+        [StreamSource(str(path))], TOKENIZER, cutting(tmp_path / "cache")
+    ).stream
+    (gone,) = tmp_path.rglob("000001.safetensors")
+    gone.unlink()
+    path.write_text(path.read_text().replace("pens", "pins"))
+    with pytest.raises(UserError, match="has changed since it was tokenised"):
+        batches(stream)
+    assert not gone.exists()
+
+
+def test_reading_that_failed_is_not_taken_for_the_end(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", 90)
+    whole, count = path.read_text(), len(sequences_of(path))
+    path.write_text(whole.replace(text(60), "\n", 1))
+    stored = sequences_of(path)
+    with pytest.raises(UserError, match="malformed"):
+        len(stored)
+    path.write_text(whole)
+    assert len(stored) == count
+
+
+def sequences_of(path: Path) -> StoredSequences:
+    opened = lambda place: Examples(str(path), "stream", place=place)  # noqa: E731
+    return StoredSequences(SegmentMaker(opened, TOKENIZER, LENGTH), None)
 
 
 def test_two_at_once_make_one_cache(tmp_path, monkeypatch):

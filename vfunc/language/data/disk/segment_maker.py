@@ -80,8 +80,9 @@ class SegmentMaker:
     def _at(
         self, number: int, before: Told | None
     ) -> tuple[Examples, Iterator[list[Example]], Encoder]:
-        if self._going is not None and self._going[0] == number:
-            return self._going[1:]
+        going, self._going = self._going, None  # one that raises cannot be gone on with
+        if going is not None and going[0] == number:
+            return going[1:]
         examples = self.opened(None if before is None else before["examples"])
         encoder = Encoder(
             self.tokenizer,

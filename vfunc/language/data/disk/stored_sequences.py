@@ -132,15 +132,29 @@ class StoredSequences:
             return self._held[number]
         assert self._folder is not None  # in memory all are held
         found = read_segment(self._folder, number, self._told[number])
-        if found is None:  # damaged, or removed under a run: made anew, the same
-            before = told_of(self._folder, number - 1) if number else None
-            columns, told = self._maker.made(number, before)
-            write_segment(self._folder, number, columns, told)
-            found = in_memory(columns)
+        if found is None:  # damaged, or removed under a run
+            found = self._made_anew(self._folder, number)
         self._held[number] = found
         while len(self._held) > OPEN:
             self._held.popitem(last=False)
         return found
+
+    def _made_anew(self, folder: Path, number: int) -> Segment:
+        """A segment as it was, and those before it from the last that still says how to go on."""
+        at, before = number, None
+        while at and (before := told_of(folder, at - 1)) is None:
+            at -= 1
+        while True:
+            columns, told = self._maker.made(at, before)
+            if zlib.crc32(save(columns)) != self._told[at]["crc32"]:
+                raise UserError(
+                    f"the tokenised text in {folder} is damaged or gone, and made anew it is "
+                    "another: a --stream has changed since it was tokenised; start the run anew"
+                )
+            write_segment(folder, at, columns, told)
+            if at == number:
+                return in_memory(columns)
+            at, before = at + 1, told
 
     def _look(self) -> None:
         """Take in what other processes have made."""
