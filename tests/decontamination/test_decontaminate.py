@@ -144,12 +144,36 @@ def test_the_command_writes_the_stream_without_them_and_a_report(planted, tmp_pa
     assert json.loads((tmp_path / "o2/report.json").read_text())["sources"][0]["read"] == 5
 
 
+def test_every_source_has_a_file_of_its_own_with_all_that_it_held(tmp_path):
+    tests = write(
+        tmp_path / "test.jsonl", [{"question": sentence(random.Random(0), 20), "answer": "1"}]
+    )
+    (tmp_path / "x").mkdir()
+    paths = [
+        tmp_path / name for name in ("a.jsonl", "x/a.jsonl", "a-2.jsonl", "b c.jsonl", "b_c.jsonl")
+    ]
+    raw = [{"text": f"of {path}", "note": "\ud800 ü"} for path in paths]
+    sources = []
+    for path, record in zip(paths, raw, strict=True):
+        path.write_text(json.dumps(record) + "\n")
+        sources.append(str(path))
+    out = tmp_path / "out"
+    assert command("--against", tests, "--out", str(out), "--stream", *sources) == 0
+    told = json.loads((out / "report.json").read_text())["sources"]
+    assert [json.loads((out / one["file"]).read_text()) for one in told] == raw
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ((), "--stream is missing"),
         (("--stream", "a", "--against", "b", "--out", "c", "--jaccard", "2"), "--jaccard 2"),
         (("--stream", "a", "--against", "b", "--out", "c", "--ngram", "0"), "--ngram 0"),
+        (
+            ("--stream", "a", "--against", "b", "--out", "c", "--permutations", "3"),
+            "give 4 or more",
+        ),
+        (("--stream", "a", "--against", "b", "--out", "c", "--seed", str(2**32)), "less than 2^32"),
         (("--stream", "a.jsonl", "--against", "no.jsonl", "--out", "c"), "no such file"),
     ],
 )

@@ -188,5 +188,11 @@ def source_names(sources: Sequence[str]) -> tuple[str, ...]:
     `data/gsm8k.jsonl` and `openai/gsm8k:main` are gsm8k and gsm8k-2.
     """
     stems = [name.rstrip("/").rsplit("/", 1)[-1].split(":")[0].split(".")[0] for name in sources]
-    counts = [stems[: i + 1].count(stem) for i, stem in enumerate(stems)]
-    return tuple(f"{s}-{n}" if n > 1 else s for s, n in zip(stems, counts, strict=True))
+    found: list[str] = []
+    for stem in stems:
+        number, name = 1, stem
+        while name in found:  # a-2 may be the name of another one, too
+            number += 1
+            name = f"{stem}-{number}"
+        found.append(name)
+    return tuple(found)

@@ -106,10 +106,12 @@ def _check(options: Options) -> None:
     for name in ("jaccard", "containment"):
         if not 0 < getattr(options, name) <= 1:
             raise UserError(f"--{name} {getattr(options, name):g}: give above 0, at most 1")
-    for name, least in (("ngram", 1), ("min_words", 1), ("permutations", 2), ("seed", 0)):
+    for name, least in (("ngram", 1), ("min_words", 1), ("permutations", 4), ("seed", 0)):
         if getattr(options, name) < least:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} {getattr(options, name)}: give {least} or more")
+    if options.seed >= 2**32:
+        raise UserError(f"--seed {options.seed}: give less than 2^32")
     if options.stream_cap is not None and min(options.stream_cap) < 1:
         raise UserError("--stream-cap: give 1 or more")
     out = Path(options.out)

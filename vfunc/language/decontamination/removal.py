@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,9 @@ def decontaminate(asked: Asked, measures: Measures) -> dict[str, Any]:
     sources: list[dict[str, Any]] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, stem, cap, own in zip(names, source_names(names), caps, fields, strict=True):
+        for name, stem, cap, own in zip(names, _file_names(names), caps, fields, strict=True):
             read = _opened(name, own)
-            path = out / (re.sub(r"[^\w.-]", "_", stem) + ".jsonl")
+            path = out / f"{stem}.jsonl"
             half = path.with_name(path.name + ".part")
             kept = number = 0
             with half.open("w", encoding="utf-8", newline="\n") as file:
@@ -87,8 +87,7 @@ def decontaminate(asked: Asked, measures: Measures) -> dict[str, Any]:
                         )
                     if not found:
                         kept += 1
-                        said = json.dumps(dict(record), ensure_ascii=False, default=str)
-                        file.write(said + "\n")
+                        file.write(_line_of(record) + "\n")
             os.replace(half, path)
             counts = {"source": name, "file": path.name, "read": number, "kept": kept}
             sources.append(counts | {"removed": number - kept, "unusable": dict(read.dropped)})
@@ -110,6 +109,20 @@ def decontaminate(asked: Asked, measures: Measures) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from error
     return report
+
+
+def _file_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of files, each its own: what cannot stand in one may make two alike."""
+    return source_names([re.sub(r"[^\w.-]", "_", stem) for stem in source_names(names)])
+
+
+def _line_of(record: Mapping[str, Any]) -> str:
+    said = json.dumps(dict(record), ensure_ascii=False, default=str)
+    try:
+        said.encode()
+    except UnicodeEncodeError:  # half a surrogate pair in a field that is not read
+        return json.dumps(dict(record), default=str)
+    return said
 
 
 def _opened(name: str, fields: str | None) -> Examples:
