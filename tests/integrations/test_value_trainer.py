@@ -10,6 +10,7 @@ from small_trainer import parameters, rows, run_of, stepped, trainer_of
 import vfunc
 from vfunc.errors import UserError
 from vfunc.integrations.trainer_state import DESIGNER, STATE
+from vfunc.integrations.transformers import RightPadding
 from vfunc.language.soft_targets.designer import load_designer
 from vfunc.training.step import warm_up
 
@@ -143,6 +144,12 @@ def test_what_looks_ahead_ends_with_the_epoch(tmp_path):
 
 # TRL sets it by the name that transformers gave up
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")
+def test_no_collator_is_that_of_vfunc_however_it_is_said(tmp_path):
+    run = run_of()
+    for given in ({}, {"data_collator": None}):
+        assert isinstance(trainer_of(run, tmp_path, given=given).data_collator, RightPadding)
+
+
 def test_trl_s_trainer_takes_the_same_steps(tmp_path):
     from trl import SFTConfig
 

@@ -280,9 +280,9 @@ class ValueTrainer(ValueTrainerMixin, Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """See `ValueTrainerMixin`; the rest is `transformers.Trainer`'s."""
-        own = "data_collator" not in kwargs and len(args) < 3
+        given = args[2] if len(args) > 2 else kwargs.get("data_collator")
         super().__init__(*args, **kwargs)
-        if own:
+        if given is None:
             self.data_collator = RightPadding(self._pad_id)
 
 
