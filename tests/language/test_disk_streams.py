@@ -346,9 +346,9 @@ class Counted:
 def hub(monkeypatch):
     """A data set of the Hub, by what opens it."""
 
-    def given(records, revision="abc"):
+    def given(records, newest="abc"):
         def opened(name, *, streaming, revision=None):
-            return HubData(records() if callable(records) else records, revision or "abc")
+            return HubData(records() if callable(records) else records, revision or newest)
 
         monkeypatch.setattr(stream_sources, "open_hub", opened)
 
@@ -363,6 +363,16 @@ def test_a_stream_of_the_hub_is_read_no_further_than_its_cap(tmp_path, hub):
     plainly = prepare_stream([StreamSource(str(jsonl(tmp_path / "a.jsonl", 20)))], TOKENIZER,
                              cutting())  # fmt: skip
     assert batches(made.stream) == batches(plainly.stream)
+
+
+def test_another_commit_is_another_stream_though_it_begins_alike(tmp_path, hub):
+    """A run that is resumed on it would read on in other texts."""
+
+    def digest(newest):
+        hub(lambda: Counted(10**9), newest)
+        return prepare_stream([StreamSource("org/web")], TOKENIZER, cutting(window=24)).digest
+
+    assert digest("abc") == digest("abc") != digest("def")
 
 
 def test_without_an_end_it_is_read_a_window_at_a_time(tmp_path, hub):

@@ -114,7 +114,11 @@ def prepare_stream(
         UserError: a source cannot be read, holds nothing to use, or a token that the learner does
             not know.
     """
-    stored = [_stored(source, tokenizer, cutting, chat) for source in sources]
+    opened = [_opener(source, cutting, chat) for source in sources]
+    stored = [
+        _stored(source, one, tokenizer, cutting)
+        for source, one in zip(sources, opened, strict=True)
+    ]
     told: list[dict[str, Any]] = []
     for source, one in zip(sources, stored, strict=True):
         with _shown(source, one, cutting) as watch:
@@ -131,6 +135,10 @@ def prepare_stream(
     digest = hashlib.sha256()
     for one in stored:
         digest.update(repr(one.checksums[: 1 if cutting.window else None]).encode())
+    if cutting.window:  # what is not read yet is told by its commit; files a run digests itself
+        for source, (_, told_of) in zip(sources, opened, strict=True):
+            if source.limit is None and not is_file(source.name):
+                digest.update(repr(told_of()).encode())
     summary = counts | ({"as_read": True} if cutting.window else {})
     return PreparedStream(
         _ordered(sets, cutting),
@@ -151,13 +159,17 @@ def _ordered(
     return InterleavedStream(sets, cutting.seed)
 
 
+Opener = tuple[Callable[[Mapping[str, Any] | None], Examples], Callable[[], Any]]
+"""What opens a source at a place, and what tells its contents."""
+
+
 def _stored(
     source: StreamSource,
+    opener: Opener,
     tokenizer: PreTrainedTokenizerBase,
     cutting: Cutting,
-    chat: ChatFormat,
 ) -> StoredSequences:
-    opened, told = _opener(source, cutting, chat)
+    opened, told = opener
     maker = SegmentMaker(opened, tokenizer, cutting.length, cutting.pack, source.cap)
     folder = None
     if cutting.folder is not None:
@@ -172,10 +184,7 @@ def _stored(
     return StoredSequences(maker, folder, domain=source.domain, sound=sound)
 
 
-def _opener(
-    source: StreamSource, cutting: Cutting, chat: ChatFormat
-) -> tuple[Callable[[Mapping[str, Any] | None], Examples], Callable[[], Any]]:
-    """What opens a source at a place, and what tells its contents."""
+def _opener(source: StreamSource, cutting: Cutting, chat: ChatFormat) -> Opener:
     name = source.name
     if source.limit is not None:
         return lambda place: _Drawn(source, cutting.seed, chat, place), lambda: _contents(
