@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vfunc.errors import UserError
-from vfunc.language.data.sequences import TokenStream, collate, fixed_batches, tokens_in
+from vfunc.language.data.sequences import (
+    TokenStream,
+    by_length,
+    collate,
+    fixed_batches,
+    tokens_in,
+)
 from vfunc.language.data.tokenise import Encoded, EncodedSet
 
 EOS = 0
@@ -90,12 +98,54 @@ def test_fixed_batches_hold_every_sequence_once_shortest_first():
     assert sum(map(tokens_in, batches)) == sum(len(s.tokens) - 1 for s in sequences)
 
 
+def test_batches_by_length_hold_the_same_sequences_and_less_padding():
+    sequences = [
+        sequence(
+            *range(10 * i + 1, 10 * i + 2 + i * 7 % 5), EOS, predict_from=1 + i % 2, wrong=(1,)
+        )
+        for i in range(1, 12)
+    ]
+    given = [collate(sequences[:5], EOS), collate(sequences[5:], EOS)]
+    found = by_length(given, 4)
+    assert [len(batch.tokens) for batch in found] == [4, 4, 3]
+
+    def told(batches):
+        """Tokens, predictions and mistakes of each sequence, up to its last prediction."""
+        return [
+            (row[: n + 1].tolist(), predict[:n].tolist(), wrong[:n].tolist())
+            for batch in batches
+            for row, predict, wrong, n in zip(
+                batch.tokens, batch.predict, batch.wrong, batch.lengths.tolist(), strict=True
+            )
+        ]
+
+    # a stable sort: of one length they keep their order
+    assert told(found) == sorted(told(given), key=lambda one: len(one[0]))
+    assert all(batch.tokens.shape[1] == int(batch.lengths.max()) + 1 for batch in found)
+    assert not any(batch.predict[:, int(batch.lengths.max()) :].any() for batch in found)
+    apart = [batch.tokens.numel() - tokens_in(batch) for batch in (*found, *given)]
+    assert sum(apart[:3]) < sum(apart[3:])
+    assert by_length([], 4) == ()
+
+
+def test_batches_by_length_leave_out_what_no_loss_reads_and_keep_domains():
+    batch = collate([sequence(5, 6, 7, 8), sequence(9, EOS)], EOS)
+    batch.predict[0, 2] = False  # a last turn that nobody learns
+    batch = dataclasses.replace(batch, domains=torch.tensor([1, 0]))
+    (found,) = by_length([batch], 2)
+    assert found.tokens.tolist() == [[9, EOS, EOS], [5, 6, 7]]
+    assert found.predict.tolist() == [[True, False], [True, True]]
+    assert found.domains is not None and found.domains.tolist() == [0, 1]
+
+
 def test_senseless_numbers_are_refused():
     stream = TokenStream(numbered(3), 0)
     with pytest.raises(UserError, match="batch size 0"):
         stream.batch(0, 0)
     with pytest.raises(UserError, match="batch size 0"):
         fixed_batches(numbered(3), 0)
+    with pytest.raises(UserError, match="batch size 0"):
+        by_length([], 0)
     with pytest.raises(UserError, match="position -1"):
         stream.batch(-1, 2)
     with pytest.raises(UserError, match="seed -1"):

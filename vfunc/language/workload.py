@@ -19,7 +19,7 @@ from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.language.data.examples import TokenBatch, first_rows
 from vfunc.language.data.reading import LanguageData
-from vfunc.language.data.sequences import MixedStream, tokens_in
+from vfunc.language.data.sequences import MixedStream, by_length, tokens_in
 from vfunc.language.evaluation.evaluating import AtEnd, Forwards, evaluated
 from vfunc.language.feedback_options import DirectOptions
 from vfunc.language.feedback_tasks import (
@@ -287,7 +287,7 @@ class LanguageWorkload:
         return {"gate": (alpha * weight).sum(), "moved": (moved * weight).sum()}
 
     def bank(self, index: int, count: int) -> tuple[TokenBatch, ...]:
-        """This process's share of a bank of so many feedback examples, in batches.
+        """This process's share of a bank of so many feedback examples, in batches by length.
 
         Args:
             index: the bank's number; one follows the other in the feedback's order.
@@ -298,7 +298,8 @@ class LanguageWorkload:
             self.data.feedback.batch(index * count + at, min(size, share.stop - at))
             for at in share[::size]
         )
-        return tuple(self._placed(batch) for batch in found if isinstance(batch, TokenBatch))
+        held = [batch for batch in found if isinstance(batch, TokenBatch)]
+        return tuple(map(self._placed, by_length(held, size)))
 
     def downstream(
         self,
@@ -362,14 +363,16 @@ class LanguageWorkload:
         return matched_domains(self.tasks, problem, downstream, learner.functional.theta)
 
     def stream_loss(self, estimated: LanguageLearner, positions: range) -> InParts:
-        """See `Workload.stream_loss`: a mean over all predicted tokens."""
-        own = sum(int(self._own(at).predict.sum()) for at in positions)
-        (count,) = self.processes.totals(own)
+        """See `Workload.stream_loss`: a mean over all predicted tokens, in batches by length."""
+        own = [self._own(at) for at in positions]
+        (count,) = self.processes.totals(sum(int(batch.predict.sum()) for batch in own))
 
-        def part(theta: Params, at: int) -> Scalar:  # a batch is made when its turn comes
-            return estimated.worked_loss(replace(self.batch(at), count=int(count)))(theta)
+        def part(theta: Params, batch: TokenBatch) -> Scalar:  # it is placed when its turn comes
+            placed = replace(self._placed(batch), count=int(count))
+            return estimated.worked_loss(placed)(theta)
 
-        return InParts(tuple(partial(part, at=at) for at in positions))
+        parts = by_length(own, self.batch_size)
+        return InParts(tuple(partial(part, batch=batch) for batch in parts))
 
     def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""

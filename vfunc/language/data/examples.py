@@ -76,6 +76,16 @@ class TokenBatch:
         """The numbers of the predicted positions, where all B T are counted through."""
         return self.predict.flatten().nonzero().squeeze(-1)
 
+    @property
+    def lengths(self) -> Int[Tensor, "B"]:
+        """Inputs of each text up to the last that predicts: those behind it reach no loss.
+
+        At least 1, on the CPU. Padding may be a token that texts hold, too, so that ids do not mark
+        it.
+        """
+        places = torch.arange(1, self.predict.shape[1] + 1, device=self.predict.device)
+        return (self.predict * places).amax(-1).clamp(min=1).cpu()
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
         return TokenBatch(

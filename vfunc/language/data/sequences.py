@@ -70,6 +70,44 @@ def fixed_batches(encoded: EncodedSet, batch_size: int) -> tuple[TokenBatch, ...
     return tuple(collate(ordered[at : at + batch_size], encoded.pad_id) for at in starts)
 
 
+@typed
+def by_length(batches: Sequence[TokenBatch], batch_size: int) -> tuple[TokenBatch, ...]:
+    """The sequences of some batches in others that hold little padding: the shortest first.
+
+    What stands behind a sequence's last prediction is left out, which no loss reads. Sequences of
+    one length keep their order. For losses that are sums over all of the batches, such as a bank's.
+
+    Args:
+        batches: each may be padded to another length; `count` and `below` are left out.
+        batch_size: sequences in a batch, the last one perhaps smaller.
+    """
+    _require_batch_size(batch_size)
+    rows = [
+        (length, batch, row)
+        for batch in batches
+        for row, length in enumerate(batch.lengths.tolist())
+    ]
+    rows.sort(key=lambda one: one[0])
+    parts = (rows[at : at + batch_size] for at in range(0, len(rows), batch_size))
+    return tuple(_cut_to_longest(part) for part in parts)
+
+
+def _cut_to_longest(rows: Sequence[tuple[int, TokenBatch, int]]) -> TokenBatch:
+    """Sequences of batches, by their inputs' lengths, as one batch."""
+    longest = max(length for length, _, _ in rows)
+    tokens = torch.zeros(len(rows), longest + 1, dtype=torch.long)
+    predict = torch.zeros(len(rows), longest, dtype=torch.bool)
+    wrong = torch.zeros_like(predict)
+    domains = torch.zeros(len(rows), dtype=torch.long)
+    for at, (length, batch, row) in enumerate(rows):
+        tokens[at, : length + 1] = batch.tokens[row, : length + 1]
+        predict[at, :length] = batch.predict[row, :length]
+        wrong[at, :length] = batch.wrong[row, :length]
+        if batch.domains is not None:
+            domains[at] = batch.domains[row]
+    return TokenBatch(tokens, predict, wrong, domains)
+
+
 @dataclass(frozen=True, eq=False)
 class TokenStream:
     """An endless order of sequences, known by its seed: epoch after epoch, each a permutation.

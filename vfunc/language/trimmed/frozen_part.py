@@ -46,7 +46,7 @@ class FrozenPart:
         Args:
             batch: on the learner's device.
         """
-        lengths = _lengths(batch)
+        lengths = batch.lengths
         inputs = batch.inputs.cpu()
         made = [
             self.edge(row[:length])[None]
@@ -142,14 +142,5 @@ def texts_of(batches: Sequence[TokenBatch]) -> list[Int[Tensor, "_"]]:
     return [
         row[:length]
         for batch in batches
-        for row, length in zip(batch.inputs, _lengths(batch).tolist(), strict=True)
+        for row, length in zip(batch.inputs, batch.lengths.tolist(), strict=True)
     ]
-
-
-def _lengths(batch: TokenBatch) -> Int[Tensor, "B"]:
-    """Inputs of each text up to the last that predicts: those behind it reach no loss.
-
-    Padding may be a token that texts hold, too, so that ids do not mark it.
-    """
-    places = torch.arange(1, batch.predict.shape[1] + 1, device=batch.predict.device)
-    return (batch.predict * places).amax(-1).clamp(min=1).cpu()
