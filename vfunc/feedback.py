@@ -198,6 +198,11 @@ def _mean(estimates: Mapping[str, ValueEstimate], count: int) -> ValueEstimate:
         if said:
             diagnostics[key] = "; ".join(dict.fromkeys(said))
     phrases = (phrase for estimate in found for phrase in estimate.approximations)
+    again = [estimate.again for estimate in found if estimate.again is not None]
+
+    def repeated(phi: Params) -> ValueEstimate:
+        return _mean({name: at(phi) for name, at in zip(estimates, again, strict=True)}, count)
+
     return ValueEstimate(
         torch.stack([estimate.value for estimate in found]).sum() / count,
         torch.stack([estimate.objective for estimate in found]).sum() / count,
@@ -205,6 +210,7 @@ def _mean(estimates: Mapping[str, ValueEstimate], count: int) -> ValueEstimate:
         scale,
         diagnostics,
         tuple(dict.fromkeys(phrases)),
+        repeated if len(again) == len(found) else None,
     )
 
 

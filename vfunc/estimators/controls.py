@@ -32,6 +32,7 @@ class RandomDirection:
 
     takes_g_down: ClassVar[bool] = True
     g_down_alone: ClassVar[bool] = True
+    repeats: ClassVar[bool] = True
 
     engine: EngineName | Engine = "auto"
 
@@ -50,7 +51,9 @@ class RandomDirection:
         w = trees.scale(drawn, trees.norm(g_down) / trees.norm(drawn))
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = {"g_down_norm": float(trees.norm(g_down))}
-        return pulled.estimate(value, 1.0, notes, objective=pulled.inner, spent=GRADIENT + spent)
+        return pulled.estimate(
+            value, 1.0, notes, objective=pulled.inner, spent=GRADIENT + spent, repeats=True
+        )
 
 
 @register_estimator("zero")

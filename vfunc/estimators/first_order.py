@@ -38,6 +38,8 @@ from vfunc.typecheck import typed
 
 Value = Literal["dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned"]
 DEFLATED = ("deflated", "deflated_preconditioned")
+REPEATED = ("dot", "deflated")
+"""Those whose direction w is the same whatever the designer makes."""
 
 _TAKES_MEANS = Need(
     lambda options: options["value"] in DEFLATED, f"it is for --value {' or '.join(DEFLATED)}"
@@ -120,6 +122,11 @@ class FirstOrder:
             raise UserError("beta does nothing with means 0, which takes nothing out")
 
     @property
+    def repeats(self) -> bool:
+        """Whether its estimates say what they are at another phi (`ValueEstimate.again`)."""
+        return self.value in REPEATED
+
+    @property
     def running_means(self) -> int:
         """How many running means of the stream's gradients it takes, if the problem holds them."""
         return self.means if self.value in DEFLATED else 0
@@ -174,7 +181,9 @@ class FirstOrder:
         notes = {"g_down_norm": float(trees.norm(g_down)), **told}
         value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
         spent = _gradients(1 + (batches.count if batches else 0))
-        return pulled.estimate(value, rule.unit, notes, spent=spent, objective=pulled.inner)
+        return pulled.estimate(
+            value, rule.unit, notes, spent=spent, objective=pulled.inner, repeats=True
+        )
 
     def _cosine(
         self, problem: ValueProblem, theta: Params, construction: Construction, g_down: Params

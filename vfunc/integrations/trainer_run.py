@@ -263,6 +263,7 @@ def _step_options(value: ValueOptions, loop: Loop) -> StepOptions:
         mean_bank=value.mean_bank,
         penalties_in_values=value.penalties_in_values,
         designer_warmup=value.designer_warmup,
+        designer_steps=value.designer_steps,
         designer_lr=value.designer_lr,
         designer_final_lr=value.designer_final_lr,
     )

@@ -43,6 +43,7 @@ class ValueOptions:
         feedback_every: designer updates that one g_down serves.
         mean_bank: micro-batches whose mean gradient takes the place of the first running mean.
         mean_decays: decay rates of the running means; None is 0.9, 0.99, ...
+        designer_steps: steps of the designer's optimizer an update, all by one estimate.
         burn_in: micro-batches before the designer's first update.
         estimate_mode: the learner's mode in estimates; train repeats its step's own dropout.
         meta_batch_size: sequences of a micro-batch that an estimate takes; None is all.
@@ -69,6 +70,7 @@ class ValueOptions:
     feedback_every: int = _as(EstimatorOptions, "feedback_every", 1)
     mean_bank: int | None = _as(EstimatorOptions, "mean_bank")
     mean_decays: tuple[float, ...] | None = None
+    designer_steps: int = _as(EstimatorOptions, "designer_steps", 1)
     burn_in: int = _as(EstimatorOptions, "burn_in")
     estimate_mode: Literal["eval", "train"] = _as(EstimatorOptions, "estimate_mode")
     meta_batch_size: int | None = None

@@ -179,6 +179,9 @@ class ValueEstimate:
         diagnostics: norms, the cosine, solver residuals, learner passes, the engine and why.
         approximations: why `grad` is not the exact slope of `objective` (an adjoint cut short, a
             curvature replaced), one phrase each; empty where it is exact to rounding.
+        again: phi -> the estimate with `objective` and `grad` as they are there, for a pass of the
+            designer and none of the learner; value and diagnostics stay those of this phi. None
+            where that takes the learner.
     """
 
     value: Scalar
@@ -187,6 +190,7 @@ class ValueEstimate:
     scale: float
     diagnostics: Mapping[str, float | int | bool | str]
     approximations: tuple[str, ...] = ()
+    again: Callable[[Params], ValueEstimate] | None = None
 
     def descend(self, parameters: Mapping[str, Tensor]) -> None:
         """Add -grad / scale to the `.grad` of a designer's parameters, as a backward pass does.

@@ -29,12 +29,14 @@ class Construction:
         designed: names of the entries that depend on phi.
         live: those entries with their graph back to `phi`.
         phi: the autograd leaves they were made from.
+        batch: what they were made of; None where that is not known.
     """
 
     task: Task
     designed: tuple[str, ...]
     live: Mapping[str, Tensor]
     phi: Params
+    batch: Any = None
 
     def pull(self, cotangents: Mapping[str, Tensor]) -> Params:
         """Plain vector-Jacobian product through the designer alone: grad_phi <cotangents, c_phi>.
@@ -84,7 +86,7 @@ def construct_task(problem: ValueProblem, phi: Params, batch: Any) -> Constructi
     require_task(task)
     designed = tuple(name for name, x in task.items() if x.requires_grad)
     live = {name: task[name] for name in designed}
-    return Construction(trees.detach(task), designed, live, phi)
+    return Construction(trees.detach(task), designed, live, phi, batch)
 
 
 @entry

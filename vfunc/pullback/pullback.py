@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from vfunc import trees
-from vfunc.problem import Construction, ValueEstimate, ValueProblem, entry
+from vfunc.problem import Construction, ValueEstimate, ValueProblem, construct_task, entry
 from vfunc.pullback.engine import Engine, JointGradient, Passes
 from vfunc.pullback.product import mixed_product
 from vfunc.trees import Params, Scalar
@@ -34,6 +35,9 @@ class Pullback:
         diagnostics: what the engine has to say (a finite-difference step).
         hessian: H w, where it was asked for; a sum has none.
         hessian_engine: what computed the Hessian products behind w; "" where there are none.
+        again: phi -> <w, g_pre> and its gradient there, w the same, for a pass of the designer
+            alone: the learner's part does not depend on phi where L_pre is linear in what the
+            designer makes (`LinearForm`). None elsewhere, and in a sum.
     """
 
     grad: Params
@@ -43,6 +47,7 @@ class Pullback:
     diagnostics: Mapping[str, float]
     hessian: Params | None = None
     hessian_engine: str = ""
+    again: Callable[[Params], tuple[Scalar, Params]] | None = None
 
     @staticmethod
     def zero(phi: Params) -> Pullback:
@@ -88,6 +93,7 @@ class Pullback:
         objective: Scalar | None = None,
         further: Mapping[str, float | int | bool | str] | None = None,
         approximations: tuple[str, ...] = (),
+        repeats: bool = False,
     ) -> ValueEstimate:
         """The estimate whose gradient this is.
 
@@ -99,9 +105,11 @@ class Pullback:
             objective: what `grad` differentiates, where that is not the value.
             further: diagnostics of the simulated step.
             approximations: the estimator's own; the engine's follow them.
+            repeats: whether the objective is <w, g_pre> with the same w at every phi, so that the
+                estimate may be repeated there (`ValueEstimate.again`).
         """
         products = {"hessian_engine": self.hessian_engine} if self.hessian_engine else {}
-        return ValueEstimate(
+        estimate = ValueEstimate(
             value,
             value if objective is None else objective,
             self.grad,
@@ -117,6 +125,14 @@ class Pullback:
             },
             (*approximations, *self.approximations),
         )
+        if not repeats or (again := self.again) is None:
+            return estimate
+
+        def repeated(phi: Params) -> ValueEstimate:
+            inner, grad = again(phi)
+            return replace(estimate, objective=inner, grad=grad, again=repeated)
+
+        return replace(estimate, again=repeated)
 
     def __repr__(self) -> str:
         return (
@@ -163,7 +179,31 @@ def pull_back(
         {product.engine: product.why},
         product.diagnostics,
         product.hessian,
+        again=_again(problem, construction, product.task),
     )
+
+
+def _again(
+    problem: ValueProblem, construction: Construction, worth: Mapping[str, Tensor]
+) -> Callable[[Params], tuple[Scalar, Params]] | None:
+    """See `Pullback.again`.
+
+    Args:
+        problem: says how L_pre is linear.
+        construction: the task.
+        worth: the derivatives of <w, g_pre> in what the designer made, the same at every phi.
+    """
+    linear = problem.linear
+    if linear is None or construction.batch is None or construction.designed != (linear.target,):
+        return None
+    batch, worth = construction.batch, dict(worth)
+
+    def again(phi: Params) -> tuple[Scalar, Params]:
+        other = construct_task(problem, phi, batch)
+        inner = trees.dot({linear.target: other.task[linear.target]}, worth)
+        return problem.processes.total(inner), problem.processes.summed(other.pull(worth))
+
+    return again
 
 
 def differenced(

@@ -35,6 +35,8 @@ class StepOptions:
         penalties_in_values: lambda of some of the terms, in units of the typical value of a task's
             element (see `Gains`).
         designer_warmup: designer updates before the first task that it makes, the learner held.
+        designer_steps: steps of the designer's optimizer an update, all by one estimate's value of
+            the task's entries.
         designer_lr: step size of the designer's optimizer at the start.
         designer_final_lr: that at the end of the budget, as a fraction; None leaves it alone.
     """
@@ -52,6 +54,7 @@ class StepOptions:
     mean_bank: int | None = None
     penalties_in_values: Mapping[str, float] = field(default_factory=dict)
     designer_warmup: int = 0
+    designer_steps: int = 1
     designer_lr: float = 0.0
     designer_final_lr: float | None = None
 

@@ -128,6 +128,7 @@ def step_options(config: RunConfig) -> StepOptions:
         feedback_bank=config.estimator.feedback_bank,
         feedback_every=config.estimator.feedback_every or 1,
         designer_warmup=config.designer.designer_warmup or 0,
+        designer_steps=config.estimator.designer_steps or 1,
         designer_lr=config.designer.designer_lr,
         designer_final_lr=config.designer.designer_final_lr,
         mean_bank=config.estimator.mean_bank,

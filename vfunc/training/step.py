@@ -451,18 +451,17 @@ def _estimate_is_due(run: ArmRun) -> bool:
 
 
 def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> ValueEstimate:
-    """One step of the designer's optimizer; none where the feedback says nothing."""
+    """An update of the designer by one estimate; none where the feedback says nothing."""
     state, workload, estimator = run.state, run.workload, run.estimator
-    designer, optimizer = state.designer, state.designer_optimizer
-    assert estimator is not None and designer is not None and optimizer is not None
+    designer = state.designer
+    assert estimator is not None and designer is not None
     at = state.counters
     estimated = run.estimated if feedback.dropout is None else None
     ahead = tuple(
         workload.look_ahead(state.learner, workload.batch(at.micro_batch + k), estimated=estimated)
         for k in range(1, batches_ahead(run))
     )
-    in_values = run.options.penalties_in_values
-    gains = Gains() if any(in_values.values()) else None
+    gains = Gains() if any(run.options.penalties_in_values.values()) else None
     problem = value_problem(run, (forward.observed, *ahead), feedback, gains)
     phi = trees.detach(dict(designer.named_parameters()))
     if problem.silent:
@@ -479,21 +478,55 @@ def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> Va
             f"the estimator returned a {type(estimate).__name__}; it has to return a ValueEstimate"
         )
     _require_finite("the value", float(estimate.value), run)
+    again, steps = estimate.again, run.options.designer_steps
+    if steps > 1 and again is None:
+        raise UserError(
+            f"--designer-steps {steps} goes on from one estimate to what it is at the next "
+            "designers, and this estimator's does not say that: leave it out"
+        )
+    typical = _step_designer(run, forward, problem, estimate, gains)
+    for _ in range(1, steps):
+        assert again is not None
+        if gains is not None:
+            gains.found.clear()
+        phi = trees.detach(dict(designer.named_parameters()))
+        _step_designer(run, forward, problem, again(phi), gains)
+    state.counters = replace(at, updates=at.updates + 1)
+    split = {"split": problem.split} if problem.split else {}
+    said = {**estimate.diagnostics, **split, **problem.notes, **typical}
+    return replace(estimate, diagnostics=said, again=None)
+
+
+def _step_designer(
+    run: ArmRun,
+    forward: Forward,
+    problem: ValueProblem,
+    estimate: ValueEstimate,
+    gains: Gains | None,
+) -> dict[str, float]:
+    """One step of the designer's optimizer along an estimate and its penalties.
+
+    Returns:
+        The typical value that penalties were in units of, if they were.
+    """
+    designer, optimizer, workload = run.state.designer, run.state.designer_optimizer, run.workload
+    assert designer is not None and optimizer is not None
     _require_finite("the designer's objective", float(estimate.objective), run)
-    parameters = dict(designer.named_parameters())
+    parameters: Params = dict(designer.named_parameters())
     try:
         estimate.descend(parameters)
     except NonFiniteError as error:
         raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})") from error
     penalties, typical = dict(run.options.penalties), {}
     if gains is not None:
+        in_values = run.options.penalties_in_values
         value = gains.typical(estimate.scale, len(problem.domains) or 1, workload.processes)
         _require_finite("the typical value of a token", value, run)
         for name, share in in_values.items():
             penalties[name] = penalties.get(name, 0.0) + share * value
         typical = {"typical_value": value}
     if any(penalties.values()):
-        penalty = _penalty_gradient(run, phi, forward, penalties)
+        penalty = _penalty_gradient(run, parameters, forward, penalties)
         for name, parameter in parameters.items():
             assert parameter.grad is not None
             parameter.grad = parameter.grad + penalty[name]
@@ -502,10 +535,7 @@ def _update_designer(run: ArmRun, forward: Forward, feedback: FeedbackNow) -> Va
         raise NonFiniteError(f"the designer's gradient is not finite ({_where(run)})")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    state.counters = replace(at, updates=at.updates + 1)
-    split = {"split": problem.split} if problem.split else {}
-    said = {**estimate.diagnostics, **split, **problem.notes, **typical}
-    return replace(estimate, diagnostics=said)
+    return typical
 
 
 def _nothing_to_estimate(problem: ValueProblem, phi: Params) -> ValueEstimate:

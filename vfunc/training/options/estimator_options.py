@@ -24,7 +24,7 @@ from vfunc.estimators import (
     find_estimator,
     option_names,
 )
-from vfunc.estimators.first_order import DEFLATED
+from vfunc.estimators.first_order import DEFLATED, REPEATED
 from vfunc.training.options.run_options import LANGUAGE, VISION, on_shortcut
 
 
@@ -50,6 +50,14 @@ def _takes_means(options: Options) -> bool:
     if chosen is FirstOrder:
         return options["value"] in DEFLATED and options["means"] > 0
     return hasattr(chosen, "running_means")
+
+
+def _repeats(options: Options) -> bool:
+    """Whether the estimator's objective is the same linear function of the task at every phi."""
+    chosen = find_estimator(options["estimator"])
+    if chosen is FirstOrder:
+        return options["value"] in REPEATED
+    return getattr(chosen, "repeats", False) is True
 
 
 _OF_TEXT = Need(lambda options: options["modality"] == LANGUAGE, "it is for text")
@@ -120,6 +128,23 @@ class EstimatorOptions:
         shown="running means alone",
         least=1,
         needs=(_OF_TEXT, DESIGNED, TRAINED, _OWN_DIRECTION, _MEANS),
+    )
+    designer_steps: int | None = option(
+        "Steps of the designer's optimizer an update: what a unit of target mass is worth at each "
+        "token is computed once, and a further step costs a pass of the designer alone.",
+        default=None,
+        shown="1",
+        least=1,
+        needs=(
+            _OF_TEXT,
+            DESIGNED,
+            TRAINED,
+            Need(
+                _repeats,
+                f"it is for first_order --value {' or '.join(REPEATED)}, whose direction is the "
+                "same whatever the designer makes",
+            ),
+        ),
     )
     burn_in: int = option(
         "Micro-batches before the designer's first update; until then its arm is the baseline.",

@@ -1,0 +1,131 @@
+"""An estimate repeated at another designer: the same numbers as one made there, without a pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cases
+import measures
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vfunc
+from vfunc import trees
+from vfunc.estimators import RandomDirection, Zero
+from vfunc.feedback import DomainMatched
+
+SEEDS = st.integers(0, 10_000)
+REPEATED = {
+    "dot": vfunc.FirstOrder("dot"),
+    "dot by reverse": vfunc.FirstOrder("dot", engine="reverse"),
+    "deflated": vfunc.FirstOrder("deflated"),
+    "random": RandomDirection(),
+}
+NEVER = {
+    "cosine": vfunc.FirstOrder("cosine"),
+    "preconditioned": vfunc.FirstOrder("preconditioned"),
+    "deflated_preconditioned": vfunc.FirstOrder("deflated_preconditioned"),
+    "unrolled": vfunc.Unrolled(2),
+    "implicit": vfunc.Implicit(),
+    "zero": Zero(),
+}
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def situation(seed, *, view=False):
+    """A problem, another phi for it, and a mean gradient for what takes one."""
+    made, draw = cases.mlp(seed, view=view), measures.generator(seed + 1)
+    mean = {n: measures.normal(draw, *x.shape) for n, x in made.theta.items()}
+    other = {n: x + 0.3 * measures.normal(draw, *x.shape) for n, x in made.phi.items()}
+    return replace(made.problem, means=(mean,)), made.theta, made.phi, other
+
+
+def alike(one, other):
+    gap = abs(float(one.objective) - float(other.objective))
+    assert gap < 1e-12 * max(1.0, abs(float(other.objective)))
+    assert measures.apart(one.grad, other.grad) < 1e-10
+    assert one.scale == other.scale
+
+
+@pytest.mark.parametrize("name", REPEATED)
+@given(seed=SEEDS)
+def test_it_is_the_estimate_that_is_made_there(name, seed):
+    problem, theta, phi, other = situation(seed)
+    first = REPEATED[name](problem, theta, phi)
+    assert first.again is not None
+    repeated, anew = first.again(other), REPEATED[name](problem, theta, other)
+    alike(repeated, anew)
+    assert measures.apart(first.grad, anew.grad) > 1e-6  # another one indeed
+    assert torch.equal(repeated.value, first.value)
+    assert repeated.diagnostics == first.diagnostics
+    assert repeated.again is not None  # and on from there
+    alike(repeated.again(phi), first)
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_a_direction_that_follows_the_designer_is_not_repeated(name):
+    problem, theta, phi, _ = situation(0)
+    assert NEVER[name](problem, theta, phi).again is None
+
+
+def test_nor_is_an_objective_that_is_not_linear_in_what_is_made():
+    problem, theta, phi, _ = situation(0, view=True)
+    assert REPEATED["dot"](problem, theta, phi).again is None
+    problem, theta, phi, _ = situation(0)
+    undeclared = replace(problem, linear=None)
+    assert REPEATED["dot"](undeclared, theta, phi).again is None
+
+
+def test_the_learner_has_no_part_in_it():
+    problem, theta, phi, other = situation(3)
+    passes = []
+
+    def counted(loss):
+        def asked(*args):
+            passes.append(1)
+            return loss(*args)
+
+        return asked
+
+    linear = replace(problem.linear, coefficients=counted(problem.linear.coefficients))
+    problem = replace(
+        problem,
+        pretrain_loss=counted(problem.pretrain_loss),
+        feedback_loss=counted(problem.feedback_loss),
+        linear=linear,
+    )
+    first = REPEATED["dot"](problem, theta, phi)
+    made = len(passes)
+    first.again(other)
+    assert made and len(passes) == made
+
+
+def test_a_mean_over_domains_is_repeated_where_each_is():
+    problem, theta, phi, other = situation(5)
+    domains = {
+        "one": replace(problem, batches=problem.batches[:1]),
+        "two": replace(problem, batches=problem.batches[1:2], seed=7),
+    }
+    whole = replace(problem, domains=domains)
+    matched = DomainMatched(REPEATED["dot"])
+    alike(matched(whole, theta, phi).again(other), matched(whole, theta, other))
+    assert DomainMatched(NEVER["cosine"])(whole, theta, phi).again is None
+
+
+def test_the_task_at_the_other_designer_is_made_of_the_same_batch():
+    """A pullback's own, with the direction given: by hand."""
+    problem, theta, phi, other = situation(9)
+    draw = measures.generator(2)
+    w = {n: measures.normal(draw, *x.shape) for n, x in theta.items()}
+    batch = problem.batches[2]
+    found = vfunc.pull_back(problem, theta, vfunc.construct_task(problem, phi, batch), w)
+    assert found.again is not None
+    inner, grad = found.again(other)
+    leaves, at = trees.leaves(other), trees.leaves(theta)
+    loss = problem.pretrain_loss(at, problem.construct(leaves, batch))
+    g_pre = torch.autograd.grad(loss, list(at.values()), create_graph=True)
+    by_hand = trees.dot(w, dict(zip(at, g_pre, strict=True)))
+    assert float(inner) == pytest.approx(float(by_hand.detach()), rel=1e-12)
+    assert measures.apart(grad, trees.gradient(by_hand, leaves)) < 1e-10
