@@ -11,6 +11,7 @@ from vfunc import trees
 from vfunc.studies.peers.mlp_problem import SIZES, Step, lookahead
 from vfunc.studies.peers.plain_loops import naive_autograd
 from vfunc.studies.peers_bench import NAIVE, PEERS, QUESTIONS, peer_costs, peers_markdown
+from vfunc.studies.training_bench import Spread
 
 TINY = SIZES["tiny"]
 OWN = [name for name in PEERS if name.startswith("vfunc")]
@@ -28,7 +29,10 @@ def test_ours_and_the_plain_loops_agree_with_float64(optimizer, tuned):
     for row in rows.values():
         assert row.said == "" and row.error < 1e-3
     naive = rows[NAIVE]
-    assert (naive.memory, naive.flops, naive.over_naive) == (1.0, 1.0, 1.0)
+    assert (naive.memory, naive.flops, naive.over_naive) == (1.0, 1.0, Spread(1.0, 1.0, 1.0))
+    over = rows["vfunc"].over_naive
+    assert over is not None and 0.2 < over.least <= over.median <= over.most < 5
+    assert optimizer == "sgd" or over.least < over.most  # of several draws
     # a replay's floor over autograd is 4/3
     assert 1 < rows["vfunc"].flops < 1.4
     assert rows["vfunc, checkpoint_every=4"].flops > rows["vfunc"].flops
@@ -82,6 +86,18 @@ def test_what_is_wrong_or_fails_says_so():
     assert rows["broken"].said == "does not run: RuntimeError: no such | operator"
     table = peers_markdown("tiny", list(rows.values()))
     assert "does not run: RuntimeError: no such / operator" in table and "wrong" in table
+
+
+def test_an_error_in_another_draw_is_seen():
+    seen = set()
+
+    def spoiled(asked):
+        seen.add(float(asked.feedback.sum()))
+        return trees.scale(naive_autograd(asked), 1.0 if len(seen) <= 2 else float("nan"))
+
+    row = asked_of([], more={"spoiled": spoiled})["spoiled"]
+    assert row.error < 1e-5 and row.said == "wrong: its error is nan of the gradient"
+    assert len(seen) == 4  # a shorter question comes first
 
 
 def test_a_package_that_is_not_there_is_a_row(monkeypatch):

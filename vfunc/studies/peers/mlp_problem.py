@@ -123,7 +123,12 @@ def mlp(theta: Params, x: Tensor) -> Tensor:
 
 
 def lookahead(
-    sizes: MlpSizes, steps: int, step: Step, tuned: Tuned, dtype: torch.dtype = torch.float32
+    sizes: MlpSizes,
+    steps: int,
+    step: Step,
+    tuned: Tuned,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> Lookahead:
     """Draw the problem, the same numbers in every dtype: they are those of float32.
 
@@ -133,8 +138,9 @@ def lookahead(
         step: the learner's optimizer.
         tuned: what phi is.
         dtype: what is computed in.
+        seed: of the draw.
     """
-    drawn = torch.Generator().manual_seed(0)
+    drawn = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return (scale * torch.randn(shape, generator=drawn)).to(dtype)
