@@ -173,6 +173,14 @@ def test_every_source_has_a_file_of_its_own_with_all_that_it_held(tmp_path):
             ("--stream", "a", "--against", "b", "--out", "c", "--permutations", "3"),
             "give 4 or more",
         ),
+        (
+            ("--stream", "a", "--against", "b", "--out", "c", "--permutations", "32"),
+            "would miss 19% of the stretches that are only just alike enough: give 88 or more",
+        ),
+        (
+            ("--stream", "a", "--against", "b", "--out", "c", "--jaccard", "0.1"),
+            "--permutations 128 would miss 53% of",
+        ),
         (("--stream", "a", "--against", "b", "--out", "c", "--seed", str(2**32)), "less than 2^32"),
         (("--stream", "a.jsonl", "--against", "no.jsonl", "--out", "c"), "no such file"),
     ],

@@ -50,6 +50,7 @@ def test_a_number_at_the_end_is_a_weight(text, name, weight):
         (["a.jsonl:nan", "b.jsonl:1"], "above 0 and finite"),
         (["a.jsonl:0.5", "b.jsonl"], "b.jsonl: has no weight"),
         (["a.jsonl:0.5"], "leave its weight out"),
+        (["a.jsonl:1", "b.jsonl:1e-300"], "b.jsonl: its weight is nothing beside"),
     ],
 )
 def test_what_cannot_be_a_mixture_is_refused(stream, said):
@@ -60,6 +61,8 @@ def test_what_cannot_be_a_mixture_is_refused(stream, said):
 def test_weights_add_up_to_one():
     assert read_mixture(["a.jsonl:7", "b.jsonl:3"]) == (("a.jsonl", "b.jsonl"), (0.7, 0.3))
     assert read_mixture(["a.jsonl", "b.jsonl"]) == (("a.jsonl", "b.jsonl"), None)
+    huge = read_mixture(["a.jsonl:1e308", "b.jsonl:1e308"])
+    assert huge == (("a.jsonl", "b.jsonl"), (0.5, 0.5))
 
 
 def test_a_file_of_that_very_name_wins(tmp_path):

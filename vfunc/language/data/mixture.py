@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,13 @@ def read_mixture(stream: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, .
     if len(given) < len(read):
         bare = next(one.name for one in read if one.weight is None)
         raise UserError(f"--stream {bare}: has no weight, and others have; give all or none one")
-    total = math.fsum(given)
-    return names, tuple(weight / total for weight in given)
+    largest = max(given)  # sums of the largest numbers there are overflow
+    total = math.fsum(weight / largest for weight in given)
+    shares = tuple(weight / largest / total for weight in given)
+    if min(shares) < sys.float_info.epsilon:
+        small = names[shares.index(min(shares))]
+        raise UserError(f"--stream {small}: its weight is nothing beside the others'")
+    return names, shares
 
 
 def caps_of(caps: Sequence[int] | None, count: int) -> tuple[int | None, ...]:

@@ -87,6 +87,7 @@ def _carried_out(options: Options) -> str:
         options.permutations,
         options.seed,
     )
+    measures.require_found()
     asked = Asked(
         options.stream,
         options.against,

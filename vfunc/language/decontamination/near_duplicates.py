@@ -10,6 +10,7 @@ is hashed: neither measure could be above 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ GROWTH = 1.5
 """Ratio of the lengths of two sizes of questions."""
 ROWS = 2
 """Hashes of a band: few, so that half of a question is a candidate all but surely."""
+MISSED = 0.01
+"""Chance that a stretch which is just alike enough is no candidate, at most."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,35 @@ class Measures:
     least_words: int = 10
     permutations: int = 128
     seed: int = 1
+
+    @property
+    def least_alike(self) -> float:
+        """Jaccard similarity of the least similar window that counts.
+
+        A window has up to `GROWTH` times a question's n-grams, which lowers the similarity of one
+        that contains a share of them.
+        """
+        contained = self.containment / (1 + GROWTH - self.containment)
+        return min(self.jaccard, contained)
+
+    def require_found(self) -> None:
+        """Check that what counts is all but surely among the candidates.
+
+        Two sets of similarity J share a band of `ROWS` hashes with a chance of J^ROWS.
+
+        Raises:
+            UserError: too few hashes for that.
+        """
+        missed = 1 - self.least_alike**ROWS
+        bands = self.permutations // ROWS
+        if missed**bands <= MISSED:
+            return
+        needed = ROWS * math.ceil(math.log(MISSED) / math.log(missed))
+        raise UserError(
+            f"--permutations {self.permutations} would miss {missed**bands:.0%} of the stretches "
+            f"that are only just alike enough: give {needed} or more, or a higher --jaccard and "
+            "--containment"
+        )
 
 
 @dataclass(frozen=True)
