@@ -103,6 +103,11 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
     assert same(parameters(whole.designer), parameters(broken.designer))
     saved = load_designer(checkpoint / DESIGNER)
     assert not same(parameters(saved), parameters(broken.designer))
+    other = trainer_of(
+        run, tmp_path / "other", **own | {"value": own["value"] | {"meta_period": 2}}
+    )
+    with pytest.warns(UserWarning, match="resumed with other .*: meta_period 1 is 2 now$"):
+        other.train(resume_from_checkpoint=str(checkpoint))
     told = [line for line in broken.state.log_history if "value" in line]
     assert [line["step"] for line in told][-2:] == [3, 4]
     assert told[-1] == whole.state.log_history[-2]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,30 @@ import torch
 
 from vfunc.errors import UserError
 from vfunc.storage.sealed import seal_holds, write_sealed
+from vfunc.training.arm_run import ArmRun, StepOptions
 from vfunc.training.checkpoint import write_atomically
 from vfunc.training.files.sound_state import checked_counters
-from vfunc.training.state import ArmState, HeldFeedback, HeldMean, RunningMeans
+from vfunc.training.state import HeldFeedback, HeldMean, RunningMeans
 
 STATE = "value_state.pt"
 DESIGNER = "designer.safetensors"
 
 
-def save_value_state(state: ArmState, folder: Path) -> None:
+def save_value_state(run: ArmRun, folder: Path) -> None:
     """Write what resuming needs beside the trainer's own files: the learner is among those.
 
     Args:
-        state: the arm's.
+        run: the arm.
         folder: the checkpoint.
 
     Raises:
         OSError: it cannot be written.
     """
+    state = run.state
     assert state.designer is not None
     optimizer = state.designer_optimizer
     content = {
+        "options": _told(run.options),
         "designer": state.designer.state_dict(),
         "designer_optimizer": None if optimizer is None else optimizer.state_dict(),
         "counters": asdict(state.counters),
@@ -44,16 +48,19 @@ def save_value_state(state: ArmState, folder: Path) -> None:
     )
 
 
-def load_value_state(state: ArmState, folder: Path) -> None:
+def load_value_state(run: ArmRun, folder: Path) -> None:
     """Put the designer's side where a checkpoint left it.
 
+    Warns of options that are not those of the checkpoint, as the trainer does of its own.
+
     Args:
-        state: that of an arm built from the same options; changed in place.
+        run: an arm built from the same options; its state is changed in place.
         folder: the checkpoint.
 
     Raises:
         UserError: the checkpoint has no such state, is damaged, or does not fit.
     """
+    state = run.state
     assert state.designer is not None
     path = folder / STATE
     if not path.is_file():
@@ -82,3 +89,14 @@ def load_value_state(state: ArmState, folder: Path) -> None:
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} does not fit this training: {reason}") from error
+    now, then = _told(run.options), content.get("options", {})
+    other = [f"{name} {then[name]} is {x} now" for name, x in now.items() if then.get(name, x) != x]
+    if other:
+        warnings.warn(
+            f"resumed with other options than the checkpoint's: {'; '.join(other)}", stacklevel=2
+        )
+
+
+def _told(options: StepOptions) -> dict[str, str]:
+    """How a step is taken, in words that a checkpoint keeps."""
+    return {field.name: repr(getattr(options, field.name)) for field in fields(options)}

@@ -481,15 +481,19 @@ class LanguageWorkload:
             "gate_on_right": (alpha, predict & ~batch.wrong),
         }
         if self.processes.alone:
+            if not bool(predict.any()):  # a text's answer may be cut off
+                return {}
             kept = held if bool(batch.wrong.any()) else {k: held[k] for k in ("gate", "moved")}
-            means = {name: float(x[where].mean()) for name, (x, where) in kept.items()}
+            means = {n: float(x[where].mean()) for n, (x, where) in kept.items() if where.any()}
             return means | {"moved": float(1 - q[..., 0][predict].mean())}
         parts = [(float(x[where].sum()), int(where.sum())) for x, where in held.values()]
         totals = self.processes.totals(*(number for part in parts for number in part))
         whole = dict(zip(held, zip(totals[::2], totals[1::2], strict=True), strict=True))
+        if not whole["gate"][1]:
+            return {}
         if not whole["gate_on_wrong"][1]:
             del whole["gate_on_wrong"], whole["gate_on_right"]
-        means = {name: total / max(count, 1) for name, (total, count) in whole.items()}
+        means = {name: total / count for name, (total, count) in whole.items() if count}
         return means | {"moved": 1 - means["moved"]}
 
     def _logits(
