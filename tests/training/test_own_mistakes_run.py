@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from small_run import same, train
 
 from vfunc.report.events import read_events
 from vfunc.studies.finished_runs import read_run
@@ -80,6 +81,15 @@ def test_known_wrong_needs_spans(command, files, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "the arm known_wrong has to be told" in said and "field 'wrong'" in said
     assert not (tmp_path / "runs" / "a" / "learners").exists()
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_problem_without_mistakes_knows_that_it_has_none():
+    """Of the embedded problem: the arm is the baseline, bit for bit."""
+    told, baseline = (
+        train(arm, problem="style_shift", budget="2steps") for arm in ("known_wrong", "baseline")
+    )
+    assert same(told.theta, baseline.theta)
 
 
 @pytest.mark.parametrize(

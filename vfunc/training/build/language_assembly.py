@@ -128,7 +128,8 @@ def language_parts(
     )
     _require_feedback(config, data)
     _require_stream(config, data)
-    if "known_wrong" in config.run.arms:
+    # the embedded problem knows of every token, and of style_shift that none is wrong
+    if "known_wrong" in config.run.arms and config.data.stream is not None:
         _require_mistakes(data, stream)
     at_end = replace(
         asked_at_end(config.evaluation, config.run.seed),
