@@ -8,10 +8,12 @@ import pytest
 import torch
 from small_run import Memory, new_run, same, small, train
 
+import vfunc
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.estimators import FirstOrder
 from vfunc.language.data.sequences import TokenStream
+from vfunc.pullback import Passes
 from vfunc.training.loop import one_step
 from vfunc.training.step import warm_up
 
@@ -97,6 +99,29 @@ def test_matched_domains_are_repeated():
 def test_where_it_means_nothing_it_is_refused(options, said):
     with pytest.raises(UserError, match=said):
         small(**{"arms": ("baseline", "vpretraining"), "designer_steps": 2} | options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved:
+    """Somebody's own, whose direction does not depend on phi."""
+
+    repeats = True
+    share: float = 0.5
+
+    def __call__(self, problem, theta, phi):
+        construction = vfunc.construct_task(problem, phi, problem.batches[0])
+        _, g_down = vfunc.feedback_gradient(problem, theta)
+        w = trees.scale(g_down, self.share)
+        pulled = vfunc.pull_back(problem, theta, construction, w)
+        return pulled.estimate(pulled.inner, 1.0, {}, spent=Passes(), repeats=True)
+
+
+def test_an_estimator_of_one_s_own_may_be_repeated():
+    run = new_run(estimator=f"{__name__}:Halved", share=0.25, designer_steps=3)
+    steps = []
+    run.state.designer_optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    one_step(run)
+    assert len(steps) == 3
 
 
 def test_an_estimator_that_cannot_say_is_refused_before_the_designer_moves():

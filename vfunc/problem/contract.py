@@ -181,7 +181,7 @@ class ValueEstimate:
             curvature replaced), one phrase each; empty where it is exact to rounding.
         again: phi -> the estimate with `objective` and `grad` as they are there, for a pass of the
             designer and none of the learner; value and diagnostics stay those of this phi. None
-            where that takes the learner.
+            where that takes the learner. Whoever changes `grad` of an estimate changes this, too.
     """
 
     value: Scalar
