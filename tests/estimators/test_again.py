@@ -26,6 +26,7 @@ REPEATED = {
 NEVER = {
     "cosine": vfunc.FirstOrder("cosine"),
     "preconditioned": vfunc.FirstOrder("preconditioned"),
+    "deflated by the batches' mean": vfunc.FirstOrder("deflated", mean_batches=2),
     "deflated_preconditioned": vfunc.FirstOrder("deflated_preconditioned"),
     "unrolled": vfunc.Unrolled(2),
     "implicit": vfunc.Implicit(),

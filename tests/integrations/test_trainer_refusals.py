@@ -109,6 +109,10 @@ def test_an_optimizer_that_is_not_simulated_is_refused_before_a_step(tmp_path):
         ({"feedback_batch_size": 0}, "feedback_batch_size must be at least 1"),
         ({"freeze_designer": True}, "a new designer has to be trained"),
         ({"feedback_every": 2, "estimator": vfunc.Unrolled()}, "asks for L_down elsewhere"),
+        (
+            {"designer_steps": 2, "estimator": vfunc.FirstOrder("cosine")},
+            "designer_steps=2 goes on",
+        ),
         ({"mean_bank": 2}, "mean_bank does nothing here"),
         ({"mean_decays": (0.5, 0.6), "estimator": vfunc.FirstOrder("deflated")}, "mean-decays"),
         ({"top_k": 1}, "top_k"),

@@ -108,6 +108,10 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
     )
     with pytest.warns(UserWarning, match="resumed with other .*: meta_period 1 is 2 now$"):
         other.train(resume_from_checkpoint=str(checkpoint))
+    value = own["value"] | {"estimator": vfunc.FirstOrder("deflated", beta=0.5)}
+    other = trainer_of(run, tmp_path / "other", **own | {"value": value})
+    with pytest.warns(UserWarning, match=r"estimator FirstOrder.*beta=1\.0.* is FirstOrder"):
+        other.train(resume_from_checkpoint=str(checkpoint))
     told = [line for line in broken.state.log_history if "value" in line]
     assert [line["step"] for line in told][-2:] == [3, 4]
     assert told[-1] == whole.state.log_history[-2]

@@ -100,6 +100,20 @@ def test_an_error_in_another_draw_is_seen():
     assert len(seen) == 4  # a shorter question comes first
 
 
+def test_a_failure_in_another_draw_is_a_row():
+    seen = set()
+
+    def fails(asked):
+        seen.add(float(asked.feedback.sum()))
+        if len(seen) > 3:
+            raise RuntimeError("out of scratch")
+        return naive_autograd(asked)
+
+    row = asked_of([], more={"fails": fails})["fails"]
+    assert row.said == "of draw 3: does not run: RuntimeError: out of scratch"
+    assert row.over_naive is not None and row.over_naive.most == pytest.approx(1.0)
+
+
 def test_a_package_that_is_not_there_is_a_row(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     rows = asked_of(["TorchOpt", "higher", "bergson"], tuned="weights")

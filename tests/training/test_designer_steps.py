@@ -90,6 +90,7 @@ def test_matched_domains_are_repeated():
     ("options", "said"),
     [
         ({"value": "cosine"}, "--designer-steps .*dot or deflated"),
+        ({"value": "deflated", "mean_batches": 2}, "--designer-steps .*without --mean-batches"),
         ({"estimator": "unrolled"}, "--designer-steps .*dot or deflated"),
         ({"modality": "vision"}, "--designer-steps .*text"),
         ({"arms": ("baseline",)}, "--designer-steps .*designer"),

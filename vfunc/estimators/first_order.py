@@ -39,7 +39,7 @@ from vfunc.typecheck import typed
 Value = Literal["dot", "cosine", "preconditioned", "deflated", "deflated_preconditioned"]
 DEFLATED = ("deflated", "deflated_preconditioned")
 REPEATED = ("dot", "deflated")
-"""Those whose direction w is the same whatever the designer makes."""
+"""Those whose direction w is the same whatever the designer makes, without `mean_batches`."""
 
 _TAKES_MEANS = Need(
     lambda options: options["value"] in DEFLATED, f"it is for --value {' or '.join(DEFLATED)}"
@@ -124,7 +124,7 @@ class FirstOrder:
     @property
     def repeats(self) -> bool:
         """Whether its estimates say what they are at another phi (`ValueEstimate.again`)."""
-        return self.value in REPEATED
+        return self.value in REPEATED and not self.mean_batches
 
     @property
     def running_means(self) -> int:
@@ -182,7 +182,7 @@ class FirstOrder:
         value = pulled.inner if rule.eta else torch.zeros_like(pulled.inner)
         spent = _gradients(1 + (batches.count if batches else 0))
         return pulled.estimate(
-            value, rule.unit, notes, spent=spent, objective=pulled.inner, repeats=True
+            value, rule.unit, notes, spent=spent, objective=pulled.inner, repeats=self.repeats
         )
 
     def _cosine(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from vfunc.errors import UserError
+from vfunc.integrations.value_options import ValueOptions
 from vfunc.storage.sealed import seal_holds, write_sealed
-from vfunc.training.arm_run import ArmRun, StepOptions
+from vfunc.training.arm_run import ArmRun
 from vfunc.training.checkpoint import write_atomically
 from vfunc.training.files.sound_state import checked_counters
 from vfunc.training.state import HeldFeedback, HeldMean, RunningMeans
@@ -20,11 +21,12 @@ STATE = "value_state.pt"
 DESIGNER = "designer.safetensors"
 
 
-def save_value_state(run: ArmRun, folder: Path) -> None:
+def save_value_state(run: ArmRun, value: ValueOptions, folder: Path) -> None:
     """Write what resuming needs beside the trainer's own files: the learner is among those.
 
     Args:
         run: the arm.
+        value: its options, told where it is resumed with others.
         folder: the checkpoint.
 
     Raises:
@@ -34,7 +36,7 @@ def save_value_state(run: ArmRun, folder: Path) -> None:
     assert state.designer is not None
     optimizer = state.designer_optimizer
     content = {
-        "options": _told(run.options),
+        "options": _told(run, value),
         "designer": state.designer.state_dict(),
         "designer_optimizer": None if optimizer is None else optimizer.state_dict(),
         "counters": asdict(state.counters),
@@ -48,13 +50,14 @@ def save_value_state(run: ArmRun, folder: Path) -> None:
     )
 
 
-def load_value_state(run: ArmRun, folder: Path) -> None:
+def load_value_state(run: ArmRun, value: ValueOptions, folder: Path) -> None:
     """Put the designer's side where a checkpoint left it.
 
     Warns of options that are not those of the checkpoint, as the trainer does of its own.
 
     Args:
         run: an arm built from the same options; its state is changed in place.
+        value: the options.
         folder: the checkpoint.
 
     Raises:
@@ -89,7 +92,7 @@ def load_value_state(run: ArmRun, folder: Path) -> None:
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} does not fit this training: {reason}") from error
-    now, then = _told(run.options), content.get("options", {})
+    now, then = _told(run, value), content.get("options", {})
     other = [f"{name} {then[name]} is {x} now" for name, x in now.items() if then.get(name, x) != x]
     if other:
         warnings.warn(
@@ -97,6 +100,8 @@ def load_value_state(run: ArmRun, folder: Path) -> None:
         )
 
 
-def _told(options: StepOptions) -> dict[str, str]:
-    """How a step is taken, in words that a checkpoint keeps."""
-    return {field.name: repr(getattr(options, field.name)) for field in fields(options)}
+def _told(run: ArmRun, value: ValueOptions) -> dict[str, str]:
+    """The options, and those of the trainer that estimates take, in words for a checkpoint."""
+    own = {field.name: repr(getattr(value, field.name)) for field in fields(value)}
+    loop = {name: repr(getattr(run.options, name)) for name in ("accumulate", "clip", "seed")}
+    return own | loop

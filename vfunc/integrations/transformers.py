@@ -171,7 +171,7 @@ class ValueTrainerMixin(_Trainer):
             processes,
         )
         if self._resumed is not None:
-            load_value_state(run, Path(self._resumed))
+            load_value_state(run, self.value, Path(self._resumed))
         processes.require_same("the designer", self.designer.state_dict())
         return run
 
@@ -254,7 +254,7 @@ class ValueTrainerMixin(_Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save and self._run is not None:
-            save_value_state(self._run, Path(output_dir))
+            save_value_state(self._run, self.value, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

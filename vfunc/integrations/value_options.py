@@ -109,6 +109,12 @@ class ValueOptions:
                 f"{type(self.estimator).__name__} asks for L_down elsewhere; leave it out (a "
                 "feedback_bank alone works)"
             )
+        if self.designer_steps > 1 and getattr(self.estimator, "repeats", False) is not True:
+            raise UserError(
+                f"designer_steps={self.designer_steps} goes on from one estimate to what it is at "
+                f"the next designers, and {self.estimator!r} does not say that: it is for "
+                "FirstOrder's dot and deflated, without mean_batches"
+            )
         means = getattr(self.estimator, "running_means", 0)
         if not means:
             for name in ("mean_bank", "mean_decays"):

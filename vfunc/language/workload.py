@@ -483,7 +483,8 @@ class LanguageWorkload:
         if self.processes.alone:
             if not bool(predict.any()):  # a text's answer may be cut off
                 return {}
-            kept = held if bool(batch.wrong.any()) else {k: held[k] for k in ("gate", "moved")}
+            known = bool((predict & batch.wrong).any())
+            kept = held if known else {k: held[k] for k in ("gate", "moved")}
             means = {n: float(x[where].mean()) for n, (x, where) in kept.items() if where.any()}
             return means | {"moved": float(1 - q[..., 0][predict].mean())}
         parts = [(float(x[where].sum()), int(where.sum())) for x, where in held.values()]

@@ -175,7 +175,13 @@ def peer_costs(
             for dtype in (torch.float32, torch.float64)
         )
         exact = naive_autograd(wide)
-        errors.append({name: _error(_quietly(peer, again), exact) for name, peer in ran.items()})
+        errors.append({})
+        for name, peer in ran.items():
+            found = _counted(peer, again, first)
+            if isinstance(found, _Run):
+                errors[-1][name] = _error(found.grad, exact)
+            else:
+                failed[name] = f"of draw {seed + 1}: {found}"
     theta = sum(x.numel() * x.element_size() for x in asked.theta.values())
     rows = []
     for name in peers:
@@ -183,9 +189,11 @@ def peer_costs(
         if name in runs:
             run = runs[name]
             error = errors[0][name]
-            over = [one[name] / one[NAIVE] for one in errors]
-            right = all(ratio <= WRONG for ratio in over)  # NaN is wrong, too
-            worst = max((one[name] for one in errors), key=lambda x: (math.isnan(x), x))
+            there = [one for one in errors if name in one]
+            over = [one[name] / one[NAIVE] for one in there]
+            if not all(ratio <= WRONG for ratio in over):  # NaN is wrong, too
+                worst = max((one[name] for one in there), key=lambda x: (math.isnan(x), x))
+                failed[name] = f"wrong: its error is {worst:.2g} of the gradient"
             row = replace(
                 row,
                 time=Spread.of(times[name]) if repeats else None,
@@ -194,7 +202,7 @@ def peer_costs(
                 flops=run.flops / naive.flops,
                 error=error,
                 over_naive=Spread.of(over),
-                said="" if right else f"wrong: its error is {worst:.2g} of the gradient",
+                said=failed.get(name, ""),
             )
         rows.append(row)
     return rows
@@ -215,13 +223,6 @@ def _counted(peer: Peer, asked: Lookahead, first: Lookahead) -> _Run | str:
     except Exception as error:  # whatever it is that a package of others does
         return f"does not run: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
     return _Run(trees.detach(grad), flops.total, peak.peak)
-
-
-def _quietly(peer: Peer, asked: Lookahead) -> Params:
-    """A peer's gradient, without other packages' own warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return trees.detach(peer(asked))
 
 
 def _often(steps: int, repeats: int) -> int:

@@ -69,7 +69,8 @@ def micro_batch(run: ArmRun) -> MicroBatch:
         What happened.
 
     Raises:
-        NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped.
+        NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped, but for
+            finite designer steps of the same update (`designer_steps`).
     """
     taken = task_loss(run)
     (taken.loss / run.options.accumulate).backward()
@@ -94,7 +95,8 @@ def task_loss(run: ArmRun) -> TaskLoss:
         The loss, and what happened.
 
     Raises:
-        NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped.
+        NonFiniteError: a loss, value or gradient is not finite; nothing has been stepped, but for
+            finite designer steps of the same update (`designer_steps`).
     """
     arm, state, workload, options = run.arm, run.state, run.workload, run.options
     at = state.counters
@@ -143,7 +145,8 @@ def warm_up(run: ArmRun) -> Iterator[ValueEstimate]:
         Each update's estimate.
 
     Raises:
-        NonFiniteError: a value or gradient is not finite; that update has not been made.
+        NonFiniteError: a value or gradient is not finite; that update has not been made, but for
+            its steps that were finite (`designer_steps`).
     """
     state, workload, options = run.state, run.workload, run.options
     begin, every = state.counters.micro_batch, options.accumulate

@@ -54,7 +54,7 @@ class Options:
     """Share of a test example's n-grams in a stretch from which on the text goes."""
     min_words: int = 10
     """Words below which a test example is not looked for."""
-    permutations: int = 128
+    permutations: int = 192
     """Hashes of a MinHash."""
     seed: int = 1
     """Seed of the hashes."""
@@ -87,7 +87,6 @@ def _carried_out(options: Options) -> str:
         options.permutations,
         options.seed,
     )
-    measures.require_found()
     asked = Asked(
         options.stream,
         options.against,

@@ -17,14 +17,24 @@ from typing import Any
 
 from vfunc.errors import UserError
 from vfunc.extras import needs
-from vfunc.language.decontamination.word_grams import Gram, grams_of, windows, words_of
+from vfunc.language.decontamination.word_grams import (
+    Gram,
+    grams_of,
+    window_length,
+    windows,
+    words_of,
+)
 
+SMALLEST = 4
+"""n-grams that the shortest questions are looked for in."""
 GROWTH = 1.5
 """Ratio of the lengths of two sizes of questions."""
 ROWS = 2
 """Hashes of a band: few, so that half of a question is a candidate all but surely."""
 MISSED = 0.01
 """Chance that a stretch which is just alike enough is no candidate, at most."""
+MOST = 100_000
+"""Hashes of a MinHash that a user may be told to take."""
 
 
 @dataclass(frozen=True)
@@ -44,34 +54,37 @@ class Measures:
     jaccard: float = 0.5
     containment: float = 0.6
     least_words: int = 10
-    permutations: int = 128
+    permutations: int = 192
     seed: int = 1
 
-    @property
-    def least_alike(self) -> float:
-        """Jaccard similarity of the least similar window that counts.
-
-        A window has up to `GROWTH` times a question's n-grams, which lowers the similarity of one
-        that contains a share of them.
-        """
-        contained = self.containment / (1 + GROWTH - self.containment)
-        return min(self.jaccard, contained)
-
-    def require_found(self) -> None:
+    def require_found(self, longest: float) -> None:
         """Check that what counts is all but surely among the candidates.
 
-        Two sets of similarity J share a band of `ROWS` hashes with a chance of J^ROWS.
+        Two sets of similarity J share a band of `ROWS` hashes with a chance of J^ROWS (Broder
+        1997). A window that contains a share c of a question, and has r times its n-grams, is of
+        similarity c / (1 + r - c).
+
+        Args:
+            longest: n-grams of a window over those of the question that it is looked at for, at
+                most.
 
         Raises:
             UserError: too few hashes for that.
         """
-        missed = 1 - self.least_alike**ROWS
-        bands = self.permutations // ROWS
-        if missed**bands <= MISSED:
+        contained = self.containment / (1 + longest - self.containment)
+        least_alike = min(self.jaccard, contained)
+        of_a_band = math.log1p(-(least_alike**ROWS))  # log of the chance that it differs
+        missed = math.exp(self.permutations // ROWS * of_a_band)
+        if missed <= MISSED:
             return
-        needed = ROWS * math.ceil(math.log(MISSED) / math.log(missed))
+        needed = ROWS * math.ceil(math.log(MISSED) / of_a_band) if of_a_band else math.inf
+        if needed > MOST:
+            raise UserError(
+                f"--jaccard {self.jaccard:g} and --containment {self.containment:g} ask for "
+                "stretches that hashes do not tell from others: give higher ones"
+            )
         raise UserError(
-            f"--permutations {self.permutations} would miss {missed**bands:.0%} of the stretches "
+            f"--permutations {self.permutations} would miss {missed:.0%} of the stretches "
             f"that are only just alike enough: give {needed} or more, or a higher --jaccard and "
             "--containment"
         )
@@ -128,6 +141,8 @@ class Questions:
                 f"all {len(texts)} examples of --against have fewer than {least} words; lower "
                 "--min-words and --ngram"
             )
+        counts = {max(len(grams), SMALLEST) for grams in self._grams.values()}
+        measures.require_found(max(window_length(_size(n)) / n for n in counts))
         self._every = frozenset().union(*self._grams.values())
         bands = (measures.permutations // ROWS, ROWS)
         self._sizes: dict[int, Any] = {}
@@ -173,7 +188,7 @@ class Questions:
 
 def _size(count: int) -> int:
     """The length of windows that questions of so many n-grams are looked for in."""
-    size = 4.0
+    size = float(SMALLEST)
     while size < count:
         size *= GROWTH
     return int(size)

@@ -24,9 +24,18 @@ def grams_of(words: Sequence[str], n: int) -> list[Gram]:
     return [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
 
 
+def window_length(length: int) -> int:
+    """Grams of a window in which any `length` may lie, see `windows`."""
+    return length + _stride(length)
+
+
+def _stride(length: int) -> int:
+    return max(length // 2, 1)
+
+
 def windows(count: int, length: int) -> Iterator[tuple[int, int]]:
     """Half-open stretches of so many grams that overlap: any `length` lie whole in one of them."""
-    stride = max(length // 2, 1)
+    stride = _stride(length)
     for start in range(0, max(count - length, 0) + stride, stride):
         yield start, min(start + length + stride, count)
         if start + length + stride >= count:

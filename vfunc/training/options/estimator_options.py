@@ -56,7 +56,7 @@ def _repeats(options: Options) -> bool:
     """Whether the estimator's objective is the same linear function of the task at every phi."""
     chosen = find_estimator(options["estimator"])
     if chosen is FirstOrder:
-        return options["value"] in REPEATED
+        return options["value"] in REPEATED and not options["mean_batches"]
     return getattr(chosen, "repeats", False) is True
 
 
@@ -142,7 +142,7 @@ class EstimatorOptions:
             Need(
                 _repeats,
                 f"it is for first_order --value {' or '.join(REPEATED)}, whose direction is the "
-                "same whatever the designer makes",
+                "same whatever the designer makes (without --mean-batches)",
             ),
         ),
     )
