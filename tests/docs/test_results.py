@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -55,8 +56,32 @@ def test_a_table_is_that_of_its_figures(folder):
     runs = by_estimator(found, "vpretraining") if by_name else [one.seed_run for one in found]
     arms = compare_over_seeds(runs, measures)
     made = figures(markdown(comparison_table(arms, measures, primary, primary=True)), "")
-    if not by_name:
-        made["dot"] = made.pop("vpretraining")
+    if not by_name:  # a table names its value
+        made[found[0].content["config"].get("value") or "dot"] = made.pop("vpretraining")
     section = re.split(r"\n#+ ", text[: command.start()])[-1]
     told = figures(section, folder.name)
     assert {n: x for n, x in told.items() if n != "start"} == made
+
+
+def test_the_table_of_feedback_sizes_is_that_of_its_figures():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    with (ROOT / "experiments/results/feedback_size_random_slips.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    section = text.split("\n## How little feedback is enough")[1].split("\n## ")[0]
+    loss, accuracy = section.split("### The same: Pass@1")
+    for part, metric, told in ((loss, "loss", "{:.4f}"), (accuracy, "pass_at_1", "{:.1f}")):
+        table = [cells(line) for line in part.splitlines() if line.startswith("| ")]
+        sizes, arms = [size.replace(",", "") for size in table[0][1:]], table[1:]
+        names = {"V-pretraining, `cosine`": "vpretraining", "`mixing`, a quarter": "mixing",
+                 "baseline, without any": "baseline", "`sft`": "sft",
+                 "`known_wrong`, told the mistakes": "known_wrong"}  # fmt: skip
+        assert {row[0] for row in arms} == names.keys()
+        unit = 1 if metric == "loss" else 100
+        for name, *figures_of in arms:
+            for size, figure in zip(sizes, figures_of, strict=True):
+                (row,) = (
+                    r for r in rows
+                    if (r["feedback_size"], r["arm"], r["metric"]) == (size, names[name], metric)
+                )  # fmt: skip
+                mean, low = float(row["mean"]) * unit, float(row["low"]) * unit
+                assert figure == f"{told.format(mean)} ± {told.format(mean - low)}"
