@@ -137,7 +137,9 @@ def test_the_field_has_the_needs_of_where_it_stands(edit, edited, given, said):
 
 def test_another_estimator_has_no_such_field(edited):
     edit_estimator(edited)
-    with pytest.raises(UserError, match="'implicit' does not use --sharpness"):
+    with pytest.raises(
+        UserError, match="--sharpness does nothing here: the estimator 'implicit' does not"
+    ):
         resolve({"estimator": "implicit", "sharpness": 0.5})
 
 

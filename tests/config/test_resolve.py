@@ -12,6 +12,7 @@ from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, make_estimator
 from vfunc.language.data.streams import PRESETS, StreamSpec
+from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER
 from vfunc.training.budget import Budget
 from vfunc.training.build.configuration import (
     COMMAND,
@@ -21,6 +22,7 @@ from vfunc.training.build.configuration import (
     resolve,
     to_toml,
 )
+from vfunc.training.run_command_line import PRESETS as PRESET_FILES
 from vfunc.vision.options import LABELS
 
 FILES = {"stream": "a.jsonl", "feedback": "b.jsonl", "eval": "c.jsonl"}
@@ -186,6 +188,27 @@ def test_what_a_later_layer_makes_useless_gives_way_to_it():
     assert config == resolve({"lr": 1.0, "optimizer": "sgd"} | FILES)
 
 
+def test_g_down_held_by_a_file_gives_way_to_an_estimator_that_asks_for_its_own():
+    file = Layer({"feedback_every": 2, "feedback_bank": 64}, "f.toml")
+    config = resolve(file, {"estimator": "implicit"})
+    assert config == resolve({"feedback_bank": 64, "estimator": "implicit"})
+    assert resolve(file, {}).options["feedback_every"] == 2
+
+
+def test_a_contradiction_says_which_of_its_options_nobody_typed():
+    file = Layer({"feedback_bank": 8, "feedback_batch_size": 4}, "f.toml")
+    with pytest.raises(UserError, match=r"\(--feedback-bank from f\.toml; another value on the"):
+        resolve(file, {"feedback_batch_size": 16})
+    with pytest.raises(UserError, match="lower that$"):
+        resolve({"feedback_bank": 8, "feedback_batch_size": 16})
+
+
+@pytest.mark.parametrize("name", ESTIMATORS_ON_OFFER)
+def test_every_preset_takes_every_estimator(name):
+    for preset in sorted(PRESET_FILES.rglob("*.toml")):
+        resolve(read_toml(preset), ESTIMATORS_ON_OFFER[name])
+
+
 def test_what_is_useless_in_its_own_layer_is_refused_with_its_place():
     with pytest.raises(UserError, match=r"f\.toml: momentum does nothing here"):
         resolve(Layer({"momentum": 0.5}, "f.toml"), {"seed": 1})
@@ -215,12 +238,16 @@ def test_only_the_estimators_own_options_that_were_given_reach_it(given):
             assert config.options[name] == own.get(name) == written.get(name)
 
 
-def test_an_option_of_another_estimator_is_refused_wherever_it_was_given():
-    said = "'first_order' does not use --damping, --truncate; it takes --value, --engine"
+def test_an_option_of_another_estimator_is_refused_in_its_own_layer_and_gives_way_to_a_later_one():
+    said = "--damping does nothing here: the estimator 'first_order' does not use it; it takes --va"
     with pytest.raises(UserError, match=said):
         resolve({"damping": 1.0, "truncate": 1})
-    with pytest.raises(UserError, match=r"'unrolled' does not use --value; it takes --look"):
-        resolve(Layer({"value": "dot"}, "f.toml"), {"estimator": "unrolled"})
+    with pytest.raises(UserError, match=r"'unrolled' does not use it; it takes --look"):
+        resolve(Layer({"estimator": "unrolled"}, "f.toml"), {"value": "dot"})
+    with pytest.raises(UserError, match=r"f\.toml: value does nothing here"):
+        resolve(Layer({"value": "dot", "estimator": "unrolled"}, "f.toml"), {"estimator": "zero"})
+    file = Layer({"value": "deflated", "mean_bank": 2, "designer_steps": 2}, "f.toml")
+    assert resolve(file, {"estimator": "unrolled"}) == resolve({"estimator": "unrolled"})
     with pytest.raises(UserError, match=r"unknown estimator 'unroled'; did you mean 'unrolled'"):
         resolve({"estimator": "unroled"})
 

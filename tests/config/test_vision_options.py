@@ -271,7 +271,10 @@ SEGMENTED = {"labels": ("segmentation",)}
         ({"labels": ("classification",), "probe_steps": 9}, "--probe-steps .*classification"),
         (SEGMENTED | {"normalise_feedback": True}, "--normalise-feedback .*several --labels"),
         ({"momentum": 0.5}, "--momentum .*--optimizer sgd"),
-        ({"solver": "cg", "nystrom_rank": 4}, "--nystrom-rank .*nystrom"),
+        (
+            {"estimator": "implicit", "solver": "cg", "nystrom_rank": 4},
+            "--nystrom-rank .*nystrom",
+        ),
         # contradictions
         ({"stream": "a"}, "--stream needs labelled pictures beside it; give --feedback DIR"),
         ({"stream": "a", "eval": "b"}, "--stream and --eval needs labelled"),

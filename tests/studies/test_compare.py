@@ -159,7 +159,7 @@ def test_a_preset_can_vary():
         (["value=dot"], ["--value", "dot"], "given and varied as well"),
         (["estimator=first_order,unrolled"], ["--value", "dot"], "^estimator=unrolled: .*--value"),
         (["lr=1e-3,0"], [], "^lr=0: --lr must be above 0"),
-        ([], ["--lookahead-steps", "2"], "does not use --lookahead-steps"),
+        ([], ["--lookahead-steps", "2"], "^--lookahead-steps does nothing here: the estimator"),
         (["learner=a/b,a_b"], [], "the same directory"),
     ],
 )

@@ -220,7 +220,7 @@ def test_help_shows_its_options(capsys):
         ("--estimator own_estimators:Clashing", "field 'seed', which is an option of the run already; "
          "rename the field"),
         ("--estimator own_estimators:Strict", "'own_estimators:Strict' needs --strength"),
-        ("--estimator own_estimators:Scaled --damping 1", "does not use --damping; it takes --strength, "
+        ("--estimator own_estimators:Scaled --damping 1", "--damping does nothing here: .* it takes --strength, "
          "--kind, --label, --steps"),
         ("--estimator own_estimators:Missing", "own_estimators has no 'Missing'"),
         ("--estimator own_nowhere:Scaled --strength 1", "cannot be imported"),
@@ -229,15 +229,19 @@ def test_help_shows_its_options(capsys):
         ("--estimator own_estimators:Raises --how key", "'own_estimators:Raises': KeyError: 'n'"),
         ("--estimator own_estimators:RaisesOrdinary", "'own_estimators:RaisesOrdinary': n must be even"),
         ("--estimator own_estimators:raises_in_a_function", "raises_in_a_function': n must be even"),
-        ("--config kept.toml --estimator first_order", "'first_order' does not use --strength; it takes"),
     ],
 )  # fmt: skip
 def test_a_mistake_about_its_options_is_one_line(command, capsys, tmp_path, line, said):
     (tmp_path / "mine.toml").write_text('estimator = "own_estimators:Scaled"\nstrength = "much"\n')
-    (tmp_path / "kept.toml").write_text('estimator = "own_estimators:Scaled"\nstrength = 0.2\n')
     assert command(*line.split(), small_data=False) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(said, lines[0]), lines
+
+
+def test_its_options_in_a_file_give_way_to_another_estimator(tmp_path):
+    (tmp_path / "kept.toml").write_text('estimator = "own_estimators:Scaled"\nstrength = 0.2\n')
+    config = parse(["--config", str(tmp_path / "kept.toml"), "--estimator", "first_order"])
+    assert config.estimator == parse([]).estimator
 
 
 def test_it_can_be_varied_beside_others(tmp_path):
@@ -248,7 +252,10 @@ def test_it_can_be_varied_beside_others(tmp_path):
     assert [one.config.estimator.estimator.strength for one in planned] == [0.2, 0.4]
 
 
-FOREIGN = "the estimator 'first_order' does not use --strength; it takes --value, --engine"
+FOREIGN = (
+    "--strength does nothing here: the estimator 'first_order' does not use it; it takes --value, "
+    "--engine"
+)
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,10 @@ BAD = [
     ({"estimator": "first_ordr"}, "unknown estimator 'first_ordr'.*implicit"),
     ({"estimator": "no.such:Thing"}, "cannot be imported"),
     ({"estimator": "unrolled", "lookahead_steps": 2, "engine": "linear"}, "--engine linear"),
-    ({"estimator": "zero", "engine": "reverse"}, "does not use --engine"),
+    (
+        {"estimator": "zero", "engine": "reverse"},
+        "--engine does nothing here: the estimator 'zero' does not use it",
+    ),
     ({"align": "last:99"}, "N from 1 to .*blocks"),
     ({"align": "re:nothing_like_it"}, "selects no trainable parameter; the learner has .* blocks"),
     ({"top_k": 10**6}, "--top-k 1000000 does not fit the learner's vocabulary of"),

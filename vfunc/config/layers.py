@@ -7,7 +7,9 @@ combination is refused even if it repeats a default. Only where a later layer ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,3 +62,34 @@ def without_useless(
             raise UserError(f"{where} does nothing here: {reason}")
         del given[name]
     return given
+
+
+@contextlib.contextmanager
+def origins_told(layers: Sequence[Layer]) -> Iterator[None]:
+    """While options are held against each other: say of those that a file gave where they stand.
+
+    A message names options by their flags, also those that nobody typed: a preset's.
+
+    Args:
+        layers: from the weakest to the strongest.
+
+    Raises:
+        UserError: what was refused, and which of the options in it a file gave.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}{_placed(str(error), layers)}") from None
+
+
+def _placed(message: str, layers: Sequence[Layer]) -> str:
+    """Which options of a message were given by which files."""
+    told: dict[str, list[str]] = {}
+    for spelled in dict.fromkeys(re.findall(r"--[a-z][a-z0-9-]*", message)):
+        name = spelled[2:].replace("-", "_")
+        origins = [layer.origin for layer in layers if name in layer.given]
+        if origins and origins[-1] != COMMAND_LINE:
+            told.setdefault(origins[-1], []).append(spelled)
+    said = (f"{' and '.join(flags)} from {origin}" for origin, flags in told.items())
+    found = "; ".join(said)
+    return f" ({found}; another value on the command line wins)" if found else ""

@@ -17,13 +17,12 @@ from vfunc.config.build import arguments
 from vfunc.config.declared import Options
 from vfunc.config.fields import fields_of
 from vfunc.config.known import Catalogue, flag, known_options
-from vfunc.config.layers import COMMAND_LINE, Layer, merged, named, without_useless
+from vfunc.config.layers import COMMAND_LINE, Layer, merged, named, origins_told, without_useless
 from vfunc.config.resolved import ResolvedOptions
 from vfunc.config.toml import as_toml
 from vfunc.config.values import checked_value, nearest
 from vfunc.errors import UserError
 from vfunc.estimators import ESTIMATORS, Estimator, find_estimator, option_names
-from vfunc.estimators.estimator import require_options
 from vfunc.extras import MissingExtraError
 from vfunc.training.options.command_options import CommandOptions
 from vfunc.training.options.estimator_options import check_feedback
@@ -112,12 +111,10 @@ def resolve(*layers: Layer | Mapping[str, Any], estimators: Sequence[str] = ()) 
     checked = [_checked(layer, everything, known) for layer in placed]
     given = without_useless(checked, lambda some: _useless(some, known))
     modality = given.get("modality", LANGUAGE)
-    catalogue = catalogue_of(modality, known)
-    resolved = ResolvedOptions(catalogue, given)
-    _check_combination(resolved)
-    takes = [n for n in option_names(find_estimator(resolved["estimator"])) if n in catalogue]
-    require_options(resolved["estimator"], [n for n in given if catalogue[n].opened], takes)
-    return _config(ResolvedOptions(catalogue_of(modality, own), given))
+    resolved = ResolvedOptions(catalogue_of(modality, known), given)
+    with origins_told(checked):
+        _check_combination(resolved)
+        return _config(ResolvedOptions(catalogue_of(modality, own), given))
 
 
 def given_options(config: RunConfig) -> dict[str, Any]:
@@ -179,9 +176,22 @@ def _useless(given: Options, estimators: tuple[str, ...]) -> dict[str, str]:
     catalogue = catalogue_of(modality, estimators)
     here = {name: value for name, value in given.items() if name in catalogue}
     foreign = {n: f"it is for --modality {_other(modality)}" for n in given if n not in catalogue}
-    useless = ResolvedOptions(catalogue, here).useless()
+    resolved = ResolvedOptions(catalogue, here)
+    useless = _another_estimators(resolved) | resolved.useless()
     # in the order in which they were given, so that the first mistake is told first
     return {n: (foreign | useless)[n] for n in given if n in foreign or n in useless}
+
+
+def _another_estimators(resolved: ResolvedOptions) -> dict[str, str]:
+    """Given options that the chosen estimator does not have, and which it has."""
+    name = resolved["estimator"]
+    takes = [n for n in option_names(find_estimator(name)) if n in resolved.catalogue]
+    reason = (
+        f"the estimator {name!r} does not use it; it takes "
+        f"{', '.join(map(flag, takes)) or 'no options'}"
+    )
+    given = (n for n in resolved.given if resolved.catalogue[n].opened)
+    return dict.fromkeys((n for n in given if n not in takes), reason)
 
 
 def _checked(layer: Layer, everything: Options, estimators: tuple[str, ...]) -> Layer:

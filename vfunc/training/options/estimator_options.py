@@ -32,6 +32,10 @@ def _holds_g_down(options: Options) -> bool:
     return getattr(find_estimator(options["estimator"]), "g_down_alone", False)
 
 
+def _may_hold(options: Options) -> bool:
+    return (options["feedback_every"] or 1) == 1 or _holds_g_down(options)
+
+
 def _all_feedback(options: Options) -> int | None:
     count = options["feedback_size"]
     return count if count >= options["feedback_batch_size"] else None
@@ -118,7 +122,16 @@ class EstimatorOptions:
             None,
         ),
         least=1,
-        needs=(DESIGNED, TRAINED),
+        needs=(
+            DESIGNED,
+            TRAINED,
+            Need(
+                _may_hold,
+                "a held g_down is of an earlier learner, for estimators that ask for no other: "
+                "first_order, random, zero, and one's own that says `g_down_alone`; a "
+                "--feedback-bank alone works",
+            ),
+        ),
     )
     mean_bank: int | None = option(
         "Micro-batches of the stream, the present one first, whose mean gradient as the text they "
@@ -206,7 +219,7 @@ def usual_decays(count: int) -> tuple[float, ...]:
 
 
 def check_feedback(options: Options) -> None:
-    """Refuse a bank that is less than a batch, and g_down held for an estimator that asks for more.
+    """Refuse a bank that is less than a batch.
 
     Args:
         options: all of them.
@@ -214,22 +227,9 @@ def check_feedback(options: Options) -> None:
     Raises:
         UserError: what does not fit, and why.
     """
-    bank, part, every = (options[f"feedback_{name}"] for name in ("bank", "batch_size", "every"))
+    bank, part = options["feedback_bank"], options["feedback_batch_size"]
     if bank is not None and bank < part:
         raise UserError(
             f"--feedback-bank {bank} is below the --feedback-batch-size {part} that it is computed "
             "in parts of; lower that"
         )
-    name = options["estimator"]
-    if (every or 1) > 1 and not getattr(find_estimator(name), "g_down_alone", False):
-        where = _ASKS_ELSEWHERE.get(name, "says nothing of what it asks (`g_down_alone`)")
-        raise UserError(
-            f"--feedback-every {every} holds g_down of an earlier learner, and {name} {where}; "
-            "leave it out (a --feedback-bank alone works)"
-        )
-
-
-_ASKS_ELSEWHERE = {
-    "unrolled": "takes the gradient of L_down at the end of its lookahead",
-    "implicit": "takes the gradient of L_down at the optimum of its proximal problem",
-}
