@@ -199,7 +199,7 @@ def test_a_contradiction_says_which_of_its_options_nobody_typed():
     file = Layer({"feedback_bank": 8, "feedback_batch_size": 4}, "f.toml")
     with pytest.raises(UserError, match=r"\(--feedback-bank from f\.toml; another value on the"):
         resolve(file, {"feedback_batch_size": 16})
-    with pytest.raises(UserError, match="lower that$"):
+    with pytest.raises(UserError, match=r"lower that$"):
         resolve({"feedback_bank": 8, "feedback_batch_size": 16})
 
 

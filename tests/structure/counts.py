@@ -51,7 +51,7 @@ def type_findings() -> str:
 def main() -> None:
     """Print the counts."""
     mechanism = [path for path in FILES if path.parent.name == "config"]
-    groups = [path for path in FILES if path.name == "options.py"]
+    groups = [path for path in FILES if path.name.endswith("options.py")]
     folders = Counter(path.parent.relative_to(ROOT).as_posix() for path in FILES)
     largest = ", ".join(f"{name} {count}" for name, count in folders.most_common(3))
     names = Counter(path.name for path in FILES)
