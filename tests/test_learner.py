@@ -174,6 +174,39 @@ def test_tied_weights_move_together(qwen2):
     torch.testing.assert_close(h.logits, logits)
 
 
+class Twice(nn.Module):
+    """One module registered under three names, a norm with buffers among them, and a tied weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Linear(4, 4)
+        self.encoder = nn.Sequential(self.shared, nn.Tanh(), nn.BatchNorm1d(4))
+        self.stack = nn.ModuleList([self.encoder[2], self.shared])
+        self.head = nn.Linear(4, 4, bias=False)
+        self.head.weight = self.shared.weight
+
+    def forward(self, x):
+        return self.head(self.encoder(x) + self.stack[1](x))
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_module_that_is_registered_twice_keeps_its_own_parameters():
+    """Torch's tying would leave what it was called with in the live module (torch 2.14)."""
+    module = cases.seeded(Twice, 0).eval()
+    learner = vfunc.functional(module)
+    before = {n: id(x) for n, x in [*module.named_parameters(), *module.named_buffers()]}
+    x = measures.normal(measures.generator(0), 3, 4)
+    out = module(x)
+    theta = {n: 2 * p for n, p in learner.theta.items()}
+    moved = learner(theta, x)
+    assert {n: id(x) for n, x in [*module.named_parameters(), *module.named_buffers()]} == before
+    assert torch.equal(module(x), out)
+    with torch.no_grad():
+        for name, p in learner.live.items():
+            p.copy_(theta[name])
+    assert torch.equal(module(x), moved)
+
+
 def test_mode_puts_every_module_back_in_its_own():
     module = cases.NormedNetwork().train()
     module.blocks[0].eval()

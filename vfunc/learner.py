@@ -74,8 +74,11 @@ class FunctionalLearner:
         frozen |= {name: frozen[name].clone() for name in held.rescaled if name in frozen}
         # copies: batch norm in train mode writes its running statistics
         buffers = {name: b.clone() for name, b in held.buffers.items()}
+        values = frozen | buffers | theta
+        # torch's own tying puts a module's tensors back wrongly where it has the module twice
+        placed = {slot: values[name] for slot, name in held.slots.items()}
         with without_recomputation(held.modules):
-            return functional_call(self.module, frozen | buffers | theta, args, kwargs)
+            return functional_call(self.module, placed, args, kwargs, tie_weights=False)
 
     def _require_own(self, theta: Params, own: Mapping[str, nn.Parameter]) -> None:
         """Check that theta stands for the parameters in S: what is missing would be held constant.
@@ -104,6 +107,8 @@ class _Held:
         modules: itself, and all that are in it.
         parameters: as `named_parameters()` gives them.
         buffers: as `named_buffers()` gives them.
+        slots: each place of a module that holds one of them, and the name above that it goes by:
+            tied ones have several, a module that is registered twice has its places once.
         rescaled: names of weights that their own forward writes to: those of embeddings with a
             `max_norm`.
     """
@@ -112,20 +117,27 @@ class _Held:
         self.modules: list[nn.Module] = []
         self.parameters: dict[str, nn.Parameter] = {}
         self.buffers: dict[str, Tensor] = {}
+        self.slots: dict[str, str] = {}
         self.rescaled: list[str] = []
-        seen: set[int] = set()
+        seen: dict[int, str] = {}
         for path, part in module.named_modules():
             self.modules.append(part)
             before = f"{path}." if path else ""
             # tied ones count once
             for name, p in part._parameters.items():
-                if p is not None and id(p) not in seen:
-                    seen.add(id(p))
-                    self.parameters[before + name] = p
+                if p is not None:
+                    slot = before + name
+                    if id(p) not in seen:
+                        seen[id(p)] = slot
+                        self.parameters[slot] = p
+                    self.slots[slot] = seen[id(p)]
             for name, b in part._buffers.items():
-                if b is not None and id(b) not in seen:
-                    seen.add(id(b))
-                    self.buffers[before + name] = b
+                if b is not None:
+                    slot = before + name
+                    if id(b) not in seen:
+                        seen[id(b)] = slot
+                        self.buffers[slot] = b
+                    self.slots[slot] = seen[id(b)]
             # a module is slow to say that it has no such attribute
             known = "max_norm" in vars(part) or hasattr(type(part), "max_norm")
             if known and part.max_norm is not None:
