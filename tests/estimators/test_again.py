@@ -71,6 +71,41 @@ def test_a_direction_that_follows_the_designer_is_not_repeated(name):
     assert NEVER[name](problem, theta, phi).again is None
 
 
+@pytest.mark.parametrize("kept", ["places", "mask"])
+def test_a_task_that_moved_without_a_graph_is_refused(kept):
+    """Places of the best tokens follow phi and carry no graph: what they are worth is another."""
+    made = measures.generator(0)
+    theta = {"W": measures.normal(made, 4, 5)}
+    phi = {"p": measures.normal(made, 4, 5)}
+    x = measures.normal(made, 6, 4)
+
+    def construct(phi, x):
+        scores, places = (x @ phi["p"]).topk(2, 1)
+        entries = {"places": {"i": places}, "mask": {"m": phi["p"].detach().sum(0) > 0}}[kept]
+        return {"x": x, "q": scores.softmax(1), "same": x.new_tensor([0.0, torch.nan])} | entries
+
+    def coefficients(theta, task):
+        logits = (task["x"] @ theta["W"]).log_softmax(1)
+        if kept == "mask":
+            logits = torch.where(task["m"], logits, 0.5 * logits)
+        return -logits.gather(1, task.get("i", torch.zeros(6, 2, dtype=torch.long))) / 6
+
+    problem = vfunc.ValueProblem(
+        construct,
+        lambda theta, task: (coefficients(theta, task) * task["q"]).sum(),
+        lambda theta: (x @ theta["W"]).square().mean(),
+        (x,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+        linear=vfunc.LinearForm("q", coefficients),
+    )
+    first = vfunc.FirstOrder("dot")(problem, theta, phi)
+    near = {"p": phi["p"] * (1 + 1e-9)}  # nothing changes places
+    alike(first.again(near), vfunc.FirstOrder("dot")(problem, theta, near))
+    far = {"p": -phi["p"]}
+    with pytest.raises(vfunc.UserError, match="changed with phi, without a graph to it"):
+        first.again(far)
+
+
 def test_nor_is_an_objective_that_is_not_linear_in_what_is_made():
     problem, theta, phi, _ = situation(0, view=True)
     assert REPEATED["dot"](problem, theta, phi).again is None

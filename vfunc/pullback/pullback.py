@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueEstimate, ValueProblem, construct_task, entry
 from vfunc.pullback.engine import Engine, JointGradient, Passes
 from vfunc.pullback.product import mixed_product
@@ -197,13 +198,33 @@ def _again(
     if linear is None or construction.batch is None or construction.designed != (linear.target,):
         return None
     batch, worth = construction.batch, dict(worth)
+    others = {n: x for n, x in construction.task.items() if n != linear.target}
 
     def again(phi: Params) -> tuple[Scalar, Params]:
         other = construct_task(problem, phi, batch)
+        moved = [n for n, x in others.items() if not _the_same(other.task.get(n), x)]
+        if moved or other.task.keys() != construction.task.keys():
+            raise UserError(
+                f"the task's {', '.join(map(repr, moved)) or 'entries'} changed with phi, without a "
+                "graph to it (places of the best, a mask), and what a unit of "
+                f"{linear.target!r} is worth with them: ask for a new estimate"
+            )
         inner = trees.dot({linear.target: other.task[linear.target]}, worth)
         return problem.processes.total(inner), problem.processes.summed(other.pull(worth))
 
     return again
+
+
+def _the_same(x: Tensor | None, before: Tensor) -> bool:
+    """Whether an entry of a task is what it was; of the same memory nothing is read."""
+    if x is None or x.shape != before.shape or x.dtype != before.dtype:
+        return False
+    if x.data_ptr() == before.data_ptr() and x.stride() == before.stride():
+        return True
+    same = x == before
+    if x.is_floating_point():
+        same |= x.isnan() & before.isnan()
+    return bool(same.all())
 
 
 def differenced(
