@@ -216,7 +216,7 @@ def _mean(estimates: Mapping[str, ValueEstimate], count: int) -> ValueEstimate:
 
 def _no_estimate(problem: ValueProblem, theta: Params, phi: Params) -> ValueEstimate:
     zero = _constant_zero(theta)
-    return ValueEstimate(zero, zero, trees.zeros_like(phi), problem.rule.eta, {})
+    return ValueEstimate(zero, zero, trees.zeros_like(phi), problem.rule.unit, {})
 
 
 def _gradient_norm(loss: FeedbackLoss, theta: Params, processes: Processes) -> float:

@@ -96,3 +96,59 @@ def test_a_cosine_with_a_zero_gradient_says_so(silent):
     which = "g_down" if silent == "feedback_loss" else "g_pre"
     with pytest.raises(vfunc.errors.NonFiniteError, match=rf"undefined: .*\|{which}\| (is )?0\b"):
         vfunc.FirstOrder("cosine")(zero, theta, phi)
+
+
+def of_groups(rates, factor, kind="SGD", steps=0, schedule=True):
+    """A problem whose optimizer has two groups of these base rates, times a factor now."""
+    made = cases.situation("mlp view", 3)
+    live = {n: nn.Parameter(x.clone()) for n, x in made.theta.items()}
+    half = len(live) // 2
+    groups = [list(live.values())[:half], list(live.values())[half:]]
+    given = [{"params": p, "lr": rate} for p, rate in zip(groups, rates, strict=True)]
+    optimizer = getattr(torch.optim, kind)(given)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: factor if k <= steps else 1.0
+    )
+    for _ in range(steps):
+        for p in live.values():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        scheduler.step()
+    for p in live.values():
+        p.grad = None
+    more = {"schedule": scheduler} if schedule else {}
+    rule, state = vfunc.from_optimizer(optimizer, live, **more)
+    theta = {n: made.theta[n].clone() for n in live}
+    return replace(made.problem, rule=rule, state=state), theta, made.phi
+
+
+@pytest.mark.parametrize("schedule", [True, False], ids=["by a scheduler", "by its base alone"])
+@pytest.mark.parametrize("value", ["dot", "preconditioned", "deflated_preconditioned"])
+def test_groups_keep_their_proportion_at_rest(value, schedule):
+    still, small = (
+        vfunc.FirstOrder(value)(*of_groups((1.0, 1e-3), factor, schedule=schedule))
+        for factor in (0.0, 1e-9)
+    )
+    assert float(still.value) == 0.0
+    at_rest, moving = (trees.scale(e.grad, 1 / e.scale) for e in (still, small))
+    assert measures.apart(at_rest, moving) < 1e-6
+
+
+def test_so_does_adafactor_whose_large_steps_are_not_proportional():
+    still, small = (
+        vfunc.FirstOrder("preconditioned")(
+            *of_groups((1.0, 1.0), factor, kind="Adafactor", steps=3)
+        )
+        for factor in (0.0, 1e-9)
+    )
+    at_rest, moving = (trees.scale(e.grad, 1 / e.scale) for e in (still, small))
+    assert measures.apart(at_rest, moving) < 1e-6
+
+
+def test_a_batch_without_a_domain_has_a_scale_at_rest():
+    problem, theta, phi = made_at(0.0)
+    silent = replace(problem, domains={"a": replace(problem, silent=True)})
+    estimate = vfunc.DomainMatched(vfunc.FirstOrder())(silent, theta, phi)
+    live = {n: x.clone().requires_grad_() for n, x in phi.items()}
+    estimate.descend(live)
+    assert estimate.scale > 0

@@ -97,13 +97,15 @@ class Implicit:
         Raises:
             NotConvergedError: the proximal problem or the adjoint was not solved.
             UserError: the problem lacks what `curvature` or the preconditioner needs, or a
-                positive eta where no damping is given; or its loss has a stop-gradient.
+                positive eta where no damping is given; its loss has a stop-gradient; or the
+                optimizer climbs (`maximize`).
         """
         if problem.stop_gradient:
             raise UserError(
                 "implicit solves for a minimum of L_pre, and a loss with a stop-gradient has none: "
                 "its gradient is no function's; take first_order or unrolled"
             )
+        problem.rule.require_descent("implicit")
         damping = _one_over_eta(problem) if self.damping is None else self.damping
         tolerance = self.solver_tolerance or _tolerance(theta)
         construction = construct_task(problem, phi, problem.batches[0])

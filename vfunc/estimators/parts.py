@@ -43,8 +43,9 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
 
     Raises:
         UserError: the problem does not say what the terms of its loss are, or has kernels without
-            a forward mode.
+            a forward mode; or the optimizer climbs.
     """
+    problem.rule.require_descent("value_of_parts")
     _require_parts(problem)
     task = construct_task(problem, phi, problem.batches[0]).task
     _, g_down = feedback_gradient(problem, theta)

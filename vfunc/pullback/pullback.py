@@ -205,8 +205,8 @@ def _again(
         moved = [n for n, x in others.items() if not _the_same(other.task.get(n), x)]
         if moved or other.task.keys() != construction.task.keys():
             raise UserError(
-                f"the task's {', '.join(map(repr, moved)) or 'entries'} changed with phi, without a "
-                "graph to it (places of the best, a mask), and what a unit of "
+                f"the task's {', '.join(map(repr, moved)) or 'entries'} changed with phi, "
+                "without a graph to it (places of the best, a mask), and what a unit of "
                 f"{linear.target!r} is worth with them: ask for a new estimate"
             )
         inner = trees.dot({linear.target: other.task[linear.target]}, worth)

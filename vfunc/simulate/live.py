@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,9 +125,21 @@ def from_optimizer(
         shares,
         later,
         cleared=_cleared(parameters, accumulated),
+        base=_at_base(rules, optimizer.param_groups, read),
         origin=(optimizer, parameters),
     )
     return rule, _state(optimizer, parameters)
+
+
+def _at_base(
+    rules: Mapping[str, Rule], groups: Groups, read: Callable[[Groups], dict[str, Rule]]
+) -> dict[str, Rule] | None:
+    """The rules at the sizes that a scheduler starts from, where all are zero now (a warm-up)."""
+    known = all("initial_lr" in group for group in groups)
+    if not known or any(rule.lr for rule in rules.values()):
+        return None
+    base = read([{**group, "lr": group["initial_lr"]} for group in groups])
+    return base if any(rule.lr for rule in base.values()) else None
 
 
 def _reader(optimizer: torch.optim.Optimizer) -> Reader:

@@ -13,6 +13,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.simulate.clip import Clip
+from vfunc.simulate.optimizers.adafactor import Adafactor
 from vfunc.simulate.optimizers.muon import Muon
 from vfunc.simulate.optimizers.rprop import Rprop
 from vfunc.simulate.optimizers.sgd import SGD
@@ -40,6 +41,8 @@ class UpdateRule:
             nothing has been accumulated yet.
         later: k -> the rules of the k-th step after the next one, where their step sizes follow a
             schedule; None keeps the present ones.
+        base: the rules at the sizes that a schedule starts from, where it has put all of them to
+            zero and its later steps are not known: what `at_unit` is proportional to.
         origin: the live optimizer and the parameters that the rule was read from, for `check_step`.
         cleared: parameters whose `.grad` is zero rather than absent: they are stepped where the
             loss does not reach them, too.
@@ -53,6 +56,7 @@ class UpdateRule:
     windows: tuple[Shares, ...] | None = None
     later: Later | None = field(default=None, compare=False)
     cleared: Mapping[str, Tensor] = field(default_factory=dict)
+    base: Rules | None = field(default=None, compare=False)
     origin: tuple[torch.optim.Optimizer, Mapping[str, Tensor]] | None = field(
         default=None, compare=False
     )
@@ -91,7 +95,12 @@ class UpdateRule:
         return self.rule(name).lr
 
     def sized(self, g: Params) -> Params:
-        """eta g, each parameter with its own group's eta."""
+        """eta g, each parameter with its own group's eta: less of what a plain step takes.
+
+        Raises:
+            UserError: the optimizer climbs (`require_descent`).
+        """
+        self.require_descent("a value by eta g")
         return {name: self.learning_rate(name) * x for name, x in g.items()}
 
     @property
@@ -101,21 +110,62 @@ class UpdateRule:
 
     @property
     def unit(self) -> float:
-        """The step size that a value is measured by: eta, or 1 where eta is zero (a warm-up)."""
-        return self.eta or 1.0
+        """The step size that a value is measured by: eta, or where it is zero (a warm-up) 1.
+
+        Of Adafactor, whose steps are proportional to small sizes alone, a small one.
+        """
+        if self.eta:
+            return self.eta
+        return _SMALL if any(isinstance(rule, Adafactor) for rule in self._each) else 1.0
 
     @property
     def at_unit(self) -> UpdateRule:
-        """The same rule; where eta is zero, with step sizes of 1.
+        """The same rule; where eta is zero, with steps whose largest size is `unit`.
 
         Values are zero there, and what a designer follows, their gradient over `unit`, is that of
-        any small step size: these steps are proportional to it.
+        any small step size: these steps are proportional to it. Parameter groups keep the
+        proportion of the first later step that has a size, or of `base`; where neither is known
+        they are alike.
         """
         if self.eta:
             return self
+        model = self._first_sizes()
         if not isinstance(self.rules, Mapping):
-            return replace(self, rules=_with_lr(self.rules, 1.0))
-        return replace(self, rules={name: _with_lr(r, 1.0) for name, r in self.rules.items()})
+            return replace(self, rules=_with_lr(self.rules, self.unit))
+        sizes = dict.fromkeys(self.rules, 1.0)
+        if isinstance(model, Mapping):
+            largest = max(rule.lr for rule in model.values())
+            sizes = {name: model[name].lr / largest for name in self.rules}
+        rules = {name: _with_lr(r, self.unit * sizes[name]) for name, r in self.rules.items()}
+        return replace(self, rules=rules)
+
+    def _first_sizes(self) -> Rules | None:
+        """The rules of the first later step that has a size, else `base`."""
+        for k in range(1, _FORESEEN + 1) if self.later is not None else ():
+            assert self.later is not None
+            try:
+                rules = self.later(k)
+            except UserError:  # factors of a size that is zero say nothing
+                break
+            if any(r.lr for r in (rules.values() if isinstance(rules, Mapping) else (rules,))):
+                return rules
+        return self.base
+
+    def require_descent(self, what: str) -> None:
+        """Refuse what supposes a learner that goes down L_pre, where its optimizer climbs.
+
+        Args:
+            what: what supposes it, for the message.
+
+        Raises:
+            UserError: a rule has `maximize`.
+        """
+        if any(getattr(rule, "maximize", False) for rule in self._each):
+            raise UserError(
+                f"{what} supposes steps down the gradient, and the optimizer climbs "
+                "(maximize=True): take first_order preconditioned or unrolled, which simulate the "
+                "step, or let the optimizer minimise the negative loss"
+            )
 
     def at(self, k: int) -> UpdateRule:
         """The rule of the k-th step from now: later ones have an empty accumulation window.
@@ -288,6 +338,13 @@ class UpdateRule:
             held = self.accumulated
             g = held | {name: x + held[name] if name in held else x for name, x in g.items()}
         return {**self.cleared, **g} if self.cleared else g
+
+
+_SMALL = 2.0**-20
+"""The unit of a rule that is proportional to small sizes alone; a power of two loses no bit."""
+
+_FORESEEN = 100
+"""Later steps that are looked through for the first with a size."""
 
 
 def _require_unchanged(rule: Rule, seen: Mapping[str, Tensor], versions: list[int]) -> None:
