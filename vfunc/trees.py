@@ -152,6 +152,12 @@ def gradient(output: Scalar, inputs: Params, *, retain_graph: bool = False) -> P
     return filled(reached_gradient(output, inputs, retain_graph=retain_graph), inputs)
 
 
+def gradient_if_reached(output: Scalar, inputs: Params) -> Params | None:
+    """Plain first-order gradient of `output` in `inputs`; None where it depends on none of them."""
+    reached = reached_gradient(output, inputs)
+    return filled(reached, inputs) if reached else None
+
+
 def reached_gradient(output: Scalar, inputs: Params, *, retain_graph: bool = False) -> Params:
     """Plain first-order gradient in those of `inputs` that `output` depends on, by name."""
     if not output.requires_grad or not inputs:

@@ -298,7 +298,8 @@ def test_what_the_problem_lacks_is_refused():
 )
 def test_passes_are_what_was_spent(options, curvature, monkeypatch):
     # looked for once for each piece of code, and not a part of an estimate
-    for look in ("require_no_stop_gradient", "require_custom_derivatives"):
+    looks = ("require_no_stop_gradient", "require_custom_derivatives", "require_tangent")
+    for look in looks:
         monkeypatch.setattr(product, look, lambda *given: None)
     monkeypatch.setattr(GaussNewton, "_require_transposed", lambda self, outputs: None)
     made = cases.situation("mlp", 7)

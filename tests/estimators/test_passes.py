@@ -51,7 +51,7 @@ SEVERAL = [
 @pytest.mark.parametrize(("name", "options"), SEVERAL)
 def test_passes_are_what_was_spent(name, options, case, monkeypatch):
     # looked for once for each piece of code, and not a part of an estimate
-    for look in ("require_no_stop_gradient", "require_custom_derivatives"):
+    for look in ("require_no_stop_gradient", "require_custom_derivatives", "require_tangent"):
         monkeypatch.setattr(product, look, lambda *given: None)
     made = cases.situation(case, 7)
     names = ["reverse", "forward", "finite_difference", "auto"]

@@ -10,7 +10,7 @@ from walk import first_step
 
 # what was reached; a reader's way may get shorter, and should not get longer unnoticed. The last
 # file that came in says what a forward leaves out, at each of a step's forwards
-MOST_FILES, MOST_MOVES = 31, 137
+MOST_FILES, MOST_MOVES = 31, 135
 
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"

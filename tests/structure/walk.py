@@ -27,10 +27,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 ROOT = f"{Path(vfunc.__file__).parent}/"
 CHECKS = {
     f"{ROOT}{name}"
-    for name in ("typecheck.py", "problem/arguments.py", "problem/purity.py",
-                 "pullback/stop_gradients.py", "pullback/held_constant.py", "pullback/custom_functions.py", "pullback/missing.py",
+    for name in ("typecheck.py", "problem/arguments.py", "problem/purity.py", "pullback/missing.py",
                  "simulate/overrides.py", "pullback/attention.py")
 }  # fmt: skip
+"""Files that stand around functions: what is called within them is on the way."""
+
+LOOKS = {
+    f"{ROOT}pullback/{name}"
+    for name in ("stop_gradients.py", "held_constant.py", "custom_functions.py")
+}
+"""Files that look at a loss once for each piece of code: nobody has to follow them."""
 
 
 @dataclass
@@ -43,6 +49,7 @@ class Walk:
 
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     _stack: list[str] = field(default_factory=list)
+    _looking: int = 0
 
     @property
     def moves(self) -> list[tuple[str, str, str]]:
@@ -61,6 +68,10 @@ class Walk:
         """Note an event of `sys.setprofile`."""
         name = frame.f_code.co_filename
         if not name.startswith(ROOT) or name in CHECKS:
+            return
+        if name in LOOKS:
+            self._looking += {"call": 1, "return": -1}.get(event, 0)
+        if name in LOOKS or self._looking:
             return
         if event == "call":
             name = name.removeprefix(ROOT)

@@ -53,6 +53,12 @@ class Construction:
                 allow_unused=True,
                 retain_graph=True,
             )
+        if self.phi and all(g is None for g in grads):
+            raise UserError(
+                f"construct's {', '.join(map(repr, self.designed))} has a graph, and none to phi "
+                f"{trees.described(self.phi)}: does it call the live designer? Use the phi that it "
+                "is given (torch.func.functional_call(designer, phi, ...))"
+            )
         return {
             name: torch.zeros_like(x) if g is None else g
             for (name, x), g in zip(self.phi.items(), grads, strict=True)
@@ -202,10 +208,10 @@ def gradient_by_parts(
     for part in _parts_of(loss):
         with torch.enable_grad():
             found = scalar("feedback_loss", part(theta))
-            if found.requires_grad:
-                one = trees.gradient(found, theta)
+            one = trees.gradient_if_reached(found, theta)
+            if one is not None:
                 gradient = one if gradient is None else trees.axpy(1.0, one, gradient)
-                del one
+            del one
         total = found.detach() if total is None else total + found.detach()
         del found
     assert total is not None

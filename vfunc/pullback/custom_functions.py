@@ -10,6 +10,7 @@ Forward mode goes through an operator of `torch.library` as through a constant.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,19 +19,22 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.errors import UserError
 from vfunc.forward_pass import round_off
-from vfunc.problem.purity import first_time, remember
+from vfunc.problem.purity import code_of, first_time, remember
 from vfunc.pullback.engine import ProductRequest
-from vfunc.pullback.graph import custom_classes, nodes, of_library, plain_name
+from vfunc.pullback.graph import custom_classes, custom_functions, nodes, of_library, plain_name
 from vfunc.pullback.held_constant import COARSEST, differs
 from vfunc.pullback.missing import MissingDerivativeError
-from vfunc.trees import Params, tangent_along
+from vfunc.trees import Params, Scalar, tangent_along
 
 SECOND = (
     "its backward pass gives the gradient and, differentiated once more, not the gradient's slope: "
     "what it keeps as attributes, saves though it is neither input nor output, or computes under "
     "torch.no_grad() or by numpy is constant there"
 )
+
+LOST = "the tangent of the loss by forward mode is not what its backward pass says"
 
 TANGENT = "its tangent by forward mode is not what its backward pass says"
 
@@ -62,6 +66,52 @@ def require_custom_derivatives(request: ProductRequest, engine: str, code: Hasha
         if lost:
             names = dict.fromkeys(plain_name(c.function.__name__) for c in lost)
             raise MissingDerivativeError(engine, " or ".join(names), said)
+    remember(key)
+
+
+def require_tangent(request: ProductRequest, engine: str, code: Hashable, inner: Scalar) -> None:
+    """Check <w, g_pre> against a plain gradient: that theta is reached, and forward mode right.
+
+    Once for each piece of code and engine, by one forward and one backward of the loss (of
+    <q, b(theta)>, for the engine `linear`). Some operations of torch's own have a forward mode that
+    is zero (`scatter_reduce(..., "prod")`, torch 2.14).
+
+    Args:
+        request: what an engine has been asked for.
+        engine: its name.
+        code: what is remembered of the loss (`code_of`).
+        inner: <w, g_pre> as the engine found it.
+
+    Raises:
+        UserError: the loss has a graph, and none to theta.
+        MissingDerivativeError: the engine's tangent is not what the gradient says.
+    """
+    linear = request.problem.linear if engine == "linear" else None
+    key = (code, linear and code_of(linear.coefficients), engine, "tangent of the loss")
+    if not first_time(key):
+        return
+    theta = trees.leaves(request.theta)
+    with torch.enable_grad():
+        if linear is None:
+            loss = request.loss(theta, request.made)
+        else:
+            loss = trees.dot({"q": request.task[linear.target]}, {"q": request.coefficients(theta)})
+        g = trees.reached_gradient(loss, theta)
+    if loss.requires_grad and not g:
+        raise UserError(
+            f"{'linear.coefficients' if linear else 'pretrain_loss'} has a graph, and none to "
+            f"theta {trees.described(theta)}: does it call the live module? Call "
+            "vfunc.functional(module) with the theta that it is given"
+        )
+    if engine in ("linear", "forward"):
+        w = {name: request.w[name] for name in g}
+        size = float(trees.norm(w) * trees.norm(g)) if g else 0.0
+        wanted = float(trees.dot(w, g)) if g else 0.0
+        if not math.isfinite(wanted):
+            return  # told elsewhere
+        if not abs(float(inner) - wanted) <= max(1e-3, 16 * request.round_off) * size:
+            custom = " or ".join(custom_functions([loss]))
+            raise MissingDerivativeError(engine, custom, LOST)
     remember(key)
 
 

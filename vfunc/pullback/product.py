@@ -15,7 +15,7 @@ from vfunc.problem import Construction, ValueProblem, entry
 from vfunc.problem.purity import code_of, using
 from vfunc.processes import Processes
 from vfunc.pullback.choice import Chosen, after_missing, after_short_memory, choose_engine
-from vfunc.pullback.custom_functions import require_custom_derivatives
+from vfunc.pullback.custom_functions import require_custom_derivatives, require_tangent
 from vfunc.pullback.engine import (
     Engine,
     JointGradient,
@@ -171,6 +171,7 @@ def _product_by(chosen: Chosen, request: ProductRequest) -> MixedProduct:
                 raise _named(missing, request) from missing.__cause__
             with plain_weight_norm(), missing_told(name):
                 product = chosen.engine(replace(request, joint=None))
+        require_tangent(request, name, code, product.inner)
     if request.hessian and product.hessian is None:
         raise UserError(
             f"the engine {chosen.engine.name!r} returned no Hessian product and did not refuse to: "
