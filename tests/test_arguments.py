@@ -347,6 +347,41 @@ def test_inference_mode_is_no_place_for_gradients(made):
     )
 
 
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap], ids=["grad", "vmap"])
+def test_transforms_are_no_place_for_an_estimate(transform, made):
+    def asked(x):
+        return vfunc.FirstOrder()(made.problem, made.theta, made.phi).value * x.sum()
+
+    assert "inside torch.func.grad, jvp or vmap" in one_line(transform(asked), torch.ones(3))
+
+
+@pytest.mark.parametrize("wrong", ["a stranger", "another shape"])
+def test_an_accumulated_gradient_of_no_parameter(wrong, made):
+    held = {n: torch.zeros_like(x) for n, x in made.theta.items()}
+    first = next(iter(held))
+    if wrong == "a stranger":
+        held["stranger"] = torch.ones(1)
+    else:
+        held[first] = held[first][..., :1]
+    rule = replace(vfunc.UpdateRule(vfunc.SGD(0.1)), accumulated=held)
+    problem = replace(made.problem, rule=rule, state={})
+    for estimator in (vfunc.FirstOrder(), vfunc.Unrolled(1)):
+        said = one_line(estimator, problem, made.theta, made.phi)
+        assert "accumulated holds gradients of parameters in S" in said
+
+
+@pytest.mark.parametrize("given", [(0.0,), (-1.0,), (float("nan"),), (1.0, -0.5)])
+def test_a_norm_to_clip_by_that_is_none(given):
+    assert "Clip takes a" in one_line(vfunc.Clip, *given)
+
+
+def test_a_live_theta_leaves_no_graph_in_an_estimate(made):
+    live = {n: x.clone().requires_grad_() for n, x in made.theta.items()}
+    for value in ("dot", "cosine", "preconditioned", "deflated_preconditioned"):
+        found = vfunc.FirstOrder(value)(made.problem, live, made.phi)
+        assert not found.value.requires_grad and not found.objective.requires_grad
+
+
 def test_what_a_function_raises_for_reasons_of_its_own_is_left_as_it_is(made):
     def table(theta):
         return {}["r"] + theta["nothing"]

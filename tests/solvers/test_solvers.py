@@ -45,6 +45,21 @@ SOLVERS = [conjugate_gradient, neumann, nystrom, dense]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+def test_a_product_may_come_in_any_order(solver):
+    draw = measures.generator(0)
+    matrix, b = symmetric(draw, torch.linspace(0.5, 3, N)), right_hand_side(draw)
+    wanted, _ = solve(solver, matrix, b)
+    damped = matrix + DAMPING * torch.eye(N)
+    matvec = matvec_of(matrix if solver is nystrom else damped)
+    options = {nystrom: {"damping": DAMPING, "rank": N}, neumann: {"max_iterations": 2000}}
+    found = solver(
+        lambda x: dict(reversed(matvec(x).items())), b, tolerance=1e-10, **options.get(solver, {})
+    )
+    assert len(b) > 1 and found.outcome is wanted.outcome
+    assert measures.apart(found.x, wanted.x) < 1e-9
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 @given(seed=SEEDS)
 def test_equals_linear_algebra_on_positive_systems(solver, seed):
     draw = measures.generator(seed)

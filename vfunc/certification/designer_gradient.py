@@ -41,7 +41,7 @@ def designer_gradient_is_right(question: Question, generator: torch.Generator) -
 
 
 def _made(question: Question, step: float, along: Params) -> Task:
-    with torch.no_grad():
+    with torch.enable_grad():
         phi = question.phi | moved({n: question.phi[n] for n in along}, step, along)
         return question.problem.construct(phi, question.problem.batches[0])
 

@@ -47,20 +47,20 @@ def _equal(
 ) -> Iterator[Row]:
     """Whether the forms' values are the loss's."""
     problem = question.problem
-    with torch.no_grad():
+    with torch.enable_grad():
         points = [question.theta, theta]
-        losses = [problem.pretrain(t, task) for t in points]
+        losses = [problem.pretrain(t, task).detach() for t in points]
         if problem.linear is not None:
             yield _linear(question, points, losses, task, generator)
         if problem.composite is not None:
             form = problem.composite
-            outputs = [form.outputs(t, task, *problem.held(t)) for t in points]
-            pairs = [(form.loss(o, task), x) for o, x in zip(outputs, losses, strict=True)]
+            outputs = [form.outputs(t, task, *problem.held(t)).detach() for t in points]
+            pairs = [(form.loss(o, task).detach(), x) for o, x in zip(outputs, losses, strict=True)]
             claim = _Claim("composite", pairs, "loss(outputs(theta, task), task) is not L_pre")
             row = _verdict(claim, question.tolerance)
             yield _convex(question, outputs[0], task, generator) if row.verdict == "holds" else row
         if problem.parts is not None:
-            sums = [problem.parts(t, task, *problem.held(t)).sum() for t in points]
+            sums = [problem.parts(t, task, *problem.held(t)).sum().detach() for t in points]
             pairs = list(zip(sums, losses, strict=True))
             yield _verdict(_Claim("parts", pairs, "their sum is not L_pre"), question.tolerance)
 
@@ -148,8 +148,8 @@ def _curved(question: Question, theta: Params, task: Task, generator: torch.Gene
     """The loss's second derivative in the outputs is that of its gradient."""
     form, subject = question.problem.composite, "the declared composite is the loss"
     assert form is not None
-    with torch.no_grad():
-        outputs = form.outputs(theta, task, *question.problem.held(theta))
+    with torch.enable_grad():
+        outputs = form.outputs(theta, task, *question.problem.held(theta)).detach()
     v = trees.normal_like({"": outputs}, generator)[""]
 
     def gradient(z: Tensor, graph: bool = False) -> tuple[Tensor, Tensor]:

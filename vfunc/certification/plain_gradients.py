@@ -190,8 +190,8 @@ def _in_theta(
     for name, (loss, gradient) in losses.items():
 
         def at(step: float, along: Params, loss: Any = loss) -> Tensor:
-            with torch.no_grad():
-                return loss(moved(theta, step, along))
+            with torch.enable_grad():
+                return loss(moved(theta, step, along)).detach()
 
         check = check_gradient(at, gradient(), question, generator)
         note = KINKED if check.verdict == "inconclusive" else ""
@@ -218,8 +218,8 @@ def gradient_in_the_task(
         return problem.pretrain(theta, task | made, theta)
 
     def at(step: float, along: Params) -> Tensor:
-        with torch.no_grad():
-            return loss(moved(made, step, along))
+        with torch.enable_grad():
+            return loss(moved(made, step, along)).detach()
 
     leaves = trees.leaves(made)
     with torch.enable_grad():

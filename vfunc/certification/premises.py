@@ -75,9 +75,9 @@ def repeats_itself(question: Question) -> Row:
         "pretrain_loss": lambda: problem.pretrain(question.theta, task),
         "feedback_loss": lambda: problem.feedback_loss(question.theta),
     }
-    with torch.no_grad():
+    with torch.enable_grad():
         for name, function in losses.items():
-            if not _same(function(), function(), question.unit):
+            if not _same(function().detach(), function().detach(), question.unit):
                 note = f"{name} does not repeat itself{_culprit(function, getattr(problem, name))}"
                 return Row(subject, "FAILED", note=note)
     return Row(subject, "holds")
@@ -212,7 +212,7 @@ def _live_among(
 
     hook = nn.modules.module.register_module_forward_pre_hook(seen)
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             problem.pretrain(theta, trees.detach(task))
     finally:
         hook.remove()

@@ -112,15 +112,15 @@ def _as_it_is(problem: ValueProblem, theta: Params, phi: Params, why: str) -> Qu
 
 
 def _losses(question: Question) -> dict[str, Tensor]:
-    with torch.no_grad():
+    with torch.enable_grad():
         task = construct_task(question.problem, question.phi, question.problem.batches[0]).task
         with blaming("pretrain_loss", theta=question.theta, task=task):
             pretrain = question.problem.pretrain(question.theta, task)
         with blaming("feedback_loss", theta=question.theta):
             feedback = question.problem.feedback_loss(question.theta)
         return {
-            "pretrain_loss": scalar("pretrain_loss", pretrain),
-            "feedback_loss": scalar("feedback_loss", feedback),
+            "pretrain_loss": scalar("pretrain_loss", pretrain).detach(),
+            "feedback_loss": scalar("feedback_loss", feedback).detach(),
         }
 
 

@@ -48,8 +48,8 @@ class _Asked:
             times: how often it is asked.
         """
         for count in range(1, times + 1):
-            with torch.no_grad():
-                now = self.function()
+            with torch.enable_grad():
+                now = self.function().detach()
             if not _near(now, self.first, self.unit):
                 return count
         return 0
@@ -78,8 +78,8 @@ class Beginning:
             question: the problem and its point, as they are certified.
         """
         functions = _functions(question.problem, question.theta, question.phi)
-        with torch.no_grad():
-            unasked = {n: f() for n, f in functions.items() if n not in question.losses}
+        with torch.enable_grad():
+            unasked = {n: f().detach() for n, f in functions.items() if n not in question.losses}
         first = {**question.losses, **unasked}
         closely = tuple(_Asked(n, f, first[n], question.unit) for n, f in functions.items())
         return replace(self, closely=closely)
@@ -124,8 +124,8 @@ def beginning(problem: ValueProblem, theta: Params, phi: Params) -> Beginning:
     try:
         asked = []
         for name, function in _functions(problem, theta, phi).items():
-            with torch.no_grad():
-                first = function()
+            with torch.enable_grad():
+                first = function().detach()
             unit = torch.finfo(first.dtype).eps
             asked.append(_Asked(name, function, first, unit))
     except Exception:  # what certifies next says what is wrong, in one line
@@ -141,7 +141,7 @@ def changed_by(function: Callable[[], Any], asked: object) -> str:
         asked: what leads to what is kept.
     """
     before = kept_by(asked)
-    with torch.no_grad():
+    with torch.enable_grad():
         function()
     return first_changed(before, kept_by(asked))
 

@@ -210,7 +210,7 @@ def _trace(function: Callable[[], Any]) -> _Trace:
         name = located(innermost(tracker), func)
         return lambda result: trace.calls.append((name, taken, _fingerprint(result)))
 
-    with Modules() as tracker, Watch(before), torch.no_grad():
+    with Modules() as tracker, Watch(before), torch.enable_grad():
         function()
     return trace
 

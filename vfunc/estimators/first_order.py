@@ -216,17 +216,17 @@ class FirstOrder:
         batches: NextBatches | None,
     ) -> ValueEstimate:
         g_pre = step_gradient(problem, theta, construction.task)
-        rule = problem.rule.at_unit
-        after, _ = rule.step(theta, problem.state, g_pre)
+        rule, here = problem.rule.at_unit, trees.detach(theta)
+        after, _ = rule.step(here, problem.state, g_pre)
         rest, told = self._deflated(
             problem,
             g_down,
             batches.mean(lambda: trees.filled(g_pre, theta)) if batches else (),
             lambda means: step_span(problem, theta, means),
         )
-        objective = -trees.dot(rest, trees.axpy(-1.0, theta, after))
+        objective = -trees.dot(rest, trees.axpy(-1.0, here, after))
         value = objective if problem.rule.eta else torch.zeros_like(objective)
-        _, _, g_bar = rule.vjp(theta, problem.state, g_pre, rest, {})
+        _, _, g_bar = rule.vjp(here, problem.state, g_pre, rest, {})
         w = trees.scale(g_bar, -1.0)
         pulled = pull_back(problem, theta, construction, w, self.engine)
         notes = {**alignment(g_down, trees.filled(g_pre, theta)), **told}

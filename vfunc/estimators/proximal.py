@@ -141,8 +141,8 @@ class _Proximal:
         return trees.axpy(1.0, shift, self.center)
 
     def value(self, shift: Params) -> float:
-        with torch.no_grad():
-            loss = self.problem.pretrain(self.theta(shift), self.task)
+        with torch.enable_grad():
+            loss = self.problem.pretrain(self.theta(shift), self.task).detach()
             pull = 0.5 * self.damping * float(trees.dot(shift, shift))
             return float(self.problem.processes.total(loss)) + pull
 

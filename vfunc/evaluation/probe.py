@@ -98,13 +98,13 @@ def probe_points(
     real, g_pre = trees.axpy(-1.0, theta, after), trees.filled(g, theta)
     shrink = -small * trees.norm(real) / trees.norm(g_pre)
     points, total = [], problem.processes.total
-    with torch.no_grad():
-        before_held_out = total(held_out(theta))
+    with torch.enable_grad():
+        before_held_out = total(held_out(theta).detach())
         for kind, step in (("small", trees.scale(g_pre, shrink)), ("real", real)):
             there = trees.axpy(1.0, step, theta)
             predicted = -float(trees.dot(g_down, step))
-            same = float(before - total(problem.feedback_loss(there)))
-            other = float(before_held_out - total(held_out(there)))
+            same = float(before - total(problem.feedback_loss(there).detach()))
+            other = float(before_held_out - total(held_out(there).detach()))
             points.append(ProbePoint(kind, "same", predicted, same))
             points.append(ProbePoint(kind, "held_out", predicted, other))
     return points

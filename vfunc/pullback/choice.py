@@ -155,4 +155,6 @@ def after_missing(
             "the engine finite_difference"
         ) from missing
     lacks = f"{missing.operation or 'an operation'} lacks {KINDS[chosen.engine.name]}"
+    if not missing.operation:
+        lacks += f": {missing.said}"
     return Chosen(ENGINES[name], f"{chosen.why}; {chosen.engine.name} does not ({lacks})")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vfunc import trees
-from vfunc.errors import NotConvergedError, UserError
+from vfunc.errors import NonFiniteError, NotConvergedError, UserError
 from vfunc.forward_pass import coarser, coarsest_round_off, round_off
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest, by_theta, joined
 from vfunc.trees import Params
@@ -62,6 +62,7 @@ class FiniteDifference:
         Raises:
             NotConvergedError: the two step sizes disagree by more than a tenth, or rounding
                 changes the shorter one by that much.
+            NonFiniteError: a gradient that it takes is not finite.
         """
         theta, w, designed = request.theta, request.w, request.designed
         length = float(trees.norm(w))
@@ -134,7 +135,7 @@ def require_kept(
         plus, minus = ((x + way * w[name]).to(seen).to(wide) for way in (h, -h))
         kept += ((plus - minus) * (w[name].to(wide) / length)).sum()
     lost = math.sqrt(abs(1 - float(kept) / (2 * step)))
-    if lost > GROSS:
+    if lost > GROSS:  # of what is no number, the gradient tells
         coarsest = max((coarser(x.dtype, compute_dtype) for x in theta.values()), key=round_off)
         raise NotConvergedError(
             f"engine finite_difference: {str(coarsest).removeprefix('torch.')} rounds {lost:.0%} "
@@ -155,7 +156,13 @@ def _disagreement(product: Params, wider: Params, step: float) -> float:
         near = {name: x for name, x in product.items() if name.startswith(kind)}
         size = float(trees.norm(near))
         apart = float(trees.norm(trees.axpy(-1.0, near, {name: wider[name] for name in near})))
-        found = max(found, apart / size if size else (math.inf if apart else 0.0))
+        gap = apart / size if size else (math.inf if apart else 0.0)
+        if math.isnan(gap):
+            raise NonFiniteError(
+                "engine finite_difference: the learner's gradient is not finite a step of "
+                f"{step:.1e} along w; look at the losses, and at the step size"
+            )
+        found = max(found, gap)
     if found > GROSS:
         raise NotConvergedError(
             f"engine finite_difference: steps of {step:.1e} and {2 * step:.1e} disagree by "
@@ -168,8 +175,8 @@ def _coefficients(request: ProductRequest, theta: Params) -> Params:
     """The task-gradient of a linear objective, with the loss as <q, b>."""
     linear = request.problem.linear
     assert linear is not None
-    with torch.no_grad():
-        b = request.coefficients(theta)
+    with torch.enable_grad():
+        b = request.coefficients(theta).detach()
         inner = trees.dot({"q": request.task[linear.target]}, {"q": b})
         return {"inner": inner} | {f"task {n}": b for n in request.designed}
 

@@ -114,10 +114,10 @@ class GaussNewton:
             return torch.zeros_like(self.outputs)
         require_kept(self.theta, x, self.fd_step, length, self.compute_dtype)
         eps = self.fd_step / length
-        with torch.no_grad():
+        with torch.enable_grad():
             plus = outputs(trees.axpy(eps, x, self.theta))
             minus = outputs(trees.axpy(-eps, x, self.theta))
-        return (plus - minus) / (2 * eps)
+        return (plus - minus).detach() / (2 * eps)
 
     def _require_transposed(self, outputs: Callable[[Params], Tensor]) -> None:
         """Check J against its transpose, <J J^T v, v> = |J^T v|^2, once for each piece of code.

@@ -183,8 +183,8 @@ def _gap(
     step: float,
     size: float,
 ) -> _Gap:
-    with torch.no_grad():
-        ahead, behind = (float(loss(way * step, along)) for way in (1, -1))
+    with torch.enable_grad():
+        ahead, behind = (float(loss(way * step, along).detach()) for way in (1, -1))
     if not (math.isfinite(ahead) and math.isfinite(behind)):
         return _Gap(0.0, False)
     here = float(at)

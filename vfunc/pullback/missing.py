@@ -12,8 +12,9 @@ _SAYS = re.compile(
     r"derivative for|derivative is not implemented|derivative of '?\w+'? is not implemented|"
     r"forward AD|forward-mode|forward mode|jvp|double backward|once_differentiable|"
     r"donated buffer|setup_context|differentiated twice|differentiate twice|"
-    r"doesn't have storage|not supported|does not support|sparse|vmap|functorch|"
-    r"functionalization|batching rule|no autograd formula",
+    r"doesn't have storage|not supported|(?:does not|don't yet|doesn't yet) support|"
+    r"saved tensor hooks|sparse|vmap|functorch|functionalization|batching rule|"
+    r"no autograd formula",
     re.IGNORECASE,
 )
 """How torch tells that a derivative, or a kind of differentiation, is not there."""

@@ -172,12 +172,34 @@ def _product_by(chosen: Chosen, request: ProductRequest) -> MixedProduct:
             with plain_weight_norm(), missing_told(name):
                 product = chosen.engine(replace(request, joint=None))
         require_tangent(request, name, code, product.inner)
+        _require_finite(name, product, request)
     if request.hessian and product.hessian is None:
         raise UserError(
             f"the engine {chosen.engine.name!r} returned no Hessian product and did not refuse to: "
             "let its `refusal` say so where `request.hessian` is set"
         )
     return replace(product, engine=chosen.engine.name, why=chosen.why)
+
+
+def _require_finite(engine: str, product: MixedProduct, request: ProductRequest) -> None:
+    """Refuse a product that is no number where <w, g_pre> is one.
+
+    A norm, a root or a quotient at zero has a gradient by convention, and an exact second
+    derivative that is none (`F.normalize` of a row of zeros).
+
+    Raises:
+        MissingDerivativeError: it is not finite; the engines that come next may have it.
+    """
+    if engine not in ("reverse", "forward"):
+        return
+    found = [x for x in (*product.task.values(), *(product.hessian or {}).values()) if x.numel()]
+    if not found or torch.isfinite(torch.stack([x.sum().float() for x in found])).all():
+        return
+    if all(torch.isfinite(x).all() for x in found):
+        return  # only their sums are beyond the dtype
+    if torch.isfinite(product.inner) and all(torch.isfinite(x).all() for x in request.w.values()):
+        said = "its second derivative is not finite here: a norm, a root or a quotient at zero"
+        raise MissingDerivativeError(engine, "", said)
 
 
 def _named(missing: MissingDerivativeError, request: ProductRequest) -> MissingDerivativeError:

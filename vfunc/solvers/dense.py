@@ -68,11 +68,11 @@ def dense(matvec: MatVec, b: Params, *, tolerance: float = 1e-5) -> Solution:
             f"the dense solver would make a matrix of {n} x {n}; it takes up to {LIMIT} "
             "parameters: use another solver, or a smaller subset of the learner's parameters"
         )
-    right = _vector(b)
+    right = _vector(b, b)
     if not bool(right.any()):
         return Solution(trees.zeros_like(b), Outcome.converged, 0.0, 0, 0, math.inf)
     units = torch.eye(n, dtype=right.dtype, device=right.device)
-    matrix = torch.stack([_vector(matvec(_params(unit, b))) for unit in units], -1)
+    matrix = torch.stack([_vector(matvec(_params(unit, b)), b) for unit in units], -1)
     if not bool(torch.isfinite(matrix).all()):
         return Solution(trees.zeros_like(b), Outcome.not_finite, 1.0, n, n, math.nan)
     asymmetry = float((matrix - matrix.T).norm() / matrix.norm())
@@ -84,15 +84,16 @@ def dense(matvec: MatVec, b: Params, *, tolerance: float = 1e-5) -> Solution:
     matrix = (matrix + matrix.T) / 2
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     x = _params(vectors @ ((vectors.T @ right) / eigenvalues), b)
-    residual = float((right - matrix @ _vector(x)).norm() / right.norm())
+    residual = float((right - matrix @ _vector(x, b)).norm() / right.norm())
     curvature = float(eigenvalues[0])
     outcome = Outcome.converged if residual <= tolerance else Outcome.ill_conditioned
     outcome = Outcome.negative_curvature if curvature <= 0 else outcome
     return Solution(x, outcome, residual, n, n, curvature)
 
 
-def _vector(a: Params) -> Tensor:
-    return trees.flatten(a).double()
+def _vector(a: Params, like: Params) -> Tensor:
+    """One vector, in `like`'s order: a product may come in any."""
+    return trees.flatten({name: a[name] for name in like}).double()
 
 
 def _params(vector: Tensor, like: Params) -> Params:

@@ -104,12 +104,12 @@ def nystrom(
     size = float(trees.norm(b))
     if size == 0.0:
         return Solution(trees.zeros_like(b), Outcome.converged, 0.0, 0, 0, math.inf)
-    right = _vector(b)
+    right = _vector(b, b)
     rank = min(rank, len(right))
     draw = torch.Generator().manual_seed(seed)
-    columns = [_vector(trees.normal_like(b, draw)) for _ in range(rank)]
+    columns = [_vector(trees.normal_like(b, draw), b) for _ in range(rank)]
     omega, _ = torch.linalg.qr(torch.stack(columns, -1))
-    sketch = torch.stack([_vector(matvec(_params(column, b))) for column in omega.T], -1)
+    sketch = torch.stack([_vector(matvec(_params(column, b)), b) for column in omega.T], -1)
     nothing = trees.zeros_like(b)
     if not bool(torch.isfinite(sketch).all()):
         return Solution(nothing, Outcome.not_finite, 1.0, rank, rank, math.nan)
@@ -144,9 +144,9 @@ def _decomposed(
     return basis, sigma**2
 
 
-def _vector(a: Params) -> Tensor:
-    """One vector, in float32 at least: the decompositions have no coarser form."""
-    flat = trees.flatten(a)
+def _vector(a: Params, like: Params) -> Tensor:
+    """One vector in `like`'s order, in float32 at least: decompositions have no coarser form."""
+    flat = trees.flatten({name: a[name] for name in like})
     return flat.to(torch.promote_types(flat.dtype, torch.float32))
 
 
