@@ -47,6 +47,7 @@ def test_writing_float64_into_float32_is_refused():
             write(buffer)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # of the first jvp of a process
 def test_gradients_flow_through_the_promotion():
     w = torch.ones(3, requires_grad=True)
     x = torch.full((2, 3), 2.0, dtype=DOUBLE, requires_grad=True)
