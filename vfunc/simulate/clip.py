@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfunc import trees
-from vfunc.errors import UserError
 from vfunc.trees import Params, Scalar
 
 
@@ -14,22 +13,13 @@ class Clip:
     """Full-model gradient-norm clipping, as `torch.nn.utils.clip_grad_norm_`.
 
     Attributes:
-        max_norm: the norm that the gradient is scaled down to.
+        max_norm: the norm that the gradient is scaled down to; an `UpdateRule` takes one above 0.
         outside: the gradient's norm over parameters outside S, held constant; None where S is
             all and nothing is held.
-
-    Raises:
-        UserError: a norm that is none.
     """
 
     max_norm: float
     outside: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.max_norm > 0:
-            raise UserError(f"Clip takes a max_norm above 0, not {self.max_norm:g}")
-        if self.outside is not None and not self.outside >= 0:
-            raise UserError(f"Clip takes a norm outside S of 0 or more, not {self.outside:g}")
 
     def coefficient(self, g: Params) -> tuple[Scalar, Scalar]:
         """(the factor min(1, max_norm / (n + 1e-6)), n), n the norm of the whole gradient."""

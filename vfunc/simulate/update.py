@@ -68,6 +68,11 @@ class UpdateRule:
                     f"accumulated[{name!r}] is {x!r:.40}, not a gradient: leave the entry out "
                     "where there is none yet"
                 )
+        clip = self.clip
+        if clip is not None and not (clip.max_norm > 0 and (clip.outside or 0.0) >= 0):
+            raise UserError(
+                f"{clip} clips to no norm: max_norm has to be above 0, a norm outside S at least 0"
+            )
         if self.windows is not None:
             now = self.windows[0]
             if now[0] != self.weight or (len(now) == 1) != self.closes_window:
