@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from vfunc.errors import UserError
-from vfunc.evaluation.pass_at_k import holm, seed_interval
+from vfunc.evaluation.pass_at_k import holm, paired_t, seed_interval
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.table import BASELINE, told_among
@@ -202,11 +201,7 @@ def _difference(runs: Sequence[SeedRun], arm: str, metric: Metric) -> Difference
     a, b = (np.array([run.arms[name][metric.name] for run in runs]) for name in (arm, BASELINE))
     d = a - b
     better = int((d > 0).sum() if metric.higher_is_better else (d < 0).sum())
-    p_value: float | None = None
-    if len(d) > 1 and np.ptp(d) > 1e-12 * max(abs(a).max(), abs(b).max()):
-        p_value = float(stats.ttest_rel(a, b).pvalue)
-    elif len(d) > 1 and not d.any():
-        p_value = 1.0
+    p_value = paired_t(a.tolist(), b.tolist())
     return Difference(float(d.mean()), seed_interval(d.tolist()), p_value, None, better, len(d))
 
 
