@@ -9,7 +9,7 @@ only where to look next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -128,7 +128,9 @@ class ArmOverSeeds:
 
 
 @typed
-def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmOverSeeds]:
+def compare_over_seeds(
+    runs: Sequence[SeedRun], measures: Measures, shared: Collection[str] = ()
+) -> list[ArmOverSeeds]:
     """Aggregate runs over their seeds, for each setting and arm, in order of appearance.
 
     Metrics that some arm of some run lacks are left out, since they compare nothing.
@@ -136,6 +138,7 @@ def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmO
     Args:
         runs: the runs, one a setting and seed.
         measures: the metrics.
+        shared: arms whose runs are the same in every setting: each is one comparison.
 
     Raises:
         UserError: no runs, two of the same setting and seed, or no metric that all have.
@@ -159,7 +162,7 @@ def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmO
         for arm in dict.fromkeys(a for run in runs if run.setting == setting for a in run.arms)
     ]
     for metric in metrics:
-        summaries = _adjusted(summaries, metric.name)
+        summaries = _adjusted(summaries, metric.name, shared)
     return summaries
 
 
@@ -218,19 +221,29 @@ def _way(runs: Sequence[SeedRun], arm: str, metric: Metric) -> float | None:
     return (here - start) / (end - start) + 0.0 if improves else None
 
 
-def _adjusted(arms: Sequence[ArmOverSeeds], metric: str) -> list[ArmOverSeeds]:
+def _adjusted(
+    arms: Sequence[ArmOverSeeds], metric: str, shared: Collection[str]
+) -> list[ArmOverSeeds]:
     """The arms with Holm's p values; an undefined p value counts as one more comparison."""
-    found = [arm.metrics[metric].difference for arm in arms]
-    tested = [d for d in found if d is not None and d.seeds > 1]
+    tested: dict[tuple[str, str], float] = {}
+    for arm in arms:
+        d = arm.metrics[metric].difference
+        if d is not None and d.seeds > 1:
+            tested[_comparison(arm, shared)] = 1.0 if d.p_value is None else d.p_value
     if not tested:
         return list(arms)
-    adjusted = iter(holm([1.0 if d.p_value is None else d.p_value for d in tested]))
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     made = []
-    for arm, d in zip(arms, found, strict=True):
+    for arm in arms:
+        d = arm.metrics[metric].difference
         if d is not None and d.seeds > 1:
-            p = next(adjusted)
+            p = adjusted[_comparison(arm, shared)]
             d = replace(d, p_value_holm=None if d.p_value is None else p)
             m = replace(arm.metrics[metric], difference=d)
             arm = replace(arm, metrics={**arm.metrics, metric: m})
         made.append(arm)
     return made
+
+
+def _comparison(arm: ArmOverSeeds, shared: Collection[str]) -> tuple[str, str]:
+    return ("" if arm.arm in shared else arm.setting), arm.arm

@@ -47,14 +47,18 @@ class Swept:
 
     @property
     def compared(self) -> list[ArmOverSeeds]:
-        """Every arm over its seeds in every setting; what is shared stands in each."""
+        """Every arm over its seeds in every setting; what is shared stands in each.
+
+        In Holm's adjustment a shared arm is one comparison, however many settings there are.
+        """
         shared = {one.seed_run.seed: one.seed_run.arms for one in self.of("")}
         runs = [
             SeedRun(run.setting, run.seed, {**shared.get(run.seed, {}), **run.arms})
             for setting in self.settings
             for run in (one.seed_run for one in self.of(setting))
         ]
-        return compare_over_seeds(runs, measures_of(self.found))
+        same = {arm for arms in shared.values() for arm in arms}
+        return compare_over_seeds(runs, measures_of(self.found), same)
 
 
 def swept(
