@@ -52,7 +52,7 @@ class Weighted:
     @property
     def label(self) -> str:
         """The weights in words: "1 : 8"."""
-        return "" if self.weights is None else "{:g} : {:g}".format(*self.weights)
+        return "" if self.weights is None else " : ".join(map(_exact, self.weights))
 
 
 def make(options: TradeOffOptions, rest: Sequence[str], command: str) -> None:
@@ -72,7 +72,7 @@ def make(options: TradeOffOptions, rest: Sequence[str], command: str) -> None:
         Setting(
             ("segmentation_weight", "depth_weight"),
             label,
-            ("--segmentation-weight", f"{a:g}", "--depth-weight", f"{b:g}"),
+            ("--segmentation-weight", _exact(a), "--depth-weight", _exact(b)),
         )
         for label, (a, b) in pairs.items()
     ]
@@ -134,7 +134,10 @@ def weighted(
         arms: every arm in every setting; one that sees no feedback is the same in all.
         pairs: the weights that each setting's label stands for.
     """
-    still = {arm.arm: arm for arm in reversed(arms) if not touched(arm.arm)}
+    still: dict[str, ArmOverSeeds] = {}
+    for arm in arms:
+        if not touched(arm.arm):
+            still.setdefault(arm.arm, arm)
     points = [Weighted(None, arm) for arm in still.values()]
     points += [Weighted(pairs[arm.setting], arm) for arm in arms if touched(arm.arm)]
     front = on_front([point.figures for point in points])
@@ -142,7 +145,13 @@ def weighted(
 
 
 def _label(pair: tuple[float, float]) -> str:
-    return "segmentation_weight={:g}, depth_weight={:g}".format(*pair)
+    return "segmentation_weight={}, depth_weight={}".format(*map(_exact, pair))
+
+
+def _exact(weight: float) -> str:
+    """A weight in as few digits as give it again: two weights never look the same."""
+    short = f"{weight:g}"
+    return short if float(short) == weight else repr(weight)
 
 
 def _require_pictures(planned: Sequence[PlannedRun]) -> None:
