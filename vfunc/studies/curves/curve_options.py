@@ -100,7 +100,8 @@ class FeedbackSizeOptions(SweepOptions):
     """The sizes to try."""
 
     sizes: tuple[int, ...] = option(
-        "Labelled examples that feedback is drawn from (a run's --feedback-size).",
+        "Labelled examples that feedback is drawn from, of each --feedback (a run's "
+        "--feedback-size).",
         default=(256, 512, 1024, 2048),
         metavar="N ...",
         least=1,
