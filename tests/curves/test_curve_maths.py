@@ -13,18 +13,17 @@ from vfunc.evaluation.pass_at_k import pass_at_k
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import SeedRun, compare_over_seeds
-from vfunc.studies.curves.correlation import agreement_of, correlated, interval_over_runs
+from vfunc.studies.curves.correlation import agreement_of, correlated, over_runs
 from vfunc.studies.curves.curve_options import weights_of
 from vfunc.studies.curves.feedback_data import (
     feedback_examples,
     require_held,
     require_same_evaluation,
 )
-from vfunc.studies.curves.pareto import on_front
 from vfunc.studies.curves.pass_statistics import Sampled, pass_curves
 from vfunc.studies.curves.swept_runs import touched
 from vfunc.studies.curves.token_reach import Followed, first_reach, needed_at
-from vfunc.studies.curves.trade_off import weighted
+from vfunc.studies.curves.trade_off import on_front, weighted
 
 # --- who needs how many tokens
 
@@ -199,21 +198,35 @@ def test_a_constant_or_too_few_tasks_have_none(pair):
     assert (found.pearson, found.interval, found.spearman) == (None, None, None)
 
 
-def test_of_several_runs_the_interval_is_student_s_of_fisher_s_z():
+def test_of_several_runs_r_and_its_interval_are_of_fisher_s_z():
     rs = [0.5, 0.7, 0.6]
     z = np.arctanh(rs)
     reach = stats.t.ppf(0.975, 2) * stats.sem(z)
-    assert interval_over_runs(rs) == pytest.approx(
-        tuple(np.tanh([z.mean() - reach, z.mean() + reach]))
-    )
-    assert max(map(abs, interval_over_runs([1.0, -0.5]))) <= 1
+    mean, interval = over_runs(rs)
+    assert mean == pytest.approx(np.tanh(z.mean()))
+    assert interval == pytest.approx(tuple(np.tanh([z.mean() - reach, z.mean() + reach])))
+    assert max(map(abs, over_runs([1.0, -0.5])[1])) <= 1
     x = [float(v) for v in range(8)]
-    runs = [list(zip(x, x, strict=True)), list(zip(x, x[::-1], strict=True))]
+    runs = [list(zip(x, x, strict=True)), list(zip(x, [2 * v for v in x[::-1]], strict=True))]
     found = agreement_of(runs, 100)
     assert found.pearson == pytest.approx(0, abs=1e-9) and found.predicted == 3.5
+    assert found.realised == 5.25
     assert [one.pearson for one in found.each] == pytest.approx([1, -1])
     runs[1] = [(1.0, value) for value in x]
     assert agreement_of(runs, 100).pearson is None
+    assert agreement_of(runs, 100).interval is None and agreement_of(runs, 100).spearman is None
+
+
+def test_the_interval_over_runs_holds_the_r_beside_it():
+    x = np.arange(40.0)
+    noise = np.random.default_rng(0).standard_normal(40)
+    runs = [list(zip(x, x + size * noise, strict=True)) for size in (0.001, 12, 12.01, 11.99)]
+    found = agreement_of(runs, 100)
+    low, high = found.interval
+    assert low < found.pearson < high
+    assert found.pearson == pytest.approx(np.tanh(np.mean([np.arctanh(a.pearson) for a in found.each])))  # fmt: skip
+    assert found.spearman == pytest.approx(np.mean([a.spearman for a in found.each]))
+    assert len({round(a.spearman, 6) for a in found.each}) > 1
 
 
 # --- what a size of the feedback changes

@@ -19,7 +19,6 @@ from vfunc.studies.curves.curve_files import Curve, new_console, told_of, write_
 from vfunc.studies.curves.curve_options import TradeOffOptions, weights_of
 from vfunc.studies.curves.curve_words import against_baseline, label_of, seeds_notes, with_interval
 from vfunc.studies.curves.figures.trade_off_figure import Place, draw_trade_off
-from vfunc.studies.curves.pareto import on_front
 from vfunc.studies.curves.swept_runs import Swept, swept, touched
 from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.studies.repetition import PlannedRun, Setting
@@ -142,6 +141,17 @@ def weighted(
     points += [Weighted(pairs[arm.setting], arm) for arm in arms if touched(arm.arm)]
     front = on_front([point.figures for point in points])
     return [Weighted(p.weights, p.arm, f) for p, f in zip(points, front, strict=True)]
+
+
+def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which points no other is at least as good as in both figures, and better in one.
+
+    Equal points are on the front together, or not at all.
+
+    Args:
+        points: two figures each, of which the first is better when higher, the second when lower.
+    """
+    return [not any(a >= x and b <= y and (a > x or b < y) for a, b in points) for x, y in points]
 
 
 def _label(pair: tuple[float, float]) -> str:
