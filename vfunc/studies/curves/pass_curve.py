@@ -42,7 +42,7 @@ def make(options: PassOptions, rest: Sequence[str], command: str) -> None:
             no problems with answers.
     """
     del rest
-    if options.samples < options.k:
+    if options.samples is not None and options.samples < options.k:
         raise UserError(
             f"--samples {options.samples} are fewer than --k {options.k}: Pass@k needs k at least"
         )
