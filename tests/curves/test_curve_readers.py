@@ -322,6 +322,10 @@ def test_solutions_are_sampled_as_a_run_samples_them_and_kept(
     monkeypatch.setattr(
         sampled_solutions, "require_same_data", lambda directory, _: looked.append(directory.path)
     )
+    warmth = []
+    monkeypatch.setattr(
+        sampled_solutions, "pass_at_1", lambda *a, **k: warmth.append(k["temperature"]) or pass_at_1(*a, **k)
+    )  # fmt: skip
     found = solutions_of(read_run(place), "baseline", options, tmp_path / "out", console)
     assert "s1, baseline: 4 samples a problem" in capsys.readouterr().out
     data = assemble(parse(["--config", str(place / "config.toml")])).workload.data
@@ -334,7 +338,7 @@ def test_solutions_are_sampled_as_a_run_samples_them_and_kept(
         samples=4,
         seed=1,
     )
-    assert looked == [place]
+    assert looked == [place] and warmth == [0.9]
     assert found == Sampled(4, drawn.correct) and 0 < sum(drawn.correct) < 12
     with monkeypatch.context() as patch:
         patch.setattr(sampled_solutions, "_sampled", None)

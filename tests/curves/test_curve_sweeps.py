@@ -86,6 +86,7 @@ def test_feedback_sizes_are_run_found_again_and_added_to(curve, made, capsys, mo
     # what finished runs say of their data counts
     assert {label: d["feedback"]["sequences"] for label, d in looked[0].items()} == {
         "": 1024, "feedback_size=2": 2, "feedback_size=4": 4, "feedback_size=8": 8}  # fmt: skip
+    capsys.readouterr()
     assert curve(*more, "--dry-run") == 0
     assert capsys.readouterr().out.count("finished ") == 4 and len(made) == 4
     assert curve(*more, "--lr", "0.5") == 2

@@ -72,6 +72,7 @@ def test_a_finished_arm_is_where_its_kept_checkpoint_is(saved, tmp_path):
     for name in ("step", "micro_batch", "units", "updates", "seconds"):
         assert getattr(one.counters, name) == getattr(other.counters, name), name
     rates = [state.optimizer.param_groups[0]["lr"] for state in (one, other)]
+    assert other.counters.probed
     # the checkpoint's is that of the last step, the other's that of one more
     assert rates[1] <= rates[0] and one.optimizer.state and not other.optimizer.state
 
@@ -121,6 +122,9 @@ def test_what_is_no_repeat_is_refused_before_anything_is_probed(refused, saved, 
     assert "runs of one setting make a probe" in said and "(lr " in said and " and 0.5)" in said
     edited(saved, Path("twin"))
     assert "twin both have seed 1" in refused("probe", "--from", saved, "twin")
+    shutil.copytree(saved / "s1", "touched")
+    Path("touched/config.toml").write_text(Path("touched/config.toml").read_text() + "\n")
+    assert "is not as the run wrote it" in refused("probe", "--from", saved / "s0", "touched")
     shutil.copytree(saved / "s1", "bare")
     shutil.rmtree("bare/learners")
     assert "is gone, which the run left" in refused("probe", "--from", saved / "s0", "bare")
@@ -137,6 +141,11 @@ def test_what_is_no_repeat_is_refused_before_anything_is_probed(refused, saved, 
     assert "--output f/sub cannot be made: f is a file" in said
     said = refused("probe", "--from", saved, "--output", "f")
     assert "--output f is a file" in said
+
+
+def test_device_and_threads_are_this_machine_s(saved):
+    config = find_arm(RunDirectory(saved / "s1"), "vpretraining", device="auto", threads=3).config
+    assert (config.options["device"], config.run.threads) == ("auto", 3)
 
 
 def test_repeats_differ_in_their_seed_alone():

@@ -10,10 +10,12 @@ import pytest
 from scipy import stats
 from shown import cells, drawn, lines
 
+from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import holm
 from vfunc.modality import Metric
 from vfunc.report.table import p_text
 from vfunc.studies.curves import feedback_size, trade_off
+from vfunc.studies.curves.curve_command import asked_of
 from vfunc.studies.curves.curve_files import as_csv
 from vfunc.studies.curves.figures import size_figure, trade_off_figure
 from vfunc.studies.curves.swept_runs import Swept
@@ -29,7 +31,7 @@ def found(setting, seed, arms, metrics, data=None):
     """A finished run; arms: a figure for each metric."""
     made = {
         arm: {"tokens": 8, "images": 8, "seconds": 1.0,
-              "metrics": dict(zip([m.name for m in metrics], figures, strict=True))}
+              "metrics": dict(zip([m.name for m in metrics], figures, strict=False))}
         for arm, figures in arms.items()
     }  # fmt: skip
     content = {"config": {"seed": seed}, "unit": "images" if metrics is PICTURES else "tokens",
@@ -274,3 +276,65 @@ def test_weights_that_differ_never_share_a_label():
     labels = [trade_off._label(pair) for pair in pairs]
     assert labels[0] == "segmentation_weight=1, depth_weight=8" and len(set(labels)) == 4
     assert "segmentation_weight=0.12345671," in labels[2]
+
+
+# --- what a command hands to its runs
+
+
+@pytest.fixture
+def handed(monkeypatch):
+    """What a sweep's command hands to its runs, and where its curve goes."""
+
+    def call(module, made, *words):
+        seen = {}
+
+        def swept(settings, options, rest, console, **more):
+            seen.update(more, settings=settings, rest=rest)
+            return made
+
+        def write_curve(curve, runs, command, folder, console):
+            seen.update(folder=folder, curve=curve)
+
+        monkeypatch.setattr(module, "swept", swept)
+        monkeypatch.setattr(module, "write_curve", write_curve)
+        options, rest, _ = asked_of([module.KIND, *words])
+        module.make(options, rest, "c")
+        return seen
+
+    return call
+
+
+def test_a_sweep_over_sizes_looks_for_its_primary_metric_and_heeds_output(handed):
+    made, _ = sizes_made()
+    seen = handed(feedback_size, made, "--sizes", "8", "2", "4", "--primary", "loss")
+    assert seen["folder"] == Path("r") and seen["curve"].content["primary"] == "loss"
+    assert [one.arguments for one in seen["settings"]] == [
+        ("--feedback-size", size) for size in ("2", "4", "8")
+    ]
+    seen["look"](made.found)
+    images = [found("", 0, {"baseline": (1.0, 1.0, 1.0)}, PICTURES)]
+    seen = handed(feedback_size, made, "--sizes", "2", "4", "8", "--primary", "pass_at_1", "--output", "o")  # fmt: skip
+    assert seen["folder"] == Path("o") and seen["primary"] == "pass_at_1"
+    with pytest.raises(UserError, match="--primary pass_at_1: not every arm has it"):
+        seen["look"](images)
+
+
+def test_a_trade_off_is_of_pictures_unless_a_file_says(handed):
+    swept = trade_off_made()
+    made = Swept(swept.folder, tuple(
+        FoundRun(one.path, one.setting and LABELLED[one.setting], one.content) for one in swept.found
+    ), tuple(LABELLED.values()))  # fmt: skip
+    line = ["--weights", "1:0", "0.123456789:8"]
+    seen = handed(trade_off, made, *line)
+    assert seen["folder"] == Path("r") and seen["rest"] == ["--modality", "vision"]
+    assert seen["settings"][1].arguments == ("--segmentation-weight", "0.123456789", "--depth-weight", "8")  # fmt: skip
+    for said in (["--modality", "vision"], ["--preset", "p"], ["--config", "c.toml"]):
+        assert handed(trade_off, made, *line, *said)["rest"] == said
+    assert handed(trade_off, made, *line, "--output", "o")["folder"] == Path("o")
+    seen["look"](made.found)
+    with pytest.raises(UserError, match="miou and rmse was not measured"):
+        seen["look"]([found("", 0, {"baseline": (1.0, 1.0)}, TEXT + PICTURES[1:])])
+
+
+LABELLED = {"a": "segmentation_weight=1, depth_weight=0",
+            "b": "segmentation_weight=0.123456789, depth_weight=8"}  # fmt: skip

@@ -15,6 +15,7 @@ from vfunc.modality import Metric
 from vfunc.report.table import si
 from vfunc.studies.curves.curve_files import as_csv
 from vfunc.studies.curves.figures import token_figure
+from vfunc.studies.curves.read_runs import arms_of
 from vfunc.studies.curves.token_curve import curve_of, tokens_of
 from vfunc.studies.finished_runs import FoundRun
 
@@ -174,3 +175,9 @@ def test_the_metric_is_the_primary_one_where_it_was_followed(tmp_path):
     assert (followed.units, followed.values) == ((0, 1200, 2400, 3600), (3, 2.2, 1.6, 1.2))
     told = asked.to_end["vpretraining"]
     assert told.needed == (pytest.approx(2250), None) and told.times[0] == pytest.approx(0.75)
+
+
+def test_an_arm_that_is_named_twice_is_one_arm(tmp_path):
+    found = made(tmp_path)
+    assert arms_of(found, ["vpretraining", "baseline", "vpretraining"]) == ["vpretraining", "baseline"]  # fmt: skip
+    assert arms_of(found, None) == ["baseline", "vpretraining"]
