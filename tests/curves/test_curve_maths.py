@@ -13,18 +13,17 @@ from vfunc.evaluation.pass_at_k import pass_at_k
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.seed_statistics import SeedRun, compare_over_seeds
-from vfunc.studies.curves.correlation import agreement_of, correlated, interval_over_runs
+from vfunc.studies.curves.correlation import agreement_of, correlated, over_runs
 from vfunc.studies.curves.curve_options import weights_of
-from vfunc.studies.curves.feedback_size import (
+from vfunc.studies.curves.feedback_data import (
     feedback_examples,
-    require_larger,
+    require_held,
     require_same_evaluation,
 )
-from vfunc.studies.curves.pareto import on_front
 from vfunc.studies.curves.pass_statistics import Sampled, pass_curves
 from vfunc.studies.curves.swept_runs import touched
 from vfunc.studies.curves.token_reach import Followed, first_reach, needed_at
-from vfunc.studies.curves.trade_off import weighted
+from vfunc.studies.curves.trade_off import on_front, weighted
 
 # --- who needs how many tokens
 
@@ -102,14 +101,16 @@ def dense(miou, rmse):
 
 def test_the_baseline_is_one_point_and_may_be_on_the_front():
     settings = {"a": (1.0, 0.0), "b": (0.0, 1.0)}
+    still = {"baseline": dense(0.5, 0.5), "uniform_smoothing": dense(0.1, 0.9)}
     runs = [
-        SeedRun(name, seed, {"baseline": dense(0.5, 0.5), "vpretraining": dense(*figures)})
+        SeedRun(name, seed, {**still, "vpretraining": dense(*figures)})
         for name, figures in {"a": (0.6, 0.7), "b": (0.4, 0.6)}.items()
         for seed in (0, 1)
     ]
     points = weighted(compare_over_seeds(runs, MEASURES), settings)
     assert [(p.arm.arm, p.label, p.front) for p in points] == [
         ("baseline", "", True),
+        ("uniform_smoothing", "", False),
         ("vpretraining", "1 : 0", True),
         ("vpretraining", "0 : 1", False),
     ]
@@ -197,21 +198,35 @@ def test_a_constant_or_too_few_tasks_have_none(pair):
     assert (found.pearson, found.interval, found.spearman) == (None, None, None)
 
 
-def test_of_several_runs_the_interval_is_student_s_of_fisher_s_z():
+def test_of_several_runs_r_and_its_interval_are_of_fisher_s_z():
     rs = [0.5, 0.7, 0.6]
     z = np.arctanh(rs)
     reach = stats.t.ppf(0.975, 2) * stats.sem(z)
-    assert interval_over_runs(rs) == pytest.approx(
-        tuple(np.tanh([z.mean() - reach, z.mean() + reach]))
-    )
-    assert max(map(abs, interval_over_runs([1.0, -0.5]))) <= 1
+    mean, interval = over_runs(rs)
+    assert mean == pytest.approx(np.tanh(z.mean()))
+    assert interval == pytest.approx(tuple(np.tanh([z.mean() - reach, z.mean() + reach])))
+    assert max(map(abs, over_runs([1.0, -0.5])[1])) <= 1
     x = [float(v) for v in range(8)]
-    runs = [list(zip(x, x, strict=True)), list(zip(x, x[::-1], strict=True))]
+    runs = [list(zip(x, x, strict=True)), list(zip(x, [2 * v for v in x[::-1]], strict=True))]
     found = agreement_of(runs, 100)
     assert found.pearson == pytest.approx(0, abs=1e-9) and found.predicted == 3.5
+    assert found.realised == 5.25
     assert [one.pearson for one in found.each] == pytest.approx([1, -1])
     runs[1] = [(1.0, value) for value in x]
     assert agreement_of(runs, 100).pearson is None
+    assert agreement_of(runs, 100).interval is None and agreement_of(runs, 100).spearman is None
+
+
+def test_the_interval_over_runs_holds_the_r_beside_it():
+    x = np.arange(40.0)
+    noise = np.random.default_rng(0).standard_normal(40)
+    runs = [list(zip(x, x + size * noise, strict=True)) for size in (0.001, 12, 12.01, 11.99)]
+    found = agreement_of(runs, 100)
+    low, high = found.interval
+    assert low < found.pearson < high
+    assert found.pearson == pytest.approx(np.tanh(np.mean([np.arctanh(a.pearson) for a in found.each])))  # fmt: skip
+    assert found.spearman == pytest.approx(np.mean([a.spearman for a in found.each]))
+    assert len({round(a.spearman, 6) for a in found.each}) > 1
 
 
 # --- what a size of the feedback changes
@@ -229,14 +244,28 @@ def test_which_arms_the_feedback_touches(arm, does):
 
 def test_a_size_that_the_data_do_not_hold_is_refused():
     language = {n: {"feedback": {"sequences": min(n, 100)}} for n in (50, 100, 200)}
-    require_larger({n: language[n] for n in (50, 100)})
-    with pytest.raises(
-        UserError, match=r"--sizes 200: the feedback holds 100 examples, as with 100"
-    ):
-        require_larger(language)
+    require_held({n: language[n] for n in (50, 100)}, 1)
+    for told in (language, {n: language[n] for n in (50, 200)}):  # more than of a smaller size
+        with pytest.raises(UserError, match=r"--sizes 200: the feedback holds 100 examples; leave"):
+            require_held(told, 1)
+    short = {200: {"feedback": {"sequences": 190, "dropped": {"too long": 10}}}}
+    require_held(short, 1)
+    short[200]["feedback"]["dropped"]["too long"] = 9
+    with pytest.raises(UserError, match=r"--sizes 200: the feedback holds 199 examples"):
+        require_held(short, 1)
+    pictures = {n: {"sources": [{"pictures": {"feedback": min(n, 7)}}]} for n in (4, 8)}
+    with pytest.raises(UserError, match=r"--sizes 8: the feedback holds 7 examples"):
+        require_held(pictures, 1)
+    require_held({1: {}, 2: {}}, 1)  # nothing is known
+
+
+def test_of_several_sources_a_size_has_to_bring_more_than_a_smaller_one():
+    language = {n: {"feedback": {"sequences": min(2 * n, 150)}} for n in (50, 100, 200)}
+    require_held({n: language[n] for n in (50, 100)}, 2)
+    with pytest.raises(UserError, match=r"--sizes 200: .* 150 examples, as with 100"):
+        require_held(language, 2)
     pictures = {"sources": [{"pictures": {"feedback": 7}}, {"pictures": {"feedback": 5}}]}
-    assert feedback_examples(pictures) == 5 and feedback_examples({}) is None
-    require_larger({1: {}, 2: {}})  # nothing is known
+    assert feedback_examples(pictures) == 12 and feedback_examples({}) is None
 
 
 def test_other_held_out_examples_are_refused():

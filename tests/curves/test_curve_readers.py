@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from vfunc.errors import UserError
 from vfunc.evaluation.pass_at_k import pass_at_k
 from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 from vfunc.language.evaluation.solving import pass_at_1
 from vfunc.report.events import read_events
-from vfunc.studies.curves import sampled_solutions
+from vfunc.studies.curves import curve_command, sampled_solutions
 from vfunc.studies.curves.curve_command import KINDS, asked_of
 from vfunc.studies.curves.curve_files import new_console
 from vfunc.studies.curves.pass_statistics import Sampled
@@ -80,6 +81,24 @@ def test_a_mistake_is_one_line(refused, line, said):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_h_is_help(kind, capsys):
+    shown = []
+    for word in ("-h", "--help"):
+        with pytest.raises(SystemExit):
+            asked_of([kind, word])
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and f"usage: vfunc curve {kind} " in shown[0]
+
+
+def test_curves_are_of_one_process(refused, monkeypatch):
+    def alone(command):
+        raise UserError(f"{command} alone")
+
+    monkeypatch.setattr(curve_command, "require_alone", alone)
+    assert "curve alone" in refused("tokens", "--from", "x")
+
+
 def test_a_sweep_s_own_options_and_a_run_s_are_told_apart():
     line = "feedback-size --lr 1e-3 --sizes 2 4 --arms baseline,vpretraining --jobs=2 --no-certify"
     options, rest, _ = asked_of(line.split())
@@ -141,6 +160,7 @@ def test_of_one_run_there_is_no_interval_and_it_says_so(curve, saved, capsys):
     assert curve("tokens", "--from", saved / "s1", "--skip", "1", "--arms", "vpretraining") == 0
     content, rows = read("tokens", saved / "s1-curves")
     assert all(point["interval"] is None for point in content["points"]) and len(rows) == 4
+    assert content["notes"][0] == "One seed: no interval over seeds."
     shown = capsys.readouterr().out
     assert "One seed: no interval over seeds." in shown and "Without the arm baseline" in shown
 
@@ -204,7 +224,7 @@ def sampling(saved, tmp_path):
     """Copies of the runs that say that they have sampled three solutions of each problem."""
     for name in ("s0", "s1"):
         place = tmp_path / "sampled" / name
-        altered(saved, place, pass_at=[1, 2], samples=3, temperature=1.0, source=name)
+        altered(saved, place, pass_at=[1, 2], samples=3, temperature=1.0, seed=int(name[1]))
         for arm, shares in SHARES.items():
             result = json.loads((place / f"arms/{arm}.json").read_text())
             result["outcomes"]["sampled_pass_at_1"] = shares if name == "s0" else shares[::-1]
@@ -234,33 +254,98 @@ def test_pass_at_k_of_what_a_run_has_sampled(curve, sampling, monkeypatch, capsy
     assert "4 problems, 3 samples of each at temperature 1; intervals are over problems" in shown
 
 
+def test_of_several_runs_pass_at_k_is_over_seeds_and_of_the_arms_asked_for(
+    curve, sampling, monkeypatch
+):
+    monkeypatch.setattr(sampled_solutions, "_sampled", None)
+    words = ["--k", "3", "--temperature", "1.0", "--output", "out"]
+    words += ["--arms", "vpretraining,baseline,vpretraining"]
+    assert curve("pass-at-k", "--from", sampling / "s1", sampling / "s0", *words) == 0
+    content, rows = read("pass-at-k", Path("out"))
+    assert content["intervals_over"] == "seeds" and content["seeds"] == [0, 1]
+    assert [row["arm"] for row in rows] == ["vpretraining"] * 3 + ["baseline"] * 3
+    told = content["solutions"]["vpretraining"]
+    assert [(one["seed"], one["correct"]) for one in told] == [(0, [1, 1, 3, 0]), (1, [0, 3, 1, 1])]
+
+
+def asked(sampling, *words):
+    """What is taken of a run that has sampled three solutions of each problem itself."""
+    options = of_pass("--temperature", "1.0", *words)
+    return recorded(read_run(sampling / "s0"), "vpretraining", options)
+
+
+def test_a_run_s_own_samples_are_taken_where_they_are_as_many_as_asked_for(sampling):
+    assert asked(sampling, "--k", "3") == Sampled(3, (1, 1, 3, 0))  # K are enough
+    assert asked(sampling, "--k", "2", "--samples", "3") == Sampled(3, (1, 1, 3, 0))
+    assert asked(sampling, "--k", "2", "--samples", "4") is None
+    assert asked(sampling, "--k", "3", "--solve-size", "2") == Sampled(3, (1, 1))
+
+
+def test_what_was_sampled_is_kept_for_each_question(saved, tmp_path, monkeypatch):
+    made = []
+
+    def sampled(directory, arm, options):
+        made.append(options)
+        return Sampled(len(made), (0, 1))
+
+    monkeypatch.setattr(sampled_solutions, "_sampled", sampled)
+    run = tmp_path / "r"
+    shutil.copytree(saved / "s0", run)
+    lines = ["--k 2", "--k 2 --samples 6", "--k 2 --temperature 0.9", "--k 2 --solve-size 3"]
+
+    def found(line):
+        options = of_pass(*line.split())
+        return solutions_of(read_run(run), "baseline", options, tmp_path / "o", new_console())
+
+    first = [found(line) for line in lines]
+    assert [one.samples for one in first] == [1, 2, 3, 4]
+    assert [found(line) for line in reversed(lines)] == first[::-1] and len(made) == 4
+    assert found("--k 3 --samples 4") == first[0]  # as many samples, whatever K
+    (run / "learners/baseline/model.safetensors").write_bytes(b"another")
+    assert found("--k 2").samples == 5
+
+
 def test_solutions_are_sampled_as_a_run_samples_them_and_kept(
     sampling, tmp_path, monkeypatch, capsys
 ):
-    place = sampling / "s0"
+    place = sampling / "s1"
     shutil.rmtree(place / "learners/baseline")
     shutil.copytree(EMBEDDED_LEARNER, place / "learners/baseline")
     config = (place / "config.toml").read_text().replace("solve_size = 0", "solve_size = 4")
+    config = config.replace("seed = 0", "seed = 1")
     (place / "config.toml").write_text(config)
-    options, console = of_pass("--k", "2", "--solve-size", "3"), new_console()
+    options, console = (
+        of_pass("--k", "2", "--solve-size", "3", "--temperature", "0.9"),
+        new_console(),
+    )
+    looked = []
+    monkeypatch.setattr(
+        sampled_solutions, "require_same_data", lambda directory, _: looked.append(directory.path)
+    )
+    warmth = []
+    monkeypatch.setattr(
+        sampled_solutions, "pass_at_1", lambda *a, **k: warmth.append(k["temperature"]) or pass_at_1(*a, **k)
+    )  # fmt: skip
     found = solutions_of(read_run(place), "baseline", options, tmp_path / "out", console)
-    assert "s0, baseline: 4 samples a problem" in capsys.readouterr().out
+    assert "s1, baseline: 4 samples a problem" in capsys.readouterr().out
     data = assemble(parse(["--config", str(place / "config.toml")])).workload.data
     drawn = pass_at_1(
         AutoModelForCausalLM.from_pretrained(EMBEDDED_LEARNER),
         AutoTokenizer.from_pretrained(EMBEDDED_LEARNER),
         data.problems[:3],
         max_new_tokens=data.max_new_tokens,
-        temperature=0.8,
+        temperature=0.9,
         samples=4,
+        seed=1,
     )
+    assert looked == [place] and warmth == [0.9]
     assert found == Sampled(4, drawn.correct) and 0 < sum(drawn.correct) < 12
     with monkeypatch.context() as patch:
         patch.setattr(sampled_solutions, "_sampled", None)
         again = solutions_of(read_run(place), "baseline", options, tmp_path / "out", console)
     assert again == found and "sampled already" in capsys.readouterr().out
     monkeypatch.setattr(sampled_solutions, "_sampled", lambda *_: Sampled(4, (4, 4, 4)))
-    warmer = of_pass("--k", "2", "--solve-size", "3", "--temperature", "0.9")
+    warmer = of_pass("--k", "2", "--solve-size", "3", "--temperature", "1.1")
     assert solutions_of(read_run(place), "baseline", warmer, tmp_path / "out", console) != found
 
 

@@ -12,6 +12,7 @@ from small_run import SMALL, new_run, same, train, words
 from small_vision_run import OF_DINO, SMALL_VISION, tiny_learner
 
 from vfunc.studies import comparison
+from vfunc.studies.curves import feedback_size, swept_runs
 from vfunc.training import summary
 from vfunc.training.run import run
 from vfunc.training.run_command_line import run_guarded
@@ -46,7 +47,7 @@ def of_run(path, arm, metric="loss"):
     return json.loads(Path(path, "metrics.json").read_text())["arms"][arm]["metrics"][metric]
 
 
-def test_feedback_sizes_are_run_found_again_and_added_to(curve, made, capsys):
+def test_feedback_sizes_are_run_found_again_and_added_to(curve, made, capsys, monkeypatch):
     line = ["feedback-size", "--seeds", "0", "--name", "f", "--primary", "loss", *words(TEXT)]
     line = [w for w in line if w not in ("--feedback-size", "32")]
     assert curve(*line, "--sizes", "4", "8") == 0
@@ -73,6 +74,19 @@ def test_feedback_sizes_are_run_found_again_and_added_to(curve, made, capsys):
     assert [(r["feedback_size"], r["arm"], float(r["mean"])) for r in rows] == [
         (str(n), arm, p["metrics"]["loss"]["mean"]) for (n, arm), p in points.items()
     ]
+    looked, jobs = [], []
+    with monkeypatch.context() as patch:
+        carried_out = swept_runs.carried_out
+        patch.setattr(feedback_size, "require_same_evaluation", looked.append)
+        patch.setattr(
+            swept_runs, "carried_out", lambda planned, n, *a: jobs.append(n) or carried_out(planned, 1, *a)
+        )  # fmt: skip
+        assert curve(*more, "--jobs", "2", "--output", "elsewhere") == 0
+    assert jobs == [2] and read("elsewhere", "feedback-size")[1] == rows
+    # what finished runs say of their data counts
+    assert {label: d["feedback"]["sequences"] for label, d in looked[0].items()} == {
+        "": 1024, "feedback_size=2": 2, "feedback_size=4": 4, "feedback_size=8": 8}  # fmt: skip
+    capsys.readouterr()
     assert curve(*more, "--dry-run") == 0
     assert capsys.readouterr().out.count("finished ") == 4 and len(made) == 4
     assert curve(*more, "--lr", "0.5") == 2
@@ -92,7 +106,9 @@ def test_what_is_held_out_must_not_depend_on_the_feedback(refused, made):
     data[-1] = "s2.jsonl"
     Path("s2.jsonl").write_text(json.dumps({"prompt": "9 + 1 =", "completion": " 10"}) + "\n")
     said = refused("feedback-size", "--sizes", "2", "4", "16", *data, *rest)
-    assert "--sizes 16: the feedback holds 4 examples, as with 4" in said
+    assert "--sizes 16: the feedback holds 4 examples; leave" in said
+    said = refused("feedback-size", "--sizes", "2", "16", *data, *rest)
+    assert "--sizes 16: the feedback holds 4 examples; leave" in said
     assert made == [] and not Path("runs").exists()
 
 

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from vfunc.errors import UserError
 from vfunc.report.events import read_events
-from vfunc.studies.curves.saved_arm import saved_arm
+from vfunc.studies.curves import saved_probe
+from vfunc.studies.curves.curve_command import asked_of
+from vfunc.studies.curves.saved_arm import FoundArm, find_arm, saved_arm
+from vfunc.studies.curves.saved_probe import require_repeats
+from vfunc.training.run_command_line import parse
 from vfunc.training.run_directory import RunDirectory
 
 NAMES = {("small", "same"): "small, same feedback", ("small", "held_out"): "small, held-out",
          ("real", "same"): "real, same feedback", ("real", "held_out"): "real, held-out"}  # fmt: skip
+
+
+def arm_of(path):
+    return saved_arm(find_arm(RunDirectory(path), "vpretraining", device="cpu", threads=1))
 
 
 def logged(path):
@@ -49,10 +60,10 @@ def test_it_is_the_run_s_own_probe_at_the_same_state(curve, interrupted, capsys)
 
 
 def test_a_finished_arm_is_where_its_kept_checkpoint_is(saved, tmp_path):
-    kept = saved_arm(RunDirectory(saved / "s0"), "vpretraining", device="cpu", threads=1)
+    kept = arm_of(saved / "s0")
     shutil.copytree(saved / "s0", tmp_path / "r")
     shutil.rmtree(tmp_path / "r/checkpoints")
-    left = saved_arm(RunDirectory(tmp_path / "r"), "vpretraining", device="cpu", threads=1)
+    left = arm_of(tmp_path / "r")
     assert kept.whole and not left.whole
     one, other = kept.run.state, left.run.state
     for a, b in ((one.learner, other.learner), (one.designer, other.designer)):
@@ -61,6 +72,7 @@ def test_a_finished_arm_is_where_its_kept_checkpoint_is(saved, tmp_path):
     for name in ("step", "micro_batch", "units", "updates", "seconds"):
         assert getattr(one.counters, name) == getattr(other.counters, name), name
     rates = [state.optimizer.param_groups[0]["lr"] for state in (one, other)]
+    assert other.counters.probed
     # the checkpoint's is that of the last step, the other's that of one more
     assert rates[1] <= rates[0] and one.optimizer.state and not other.optimizer.state
 
@@ -71,7 +83,8 @@ def test_several_runs_are_one_probe_and_what_lacks_its_moments_is_told(curve, sa
     assert [one["whole"] for one in content["points"]] == [True, False]
     assert set(content["agreement"]) == {"small, same feedback", "small, held-out"}
     found = content["agreement"]["small, held-out"]
-    assert found["pearson"] == pytest.approx(sum(one["pearson"] for one in found["each"]) / 2)
+    z = [math.atanh(one["pearson"]) for one in found["each"]]
+    assert found["pearson"] == pytest.approx(math.tanh(sum(z) / 2))
     shown = " ".join(capsys.readouterr().out.split())
     assert f"The optimizer's moments are gone of: {saved}/s1." in shown
 
@@ -89,6 +102,86 @@ def test_what_is_not_there_is_refused(refused, saved, interrupted):
     assert "its digest differs" in refused("probe", "--from", "damaged")
     (Path("empty") / "sub").mkdir(parents=True)
     assert "--from empty: there is no run" in refused("probe", "--from", "empty")
+
+
+def edited(saved, place, name="s1", **options):
+    """A copy of a run of which config.toml has other options."""
+    shutil.copytree(saved / name, place)
+    (place / "manifest.json").unlink()
+    text = (place / "config.toml").read_text()
+    for option, value in options.items():
+        text, count = re.subn(rf"(?m)^{option} = .*$", f"{option} = {value}", text)
+        assert count == 1, option
+    (place / "config.toml").write_text(text)
+
+
+def test_what_is_no_repeat_is_refused_before_anything_is_probed(refused, saved, monkeypatch):
+    monkeypatch.setattr(saved_probe, "saved_arm", None)
+    edited(saved, Path("lr"), lr=0.5)
+    said = refused("probe", "--from", saved / "s0", "lr")
+    assert "runs of one setting make a probe" in said and "(lr " in said and " and 0.5)" in said
+    edited(saved, Path("twin"))
+    assert "twin both have seed 1" in refused("probe", "--from", saved, "twin")
+    shutil.copytree(saved / "s1", "touched")
+    Path("touched/config.toml").write_text(Path("touched/config.toml").read_text() + "\n")
+    assert "is not as the run wrote it" in refused("probe", "--from", saved / "s0", "touched")
+    shutil.copytree(saved / "s1", "bare")
+    shutil.rmtree("bare/learners")
+    assert "is gone, which the run left" in refused("probe", "--from", saved / "s0", "bare")
+    shutil.copytree(saved / "s0", "damaged")
+    checkpoint = Path("damaged/checkpoints/vpretraining.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
+    assert "its digest differs" in refused("probe", "--from", saved / "s1", "damaged")
+    with monkeypatch.context() as patch:
+        read = {"stream": {"option": "stream", "sha256": "1", "path": "s"}}
+        patch.setattr("vfunc.studies.curves.saved_arm.digests_of", lambda _: read)
+        assert "was run on other data" in refused("probe", "--from", saved / "s1")
+    Path("f").write_text("")
+    said = refused("probe", "--from", saved, "--output", "f/sub")
+    assert "--output f/sub cannot be made: f is a file" in said
+    said = refused("probe", "--from", saved, "--output", "f")
+    assert "--output f is a file" in said
+
+
+def test_device_and_threads_are_this_machine_s(saved):
+    config = find_arm(RunDirectory(saved / "s1"), "vpretraining", device="auto", threads=3).config
+    assert (config.options["device"], config.run.threads) == ("auto", 3)
+
+
+def test_repeats_differ_in_their_seed_alone():
+    def found(name, *words):
+        return FoundArm(RunDirectory(Path(name)), "vpretraining", parse(list(words)), None)
+
+    one = found("a", "--seed", "0")
+    require_repeats([one, found("b", "--seed", "1", "--name", "b", "--device", "cpu")])
+    require_repeats([one, found("b", "--seed", "1", "--arms", "vpretraining")])
+    with pytest.raises(UserError, match="of text and of pictures are no one probe"):
+        require_repeats([one, found("b", "--modality", "vision", "--seed", "1")])
+    with pytest.raises(UserError, match=r"a and b differ \(meta_period "):
+        require_repeats([one, found("b", "--seed", "1", "--meta-period", "7")])
+    with pytest.raises(UserError, match="b and c both have seed 1"):
+        require_repeats([one, found("b", "--seed", "1"), found("c", "--seed", "1")])
+
+
+def test_a_run_named_twice_is_probed_once(curve, saved, monkeypatch):
+    taken = []
+    monkeypatch.setattr(saved_probe, "require_repeats", taken.extend)
+    monkeypatch.setattr(saved_probe, "saved_arm", None)
+    with pytest.raises(TypeError):
+        saved_probe.make(
+            asked_of(["probe", "--from", str(saved / "s0"), f"{saved}/s1/../s0", "--device", "cpu"])[0],
+            [],
+            "",
+        )  # fmt: skip
+    assert [one.directory.path.name for one in taken] == ["s0"]
+
+
+def test_a_run_may_be_named_from_within(curve, saved, monkeypatch):
+    shutil.copytree(saved / "s0", "r")
+    monkeypatch.chdir("r")
+    there = Path.cwd().parent / "r-curves"
+    assert curve("tokens", "--from", ".") == 0
+    assert {path.name for path in there.iterdir()} == {"tokens.json", "tokens.csv", "tokens.png"}
 
 
 def test_checkpoints_of_finished_arms_are_kept_only_when_asked(saved):

@@ -17,6 +17,8 @@ from vfunc.errors import UserError
 from vfunc.typecheck import typed
 
 Number = float | int
+_ROUNDING = 1e-12
+"""Spread of differences, as a share of the numbers, that is put down to rounding."""
 
 
 class PairedDifference(NamedTuple):
@@ -105,6 +107,30 @@ def paired_difference(a: Sequence[Number], b: Sequence[Number]) -> PairedDiffere
     else:
         p_value = stats.ttest_rel(first, second).pvalue
     return PairedDifference(float(differences.mean()), error, float(p_value))
+
+
+@typed
+def paired_t(a: Sequence[Number], b: Sequence[Number]) -> float | None:
+    """The two-sided p value of the paired t test, where it is defined.
+
+    Args:
+        a: one arm's numbers, one a seed or problem.
+        b: the other arm's, in the same order.
+
+    Returns:
+        The p value: 1 where all pairs are equal; None for a single pair, and where the differences
+        are all equal, but for rounding, without being 0: without a spread, t is not defined.
+
+    Raises:
+        UserError: no numbers, or one that is not finite.
+    """
+    first, second = _finite(a, "values of a"), _finite(b, "values of b")
+    differences = first - second
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) > _ROUNDING * max(abs(first).max(), abs(second).max()):
+        return float(stats.ttest_rel(first, second).pvalue)
+    return None if differences.any() else 1.0
 
 
 @typed

@@ -9,14 +9,13 @@ only where to look next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from vfunc.errors import UserError
-from vfunc.evaluation.pass_at_k import holm, seed_interval
+from vfunc.evaluation.pass_at_k import holm, paired_t, seed_interval
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures
 from vfunc.report.table import BASELINE, told_among
@@ -129,7 +128,9 @@ class ArmOverSeeds:
 
 
 @typed
-def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmOverSeeds]:
+def compare_over_seeds(
+    runs: Sequence[SeedRun], measures: Measures, shared: Collection[str] = ()
+) -> list[ArmOverSeeds]:
     """Aggregate runs over their seeds, for each setting and arm, in order of appearance.
 
     Metrics that some arm of some run lacks are left out, since they compare nothing.
@@ -137,6 +138,7 @@ def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmO
     Args:
         runs: the runs, one a setting and seed.
         measures: the metrics.
+        shared: arms whose runs are the same in every setting: each is one comparison.
 
     Raises:
         UserError: no runs, two of the same setting and seed, or no metric that all have.
@@ -160,7 +162,7 @@ def compare_over_seeds(runs: Sequence[SeedRun], measures: Measures) -> list[ArmO
         for arm in dict.fromkeys(a for run in runs if run.setting == setting for a in run.arms)
     ]
     for metric in metrics:
-        summaries = _adjusted(summaries, metric.name)
+        summaries = _adjusted(summaries, metric.name, shared)
     return summaries
 
 
@@ -202,11 +204,7 @@ def _difference(runs: Sequence[SeedRun], arm: str, metric: Metric) -> Difference
     a, b = (np.array([run.arms[name][metric.name] for run in runs]) for name in (arm, BASELINE))
     d = a - b
     better = int((d > 0).sum() if metric.higher_is_better else (d < 0).sum())
-    p_value: float | None = None
-    if len(d) > 1 and np.ptp(d) > 1e-12 * max(abs(a).max(), abs(b).max()):
-        p_value = float(stats.ttest_rel(a, b).pvalue)
-    elif len(d) > 1 and not d.any():
-        p_value = 1.0
+    p_value = paired_t(a.tolist(), b.tolist())
     return Difference(float(d.mean()), seed_interval(d.tolist()), p_value, None, better, len(d))
 
 
@@ -223,19 +221,29 @@ def _way(runs: Sequence[SeedRun], arm: str, metric: Metric) -> float | None:
     return (here - start) / (end - start) + 0.0 if improves else None
 
 
-def _adjusted(arms: Sequence[ArmOverSeeds], metric: str) -> list[ArmOverSeeds]:
+def _adjusted(
+    arms: Sequence[ArmOverSeeds], metric: str, shared: Collection[str]
+) -> list[ArmOverSeeds]:
     """The arms with Holm's p values; an undefined p value counts as one more comparison."""
-    found = [arm.metrics[metric].difference for arm in arms]
-    tested = [d for d in found if d is not None and d.seeds > 1]
+    tested: dict[tuple[str, str], float] = {}
+    for arm in arms:
+        d = arm.metrics[metric].difference
+        if d is not None and d.seeds > 1:
+            tested[_comparison(arm, shared)] = 1.0 if d.p_value is None else d.p_value
     if not tested:
         return list(arms)
-    adjusted = iter(holm([1.0 if d.p_value is None else d.p_value for d in tested]))
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     made = []
-    for arm, d in zip(arms, found, strict=True):
+    for arm in arms:
+        d = arm.metrics[metric].difference
         if d is not None and d.seeds > 1:
-            p = next(adjusted)
+            p = adjusted[_comparison(arm, shared)]
             d = replace(d, p_value_holm=None if d.p_value is None else p)
             m = replace(arm.metrics[metric], difference=d)
             arm = replace(arm, metrics={**arm.metrics, metric: m})
         made.append(arm)
     return made
+
+
+def _comparison(arm: ArmOverSeeds, shared: Collection[str]) -> tuple[str, str]:
+    return ("" if arm.arm in shared else arm.setting), arm.arm

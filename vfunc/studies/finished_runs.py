@@ -19,9 +19,9 @@ from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER, OF_ESTIMATORS
 from vfunc.training.files.identity import INDIFFERENT, files_only
 from vfunc.training.run_directory import RunDirectory
 
-# What does not make a setting of its own: the machine and what is kept on it, by which two runs may
-# differ and be the same; a seed; arms, which are compared within runs.
-_NO_SETTING = (*INDIFFERENT, "seed", "arms")
+NO_SETTING = (*INDIFFERENT, "seed", "arms")
+"""Options that do not make a setting of its own: the machine and what is kept on it, by which two
+runs may differ and be the same; a seed; arms, which are compared within runs."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,15 @@ def run_places(paths: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: there is no run in one of them.
     """
-    places: dict[Path, None] = {}
+    places: dict[Path, Path] = {}
     for path in paths:
         configs = [c for level in ("", "*/", "*/*/") for c in path.glob(f"{level}config.toml")]
         runs = sorted(config.parent for config in configs)
         if not runs:
             raise UserError(f"--from {path}: there is no run (a directory with a config.toml)")
-        places |= dict.fromkeys(runs)
-    return list(places)
+        for run in runs:
+            places.setdefault(run.resolve(), run)
+    return list(places.values())
 
 
 def find_runs(paths: Sequence[Path], estimators: Sequence[str] = ()) -> list[FoundRun]:
@@ -246,7 +247,7 @@ def _meaning(metric: Metric) -> tuple[str, bool, float]:
 def _options(one: FoundRun) -> dict[str, Any]:
     """The options that make its setting; files from before there were two modalities lack one."""
     config = {"modality": "language"} | one.content["config"]
-    return {k: v for k, v in config.items() if k not in _NO_SETTING}
+    return {k: v for k, v in config.items() if k not in NO_SETTING}
 
 
 def _varies(values: Sequence[Any]) -> bool:

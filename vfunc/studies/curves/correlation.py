@@ -38,8 +38,9 @@ class Agreement:
 
     Attributes:
         each: the correlation within each run.
-        pearson: their mean; None where one is not defined.
-        interval: 95 %: the bootstrap's over tasks of one run; see `interval_over_runs` for several.
+        pearson: of several runs their mean by Fisher's z, see `over_runs`; None where one is not
+            defined.
+        interval: 95 %: the bootstrap's over tasks of one run; see `over_runs` for several.
         spearman: mean rank correlation.
         predicted: mean predicted decrease, over all.
         realised: mean decrease that the step brought.
@@ -80,15 +81,17 @@ def correlated(
     )
 
 
-def interval_over_runs(correlations: Sequence[float]) -> tuple[float, float]:
-    """A 95 % interval of the mean correlation of two or more runs.
+def over_runs(correlations: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The mean correlation of two or more runs, and its 95 % interval.
 
-    Student's of Fisher's z = artanh r, brought back, so that it stays between -1 and 1.
+    Both are of Fisher's z = artanh r, brought back: the mean, and Student's interval of it. So they
+    stay between -1 and 1, and the mean lies within.
     """
     most = 1 - 1e-12  # of r = 1 z is infinite
-    ends = seed_interval([math.atanh(min(max(r, -most), most)) for r in correlations])
+    z = [math.atanh(min(max(r, -most), most)) for r in correlations]
+    ends = seed_interval(z)
     assert ends is not None
-    return math.tanh(ends[0]), math.tanh(ends[1])
+    return math.tanh(statistics.fmean(z)), (math.tanh(ends[0]), math.tanh(ends[1]))
 
 
 def agreement_of(runs: Sequence[Sequence[tuple[float, float]]], resamples: int) -> Agreement:
@@ -103,16 +106,15 @@ def agreement_of(runs: Sequence[Sequence[tuple[float, float]]], resamples: int) 
     )
     pearsons = [one.pearson for one in each if one.pearson is not None]
     spearmans = [one.spearman for one in each if one.spearman is not None]
-    defined = len(pearsons) == len(each)
-    interval = None
-    if defined:
-        interval = each[0].interval if len(each) == 1 else interval_over_runs(pearsons)
+    pearson, interval = each[0].pearson, each[0].interval
+    if len(each) > 1:
+        pearson, interval = over_runs(pearsons) if len(pearsons) == len(each) else (None, None)
     every = [pair for pairs in runs for pair in pairs]
     return Agreement(
         each,
-        statistics.fmean(pearsons) if defined else None,
+        pearson,
         interval,
-        statistics.fmean(spearmans) if defined else None,
+        statistics.fmean(spearmans) if len(spearmans) == len(each) else None,
         statistics.fmean(p for p, _ in every),
         statistics.fmean(r for _, r in every),
     )

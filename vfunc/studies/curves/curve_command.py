@@ -76,11 +76,11 @@ Examples:
         """Draw Pass@k of finished language runs for k = 1 to K, and the arms' differences.
 
 Solutions to the held-out problems are sampled from every arm's saved learner, or taken from the run
-where it has sampled as many itself (--pass-at 1 with --samples at least K, at the same
-temperature). Pass@k is the unbiased estimate of n samples (Chen et al. 2021); intervals (95 %%,
-Student's) are over seeds where there are several runs, over problems where there is one, and
-differences to the baseline are paired. What was sampled is kept: the same command samples nothing
-again.
+where it has sampled enough itself (--pass-at 1, --samples at least K and at least those given here,
+at the same temperature). Pass@k is the unbiased estimate of n samples (Chen et al. 2021); its
+intervals (95 %%, Student's) are over seeds where there are several runs, over problems where there
+is one, and differences to the baseline are paired. What was sampled is kept: the same command
+samples nothing again.
 
 Examples:
   %(prog)s --from runs/x --k 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,10 +53,17 @@ def require_writable(output: str | None) -> None:
     """Refuse a folder for the curve that cannot be one, before time is spent on what it holds.
 
     Raises:
-        UserError: something else is there.
+        UserError: something else is there, or where it would have to be made.
     """
-    if output is not None and Path(output).exists() and not Path(output).is_dir():
-        raise UserError(f"--output {output} is a file; give a folder")
+    if output is None:
+        return
+    place = Path(output)
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir():
+        where = "is a file" if there == place else f"cannot be made: {there} is a file"
+        raise UserError(f"--output {output} {where}; give a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--output {output}: {there} may not be written to; give another folder")
 
 
 def told_of(found: Sequence[FoundRun]) -> list[dict[str, Any]]:
@@ -127,10 +135,11 @@ def folder_of(runs: Sequence[Path], output: str | None) -> Path:
     """
     if output is not None:
         return Path(output)
-    first = runs[0]
-    if len(runs) == 1:  # a run's own folder holds what the run writes, and nothing else
-        return first.with_name(f"{first.resolve().name}-curves")
     others = [one.resolve() for one in runs]
-    common = next(p for p in others[0].parents if all(p in other.parents for other in others))
+    first = others[0]
+    if len(runs) == 1:  # a run's own folder holds what the run writes, and nothing else
+        folder = first.with_name(f"{first.name}-curves")
+    else:
+        folder = next(p for p in first.parents if all(p in other.parents for other in others))
     here = Path.cwd()
-    return common.relative_to(here) if common.is_relative_to(here) else common
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder

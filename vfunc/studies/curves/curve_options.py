@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from vfunc.conditions import DESIGNED_ARMS
 from vfunc.config.build import arguments
 from vfunc.config.command_line import parse_words
-from vfunc.config.declared import Computed, option, same
+from vfunc.config.declared import option, same
 from vfunc.config.known import flag, known_options
 from vfunc.config.resolved import ResolvedOptions
 from vfunc.config.values import checked_value, listed, nearest
@@ -100,7 +100,8 @@ class FeedbackSizeOptions(SweepOptions):
     """The sizes to try."""
 
     sizes: tuple[int, ...] = option(
-        "Labelled examples that feedback is drawn from (a run's --feedback-size).",
+        "Labelled examples that feedback is drawn from, of each --feedback (a run's "
+        "--feedback-size).",
         default=(256, 512, 1024, 2048),
         metavar="N ...",
         least=1,
@@ -185,9 +186,11 @@ class PassOptions(ArmsOptions):
     """What is sampled, where a run has not sampled as much itself."""
 
     k: int = option("The largest k: the curve is of 1 to k.", default=16, least=1)
-    samples: int = option(
-        "Solutions sampled for each problem.",
-        default=Computed("twice --k", lambda options: 2 * options["k"], 32),
+    samples: int | None = option(
+        "Solutions sampled for each problem. A run's own samples are taken where they are at least "
+        "as many.",
+        default=None,
+        shown="twice --k; of a run's own K are enough",
         least=1,
     )
     temperature: float = option(
@@ -256,7 +259,7 @@ def read_options(
 
 
 def split_words(words: Sequence[str], made: type) -> tuple[list[str], list[str]]:
-    """A command line in two: the words of a dataclass's options (and `--help`), and all others.
+    """A command line in two: the words of a dataclass's options (and help's), and all others.
 
     Args:
         words: the command line; an option's values follow it up to the next word in `--`.
@@ -266,7 +269,9 @@ def split_words(words: Sequence[str], made: type) -> tuple[list[str], list[str]]
     parts: Mapping[bool, list[str]] = {True: [], False: []}
     mine = False
     for word in words:
-        if word.startswith("--"):
+        if word == "-h":
+            mine = True
+        elif word.startswith("--"):
             name = word[2:].partition("=")[0].replace("-", "_")
             mine = name in own or name.removeprefix("no_") in own
         parts[mine].append(word)

@@ -42,7 +42,7 @@ def make(options: PassOptions, rest: Sequence[str], command: str) -> None:
             no problems with answers.
     """
     del rest
-    if options.samples < options.k:
+    if options.samples is not None and options.samples < options.k:
         raise UserError(
             f"--samples {options.samples} are fewer than --k {options.k}: Pass@k needs k at least"
         )
@@ -136,12 +136,18 @@ def _table(curves: Mapping[str, Sequence[PassAt]], over: str) -> Table:
     for header in ("mean", *(["against baseline", "p"] if compares else [])):
         table.add_column(header, justify="right", no_wrap=True)
     rows = [(arm, of[k - 1]) for k in shown for arm, of in curves.items()]
-    tested = [one.p_value for _, one in rows if one.p_value is not None]
+    # a p value that is not defined is one more comparison
+    tested = [
+        1.0 if one.p_value is None else one.p_value
+        for _, one in rows
+        if one.difference_interval is not None
+    ]
     adjusted = iter(holm(tested) if tested else [])
     for arm, one in rows:
         cells = [str(one.k), arm, _in_percent(one.mean, one.interval)]
         if compares:
-            p = None if one.p_value is None else next(adjusted)
+            p = None if one.difference_interval is None else next(adjusted)
+            p = None if one.p_value is None else p
             cells += [
                 NONE
                 if one.difference is None

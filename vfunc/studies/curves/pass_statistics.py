@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vfunc.errors import UserError
-from vfunc.evaluation.pass_at_k import paired_difference, pass_at_k, seed_interval
+from vfunc.evaluation.pass_at_k import paired_difference, paired_t, pass_at_k, seed_interval
 from vfunc.report.seed_statistics import Interval
 from vfunc.report.table import BASELINE
 
@@ -37,7 +37,8 @@ class PassAt:
         difference: mean difference to the baseline, over the same; None of the baseline itself,
             and without one.
         difference_interval: its interval.
-        p_value: two-sided, paired, not adjusted; None where it is not defined.
+        p_value: two-sided, paired, not adjusted: McNemar's of one run's problems where all are
+            solved or not, else the paired t test's; None where that is not defined, see `paired_t`.
     """
 
     k: int
@@ -95,7 +96,8 @@ def _pass_at(
             )
         a, b = list(of[0]), list(base[0])
     differences = [x - y for x, y in zip(a, b, strict=True)]
-    p_value = paired_difference(a, b).p_value if len(a) > 1 else None
+    outcomes = len(of) == 1 and len(a) > 1 and {*a, *b} <= {0.0, 1.0}
+    p_value = paired_difference(a, b).p_value if outcomes else paired_t(a, b)
     return PassAt(
         k,
         values,

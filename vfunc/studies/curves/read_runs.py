@@ -28,7 +28,7 @@ def runs_of_one_setting(places: Sequence[str]) -> list[FoundRun]:
 
 
 def arms_of(found: Sequence[FoundRun], wanted: Sequence[str] | None) -> list[str]:
-    """The arms that all runs have, or those that are wanted of them.
+    """The arms that all runs have, or those that are wanted of them, each once.
 
     Raises:
         UserError: a run lacks one that is wanted, or they have none in common.
@@ -43,4 +43,4 @@ def arms_of(found: Sequence[FoundRun], wanted: Sequence[str] | None) -> list[str
             )
     if not shared:
         raise UserError("the runs have no arm in common")
-    return list(wanted or shared)
+    return list(dict.fromkeys(wanted or shared))

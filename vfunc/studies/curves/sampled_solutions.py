@@ -55,17 +55,27 @@ def solutions_of(
     saved = directory.learner(arm)
     asked = {
         "learner": digest_of_json(digests_below(saved)) if saved.is_dir() else "",
-        "options": {n: getattr(options, n) for n in ("samples", "temperature", "solve_size")},
+        "options": {
+            "samples": samples_of(options),
+            "temperature": options.temperature,
+            "solve_size": options.solve_size,
+        },
         "run": digest_of_json(one.content["config"]),
     }
-    kept = folder / FOLDER / f"{one.path.resolve().name}-{arm}-{asked['run'][:8]}.json"
+    # what else is asked of the same arm is kept beside it
+    kept = folder / FOLDER / f"{one.path.resolve().name}-{arm}-{digest_of_json(asked)[:12]}.json"
     if (found := _kept(kept, asked)) is not None:
         console.print(f"{one.path}, {arm}: sampled already", soft_wrap=True)
         return found
-    console.print(f"{one.path}, {arm}: {options.samples} samples a problem", soft_wrap=True)
+    console.print(f"{one.path}, {arm}: {samples_of(options)} samples a problem", soft_wrap=True)
     found = _sampled(directory, arm, options)
     write_json(kept, {"asked": asked, **vars(found)})
     return found
+
+
+def samples_of(options: PassOptions) -> int:
+    """How many solutions are sampled for each problem."""
+    return 2 * options.k if options.samples is None else options.samples
 
 
 def recorded(one: FoundRun, arm: str, options: PassOptions) -> Sampled | None:
@@ -80,7 +90,8 @@ def recorded(one: FoundRun, arm: str, options: PassOptions) -> Sampled | None:
     """
     config = one.content["config"]
     ks, samples = config.get("pass_at") or (), config.get("samples") or 0
-    if 1 not in ks or samples < options.k or config.get("temperature") != options.temperature:
+    least = options.k if options.samples is None else options.samples
+    if 1 not in ks or samples < least or config.get("temperature") != options.temperature:
         return None
     result = RunDirectory(one.path).finished(arm) or {}
     shares = result.get("outcomes", {}).get(sampled_names([1])[1])
@@ -127,7 +138,7 @@ def _sampled(directory: RunDirectory, arm: str, options: PassOptions) -> Sampled
             problems,
             max_new_tokens=workload.data.max_new_tokens,
             temperature=options.temperature,
-            samples=options.samples,
+            samples=samples_of(options),
             seed=config.run.seed,
         )
     return Sampled(drawn.samples, drawn.correct)

@@ -11,6 +11,7 @@ from vfunc.config.toml import read_toml
 from vfunc.errors import UserError
 from vfunc.report.measures import Measures
 from vfunc.storage.manifest import require_as_written
+from vfunc.storage.sealed import seal_holds
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.build.configuration import COMMAND, resolve
@@ -23,6 +24,28 @@ from vfunc.training.options.run_options import VISION
 from vfunc.training.run_directory import RunDirectory
 from vfunc.training.start import start_arm
 from vfunc.training.state import Counters
+
+
+@dataclass(frozen=True)
+class FoundArm:
+    """What a run has saved of an arm.
+
+    Attributes:
+        directory: the run.
+        arm: the arm's name.
+        config: the run's configuration, to be carried out on this machine.
+        result: what the arm left at its end, where that is all; None where there is a checkpoint.
+    """
+
+    directory: RunDirectory
+    arm: str
+    config: RunConfig
+    result: Mapping[str, Any] | None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The run's options, as plain data."""
+        return {n: plain(v) for n, v in self.config.options.items() if n not in COMMAND}
 
 
 @dataclass(frozen=True)
@@ -76,8 +99,8 @@ def require_same_data(directory: RunDirectory, config: RunConfig) -> None:
         raise UserError(f"{directory.path} was run on other data ({in_a_line(changes)}); undo that")
 
 
-def saved_arm(directory: RunDirectory, arm: str, *, device: str, threads: int) -> SavedArm:
-    """An arm where its run left it.
+def find_arm(directory: RunDirectory, arm: str, *, device: str, threads: int) -> FoundArm:
+    """What a run has saved of an arm, looked at before anything is computed.
 
     Args:
         directory: the run, finished or not.
@@ -107,17 +130,37 @@ def saved_arm(directory: RunDirectory, arm: str, *, device: str, threads: int) -
                 "its task has a head and a teacher; run it with --leave-checkpoints, or name an "
                 "unfinished run"
             )
+        for path in (directory.learner(arm), directory.designer(arm)):
+            if not path.exists():
+                raise UserError(
+                    f"{path} is gone, which the run left of the arm {arm}; run it again"
+                )
+            require_as_written(path)
+    elif not (seal_holds(checkpoint) or directory.is_adopted(checkpoint)):
+        raise UserError(f"{checkpoint} is damaged, its digest differs; leave the run out")
     require_same_data(directory, config)
+    return FoundArm(directory, arm, config, None if checkpoint.exists() else result)
+
+
+def saved_arm(found: FoundArm) -> SavedArm:
+    """An arm where its run left it.
+
+    Args:
+        found: what its run has saved of it.
+
+    Raises:
+        UserError: a checkpoint is not as it was written, or not of this arm.
+    """
+    directory, config = found.directory, found.config
     assembled = assemble(config)
-    run = start_arm(arm, assembled)
-    if checkpoint.exists():
+    run = start_arm(found.arm, assembled)
+    if found.result is None:
+        checkpoint = directory.checkpoint(found.arm)
         load_checkpoint(run.state, checkpoint, unsealed=directory.is_adopted(checkpoint))
     else:
-        assert result is not None
-        _put_where_it_ended(run, assembled, directory, result)
-    options = {n: plain(v) for n, v in config.options.items() if n not in COMMAND}
+        _put_where_it_ended(run, assembled, directory, found.result)
     unit = Measures(assembled.reporting.unit, assembled.reporting.metrics).loss_unit
-    return SavedArm(run, checkpoint.exists(), options, unit)
+    return SavedArm(run, found.result is None, found.told, unit)
 
 
 def _put_where_it_ended(
@@ -130,10 +173,6 @@ def _put_where_it_ended(
 
     name, config = run.arm.name, assembled.config
     learner, designer = directory.learner(name), directory.designer(name)
-    for path in (learner, designer):
-        if not path.exists():
-            raise UserError(f"{path} is gone, which the run left of the arm {name}; run it again")
-        require_as_written(path)
     adapted = config.options
     left = start_learner(
         str(learner), adapted["lora_rank"], adapted["lora_alpha"], adapted["lora_dropout"]

@@ -47,14 +47,18 @@ class Swept:
 
     @property
     def compared(self) -> list[ArmOverSeeds]:
-        """Every arm over its seeds in every setting; what is shared stands in each."""
+        """Every arm over its seeds in every setting; what is shared stands in each.
+
+        In Holm's adjustment a shared arm is one comparison, however many settings there are.
+        """
         shared = {one.seed_run.seed: one.seed_run.arms for one in self.of("")}
         runs = [
             SeedRun(run.setting, run.seed, {**shared.get(run.seed, {}), **run.arms})
             for setting in self.settings
             for run in (one.seed_run for one in self.of(setting))
         ]
-        return compare_over_seeds(runs, measures_of(self.found))
+        same = {arm for arms in shared.values() for arm in arms}
+        return compare_over_seeds(runs, measures_of(self.found), same)
 
 
 def swept(
@@ -65,7 +69,7 @@ def swept(
     *,
     study: str,
     refuse: Callable[[Sequence[PlannedRun]], None] = lambda planned: None,
-    look_at_data: Callable[[Mapping[str, Data]], None] = lambda data: None,
+    look_at_data: Callable[[Sequence[PlannedRun], Mapping[str, Data]], None] = lambda *_: None,
     primary: str | None = None,
     look: Callable[[Sequence[FoundRun]], object] = lambda found: None,
 ) -> Swept | None:
@@ -78,7 +82,8 @@ def swept(
         console: the console to print on.
         study: what a folder without a name is called after.
         refuse: refuses configurations, before anything is loaded.
-        look_at_data: refuses data, by setting, before the first run, as far as they are known.
+        look_at_data: refuses data of these runs, by setting, before the first run, as far as they
+            are known.
         primary: the metric that the curve is to be about, if one is asked for.
         look: see `carried_out`.
 
@@ -93,7 +98,7 @@ def swept(
     data = {
         one.setting: _read_data(one.directory) for one in planned if one.state == "finished"
     } | check(planned, primary)
-    look_at_data({label: told for label, told in data.items() if told})
+    look_at_data(planned, {label: told for label, told in data.items() if told})
     if planned[0].config.command.dry_run:
         for one in planned:
             console.print(f"{one.state:12}{one.directory.path}", highlight=False, soft_wrap=True)

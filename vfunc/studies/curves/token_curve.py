@@ -12,7 +12,7 @@ from vfunc.evaluation.pass_at_k import seed_interval
 from vfunc.modality import Metric
 from vfunc.report.events import read_events
 from vfunc.report.measures import LOSS, Measures
-from vfunc.report.table import BASELINE, si
+from vfunc.report.table import BASELINE
 from vfunc.studies.curves.curve_files import (
     Curve,
     folder_of,
@@ -25,7 +25,7 @@ from vfunc.studies.curves.curve_options import TokenOptions
 from vfunc.studies.curves.figures.token_figure import draw_tokens
 from vfunc.studies.curves.read_runs import arms_of, runs_of_one_setting
 from vfunc.studies.curves.token_reach import Followed, Needed, needed_at
-from vfunc.studies.curves.token_table import RULE, Tokens, token_tables
+from vfunc.studies.curves.token_table import RULE, Tokens, first_place_notes, token_tables
 from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.training.run_directory import RunDirectory
 
@@ -116,14 +116,8 @@ def curve_of(tokens: Tokens) -> Curve:
     points = [
         _point(tokens, arm, k) for arm, of in tokens.curves.items() for k in range(len(of[0].units))
     ]
-    notes = [] if len(tokens.seeds) > 1 else ["One seed: no interval over seeds."]
-    first = tokens.curves.get(BASELINE, (Followed((0.0,), (0.0,)),))[0].units[0]
-    if any(n == first for of in tokens.needed.values() for one in of for n in one.needed):
-        where = f"at {si(first)} {tokens.measures.unit}" if first else "untrained"
-        notes.append(
-            f"The baseline is as good {where}, at the first place of its curve, as another arm is "
-            "later: then it needs no more than that (--skip leaves the first places out)."
-        )
+    notes = list[str]() if len(tokens.seeds) > 1 else ["One seed: no interval over seeds."]
+    notes += first_place_notes(tokens)
     if not tokens.needed:
         notes.append(f"Without the arm {BASELINE} there is nothing to say of what it needs.")
     return Curve(

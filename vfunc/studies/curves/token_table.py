@@ -12,7 +12,7 @@ from rich.text import Text
 from vfunc.evaluation.pass_at_k import seed_interval
 from vfunc.modality import Metric
 from vfunc.report.measures import Measures, written
-from vfunc.report.table import NONE, captioned, empty_table, si
+from vfunc.report.table import BASELINE, NONE, captioned, empty_table, si
 from vfunc.studies.curves.curve_words import label_of
 from vfunc.studies.curves.token_reach import Followed, Needed
 
@@ -74,6 +74,47 @@ def token_tables(tokens: Tokens) -> list[Table]:
         ]
         ends.add_row(*map(Text, [arm, *cells]))
     return [captioned(table, notes), captioned(ends, [])]
+
+
+def first_place_notes(tokens: Tokens) -> list[str]:
+    """Where an arm is as good at the first place of its curve, which says little of what it needs.
+
+    The first places are those of the same seed: with evaluations left out they need not be equal.
+    """
+    base = tokens.curves.get(BASELINE, ())
+    notes = []
+    if found := _first_places(base, [one for of in tokens.needed.values() for one in of]):
+        notes.append(
+            f"The baseline is as good {_at(found, tokens)}, at the first place of its curve, as "
+            "another arm is later: then it needs no more than that (--skip leaves the first places "
+            "out)."
+        )
+    for arm, one in tokens.to_end.items():
+        if found := _first_places(tokens.curves[arm], [one]):
+            notes.append(
+                f"{arm} is as good {_at(found, tokens)}, at the first place of its curve, as the "
+                "baseline at its end: it may need less than that."
+            )
+    return notes
+
+
+def _first_places(curves: Sequence[Followed], needed: Sequence[Needed]) -> list[float]:
+    """The first places, of the seeds' curves, that are all that is needed."""
+    return sorted(
+        {
+            curve.units[0]
+            for one in needed
+            for curve, place in zip(curves, one.needed, strict=True)
+            if place == curve.units[0]
+        }
+    )
+
+
+def _at(places: Sequence[float], tokens: Tokens) -> str:
+    if not any(places):
+        return "untrained"
+    told = dict.fromkeys(si(place) for place in places)
+    return f"at {' or '.join(told)} {tokens.measures.unit}"
 
 
 def _needs(one: Needed) -> list[str]:

@@ -19,7 +19,6 @@ from vfunc.studies.curves.curve_files import Curve, new_console, told_of, write_
 from vfunc.studies.curves.curve_options import TradeOffOptions, weights_of
 from vfunc.studies.curves.curve_words import against_baseline, label_of, seeds_notes, with_interval
 from vfunc.studies.curves.figures.trade_off_figure import Place, draw_trade_off
-from vfunc.studies.curves.pareto import on_front
 from vfunc.studies.curves.swept_runs import Swept, swept, touched
 from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.studies.repetition import PlannedRun, Setting
@@ -52,7 +51,7 @@ class Weighted:
     @property
     def label(self) -> str:
         """The weights in words: "1 : 8"."""
-        return "" if self.weights is None else "{:g} : {:g}".format(*self.weights)
+        return "" if self.weights is None else " : ".join(map(_exact, self.weights))
 
 
 def make(options: TradeOffOptions, rest: Sequence[str], command: str) -> None:
@@ -72,7 +71,7 @@ def make(options: TradeOffOptions, rest: Sequence[str], command: str) -> None:
         Setting(
             ("segmentation_weight", "depth_weight"),
             label,
-            ("--segmentation-weight", f"{a:g}", "--depth-weight", f"{b:g}"),
+            ("--segmentation-weight", _exact(a), "--depth-weight", _exact(b)),
         )
         for label, (a, b) in pairs.items()
     ]
@@ -134,15 +133,35 @@ def weighted(
         arms: every arm in every setting; one that sees no feedback is the same in all.
         pairs: the weights that each setting's label stands for.
     """
-    still = {arm.arm: arm for arm in reversed(arms) if not touched(arm.arm)}
+    still: dict[str, ArmOverSeeds] = {}
+    for arm in arms:
+        if not touched(arm.arm):
+            still.setdefault(arm.arm, arm)
     points = [Weighted(None, arm) for arm in still.values()]
     points += [Weighted(pairs[arm.setting], arm) for arm in arms if touched(arm.arm)]
     front = on_front([point.figures for point in points])
     return [Weighted(p.weights, p.arm, f) for p, f in zip(points, front, strict=True)]
 
 
+def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which points no other is at least as good as in both figures, and better in one.
+
+    Equal points are on the front together, or not at all.
+
+    Args:
+        points: two figures each, of which the first is better when higher, the second when lower.
+    """
+    return [not any(a >= x and b <= y and (a > x or b < y) for a, b in points) for x, y in points]
+
+
 def _label(pair: tuple[float, float]) -> str:
-    return "segmentation_weight={:g}, depth_weight={:g}".format(*pair)
+    return "segmentation_weight={}, depth_weight={}".format(*map(_exact, pair))
+
+
+def _exact(weight: float) -> str:
+    """A weight in as few digits as give it again: two weights never look the same."""
+    short = f"{weight:g}"
+    return short if float(short) == weight else repr(weight)
 
 
 def _require_pictures(planned: Sequence[PlannedRun]) -> None:

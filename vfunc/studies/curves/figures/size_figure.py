@@ -21,7 +21,7 @@ MOST_PANELS = 6
 
 def draw_sizes(
     arms: Sequence[ArmOverSeeds],
-    sizes: Mapping[str, int],
+    examples: Mapping[str, int],
     measures: Measures,
     metrics: Sequence[str],
     path: Path,
@@ -32,7 +32,7 @@ def draw_sizes(
 
     Args:
         arms: every arm in every setting.
-        sizes: the size of each setting.
+        examples: labelled examples in each setting.
         measures: the metrics.
         metrics: names of those that are drawn, the primary one first.
         path: the PNG to write.
@@ -47,11 +47,11 @@ def draw_sizes(
     for axes, name in zip(places, shown, strict=False):
         metric = measures.metric(name)
         for arm in dict.fromkeys(one.arm for one in arms):
-            of = {sizes[one.setting]: one.metrics[name] for one in arms if one.arm == arm}
+            of = {examples[one.setting]: one.metrics[name] for one in arms if one.arm == arm}
             draw = _line if touched(arm) else _level
             draw(axes, arm, metric, dict(sorted(of.items())))
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator(sorted(sizes.values())))
+        axes.xaxis.set_major_locator(FixedLocator(sorted(examples.values())))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
         axes.margins(x=0.08)
