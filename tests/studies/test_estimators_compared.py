@@ -15,19 +15,17 @@ from vfunc.report.seed_statistics import UNITS_PER_SECOND
 from vfunc.studies import side_by_side
 from vfunc.studies.estimators_on_offer import (
     ESTIMATORS_ON_OFFER,
-    arguments_of,
     estimator_of,
     named_estimators,
 )
 from vfunc.studies.finished_runs import by_estimator, read_run
-from vfunc.studies.repetition import plan
+from vfunc.studies.repetition import plan, told_to_give_way
 from vfunc.training.build.configuration import resolve
-from vfunc.training.run_command_line import parse
 
 
 @pytest.mark.parametrize("name", ESTIMATORS_ON_OFFER)
 def test_each_name_is_a_run_of_its_own(name):
-    config = parse(arguments_of(name))
+    config = resolve(Layer(ESTIMATORS_ON_OFFER[name]))
     given = {k: config.options[k] for k in ESTIMATORS_ON_OFFER[name]}
     assert given == dict(ESTIMATORS_ON_OFFER[name])
 
@@ -110,6 +108,49 @@ def test_without_arms_it_takes_all_that_there_are():
     assert "oracle" not in planned[0].config.run.arms
 
 
+def planned_by_name(rest, named):
+    _, planned = plan([0], [], rest, named=named)
+    return {one.estimator: one.config.options for one in planned}, planned
+
+
+@pytest.mark.parametrize("named", [["dot", "deflated"], ["deflated", "dot", "unrolled_4"]])
+def test_a_preset_s_options_are_kept_for_the_estimators_that_use_them(named):
+    options, planned = planned_by_name(["--preset", "smollm2_careless"], named)
+    assert options["deflated"]["mean_bank"] == 8
+    assert options["dot"]["mean_bank"] is None
+    assert planned[0].config.run.arms == ("baseline", "vpretraining", "known_wrong")
+    (note,) = told_to_give_way(planned)
+    assert "--mean-bank in " in note
+    assert "deflated" not in note.split("--mean-bank in ")[1].split(";")[0]
+    assert "--value" not in note
+
+
+@pytest.mark.parametrize("named", [["dot", "deflated"], ["deflated", "dot"]])
+def test_an_option_that_one_named_estimator_uses_gives_way_in_the_others(named):
+    options, planned = planned_by_name(["--means", "2"], named)
+    assert (options["deflated"]["means"], options["dot"]["means"]) == (2, None)
+    assert told_to_give_way(planned) == [
+        "Options that an estimator does not use give way in its runs: --means in dot."
+    ]
+    options, _ = planned_by_name(
+        ["--feedback-every", "3", "--meta-period", "3"], [*named, "implicit"]
+    )
+    assert [options[name]["feedback_every"] for name in (*named, "implicit")] == [3, 3, None]
+
+
+@pytest.mark.parametrize("rest", [[], ["--preset", "smollm2_careless"]])
+def test_an_option_that_no_named_estimator_uses_is_refused(rest):
+    with pytest.raises(UserError, match="dot: --beta does nothing here: it is for --value"):
+        plan([0], [], [*rest, "--beta", ".5"], named=["dot", "cosine"])
+
+
+def test_two_names_for_one_run_are_refused(tmp_path):
+    file = tmp_path / "fresh.toml"
+    file.write_text('value = "deflated"\nmeans = 0\nmean_batches = 4\n')
+    with pytest.raises(UserError, match="deflated and deflated_fresh are the same run"):
+        plan([0], [], ["--config", str(file)], named=["deflated", "deflated_fresh"])
+
+
 def test_estimators_become_arms_of_one_table(tmp_path):
     options = {"arms": ("baseline", "vpretraining"), "budget": "4steps"}
     for seed in (0, 1):
@@ -129,6 +170,14 @@ def test_estimators_become_arms_of_one_table(tmp_path):
     assert UNITS_PER_SECOND in first.arms["cosine"]
 
 
+def test_a_comparison_tells_which_options_gave_way(compare, fake_run, capsys):  # noqa: F811
+    line = "--estimators dot,deflated --arms baseline,vpretraining --seeds 0 --name c --means 2"
+    assert compare.main(f"{line} --stream-size 64 --feedback-size 32 --eval-size 2".split()) == 0
+    (note,) = json.loads(Path("runs/c/comparison.json").read_text())["notes"]
+    assert note.endswith("--means in dot.")
+    assert note in capsys.readouterr().out
+
+
 def test_the_table_is_written(compare, fake_run, capsys):  # noqa: F811
     line = "--estimators dot,cosine --arms baseline,vpretraining --seeds 0 1 --name c"
     line += " --stream-size 64 --feedback-size 32 --eval-size 2"
@@ -137,6 +186,7 @@ def test_the_table_is_written(compare, fake_run, capsys):  # noqa: F811
     content = json.loads(Path("runs/c/comparison.json").read_text())
     assert [arm["arm"] for arm in content["arms"]] == ["baseline", "dot", "cosine"]
     assert {run["estimator"] for run in content["runs"]} == {"dot", "cosine"}
+    assert content["notes"] == []
     assert compare.main(line.split()) == 0  # all are finished
     assert len(fake_run.made) == 4
 

@@ -18,7 +18,7 @@ from vfunc.studies.compare_command import CompareOptions
 from vfunc.studies.comparison_files import primary_of, write_comparison
 from vfunc.studies.estimators_on_offer import named_estimators
 from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
-from vfunc.studies.repetition import PlannedRun, check, plan
+from vfunc.studies.repetition import PlannedRun, check, plan, told_to_give_way
 from vfunc.studies.score.scored_estimators import require_score
 from vfunc.studies.side_by_side import carry_out, require_independent
 from vfunc.training.run import run
@@ -45,14 +45,18 @@ def compare(
     console = SafeConsole(width=None if sys.stdout.isatty() else 100)
     if options.from_ is not None:
         folder, found = _existing(options, rest)
+        notes = []
     else:
         varied = [text for group in options.vary for text in group]
         named = named_estimators(options.estimators) if options.estimators else ()
         folder, planned = plan(options.seeds or DEFAULT_SEEDS, varied, rest, presets, named)
+        notes = told_to_give_way(planned)
         require_independent(planned, options.jobs or 1)
         check(planned, options.primary)
         if options.score is not None:  # better now than after all runs
             require_score(Path(options.score), planned[0].config.options)
+        for note in notes:
+            console.print(note, highlight=False)
         if planned[0].config.command.dry_run:
             for one in planned:
                 console.print(
@@ -68,7 +72,8 @@ def compare(
         )
     folder = Path(options.output) if options.output else folder
     score = None if options.score is None else Path(options.score)
-    write_comparison(found, primary_of(options.primary, found), command, folder, console, score)
+    primary = primary_of(options.primary, found)
+    write_comparison(found, primary, command, folder, console, score, notes)
 
 
 def carried_out(

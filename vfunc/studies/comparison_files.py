@@ -15,8 +15,8 @@ from vfunc.report.measures import LOSS
 from vfunc.report.seed_figures import comparison_plot, comparison_table
 from vfunc.report.seed_statistics import ArmOverSeeds, common_metrics, compare_over_seeds
 from vfunc.report.table import markdown
+from vfunc.studies.estimators_on_offer import ESTIMATED
 from vfunc.studies.finished_runs import FoundRun, by_estimator, measures_of
-from vfunc.studies.repetition import ESTIMATED
 from vfunc.studies.score.scored_estimators import with_fidelity
 from vfunc.training.checkpoint import write_atomically, write_json
 from vfunc.training.files.identity import differences, told
@@ -50,6 +50,7 @@ def write_comparison(
     folder: Path,
     console: Console,
     score: Path | None = None,
+    said: Sequence[str] = (),
 ) -> None:
     """Compare runs over their seeds, write comparison.json, .md and .png, and print the tables.
 
@@ -60,6 +61,7 @@ def write_comparison(
         folder: the folder to write to, made if need be.
         console: the console to print on.
         score: the folder of a score of the estimators, for a column of its own; None for none.
+        said: what there is to note on how the runs were made.
 
     Raises:
         UserError: see `compare_over_seeds` and `with_fidelity`.
@@ -71,7 +73,7 @@ def write_comparison(
     arms = compare_over_seeds(compared, measures)
     metrics = sorted(arms[0].metrics, key=lambda metric: metric != primary)
     made_with = _distinct([{k: f.content.get(k) for k in _MADE_WITH} for f in found])
-    notes = []
+    notes = [*said]
     if len(made_with) > 1:
         differing = [k for k in _MADE_WITH if len(_distinct([m[k] for m in made_with])) > 1]
         notes.append(f"The runs differ in what made them: {', '.join(differing)}.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vfunc.config.known import flag
 from vfunc.config.values import nearest
 from vfunc.errors import UserError
 
@@ -27,6 +26,9 @@ ESTIMATORS_ON_OFFER: Mapping[str, Mapping[str, Any]] = {
     "implicit": {"estimator": "implicit"},
 }
 """Options of run by the name that tables give to them."""
+
+ESTIMATED = "vpretraining"
+"""The arm that estimators differ in."""
 
 ALL = "all"
 OF_ESTIMATORS = frozenset(name for options in ESTIMATORS_ON_OFFER.values() for name in options)
@@ -74,9 +76,3 @@ def estimator_of(options: Mapping[str, Any], names: Sequence[str]) -> str:
     # a name that says more of the options is the better one
     best = max(fitting, key=lambda name: len(ESTIMATORS_ON_OFFER[name]), default="")
     return best if best in names else ""
-
-
-def arguments_of(name: str) -> list[str]:
-    """The same options as words of a command line."""
-    given = ESTIMATORS_ON_OFFER[name].items()
-    return [word for option, value in given for word in (flag(option), str(value))]

@@ -5,49 +5,42 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal
 
 from vfunc.config.command_line import given_words
-from vfunc.config.known import Catalogue, Known, flag, known_options
+from vfunc.config.known import flag, known_options
 from vfunc.config.layers import Layer
 from vfunc.config.toml import read_preset, read_toml
-from vfunc.config.values import nearest
 from vfunc.errors import UserError
-from vfunc.estimators import ESTIMATORS, find_estimator, option_names
+from vfunc.estimators import ESTIMATORS, find_estimator
 from vfunc.modality import Metric
 from vfunc.report.measures import LOSS
-from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER, arguments_of
+from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER
 from vfunc.studies.finished_runs import language_metrics
+from vfunc.studies.repeated.estimator_runs import EstimatorRun, estimator_runs
+from vfunc.studies.repeated.settings import Setting, naming, settings_of, tried_values
 from vfunc.training.assemble import assemble
-from vfunc.training.build.configuration import COMMAND, default_name, given_options, resolve
+from vfunc.training.build.configuration import default_name, resolve
 from vfunc.training.files.identity import INDIFFERENT, differences, files_only
 from vfunc.training.files.identity import told as in_a_line
 from vfunc.training.files.inputs import digests_of
 from vfunc.training.options.run_config import RunConfig
 from vfunc.training.options.run_options import VISION
-from vfunc.training.run_command_line import PRESETS, given_on_command_line, options_there, parse
+from vfunc.training.run_command_line import (
+    PRESETS,
+    files_named,
+    given_on_command_line,
+    options_there,
+)
 from vfunc.training.run_directory import RunDirectory
-
-ESTIMATED = "vpretraining"
-"""The arm that estimators differ in."""
 
 BARRED = {
     "seed": "every run has its own; give --seeds",
     "resume": "the same command given again goes on with what was interrupted",
 }
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One value of each varied option: their names, in words, and as arguments of run."""
-
-    varied: tuple[str, ...]
-    label: str
-    arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,12 +52,14 @@ class PlannedRun:
         config: its configuration.
         directory: its directory.
         estimator: the name of its estimator, where several named ones are compared.
+        gave_way: options that were given and that this estimator does not use.
     """
 
     setting: str
     config: RunConfig
     directory: RunDirectory
     estimator: str = ""
+    gave_way: tuple[str, ...] = ()
 
     @property
     def state(self) -> Literal["finished", "interrupted", "to do"]:
@@ -72,46 +67,6 @@ class PlannedRun:
         if self.config.command.overwrite or not self.directory.path.exists():
             return "to do"
         return "finished" if self.directory.metrics.exists() else "interrupted"
-
-
-def settings_of(vary: Sequence[str], options: Catalogue | None = None) -> list[Setting]:
-    """All combinations of the varied options' values; one that is empty if nothing varies.
-
-    Args:
-        vary: `OPTION=VALUE,VALUE`, each an option of run.py.
-        options: those that there are; None takes a language run's.
-
-    Raises:
-        UserError: no such option, no values, or one that cannot be varied.
-    """
-    options = options_there([], PRESETS) if options is None else options
-    axes: dict[str, list[Setting]] = {}
-    for text in vary:
-        spelled, equals, values = text.partition("=")
-        name = spelled.strip().lstrip("-").replace("-", "_")
-        tried = [value.strip() for value in values.split(",")]
-        if not equals or not all(tried):
-            raise UserError(f"--vary {text}: write OPTION=VALUE,VALUE, such as value=dot,cosine")
-        if name not in options:
-            raise UserError(
-                f"--vary {text}: no such option{nearest(name, options)}; see --help of run"
-            )
-        if name in ("seed", "arms") or (name in COMMAND and name not in ("preset", "config")):
-            instead = {"seed": "; give --seeds", "arms": "; --arms are compared in every run"}
-            raise UserError(f"--vary {text}: {name} cannot vary{instead.get(name, '')}")
-        if name in axes or len(set(tried)) < len(tried):
-            raise UserError(f"--vary {text}: {name} is there twice, or one of its values")
-        axes[name] = [
-            Setting((name,), f"{name}={value}", _arguments(options[name], value)) for value in tried
-        ]
-    return [
-        Setting(
-            tuple(axes),
-            ", ".join(one.label for one in way),
-            tuple(argument for one in way for argument in one.arguments),
-        )
-        for way in itertools.product(*axes.values())
-    ]
 
 
 def plan(
@@ -139,7 +94,7 @@ def plan(
     Raises:
         UserError: an option that a run refuses, in whichever setting.
     """
-    tried, spelled = _tried(vary), set(given_words(rest))
+    tried, spelled = tried_values(vary), set(given_words(rest))
     estimators = _estimators(tried, presets)
     _refuse_two_types(estimators, {*spelled, *tried})
     # the modality may stand in a varied file: the first tells it, where nothing else does
@@ -159,24 +114,22 @@ def plan(
     folder = None
     for seed, setting in itertools.product(seeds, settings):
         words = [*rest, *setting.arguments, "--seed", str(seed)]
-        with _naming(setting.label):
+        with naming(setting.label):
+            line = Layer(given_on_command_line(words, presets=presets, estimators=estimators))
+            files = files_named(line.given, presets)
             if named:
-                words += arguments_of(named[0])
-            config = parse(words, presets, estimators=estimators)
-            if named and "arms" not in given:
-                config = parse([*words, "--arms", ",".join(_arms_beside(config))], presets)
+                made = estimator_runs(named, files, line, estimators)
+            else:
+                made = {"": EstimatorRun(resolve(*files, line, estimators=estimators))}
         if folder is None:
-            stem = "-".join([study, default_name(config).removesuffix(f"-seed{seed}"), *varied])
-            folder = Path(config.command.runs_dir) / (config.command.name or stem)
+            first = next(iter(made.values())).config
+            stem = "-".join([study, default_name(first).removesuffix(f"-seed{seed}"), *varied])
+            folder = Path(first.command.runs_dir) / (first.command.name or stem)
         place = folder / re.sub(r"[^\w.+=,@-]", "_", setting.label.replace(", ", ","))
-        for name in named or ("",):
-            with _naming(", ".join(filter(None, (setting.label, name)))):
-                here = (
-                    config if name in ("", *named[:1]) else _with_estimator(config, named[0], name)
-                )
+        for name, one in made.items():
             directory = RunDirectory(place / name / f"seed{seed}")
-            here = here.changed(name=directory.path.name, runs_dir=str(place / name))
-            planned.append(PlannedRun(setting.label, here, directory, name))
+            here = one.config.changed(name=directory.path.name, runs_dir=str(place / name))
+            planned.append(PlannedRun(setting.label, here, directory, name, one.gave_way))
     if len({one.config.run.modality for one in planned}) > 1:
         raise UserError("--vary: runs of two modalities are not compared; vary within one")
     if len({one.directory.path for one in planned}) < len(planned):
@@ -185,46 +138,22 @@ def plan(
     return folder, planned
 
 
+def told_to_give_way(planned: Sequence[PlannedRun]) -> list[str]:
+    """A note on the options that give way, and in the runs of which estimators; none without."""
+    where: dict[str, dict[str, None]] = {}
+    for one in planned:
+        for option in one.gave_way:
+            where.setdefault(option, {})[one.estimator] = None
+    told = [f"{flag(option)} in {', '.join(names)}" for option, names in sorted(where.items())]
+    said = "Options that an estimator does not use give way in its runs: "
+    return [f"{said}{'; '.join(told)}."] if told else []
+
+
 def _require_free(named: Sequence[str], given: Mapping[str, Any], varied: Sequence[str]) -> None:
-    """Refuse what the named estimators would overrule, and arms of which none has a designer."""
+    """Refuse what the named estimators would overrule."""
     for option in dict.fromkeys(o for name in named for o in ESTIMATORS_ON_OFFER[name]):
         if option in given or option in varied:
             raise UserError(f"{flag(option)} is set by --estimators; leave one of them out")
-    if "arms" in given and ESTIMATED not in given["arms"]:
-        raise UserError(f"--estimators is about the arm {ESTIMATED}; add it to --arms")
-
-
-def _arms_beside(config: RunConfig) -> list[str]:
-    """What estimators are compared with, unless --arms says: all that the run can have."""
-    if config.run.modality == VISION:
-        arms = ["baseline", ESTIMATED, "random_feedback", "uniform_smoothing"]
-        known = ["known_objects"] if "feedback" not in given_options(config) else []
-        masked = config.options["augmentor"] != "photometric"
-        return [*arms, *known, *(["matched_uniform"] if masked else [])]
-    embedded = "stream" not in given_options(config)
-    worked = config.options.get("feedback_kind") == "worked"
-    return [
-        "baseline",
-        ESTIMATED,
-        "random_feedback",
-        *(("known_wrong",) if embedded else ()),
-        "self_distillation",
-        "confidence_gate",
-        "oracle",
-        "tilted_oracle",
-        *(("mixing", "sft") if worked else ()),
-    ]
-
-
-def _with_estimator(config: RunConfig, first: str, name: str) -> RunConfig:
-    """The first estimator's run by another, its arm alone; options of other arms give way."""
-    other = find_estimator(ESTIMATORS_ON_OFFER[name]["estimator"])
-    own = {*option_names(find_estimator(config.options["estimator"]))} - {*option_names(other)}
-    own |= {*ESTIMATORS_ON_OFFER[first]}  # what the first one's name stands for, and no other's
-    given = {n: v for n, v in given_options(config).items() if n not in (*COMMAND, *own)}
-    run = Layer(given, "the first estimator's run")
-    made = resolve(run, Layer({**ESTIMATORS_ON_OFFER[name], "arms": (ESTIMATED,)}))
-    return made.changed(**{n: config.options[n] for n in COMMAND if n in config.options})
 
 
 def check(
@@ -280,7 +209,7 @@ def check(
     for one in planned:
         # an estimator's own options need no learner to be checked by
         if one.state != "finished" and one.setting not in loaded:
-            with _naming(one.setting):
+            with naming(one.setting):
                 reporting = assemble(one.config).reporting
                 _require_metric(primary, reporting.metrics)
             loaded[one.setting] = reporting.data
@@ -291,15 +220,6 @@ def _require_metric(primary: str | None, metrics: Sequence[Metric]) -> None:
     known = [metric.name for metric in metrics]
     if primary is not None and primary not in known:
         raise UserError(f"--primary {primary}: there is no such metric; give {' or '.join(known)}")
-
-
-def _tried(vary: Sequence[str]) -> dict[str, list[str]]:
-    """The values to try by option, before it is known which options there are."""
-    split = (text.partition("=") for text in vary)
-    return {
-        name.strip().lstrip("-").replace("-", "_"): [value.strip() for value in values.split(",")]
-        for name, _, values in split
-    }
 
 
 def _estimators(tried: Mapping[str, Sequence[str]], presets: Path) -> tuple[str, ...]:
@@ -327,28 +247,3 @@ def _refuse_two_types(estimators: Sequence[str], spelled: Collection[str]) -> No
                     f"the estimators {first!r} and {name!r} both have an option "
                     f"{flag(option.name)}, of different types; rename one, or compare them apart"
                 )
-
-
-def _arguments(option: Known, value: str) -> tuple[str, ...]:
-    name, kind = option.name, option.kind
-    if option.said.parse is not None:
-        return (flag(name), value)
-    if kind is bool:
-        if value not in ("true", "false"):
-            raise UserError(f"--vary {name}={value}: write true or false")
-        return (flag(name if value == "true" else f"no_{name}"),)
-    if get_origin(kind) is not tuple:
-        return (flag(name), value)
-    try:  # several files are several words; one whose name has a space is quoted, as in a shell
-        return (flag(name), *shlex.split(value))
-    except ValueError:
-        raise UserError(f"--vary {name}={value}: a quote is not closed") from None
-
-
-@contextlib.contextmanager
-def _naming(setting: str) -> Iterator[None]:
-    """Say in which setting something is wrong."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{setting}: {error}" if setting else str(error)) from error

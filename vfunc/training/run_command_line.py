@@ -92,14 +92,25 @@ def parse(
     given = given_on_command_line(argv, prog, presets, estimators)
     if "resume" in given:
         return _resumed(given)
-    layers = []
-    if "preset" in given:
-        layers.append(read_preset(given["preset"], presets))
+    return resolve(*files_named(given, presets), Layer(given), estimators=estimators)
+
+
+def files_named(given: Mapping[str, Any], presets: Path = PRESETS) -> list[Layer]:
+    """What the preset and the file give that a command line names, the weaker first.
+
+    Args:
+        given: what the command line gives.
+        presets: folder of the presets.
+
+    Raises:
+        UserError: see `read_toml` and `read_preset`.
+    """
+    files = [read_preset(given["preset"], presets)] if "preset" in given else []
     if "config" in given:
         if not given["config"].strip():
             raise UserError("--config '' names no file")
-        layers.append(read_toml(Path(given["config"])))
-    return resolve(*layers, Layer(given), estimators=estimators)
+        files.append(read_toml(Path(given["config"])))
+    return files
 
 
 def given_on_command_line(

@@ -12,8 +12,8 @@ from vfunc.config.known import flag
 from vfunc.errors import UserError
 from vfunc.estimators import Estimator, Implicit, make_estimator, option_names
 from vfunc.report.seed_statistics import ArmOverSeeds, Fidelity
+from vfunc.studies.estimators_on_offer import ESTIMATED
 from vfunc.studies.finished_runs import FoundRun
-from vfunc.studies.repetition import ESTIMATED
 from vfunc.studies.score.rows import ROWS
 from vfunc.training.files.identity import plain
 

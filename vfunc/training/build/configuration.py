@@ -103,18 +103,39 @@ def resolve(*layers: Layer | Mapping[str, Any], estimators: Sequence[str] = ()) 
         UserError: an unknown option, a value of the wrong type or out of bounds, an option that
             does nothing in the combination, or options that contradict each other.
     """
-    placed = [layer if isinstance(layer, Layer) else Layer(layer) for layer in layers]
-    everything = merged(placed)
-    own = _estimators(everything)
-    named = (name for layer in placed for name in _estimators(layer.given))
-    known = tuple(dict.fromkeys((*own, *named, *estimators)))
-    checked = [_checked(layer, everything, known) for layer in placed]
+    checked, known = _placed(layers, estimators)
+    own = _estimators(merged(checked))
     given = without_useless(checked, lambda some: _useless(some, known))
     modality = given.get("modality", LANGUAGE)
     resolved = ResolvedOptions(catalogue_of(modality, known), given)
     with origins_told(checked):
         _check_combination(resolved)
         return _config(ResolvedOptions(catalogue_of(modality, own), given))
+
+
+def useless_options(*layers: Layer, estimators: Sequence[str] = ()) -> dict[str, str]:
+    """Of all options given those that do nothing in their combination, and why.
+
+    Args:
+        *layers: as in `resolve`, which refuses such an option, or lets it give way.
+        estimators: as in `resolve`.
+
+    Raises:
+        UserError: an unknown option, or a value of the wrong type or out of bounds.
+    """
+    checked, known = _placed(layers, estimators)
+    return _useless(merged(checked), known)
+
+
+def _placed(
+    layers: Sequence[Layer | Mapping[str, Any]], estimators: Sequence[str]
+) -> tuple[list[Layer], tuple[str, ...]]:
+    """The layers with checked values, and the estimators of one's own whose options are known."""
+    placed = [layer if isinstance(layer, Layer) else Layer(layer) for layer in layers]
+    everything = merged(placed)
+    named = (name for layer in placed for name in _estimators(layer.given))
+    known = tuple(dict.fromkeys((*_estimators(everything), *named, *estimators)))
+    return [_checked(layer, everything, known) for layer in placed], known
 
 
 def given_options(config: RunConfig) -> dict[str, Any]:
