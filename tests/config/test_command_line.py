@@ -121,6 +121,12 @@ def _raising(error):
         (OSError("odd"), 1, "error: odd\n"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "error: CUDA out of memory; a "
          "smaller --batch-size or --seq-len needs less\n"),
+        (RuntimeError("[enforce fail at x.cpp:1] DefaultCPUAllocator: can't allocate memory: you "
+         "tried to allocate 5905580032 bytes. Error code 12"), 1, "error: out of memory: 5.5 GiB "
+         "were asked for at once; a smaller --batch-size or --seq-len needs less\n"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9]"), 1, "error: out of "
+         "memory: a tensor of more bytes than can be counted; a smaller --batch-size or --seq-len "
+         "needs less\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (SystemExit(3), 3, ""),
         (SystemExit("no"), 1, "error: no\n"),
@@ -129,6 +135,11 @@ def _raising(error):
 def test_errors_are_one_line_and_an_exit_code(capsys, error, code, said):
     assert run_guarded(_raising(error), []) == code
     assert capsys.readouterr().err == said
+
+
+def test_another_runtime_error_is_a_bug():
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        run_guarded(_raising(RuntimeError("sizes do not match")), [])
 
 
 def test_out_of_memory_names_the_size_that_the_modality_has(capsys):

@@ -297,7 +297,7 @@ def test_options_of_the_deflated_values_are_refused_with_others(value, options):
         vfunc.FirstOrder(value, **options)
 
 
-@pytest.mark.parametrize("options", [{"means": -1}, {"means": 1.5}, {"means": True},
+@pytest.mark.parametrize("options", [{"means": -1}, {"means": 9}, {"means": 1.5}, {"means": True},
                                      {"beta": -0.1}, {"beta": 1.1}, {"beta": float("nan")}])  # fmt: skip
 def test_options_out_of_bounds(options):
     with pytest.raises(vfunc.UserError, match=next(iter(options))):

@@ -15,6 +15,7 @@ from vfunc.training import step
 from vfunc.training.certifying import certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
 from vfunc.training.loop import one_step
+from vfunc.training.options.estimator_options import usual_decays
 from vfunc.training.state import RunningMeans
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -173,12 +174,19 @@ def test_decay_rates_come_one_for_each_mean():
         ({**DEFLATED, "mean_decays": ()}, "--mean-decays must be one or more numbers"),
         ({**DEFLATED, "beta": 1.5}, "--beta must be at least 0 and at most 1"),
         ({**DEFLATED, "means": -1}, "--means must be at least 0"),
+        ({**DEFLATED, "means": 9}, "--means must be at least 0 and at most 8"),
+        ({"designer_width": 10**12}, "--designer-width must be at least 2 and at most 65536"),
         ({"arms": ("random_feedback",), "mean_decays": (0.9,)}, "--mean-decays does nothing here"),
     ],
 )
 def test_options_that_do_nothing_or_contradict_are_refused(options, said):
     with pytest.raises(UserError, match=said):
         small(**options)
+
+
+def test_the_usual_decay_rates_forget_however_many_there_are():
+    means = FirstOrder("deflated", means=8).running_means
+    assert all(0 < decay < 1 for decay in usual_decays(means))
 
 
 def test_a_checkpoint_holds_the_means(tmp_path):

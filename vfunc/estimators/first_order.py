@@ -93,7 +93,8 @@ class FirstOrder:
             the optimizer's own preconditioning; deflated and deflated_preconditioned first take out
             of g_down what the stream teaches anyway.
         means: how many running means of the stream's gradients span what is taken out; fewer where
-            the problem holds fewer.
+            the problem holds fewer. Each is as large as a gradient, and at the usual decay rates
+            the eighth is of the last 1e8 steps, more than any run has.
         mean_batches: how many of the next unlabeled batches, the present one first, make one mean
             more, of their gradients as the learner and the tasks are now; a gradient each.
         beta: how much of g_down's part in their span is taken out.
@@ -105,7 +106,7 @@ class FirstOrder:
 
     value: Value = "dot"
     engine: EngineName | Engine = "auto"
-    means: int = option(default=1, least=0, needs=(_TAKES_MEANS,))
+    means: int = option(default=1, least=0, most=8, needs=(_TAKES_MEANS,))
     mean_batches: int = option(default=0, least=0, needs=(_TAKES_MEANS,))
     beta: float = option(default=1.0, least=0, most=1, needs=(_TAKES_MEANS, _TAKES_SOME))
 

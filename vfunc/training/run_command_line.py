@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import traceback
@@ -224,14 +225,28 @@ def run_guarded(
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _failed(f"{error.strerror or error}{where}", 1, argv)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        said = str(error).split(". ")[0] or "out of memory"
+    except (RuntimeError, MemoryError) as error:
+        if (said := _of_memory(error)) is None:
+            raise
         vision = config is not None and config.run.modality == VISION
         size = "--image-size" if vision else "--seq-len"
         return _failed(f"{said}; a smaller --batch-size or {size} needs less", 1, argv)
     except KeyboardInterrupt as stop:
         code = 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
         return _failed(f"interrupted: {stop}" if str(stop) else "interrupted", code, argv)
+
+
+def _of_memory(error: Exception) -> str | None:
+    """What an error says of memory that is not there; None where it is about something else."""
+    said = str(error)
+    # the CPU's allocator has no class of its own for it
+    if asked := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", said):
+        return f"out of memory: {int(asked[1]) / 2**30:,.1f} GiB were asked for at once"
+    if "Storage size calculation overflowed" in said:
+        return "out of memory: a tensor of more bytes than can be counted"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return said.split(". ")[0] or "out of memory"
+    return None
 
 
 def _failed(message: str, code: int, argv: Sequence[str]) -> int:

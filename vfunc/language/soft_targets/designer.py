@@ -55,6 +55,7 @@ class DesignerConfig:
         name="designer_width",
         default=Cases(((EMBEDDED_LEARNER, 48),), 256),
         least=2,
+        most=65536,
     )
     layers: int = option(
         "Transformer blocks.",

@@ -71,6 +71,7 @@ class ViewDesignerConfig:
             plain=16,
         ),
         least=2,
+        most=65536,
     )
     depth: int = option(
         "Of a U-Net the levels below full resolution, of a transformer its blocks, of a "
