@@ -379,6 +379,13 @@ def test_the_comparison_lies_in_the_common_folder(compare):
     assert Path("x/comparison.md").exists()
 
 
+def test_the_folder_that_is_given_is_searched_as_deep_as_a_comparison_writes(compare):
+    for seed in (0, 1):
+        write_run(Path(f"f/two/lr=1e-3/dot/seed{seed}"), config_of(seed=seed))
+    assert compare.main(["--from", "f/two"]) == 0
+    assert Path("f/two/comparison.md").exists()
+
+
 def test_runs_from_different_commits_are_told_apart(compare, capsys):
     write_run(Path("x/s0"), config_of(seed=0))
     write_run(Path("x/s1"), config_of(seed=1), git_commit="def456")

@@ -90,11 +90,14 @@ def test_training_that_breaks_down_can_go_on(
         assert command("--name", "x", **options) == 1
     message = line()
     assert message.startswith(f"error: {said} (arm vpretraining, step 3")
+    reason = json.loads((tmp_path / "runs/x/diverged.json").read_text())["reason"]
+    assert reason.startswith(f"{said} (arm vpretraining, step 3") and "--resume" not in reason
     assert message.endswith("the last good state is in runs/x/checkpoints, for --resume x")
     saved = torch.load(tmp_path / "runs/x/checkpoints/vpretraining.pt", weights_only=True)
     assert saved["counters"]["step"] == 2
     assert all(bool(torch.isfinite(x).all()) for x in saved["learner"].values())
     assert command("--resume", "x", small_data=False) == 0
+    assert not (tmp_path / "runs/x/diverged.json").exists()
     whole, gone_on = (
         json.loads((tmp_path / "runs" / n / "arms/vpretraining.json").read_text())
         for n in ("whole", "x")

@@ -29,6 +29,8 @@ It takes every option of %(run)s besides its own (see %(run)s --help), except
 --seed and --resume; the option --name names the folder of all runs. Every setting is checked before
 the first run starts. The same command, given again, leaves finished runs alone and goes on with an
 interrupted one; with --overwrite it starts afresh, and with --dry-run it tells what there is to do.
+A run that diverges is left out, with a note; the others are made and compared, and the exit code
+is 1.
 
 The comparison gives each arm's mean over seeds with Student's 95 % interval, its difference to the
 baseline with the p value of the paired t test (adjusted by Holm's method over all arms and
@@ -107,7 +109,8 @@ class CompareOptions:
         tuple[str, ...] | None,
         tyro.conf.arg(
             name="from",
-            help="Run nothing: compare the finished runs in these directories.",
+            help="Run nothing: compare the finished runs in these directories, or up to three "
+            "folders below them.",
             metavar="DIR ...",
             help_behavior_hint="",
         ),
@@ -117,7 +120,8 @@ class CompareOptions:
         tyro.conf.arg(
             help="Where the comparison is written; what is there is replaced.",
             metavar="DIR",
-            help_behavior_hint="(default: the folder of all runs)",
+            help_behavior_hint="(default: the folder of all runs; with --from the one given, or "
+            "common to those given)",
         ),
     ] = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,14 +137,15 @@ def run_places(paths: Sequence[Path]) -> list[Path]:
     """The directories of runs, finished or not, each once.
 
     Args:
-        paths: directories of runs, or folders that hold such directories, two levels deep at most.
+        paths: directories of runs, or folders with such directories, three levels deep at most,
+            as `compare` lays them out: setting, estimator, seed.
 
     Raises:
         UserError: there is no run in one of them.
     """
     places: dict[Path, Path] = {}
     for path in paths:
-        configs = [c for level in ("", "*/", "*/*/") for c in path.glob(f"{level}config.toml")]
+        configs = [c for depth in range(4) for c in path.glob(f"{'*/' * depth}config.toml")]
         runs = sorted(config.parent for config in configs)
         if not runs:
             raise UserError(f"--from {path}: there is no run (a directory with a config.toml)")
@@ -153,19 +154,23 @@ def run_places(paths: Sequence[Path]) -> list[Path]:
     return list(places.values())
 
 
-def find_runs(paths: Sequence[Path], estimators: Sequence[str] = ()) -> list[FoundRun]:
+def find_runs(
+    paths: Sequence[Path], estimators: Sequence[str] = (), but: Collection[Path] = ()
+) -> list[FoundRun]:
     """The finished runs in directories, each named by the options in which they differ.
 
     Args:
-        paths: directories of runs, or folders that hold such directories, two levels deep at most.
+        paths: directories of runs, or folders with such directories, three levels deep at most,
+            as `compare` lays them out: setting, estimator, seed.
         estimators: names of `ESTIMATORS_ON_OFFER` that runs are told apart by, too; runs of others
             are left out. None are.
+        but: directories of runs that are left out.
 
     Raises:
         UserError: a directory holds no run or one that is not finished, two repeat each other, or
             none is of these estimators.
     """
-    places = run_places(paths)
+    places = [path for path in run_places(paths) if path not in but]
     unfinished = [path for path in places if not RunDirectory(path).metrics.exists()]
     if unfinished:
         raise UserError(

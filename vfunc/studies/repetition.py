@@ -62,11 +62,13 @@ class PlannedRun:
     gave_way: tuple[str, ...] = ()
 
     @property
-    def state(self) -> Literal["finished", "interrupted", "to do"]:
+    def state(self) -> Literal["finished", "interrupted", "diverged", "to do"]:
         """How far it is."""
         if self.config.command.overwrite or not self.directory.path.exists():
             return "to do"
-        return "finished" if self.directory.metrics.exists() else "interrupted"
+        if self.directory.metrics.exists():
+            return "finished"
+        return "diverged" if self.directory.diverged.exists() else "interrupted"
 
 
 def plan(
@@ -208,7 +210,7 @@ def check(
         return {}  # the first run loads what the others need, before it writes anything
     for one in planned:
         # an estimator's own options need no learner to be checked by
-        if one.state != "finished" and one.setting not in loaded:
+        if one.state in ("to do", "interrupted") and one.setting not in loaded:
             with naming(one.setting):
                 reporting = assemble(one.config).reporting
                 _require_metric(primary, reporting.metrics)

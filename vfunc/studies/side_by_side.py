@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from vfunc.errors import UserError
+from vfunc.studies.repeated.diverged import reason_diverged
 from vfunc.studies.repetition import PlannedRun
 from vfunc.training.build.configuration import to_toml
 
@@ -44,7 +45,13 @@ def require_independent(planned: Sequence[PlannedRun], jobs: int) -> None:
         )
 
 
-def carry_out(planned: Sequence[PlannedRun], jobs: int, told: Callable[[str], None]) -> None:
+def carry_out(
+    planned: Sequence[PlannedRun],
+    jobs: int,
+    told: Callable[[str], None],
+    *,
+    leave_out: bool = False,
+) -> None:
     """Make the runs, so many at a time; each has its share of the cores.
 
     A run that fails stops the others, which keep what they have; so does an interrupt.
@@ -53,6 +60,7 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int, told: Callable[[str], No
         planned: the runs that are not finished.
         jobs: processes at a time.
         told: receives a line whenever a run starts or ends.
+        leave_out: go on without a run that diverges.
 
     Raises:
         UserError: a run failed; its last lines are told.
@@ -69,9 +77,14 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int, told: Callable[[str], No
                 time.sleep(PAUSE)
                 for each in [s for s in started if s.process.poll() is not None]:
                     started.remove(each)
-                    _require_success(each)
+                    path = each.run.directory.path
+                    reason = reason_diverged(path) if leave_out else None
+                    with each.printed:
+                        if reason is None:
+                            _require_success(each)
                     done += 1
-                    told(f"{done} of {len(planned)} finished   {each.run.directory.path}")
+                    ended = "finished" if reason is None else "diverged"
+                    told(f"{done} of {len(planned)} {ended}   {path}")
         finally:
             _stop(started)
 
@@ -80,7 +93,7 @@ def _start(one: PlannedRun, jobs: int, folder: Path) -> _Started:
     """The run as its own command line would make it; what it prints goes to a file."""
     path = one.directory.path
     words = ["--name", path.name, "--runs-dir", str(path.parent)]
-    if one.state == "interrupted":
+    if one.state in ("interrupted", "diverged"):
         words = ["--resume", str(path)]
     else:
         config = folder / f"{len(list(folder.iterdir()))}.toml"
@@ -102,9 +115,8 @@ def _start(one: PlannedRun, jobs: int, folder: Path) -> _Started:
 
 
 def _require_success(each: _Started) -> None:
-    with each.printed:
-        each.printed.seek(0)
-        lines = each.printed.read().decode(errors="replace").split("\n")
+    each.printed.seek(0)
+    lines = each.printed.read().decode(errors="replace").split("\n")
     if each.process.returncode == 0:
         return
     said = [line.strip() for line in lines if line.strip()]

@@ -161,6 +161,8 @@ def _carry_out(run: Running) -> None:
     """Train the arms that are not finished, and summarise; what breaks off says how to go on."""
     directory = run.directory
     try:
+        if run.processes.first:  # until it does so again
+            directory.diverged.unlink(missing_ok=True)
         if run.processes.first and directory.read(directory.start) is None:
             _evaluate_start(run.assembled, directory)
         for arm in run.processes.agreed(_unfinished(run)):
@@ -172,6 +174,8 @@ def _carry_out(run: Running) -> None:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
         raise Interrupted(message, signum) from stop
     except (NonFiniteError, NotConvergedError) as error:
+        if run.processes.first and isinstance(error, NonFiniteError):
+            write_json(directory.diverged, {"reason": str(error)})
         raise type(error)(
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
             f"{_resuming(directory)}"

@@ -7,6 +7,7 @@ runs/<name>/
   table.txt, table.md   the final table
   arms/<arm>.json       one finished arm's results, with every example's outcome
   start.json            the learner that all of them start from, evaluated
+  diverged.json         why the run ended before its end, if something was not finite
   checkpoints/<arm>.pt  an unfinished arm, to resume from; <arm>.previous.pt, the one before; of a
                         finished arm its end, with --leave-checkpoints
   learners/<arm>/       save_pretrained directory
@@ -57,6 +58,11 @@ class RunDirectory:
     def start(self) -> Path:
         """The start learner's results."""
         return self.path / "start.json"
+
+    @property
+    def diverged(self) -> Path:
+        """Why the run ended, if something was not finite."""
+        return self.path / "diverged.json"
 
     @property
     def plots(self) -> Path:

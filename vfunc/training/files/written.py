@@ -23,6 +23,7 @@ ENTRIES = (
     "table.md",
     "report.html",
     "start.json",
+    "diverged.json",
     manifest.NAME,
     *FOLDERS,
 )
