@@ -65,6 +65,33 @@ def test_what_is_no_score_of_this_is_refused(compare, fake_run, capsys, made, sa
     assert said in error_of(capsys) and not fake_run.made
 
 
+def test_every_setting_is_held_against_the_score_before_the_first_run(compare, fake_run, capsys):  # noqa: F811
+    write_score(Path("runs/s"), problem="careless_everywhere")
+    line = f"{LINE} --vary problem=careless_everywhere,random_slips".split()
+    assert compare.main(line) == 2
+    assert "--problem careless_everywhere in the score, random_slips here" in error_of(capsys)
+    assert not fake_run.made
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("score.json", '{"settings": [{}]}'),
+        ("score.json", '{"settings": [{"scores": [{"measure": "test"}]}]}'),
+        ("score.json", '{"settings": 3}'),
+        ("score.json", "[]"),
+        ("asked.json", "[1]"),
+        ("asked.json", "{"),
+    ],
+)
+def test_a_damaged_score_is_told_in_a_line(compare, fake_run, capsys, name, content):  # noqa: F811
+    write_score(Path("runs/s"))
+    (Path("runs/s") / name).write_text(content)
+    assert compare.main(LINE.split()) == 2
+    assert "there is no finished score that can be read" in error_of(capsys)
+    assert not fake_run.made
+
+
 def test_each_estimator_finds_its_row():
     rows = {name: row_of(given, "vpretraining") for name, given in ESTIMATORS_ON_OFFER.items()}
     assert rows["dot"] == "first_order value=dot" == row_of({}, "vpretraining")

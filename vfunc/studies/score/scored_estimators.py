@@ -44,7 +44,7 @@ def with_fidelity(
     for one in found:
         for name, said in _differences(score, asked, one.content["config"]).items():
             differing.setdefault(name, said)
-    fidelity = _by_row(content)
+    fidelity = _by_row(content["settings"][0])
     labels: dict[tuple[str, str], str | None] = {}
     for one in found:
         run = one.seed_run
@@ -122,22 +122,25 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         content = json.loads((folder / "score.json").read_text(encoding="utf-8"))
         settings = content["settings"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        for one in settings:
+            _ = _by_row(one)
+        asked = folder / "asked.json"
+        question = json.loads(asked.read_text(encoding="utf-8")) if asked.exists() else {}
+        _ = question.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"--score {folder}: there is no finished score ({error}); "
+            f"--score {folder}: there is no finished score that can be read ({error!r}); "
             "make one by experiments/score.py"
         ) from error
     if len(settings) != 1:
         raise UserError(
             f"--score {folder} holds a sweep of {len(settings)} settings; give a single one"
         )
-    asked = folder / "asked.json"
-    return content, json.loads(asked.read_text(encoding="utf-8")) if asked.exists() else {}
+    return content, question
 
 
-def _by_row(content: Mapping[str, Any]) -> dict[str, Fidelity]:
+def _by_row(setting: Mapping[str, Any]) -> dict[str, Fidelity]:
     """Each row's score at the last horizon: of its slope, else of its value or objective."""
-    (setting,) = content["settings"]
     whole = [s for s in setting["scores"] if s["measure"] == "test" and s.get("share") is None]
     last = max((s["horizon"] for s in whole), default=None)
     found: dict[str, Fidelity] = {}
