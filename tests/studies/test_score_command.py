@@ -12,7 +12,9 @@ from small_run import SMALL, words
 
 from vfunc.studies import score_command
 from vfunc.studies.score.rows import LOOKAHEADS, ROWS
+from vfunc.studies.score.score_plan import settings_for
 from vfunc.studies.score_command import QUICK_RUN, SCORE_PRESETS, ScoreOptions, options_of
+from vfunc.training.run_command_line import PRESETS
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "score.py"
 RUN = {k: v for k, v in SMALL.items() if k not in ("eval_every", "probe_batches", "certify")}
@@ -102,12 +104,25 @@ def test_mistakes_are_one_line(here, capsys, argv, said):
 def test_the_quick_preset_gives_way_to_what_is_given():
     options, rest = options_of(["--preset", "quick", "--tasks", "9", "--batch-size", "4"])
     assert options.tasks == 9 and options.jobs == SCORE_PRESETS["quick"].jobs
-    assert rest.count("--batch-size") == 1 and "--preset" not in rest
-    assert {f"--{name.replace('_', '-')}" for name in QUICK_RUN} <= set(rest)
+    assert rest == ["--batch-size", "4"]
     swept, rest = options_of(["--preset=quick", "--sweep", "batch-size", "4", "8"])
-    assert swept.sweep == ("batch-size", "4", "8") and "--batch-size" not in rest
+    assert swept.sweep == ("batch-size", "4", "8") and rest == []
     assert options_of(["--preset", "full"]) == (ScoreOptions(), [])
     assert options_of(["--preset", "random_slips"])[1] == ["--preset", "random_slips"]
+
+
+def test_the_quick_preset_is_weaker_than_a_file_and_the_command_line(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('batch_size = 12\nbudget = "40steps"\n')
+    words = ["--preset", "quick", "--config", str(file), "--eval-size", "9"]
+    words += ["--sweep", "feedback_batch_size", "7", "8"]
+    first, second = (one.config for one in settings_for(*options_of(words), PRESETS))
+    assert (first.options["batch_size"], str(first.run.budget)) == (12, "40steps")
+    assert first.options["eval_size"] == 9
+    assert [one.options["feedback_batch_size"] for one in (first, second)] == [7, 8]
+    (plain,) = settings_for(*options_of(["--preset", "quick"]), PRESETS)
+    given = {k: v for k, v in plain.config.options.items() if k in QUICK_RUN}
+    assert {**given, "budget": str(given["budget"])} == QUICK_RUN
 
 
 def test_the_rows_are_all_there_is_to_compare():

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from vfunc.config.command_line import given_words, last_value, wrapped
+from vfunc.config.command_line import last_value, wrapped
 from vfunc.config.known import flag
 from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
@@ -46,13 +46,8 @@ Examples:
   %(prog)s --only first_order --sweep feedback_batch_size 8 32
   %(prog)s --jobs 2 --states 0.1 0.5"""
 
-QUICK_RUN = {
-    "batch_size": "8",
-    "feedback_batch_size": "16",
-    "eval_size": "64",
-    "budget": "100steps",
-}
-"""Options of the run that --preset quick gives, where they are not given."""
+QUICK_RUN = {"batch_size": 8, "feedback_batch_size": 16, "eval_size": 64, "budget": "100steps"}
+"""Options of the run that --preset quick gives, where neither --config nor the line does."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +104,10 @@ class ScoreOptions:
     ] = None
     resamples: Annotated[int, tyro.conf.arg(help="Bootstrap draws of the intervals.")] = 1000
     jobs: Annotated[int, tyro.conf.arg(help="States that are measured side by side.")] = 1
+    run: Annotated[dict[str, Any], tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default_factory=dict
+    )
+    """Options of the run that a preset of the score gives, below those of a file and the line."""
 
 
 SCORE_PRESETS: Mapping[str, ScoreOptions] = {
@@ -119,6 +118,7 @@ SCORE_PRESETS: Mapping[str, ScoreOptions] = {
         task_by_task=4,
         directions=1,
         jobs=2,
+        run=QUICK_RUN,
     ),
 }
 
@@ -169,11 +169,6 @@ def options_of(argv: Sequence[str], program: str = "vfunc score") -> tuple[Score
         )
     if preset in SCORE_PRESETS:
         rest = _without_preset(rest)
-    if preset == "quick":
-        given = {*given_words(rest), *(options.sweep or ())[:1]}
-        given = {name.replace("-", "_") for name in given}
-        for name, value in QUICK_RUN.items():
-            rest += [] if name in given else [flag(name), value]
     _check(options)
     return replace(options, horizons=tuple(sorted(options.horizons))), rest
 

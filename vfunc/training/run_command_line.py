@@ -71,6 +71,7 @@ def parse(
     presets: Path = PRESETS,
     prog: str | None = None,
     estimators: Sequence[str] = (),
+    below: Sequence[Layer] = (),
 ) -> RunConfig:
     """The configuration that a command line asks for.
 
@@ -81,6 +82,7 @@ def parse(
         presets: folder of the presets.
         prog: the program's name in `--help`; None takes it from the process.
         estimators: further estimators whose options may be there, to be refused by name.
+        below: what another command gives by itself, weaker than the preset.
 
     Returns:
         The complete configuration. With `--resume` it is the run's own, `command.resume` being
@@ -93,7 +95,7 @@ def parse(
     given = given_on_command_line(argv, prog, presets, estimators)
     if "resume" in given:
         return _resumed(given)
-    return resolve(*files_named(given, presets), Layer(given), estimators=estimators)
+    return resolve(*below, *files_named(given, presets), Layer(given), estimators=estimators)
 
 
 def files_named(given: Mapping[str, Any], presets: Path = PRESETS) -> list[Layer]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfunc.config.known import flag
+from vfunc.config.layers import Layer
 from vfunc.errors import UserError
 from vfunc.studies.repetition import settings_of
 from vfunc.studies.score.rows import Row, chosen
@@ -78,7 +79,7 @@ def settings_for(options: ScoreOptions, rest: Sequence[str], presets: Path) -> l
     folder = None
     for label, arguments in tried:
         words = (*rest, *arguments)
-        config = parse(words, presets)
+        config = parse(words, presets, below=below_of(options))
         _refuse(config, options)
         if folder is None:
             stem = "-".join(["score", default_name(config), *(options.sweep or ())[:1]])
@@ -87,6 +88,11 @@ def settings_for(options: ScoreOptions, rest: Sequence[str], presets: Path) -> l
         settings.append(Setting(label, words, config, place))
     _refuse_others(settings, options)
     return settings
+
+
+def below_of(options: ScoreOptions) -> list[Layer]:
+    """What a preset of the score gives of a run, for `parse`."""
+    return [Layer(options.run, "the score's --preset")] if options.run else []
 
 
 def _refuse(config: RunConfig, options: ScoreOptions) -> None:

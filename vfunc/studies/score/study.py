@@ -19,7 +19,14 @@ from vfunc.printable import SafeConsole
 from vfunc.studies.score.doing import require_halves
 from vfunc.studies.score.rows import chosen
 from vfunc.studies.score.score_files import write_score
-from vfunc.studies.score.score_plan import Setting, asked_file, identity_of, place_of, settings_for
+from vfunc.studies.score.score_plan import (
+    Setting,
+    asked_file,
+    below_of,
+    identity_of,
+    place_of,
+    settings_for,
+)
 from vfunc.studies.score.state_score import Asked, measure_state
 from vfunc.studies.score_command import ScoreOptions
 from vfunc.training.arm_run import ArmRun
@@ -146,7 +153,7 @@ def _in_a_process(
     words: tuple[str, ...], folder: str, fraction: float, options: ScoreOptions
 ) -> None:
     """Measure one state in a process of its own."""
-    config = parse(words)
+    config = parse(words, below=below_of(options))
     if not config.run.threads:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
     _measure_setting(Setting("", words, config, Path(folder)), [fraction], options, None)
