@@ -398,6 +398,65 @@ def test_runs_from_different_commits_are_told_apart(compare, capsys):
     assert "commit def456" in page
 
 
+def spoil(path: Path, **changes) -> None:
+    """Change what a finished run's metrics.json says."""
+    content = json.loads((path / "metrics.json").read_text())
+    (path / "metrics.json").write_text(json.dumps(content | changes))
+
+
+def without(path: Path, arm: str, metric: str) -> None:
+    """Make one figure null."""
+    arms = json.loads((path / "metrics.json").read_text())["arms"]
+    arms[arm]["metrics"][metric] = None
+    spoil(path, arms=arms)
+
+
+def test_a_metric_that_one_arm_lacks_is_told(compare, capsys):
+    for seed in (0, 1, 2):
+        write_run(Path(f"x/s{seed}"), config_of(seed=seed, arms=("baseline", "vpretraining")))
+    without(Path("x/s1"), "vpretraining", "pass_at_1")
+    assert compare.main(["--from", "x"]) == 0
+    content = json.loads(Path("x/comparison.json").read_text())
+    assert [metric["name"] for metric in content["metrics"]] == ["loss"]
+    (note,) = content["notes"]
+    told = "(x/s1, arm vpretraining)"
+    assert note == f"pass_at_1 is not compared: not every arm has it {told}."
+    assert compare.main(["--from", "x", "--primary", "pass_at_1"]) == 2
+    assert told in error_of(capsys)
+    without(Path("x/s2"), "baseline", "loss")
+    without(Path("x/s2"), "vpretraining", "loss")
+    assert compare.main(["--from", "x"]) == 2
+    assert "no loss in x/s2, arm baseline, and 1 more" in error_of(capsys)
+    assert compare.main(["--from", "x", "--primary", "loss"]) == 2
+    assert "(x/s2, arm baseline, and 1 more)" in error_of(capsys)
+
+
+LOSS = {"name": "loss", "title": "loss"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arms": {}},
+        {"arms": "x"},
+        {"arms": {"baseline": []}},
+        {"config": {"seed": "0"}},
+        {"config": []},
+        {"unit": "tokens", "metrics": [{"name": 5}]},
+        {"unit": "tokens", "metrics": [{"name": 5, "title": "x"}]},
+        {"unit": "tokens", "metrics": [LOSS | {"scale": "x"}]},
+        {"unit": "tokens", "metrics": [LOSS | {"name": "other"}]},
+        {"unit": {}, "metrics": [LOSS]},
+        {"unit": "tokens", "metrics": "loss"},
+    ],
+)
+def test_a_damaged_run_is_told_in_a_line(compare, capsys, changes):
+    write_run(Path("x/s0"), config_of())
+    spoil(Path("x/s0"), **changes)
+    assert compare.main(["--from", "x"]) == 2
+    assert "x/s0/metrics.json is not that of a run" in error_of(capsys)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import Any
 
 from vfunc.errors import UserError
 from vfunc.modality import Metric
@@ -67,6 +68,32 @@ class Measures:
     def unit_in_words(self, metric: Metric) -> str:
         """A metric's unit for the axis of a picture; empty where it has none."""
         return _UNITS_IN_WORDS.get((metric.unit, self.unit), metric.unit)
+
+
+def read_measures(unit: Any, metrics: Any) -> Measures:
+    """What a metrics.json says that its run was measured in.
+
+    Args:
+        unit: its `unit`, as it stands there.
+        metrics: its `metrics`.
+
+    Raises:
+        TypeError: a metric has other fields.
+        ValueError: they are no such thing, or `loss` is not among them.
+    """
+    if not isinstance(unit, str):
+        raise ValueError(f"the unit is {unit!r}")
+    if not isinstance(metrics, list) or not all(isinstance(one, dict) for one in metrics):
+        raise ValueError("the metrics are no list of objects")
+    made = tuple(Metric(**fields) for fields in metrics)
+    for one in made:
+        words = (one.name, one.title, one.unit, one.outcomes or "")
+        numbers = isinstance(one.scale, int | float) and isinstance(one.digits, int)
+        if not numbers or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"there is no such metric as {one}")
+    if LOSS not in [one.name for one in made]:
+        raise ValueError(f"the metric {LOSS} is missing")
+    return Measures(unit, made)
 
 
 @typed

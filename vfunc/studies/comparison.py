@@ -18,13 +18,14 @@ from vfunc.printable import SafeConsole
 from vfunc.studies.compare_command import CompareOptions
 from vfunc.studies.comparison_files import primary_of, write_comparison
 from vfunc.studies.estimators_on_offer import named_estimators
-from vfunc.studies.finished_runs import FoundRun, find_runs, read_run, run_places
+from vfunc.studies.finished_runs import FoundRun, find_runs, read_run
 from vfunc.studies.repeated.diverged import (
     diverged_among,
     raise_if_any,
     reason_diverged,
     told_left_out,
 )
+from vfunc.studies.repeated.places import run_places
 from vfunc.studies.repetition import PlannedRun, check, plan, told_to_give_way
 from vfunc.studies.score.scored_estimators import require_score
 from vfunc.studies.side_by_side import carry_out, require_independent

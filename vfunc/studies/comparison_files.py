@@ -34,10 +34,16 @@ def primary_of(wanted: str | None, found: Sequence[FoundRun]) -> str:
     measures = measures_of(found)
     measured = [metric.name for metric in common_metrics([f.seed_run for f in found], measures)]
     if wanted is not None and wanted not in measured:
+        instead = f"give {' or '.join(measured)}, " if measured else ""
         raise UserError(
-            f"--primary {wanted}: not every arm has it, since it is not measured or the held-out "
-            f"data do not hold what it needs; give {' or '.join(measured)}, the finished runs are "
-            "kept"
+            f"--primary {wanted}: not every arm has it ({_lacking(found, wanted)}), since it is "
+            "not measured, was not finite, or the held-out data do not hold what it needs; "
+            f"{instead}the finished runs are kept"
+        )
+    if not measured:
+        raise UserError(
+            f"there is no metric that all arms have: no {LOSS} in {_lacking(found, LOSS)}; leave "
+            "such runs out"
         )
     usual = {one.measures.primary.name for one in found}
     return wanted or (usual.pop() if len(usual) == 1 and usual <= set(measured) else LOSS)
@@ -78,6 +84,10 @@ def write_comparison(
         differing = [k for k in _MADE_WITH if len(_distinct([m[k] for m in made_with])) > 1]
         notes.append(f"The runs differ in what made them: {', '.join(differing)}.")
     notes += _other_data(found)
+    for metric in measures.metrics:
+        if metric.name not in metrics and _arms_with(found, metric.name, has=True):
+            where = _lacking(found, metric.name)
+            notes.append(f"{metric.name} is not compared: not every arm has it ({where}).")
     if score is not None:
         arms, of_score = with_fidelity(arms, found, score)
         notes += of_score
@@ -119,6 +129,22 @@ def write_comparison(
     console.print(
         f"\nfiles    {folder}/comparison.json, .md, .png", highlight=False, soft_wrap=True
     )
+
+
+def _arms_with(found: Sequence[FoundRun], metric: str, *, has: bool) -> list[str]:
+    """The arms of runs that have a metric, or that lack it."""
+    return [
+        f"{one.path}, arm {arm}"
+        for one in found
+        for arm, figures in one.seed_run.arms.items()
+        if (metric in figures) is has
+    ]
+
+
+def _lacking(found: Sequence[FoundRun], metric: str) -> str:
+    """The first arm that lacks a metric, and how many others do."""
+    first, *others = _arms_with(found, metric, has=False)
+    return f"{first}, and {len(others)} more" if others else first
 
 
 def _other_data(found: Sequence[FoundRun]) -> list[str]:

@@ -12,10 +12,11 @@ from typing import Any
 
 from vfunc.errors import UserError
 from vfunc.modality import Metric
-from vfunc.report.measures import Measures
+from vfunc.report.measures import Measures, read_measures
 from vfunc.report.seed_statistics import ORACLE_GAP, UNITS_PER_SECOND, SeedRun
 from vfunc.storage.manifest import read_manifest, require_as_written
 from vfunc.studies.estimators_on_offer import ESTIMATORS_ON_OFFER, OF_ESTIMATORS, estimator_of
+from vfunc.studies.repeated.places import run_places
 from vfunc.training.files.identity import INDIFFERENT, files_only
 from vfunc.training.run_directory import RunDirectory
 
@@ -46,8 +47,7 @@ class FoundRun:
         if "metrics" not in self.content:
             return Measures("tokens", language_metrics())
         with self._being_read():
-            metrics = tuple(Metric(**fields) for fields in self.content["metrics"])
-            return Measures(self.content["unit"], metrics)
+            return read_measures(self.content.get("unit"), self.content["metrics"])
 
     @property
     def reads(self) -> dict[str, Any]:
@@ -60,9 +60,12 @@ class FoundRun:
         """What of it is compared."""
         measures = self.measures
         with self._being_read():
+            seed = self.content["config"]["seed"]
+            if type(seed) is not int or not self.content["arms"]:
+                raise ValueError("no arms" if type(seed) is int else f"the seed is {seed!r}")
             return SeedRun(
                 self.setting,
-                self.content["config"]["seed"],
+                seed,
                 {
                     name: _figures(arm, measures) | _gap(self.content.get("signal"), name)
                     for name, arm in self.content["arms"].items()
@@ -73,7 +76,7 @@ class FoundRun:
     def _being_read(self) -> Iterator[None]:
         try:
             yield
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(
                 f"{self.path / 'metrics.json'} is not that of a run ({error!r}); leave it out, or "
                 "run it again"
@@ -131,27 +134,6 @@ def read_run(path: Path, setting: str = "", estimator: str = "") -> FoundRun:
     found = FoundRun(path, setting, content, estimator)
     _ = found.seed_run  # complain now, with its place
     return found
-
-
-def run_places(paths: Sequence[Path]) -> list[Path]:
-    """The directories of runs, finished or not, each once.
-
-    Args:
-        paths: directories of runs, or folders with such directories, three levels deep at most,
-            as `compare` lays them out: setting, estimator, seed.
-
-    Raises:
-        UserError: there is no run in one of them.
-    """
-    places: dict[Path, Path] = {}
-    for path in paths:
-        configs = [c for depth in range(4) for c in path.glob(f"{'*/' * depth}config.toml")]
-        runs = sorted(config.parent for config in configs)
-        if not runs:
-            raise UserError(f"--from {path}: there is no run (a directory with a config.toml)")
-        for run in runs:
-            places.setdefault(run.resolve(), run)
-    return list(places.values())
 
 
 def find_runs(
@@ -228,7 +210,7 @@ def measures_of(found: Sequence[FoundRun]) -> Measures:
     return Measures(measures.unit, shared)
 
 
-def _figures(arm: dict[str, Any], measures: Measures) -> dict[str, float]:
+def _figures(arm: Any, measures: Measures) -> dict[str, float]:
     figures = {metric.name: arm["metrics"].get(metric.name) for metric in measures.metrics}
     measured = {name: float(value) for name, value in figures.items() if value is not None}
     measured[UNITS_PER_SECOND] = arm[measures.unit] / arm["seconds"]

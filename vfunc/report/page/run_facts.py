@@ -15,7 +15,7 @@ from typing import Any
 from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.modality import Metric
-from vfunc.report.measures import Measures
+from vfunc.report.measures import Measures, read_measures
 from vfunc.typecheck import typed
 
 Event = Mapping[str, Any]
@@ -202,8 +202,8 @@ def _measures(
     unit = _UNITS.get(str(config.get("modality")), "tokens")
     try:
         if metrics and "metrics" in metrics:
-            return Measures(metrics["unit"], tuple(Metric(**m) for m in metrics["metrics"]))
-    except (TypeError, KeyError) as error:
+            return read_measures(metrics.get("unit"), metrics["metrics"])
+    except (TypeError, ValueError) as error:
         gaps.append(f"metrics.json does not say what was measured ({error})")
     return Measures(unit, _METRICS[unit])
 
