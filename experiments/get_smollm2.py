@@ -47,4 +47,4 @@ def made(options: Options) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(small_command(Options, made, None, "get_smollm2.py", __doc__))
+    sys.exit(small_command(Options, made, None, "get_smollm2.py", __doc__ or ""))

@@ -34,6 +34,12 @@ def test_a_command_line_becomes_a_configuration():
     assert config == resolve({"estimator": "unrolled", "lookahead_steps": 2, "budget": "3600s"})
 
 
+@pytest.mark.parametrize("name", ["preset", "config"])
+def test_two_presets_or_files_are_refused(name):
+    with pytest.raises(UserError, match=f"--{name} is given 2 times; give one"):
+        parse([f"--{name}", "quick", f"--{name}=other"])
+
+
 def test_an_option_that_repeats_its_default_counts_as_given():
     with pytest.raises(UserError, match="--momentum does nothing"):
         parse(["--momentum", "0"])

@@ -153,3 +153,17 @@ def test_whole_numbers_and_lists_become_what_the_option_wants():
     assert isinstance(config.optimizer.lr, float)
     assert config.optimizer.betas == (0.0, 0.5)
     assert config.run.arms == ("baseline", "vpretraining")
+
+
+@pytest.mark.parametrize("base", ["below", "below.toml"])
+def test_a_base_is_named_with_its_ending_or_without(tmp_path, base):
+    (tmp_path / "below.toml").write_text("lr = 1e-3\nclip = 2.0\n")
+    (tmp_path / "mine.toml").write_text(f'base = "{base}"\nlr = 2e-3\n')
+    assert read_toml(tmp_path / "mine.toml").given == {"lr": 2e-3, "clip": 2.0}
+
+
+def test_a_base_that_is_not_there_is_told_by_the_file_that_names_it(tmp_path):
+    (tmp_path / "mine.toml").write_text('base = "quick"\n')
+    said = r"mine\.toml: base = 'quick' names quick\.toml beside it, which is not there; .*--preset"
+    with pytest.raises(UserError, match=said):
+        read_toml(tmp_path / "mine.toml")

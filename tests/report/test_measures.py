@@ -13,7 +13,7 @@ from rich.console import Console
 from vfunc.errors import UserError
 from vfunc.report.against_baseline import baseline_table
 from vfunc.report.arms_table import Against, ArmRow, arms_table
-from vfunc.report.measures import arrow, name_of, written
+from vfunc.report.measures import arrow, name_of, read_measures, written
 from vfunc.report.seed_figures import comparison_plot, comparison_table
 from vfunc.report.seed_statistics import SeedRun, compare_over_seeds
 from vfunc.report.table import markdown, p_text, write_text
@@ -161,3 +161,18 @@ def test_tables_and_picture_over_seeds(tmp_path) -> None:
     assert "lower is better" in str(table.caption)
     comparison_plot(arms, VISION, "miou", tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("unit", "metrics", "said"),
+    [
+        ({}, [], "the unit is {}"),
+        ("tokens", "loss", "no list of objects"),
+        ("tokens", [{"name": 5, "title": "x"}], "the name of a metric is 5"),
+        ("tokens", [{"name": "loss", "title": "x", "scale": "1"}], "the scale of a metric is"),
+        ("tokens", [{"name": "other", "title": "x"}], "the metric loss is missing"),
+    ],
+)
+def test_measures_that_are_none_are_told(unit, metrics, said):
+    with pytest.raises(ValueError, match=said):
+        read_measures(unit, metrics)

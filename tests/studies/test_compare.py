@@ -462,6 +462,9 @@ def test_a_damaged_run_is_told_in_a_line(compare, capsys, changes):
     [
         ("--from nowhere", "--from nowhere: there is no run"),
         ("--from x --lr 3", "--lr would do nothing"),
+        ("--from x --output x/s0/config.toml", "config.toml is a file; give a folder"),
+        ("--from x --output x/s0/config.toml/y", "config.toml is a file; give a folder"),
+        ("--from x --output /proc/y", "--output /proc/y: nothing can be written in /proc ("),
         ("--from x --seeds 1", "--seeds would do nothing"),
         ("--from x --vary lr=1", "--vary would do nothing"),
         ("--from x y", "x/s0 and y repeat each other: both have seed 0"),

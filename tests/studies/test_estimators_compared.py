@@ -41,7 +41,7 @@ def test_all_are_all_and_commas_divide():
         ("--estimators", "--estimators wants something to follow it"),
         ("--estimators dott", "unknown 'dott'; did you mean dot"),
         ("--estimators dot,dot", "--estimators names dot twice"),
-        ("--estimators all dot", "unknown 'all'"),
+        ("--estimators dot all", "--estimators: all stands alone"),
         ("--estimators ,", "--estimators names none"),
         ("--estimators dot --value cosine", "--value is set by --estimators"),
         ("--estimators dot --vary value=dot,cosine", "--value is set by --estimators"),

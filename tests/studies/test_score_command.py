@@ -92,6 +92,9 @@ def test_the_script_scores_goes_on_and_refuses_another_question(monkeypatch, her
         (["--lr", "1e-3", "--sweep", "lr", "1", "2"], "--lr is given and swept as well"),
         (["--also", "nowhere:X"], "the estimator 'nowhere:X' cannot be imported"),
         (["--preset", "nothing"], "unknown preset 'nothing'"),
+        (["--preset", "quick", "--preset", "full"], "--preset is given 2 times; give one"),
+        (["--sweep", "seed", "0", "1"], "--sweep seed: a score is of one run; give --seed and"),
+        (["--sweep", "arms", "baseline", "oracle"], "--sweep arms: it does nothing here: one arm"),
     ],
 )
 def test_mistakes_are_one_line(here, capsys, argv, said):

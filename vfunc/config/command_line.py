@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from vfunc.config.declared import Options, default_words
 from vfunc.config.known import Catalogue, Known, flag
 from vfunc.config.refusals import refuse_stray, refuse_unknown, refused_in_a_line
+from vfunc.errors import UserError
 from vfunc.extras import needs
 
 with needs("run", "tyro"):
@@ -24,6 +25,18 @@ def given_words(words: Sequence[str]) -> list[str]:
     """The names of the options that a command line seems to give, `no_` before a switch's too."""
     flags = (word[2:].partition("=")[0] for word in words if word.startswith("--") and word[2:])
     return [name.replace("-", "_") for name in flags]
+
+
+def refuse_repeated(words: Sequence[str], *names: str) -> None:
+    """Refuse options that are given twice, of which the last would win without a word.
+
+    Raises:
+        UserError: one of these options is.
+    """
+    given = given_words(words)
+    for name in names:
+        if given.count(name) > 1:
+            raise UserError(f"{flag(name)} is given {given.count(name)} times; give one")
 
 
 def last_value(words: Sequence[str], name: str) -> str | None:

@@ -25,7 +25,8 @@ def read_toml(path: Path) -> Layer:
     """Read the options that a TOML file gives.
 
     Whether there are such options, with such values, is checked where layers are resolved. A file
-    may name another one beside it, `base = "NAME"`, whose options hold where it gives none.
+    may name another one beside it, `base = "NAME"`, with `.toml` or without, whose
+    options hold where it gives none.
 
     Raises:
         UserError: the file or its base cannot be read, is no TOML, or has tables; or it is its own
@@ -54,7 +55,14 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return table
     if not isinstance(base, str) or Path(base).name != base:
         raise UserError(f"{path}: base must be the name of a file beside it, not {base!r}")
-    return _with_base(path.parent / f"{base}.toml", (*above, path)) | table
+    name = base.removesuffix(".toml")
+    below = path.parent / f"{name}.toml"
+    if not below.exists():
+        raise UserError(
+            f"{path}: base = {base!r} names {below.name} beside it, which is not there; for a "
+            f"preset give --preset {name}"
+        )
+    return _with_base(below, (*above, path)) | table
 
 
 def read_preset(name: str, folder: Path) -> Layer:

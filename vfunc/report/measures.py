@@ -5,7 +5,7 @@ Tables, pictures and comparisons know no metric by name but `loss`, which every 
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,14 @@ from vfunc.typecheck import typed
 LOSS = "loss"
 UP, DOWN = "↑", "↓"
 _EXAMPLES = {"tokens": "problem", "images": "picture"}
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "title", "unit"), str),
+    **dict.fromkeys(("higher_is_better", "apart"), bool),
+    "outcomes": str | None,
+    "scale": int | float,
+    "digits": int,
+}
+"""Types of the fields of a `Metric`, as a file has them."""
 _UNITS_IN_WORDS = {("nat", "tokens"): "nats per token", ("nat", "images"): "nats"}
 
 
@@ -85,12 +93,11 @@ def read_measures(unit: Any, metrics: Any) -> Measures:
         raise ValueError(f"the unit is {unit!r}")
     if not isinstance(metrics, list) or not all(isinstance(one, dict) for one in metrics):
         raise ValueError("the metrics are no list of objects")
+    for fields in metrics:
+        for name, value in fields.items():
+            if not isinstance(value, _KINDS.get(name, object)):
+                raise ValueError(f"the {name} of a metric is {value!r}")
     made = tuple(Metric(**fields) for fields in metrics)
-    for one in made:
-        words = (one.name, one.title, one.unit, one.outcomes or "")
-        numbers = isinstance(one.scale, int | float) and isinstance(one.digits, int)
-        if not numbers or not all(isinstance(word, str) for word in words):
-            raise ValueError(f"there is no such metric as {one}")
     if LOSS not in [one.name for one in made]:
         raise ValueError(f"the metric {LOSS} is missing")
     return Measures(unit, made)

@@ -25,7 +25,7 @@ from vfunc.studies.repeated.diverged import (
     reason_diverged,
     told_left_out,
 )
-from vfunc.studies.repeated.places import run_places
+from vfunc.studies.repeated.places import require_output, run_places
 from vfunc.studies.repetition import PlannedRun, check, plan, told_to_give_way
 from vfunc.studies.score.scored_estimators import require_score
 from vfunc.studies.side_by_side import carry_out, require_independent
@@ -52,6 +52,7 @@ def compare(
         NonFiniteError: runs diverged; the others have been compared without them.
     """
     console = SafeConsole(width=None if sys.stdout.isatty() else 100)
+    require_output(options.output)
     if options.from_ is not None:
         folder, found, diverged = _existing(options, rest)
         notes = []

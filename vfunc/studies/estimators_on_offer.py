@@ -47,6 +47,8 @@ def named_estimators(names: Sequence[str]) -> list[str]:
     listed = [part.strip() for name in names for part in name.split(",") if part.strip()]
     if listed == [ALL]:
         return list(ESTIMATORS_ON_OFFER)
+    if ALL in listed:
+        raise UserError(f"--estimators: {ALL} stands alone, without other names")
     for name in listed:
         if name not in ESTIMATORS_ON_OFFER:
             raise UserError(

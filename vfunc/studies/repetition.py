@@ -100,7 +100,8 @@ def plan(
     estimators = _estimators(tried, presets)
     _refuse_two_types(estimators, {*spelled, *tried})
     # the modality may stand in a varied file: the first tells it, where nothing else does
-    told = [word for n in ("preset", "config") if n in tried for word in (flag(n), tried[n][0])]
+    files = [n for n in ("preset", "config") if n in tried and n not in spelled]
+    told = [word for n in files for word in (flag(n), tried[n][0])]
     given = given_on_command_line([*told, *rest], presets=presets, estimators=estimators)
     for name, reason in BARRED.items():
         if name in given:

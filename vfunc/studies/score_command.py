@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vfunc.config.command_line import last_value, wrapped
+from vfunc.config.command_line import last_value, refuse_repeated, wrapped
 from vfunc.config.known import flag
 from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
@@ -156,6 +156,7 @@ def options_of(argv: Sequence[str], program: str = "vfunc score") -> tuple[Score
         UserError: a value that an option does not take.
         SystemExit: `--help`.
     """
+    refuse_repeated(argv, "preset", "config")
     preset = last_value(argv, "preset")
     described = DESCRIPTION.replace("%(run)s", program.replace("score", "run"))
     with refused_in_a_line(argv):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import vfunc
-from vfunc.config.command_line import given_words, last_value, parse_words
+from vfunc.config.command_line import given_words, last_value, parse_words, refuse_repeated
 from vfunc.config.known import Catalogue, flag
 from vfunc.config.layers import Layer, merged
 from vfunc.config.toml import read_preset, read_toml
@@ -131,11 +131,12 @@ def given_on_command_line(
         estimators: further estimators whose options may be there.
 
     Raises:
-        UserError: an option that there is not, or of the other modality; a value that an option
-            does not take; an estimator that cannot be imported.
+        UserError: an option that there is not, or of the other modality; two presets or files; a
+            value that an option does not take; an estimator that cannot be imported.
         SystemExit: `--help`.
     """
     program = prog or Path(sys.argv[0]).name
+    refuse_repeated(argv, "preset", "config")
     modality, named = _announced(argv, presets)
     catalogue = catalogue_of(modality, (*named, *estimators))
     _refuse_foreign(argv, catalogue, modality)

@@ -1,7 +1,8 @@
-"""Finds the directories of runs below those that a command line names."""
+"""Finds and checks the directories that a command line names."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,3 +28,28 @@ def run_places(paths: Sequence[Path]) -> list[Path]:
         for run in runs:
             places.setdefault(run.resolve(), run)
     return list(places.values())
+
+
+def require_output(output: str | None) -> None:
+    """Refuse a folder that cannot be written to, before time is spent on what it is to hold.
+
+    Args:
+        output: the folder that `--output` names, which need not be there.
+
+    Raises:
+        UserError: something else is there, or on the way to it, or nothing can be written there.
+    """
+    if output is None:
+        return
+    path = Path(output).absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"--output {output}: {there} is a file; give a folder")
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--output {output}: nothing can be written in {there} ({error.strerror}); give "
+            "another folder"
+        ) from error

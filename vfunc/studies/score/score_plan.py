@@ -68,6 +68,12 @@ def settings_for(options: ScoreOptions, rest: Sequence[str], presets: Path) -> l
     tried: list[tuple[str, tuple[str, ...]]] = [("", ())]
     if options.sweep:
         option, values = options.sweep[0].replace("-", "_"), options.sweep[1:]
+        if option == "seed":
+            raise UserError(
+                "--sweep seed: a score is of one run; give --seed and a --name for that of another"
+            )
+        if option in IDLE:
+            raise UserError(f"--sweep {option}: it does nothing here: {IDLE[option]}")
         if option in given:
             raise UserError(f"{flag(option)} is given and swept as well; leave one out")
         try:
