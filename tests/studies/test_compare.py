@@ -429,6 +429,9 @@ def test_a_metric_that_one_arm_lacks_is_told(compare, capsys):
     assert "no loss in x/s2, arm baseline, and 1 more" in error_of(capsys)
     assert compare.main(["--from", "x", "--primary", "loss"]) == 2
     assert "(x/s2, arm baseline, and 1 more)" in error_of(capsys)
+    write_run(Path("y/s0"), config_of(), solves=False)  # measured nowhere: no word of it
+    assert compare.main(["--from", "y"]) == 0
+    assert json.loads(Path("y/comparison.json").read_text())["notes"] == []
 
 
 LOSS = {"name": "loss", "title": "loss"}
