@@ -355,25 +355,44 @@ def test_transforms_are_no_place_for_an_estimate(transform, made):
     assert "inside torch.func.grad, jvp or vmap" in one_line(transform(asked), torch.ones(3))
 
 
-@pytest.mark.parametrize("wrong", ["a stranger", "another shape"])
-def test_an_accumulated_gradient_of_no_parameter(wrong, made):
+def test_an_accumulated_gradient_of_another_shape(made):
     held = {n: torch.zeros_like(x) for n, x in made.theta.items()}
     first = next(iter(held))
-    if wrong == "a stranger":
-        held["stranger"] = torch.ones(1)
-    else:
-        held[first] = held[first][..., :1]
+    held[first] = held[first][..., :1]
     rule = replace(vfunc.UpdateRule(vfunc.SGD(0.1)), accumulated=held)
     problem = replace(made.problem, rule=rule, state={})
     for estimator in (vfunc.FirstOrder(), vfunc.Unrolled(1)):
         said = one_line(estimator, problem, made.theta, made.phi)
-        assert "accumulated holds gradients of parameters in S" in said
+        assert "the rule's accumulated gradient of it" in said
 
 
-@pytest.mark.parametrize("given", [(0.0,), (-1.0,), (float("nan"),), (1.0, -0.5)])
-def test_a_norm_to_clip_by_that_is_none(given):
-    said = one_line(vfunc.UpdateRule, vfunc.SGD(0.1), vfunc.Clip(*given))
-    assert "clips to no norm" in said
+def test_accumulated_gradients_of_other_parameters_enter_the_norm(made):
+    """theta may be a part of what the rule knows: the rest is a constant of the clipping."""
+    held = {"elsewhere": torch.tensor([30.0, 40.0])}
+    rule = replace(vfunc.UpdateRule(vfunc.SGD(0.1), vfunc.Clip(1.0)), accumulated=held)
+    more = replace(vfunc.UpdateRule(vfunc.SGD(0.1), vfunc.Clip(1.0, 50.0)))
+    found, wanted = (
+        vfunc.FirstOrder("preconditioned")(
+            replace(made.problem, rule=one, state={}), made.theta, made.phi
+        )
+        for one in (rule, more)
+    )
+    assert float(found.value) == pytest.approx(float(wanted.value), rel=1e-6)
+    for name, x in found.grad.items():
+        torch.testing.assert_close(x, wanted.grad[name], rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((0.0,), "clips to no norm"),
+        ((-1.0,), "clips to no norm"),
+        ((float("nan"),), "clips to no norm"),
+        ((1.0, -0.5), "the norm outside S, `outside`, is below 0"),
+    ],
+)
+def test_a_norm_to_clip_by_that_is_none(given, said):
+    assert said in one_line(vfunc.UpdateRule, vfunc.SGD(0.1), vfunc.Clip(*given))
 
 
 def test_a_live_theta_leaves_no_graph_in_an_estimate(made):

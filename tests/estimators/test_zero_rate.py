@@ -152,3 +152,17 @@ def test_a_batch_without_a_domain_has_a_scale_at_rest():
     live = {n: x.clone().requires_grad_() for n, x in phi.items()}
     estimate.descend(live)
     assert estimate.scale > 0
+
+
+def test_a_schedule_that_ends_is_no_error():
+    made = cases.situation("mlp view", 3)
+    live = {n: nn.Parameter(x.clone()) for n, x in made.theta.items()}
+    optimizer = torch.optim.SGD(live.values(), lr=1.0)
+    rates = [1.0, 0.5, 0.0]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: rates[k])
+    for _ in range(2):
+        optimizer.step()
+        scheduler.step()
+    rule, state = vfunc.from_optimizer(optimizer, live, schedule=scheduler)
+    problem = replace(made.problem, rule=rule, state=state)
+    assert float(vfunc.FirstOrder()(problem, made.theta, made.phi).scale) == 1.0

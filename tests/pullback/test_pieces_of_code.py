@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import gc
 import types
+import weakref
+from collections import OrderedDict
 
 import measures
 import pytest
 import torch
 
 import vfunc
-from vfunc.problem.purity import code_of
+from vfunc.problem import pieces_of_code
+from vfunc.problem.pieces_of_code import MOST_PARTS, MOST_VARIANTS, code_of
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture(autouse=True)
+def _unseen(monkeypatch):
+    """The losses of all these tests are one piece of code in many settings."""
+    monkeypatch.setattr(pieces_of_code, "_faces", OrderedDict())
 
 
 @dataclasses.dataclass
@@ -143,6 +154,7 @@ def test_a_custom_function_is_looked_at_though_another_was(made):
 
 def test_the_same_code_made_anew_is_the_same():
     for made in MAKERS.values():
+        pieces_of_code._faces.clear()
         assert code_of(made(True)) == code_of(made(True)) != code_of(made(False))
 
     def counting(step, rate):
@@ -158,3 +170,112 @@ def test_a_ring_of_objects_ends():
     ring.itself, ring.held = ring, [ring] * 8
     loss = closed_over(ring, by_a_global_word)
     assert code_of(loss) == code_of(loss)
+
+
+class Batch:
+    """What a loop makes anew at each step."""
+
+    def __init__(self, step):
+        self.x = torch.full((4, 3), 0.1 * step)
+        self.names = [f"document {step}-{i}" for i in range(4)]
+        self.title, self.label = f"batch {step}", step % 10
+
+
+def test_what_is_data_ends_to_count():
+    """Looks cost a score of forwards each: a loss on a batch object is not new at every step."""
+
+    def on(batch):
+        return lambda theta, task: (batch.x @ theta["W"]).sum()
+
+    assert len({code_of(on(Batch(step))) for step in range(50)}) <= MOST_VARIANTS + 1
+
+    def switched(batch, stop):
+        return lambda theta, task: held(theta, task, stop)
+
+    for step in range(50):  # and what is code still does
+        code_of(switched(Batch(step), False))
+    assert code_of(switched(Batch(50), False)) != code_of(switched(Batch(50), True))
+
+
+def test_nothing_is_kept_alive():
+    def made(weight):
+        class Local(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x * 1
+
+            @staticmethod
+            def backward(ctx, g):
+                return g * weight.mean()
+
+        return lambda theta, task: Local.apply(theta["W"]).sum()
+
+    weight = torch.ones(3)
+    gone = weakref.ref(weight)
+    codes = [code_of(made(weight))]
+    assert codes == [code_of(made(torch.zeros(3)))]  # a class made anew is the same code
+    del weight
+    gc.collect()
+    assert gone() is None
+
+
+def test_functions_and_switches_count_beyond_what_is_looked_at():
+    many = [types.SimpleNamespace(a=[object() for _ in range(30)]) for _ in range(30)]
+    assert MOST_PARTS / 4 < 30 * 30
+    big = [many, [*many], types.SimpleNamespace(more=[[*many] for _ in range(30)])]
+
+    def with_one(one):
+        return lambda theta: (big, one)
+
+    assert code_of(with_one(torch_sin)) != code_of(with_one(torch_cos))
+    wide = {f"w{i}": object() for i in range(60)}
+    one, other = (types.SimpleNamespace(**wide, last=flag) for flag in (True, False))
+    assert code_of(with_one(one)) != code_of(with_one(other))
+
+
+def torch_sin(x):
+    return x.sin()
+
+
+def torch_cos(x):
+    return x.cos()
+
+
+def test_what_raises_or_has_no_hash_is_no_end_of_it():
+    class Dead:
+        @property
+        def __class__(self):
+            raise RuntimeError("gone")
+
+    class Meta(type):
+        def __eq__(cls, other):
+            return False
+
+    class Unhashed(metaclass=Meta):
+        pass
+
+    for held_too in (Dead(), Unhashed, Unhashed(), float("nan"), {1: {2: 3}}):
+
+        def with_it(stop, held_too=held_too):
+            return lambda theta: (held_too, stop)
+
+        assert hash(code_of(with_it(True))) != hash(code_of(with_it(False)))
+
+
+class Mangled:
+    __slots__ = ("__stop",)
+
+    def __init__(self, stop):
+        self.__stop = stop
+
+
+def test_so_do_names_of_keywords_slots_and_methods_of_c():
+    def base(**how):
+        return how
+
+    assert code_of(functools.partial(base, stop=True)) != code_of(functools.partial(base, go=True))
+    assert code_of(closed_over(Mangled(True), len)) != code_of(closed_over(Mangled(False), len))
+    detach, clone = torch.Tensor.detach, torch.Tensor.clone
+    assert code_of(closed_over(detach, len)) != code_of(closed_over(clone, len))
+    float32, float64 = torch.float32, torch.float64
+    assert code_of(closed_over(float32, len)) != code_of(closed_over(float64, len))

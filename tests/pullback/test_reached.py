@@ -129,3 +129,68 @@ def test_and_auto_takes_another_engine(more):
     assert found.diagnostics["engine"] == "reverse"
     assert float(found.value) != 0
     assert measures.apart(found.grad, reference.grad) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ["linear", "forward"])
+def test_what_is_looked_at_along_no_direction_is_looked_at_again(engine):
+    problem, theta, phi = of_products()
+    x = problem.batches[0]
+    silent = dataclasses.replace(problem, feedback_loss=lambda th: 0.0 * (x @ th["W"]).sum())
+    vfunc.FirstOrder(engine=engine)(silent, theta, phi)
+    with pytest.raises(MissingDerivativeError, match="not what its backward pass says"):
+        vfunc.FirstOrder(engine=engine)(problem, theta, phi)
+
+
+def test_a_tangent_that_is_wrong_by_a_quarter_is_told():
+    def partly(theta, task):
+        h = task["x"] @ theta["W"]
+        return products(theta, task) + 3 * h[:, :2].square()
+
+    problem, theta, phi = of_products()
+    problem = dataclasses.replace(
+        problem,
+        pretrain_loss=lambda th, t: (partly(th, t) * t["q"]).sum(),
+        linear=vfunc.LinearForm("q", partly),
+    )
+    with pytest.raises(MissingDerivativeError, match="not what its backward pass says"):
+        vfunc.FirstOrder(engine="linear")(problem, theta, phi)
+
+
+def test_a_tangent_of_ones_own_that_is_wrong_is_named():
+    problem, theta, phi = of_products()
+
+    def tangent(theta, w, task):
+        return torch.zeros(4, 2)
+
+    problem = dataclasses.replace(problem, linear=vfunc.LinearForm("q", products, tangent))
+    with pytest.raises(
+        vfunc.UserError, match=r"linear\.tangent is not the tangent of linear\.coeff"
+    ):
+        vfunc.FirstOrder()(problem, theta, phi)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("engine", ["auto", "linear", "forward", "reverse"])
+def test_a_minimum_of_the_task_is_no_lost_tangent(engine, dtype):
+    """Targets that are the learner's own prediction: the gradient is rounding, the tangent right."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 8)).to(dtype)
+    f = vfunc.functional(module)
+    x = torch.randn(64, 6, dtype=dtype)
+    own = module(x).detach()
+
+    def coefficients(theta, task):
+        return -f(theta, task["x"]).log_softmax(-1) / len(x)
+
+    problem = vfunc.ValueProblem(
+        lambda phi, b: {"x": b, "q": (own + phi["a"]).softmax(-1)},
+        lambda th, t: (coefficients(th, t) * t["q"]).sum(),
+        lambda th: f(th, x)[:, 0].mean(),
+        (x,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+        linear=vfunc.LinearForm("q", coefficients),
+    )
+    phi = {"a": torch.zeros(8, dtype=dtype)}
+    found = vfunc.FirstOrder(engine=engine)(problem, f.theta, phi)
+    assert found.diagnostics["engine"] == ("linear" if engine == "auto" else engine)
+    assert any(x.any() for x in found.grad.values())

@@ -12,7 +12,7 @@ from torch import nn
 
 import vfunc
 from vfunc import trees
-from vfunc.problem import construct_task, purity
+from vfunc.problem import construct_task, pieces_of_code
 from vfunc.pullback.engine import ProductRequest
 from vfunc.pullback.held_constant import Hidden, hidden
 from vfunc.pullback.stop_gradients import StopGradientError
@@ -350,7 +350,7 @@ def on_a_view(at, learner, estimator=None):
 
 def test_a_module_in_the_place_of_one_that_is_gone_is_looked_at(at, monkeypatch):
     """Identities come again: here all objects have the same."""
-    monkeypatch.setattr(purity, "id", lambda x: 7, raising=False)
+    monkeypatch.setattr(pieces_of_code, "id", lambda x: 7, raising=False)
     on_a_view(at, learner_of(nn.Identity()))
     gc.collect()
     with pytest.raises(vfunc.UserError, match="holds constant"):
@@ -361,18 +361,18 @@ def test_a_module_has_a_number_that_no_other_has_had():
     seen, again = {}, 0
     for _ in range(300):
         module = nn.Identity()
-        code = purity.code_of(module)
-        assert code == purity.code_of(module)
+        code = pieces_of_code.code_of(module)
+        assert code == pieces_of_code.code_of(module)
         again += id(module) in seen
         assert seen.get(id(module)) != code
         seen[id(module)] = code
         del module
     assert again  # the interpreter does give an identity twice
     gc.collect()
-    before = len(purity._numbers)
-    code = purity.code_of(nn.Linear(2, 2))
+    before = len(pieces_of_code._numbers)
+    code = pieces_of_code.code_of(nn.Linear(2, 2))
     gc.collect()
-    assert len(purity._numbers) == before  # and nothing is kept of what is gone
+    assert len(pieces_of_code._numbers) == before  # and nothing is kept of what is gone
 
 
 def test_a_module_with_an_equality_of_its_own_is_looked_at():
@@ -383,7 +383,9 @@ def test_a_module_with_an_equality_of_its_own_is_looked_at():
         __hash__ = nn.Identity.__hash__
 
     one, other = Equal(), Equal()
-    assert purity.code_of(one) == purity.code_of(one) != purity.code_of(other)
+    assert (
+        pieces_of_code.code_of(one) == pieces_of_code.code_of(one) != pieces_of_code.code_of(other)
+    )
 
 
 def test_a_layer_that_is_replaced_is_looked_at(at):

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 ROOT = f"{Path(vfunc.__file__).parent}/"
 CHECKS = {
     f"{ROOT}{name}"
-    for name in ("typecheck.py", "problem/arguments.py", "problem/purity.py", "pullback/missing.py",
+    for name in ("typecheck.py", "problem/arguments.py", "problem/purity.py",
+                 "problem/pieces_of_code.py", "pullback/missing.py",
                  "simulate/overrides.py", "pullback/attention.py")
 }  # fmt: skip
 """Files that stand around functions: what is called within them is on the way."""

@@ -12,7 +12,7 @@ from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Task, ValueProblem, construct_task, entry, feedback_gradient
 from vfunc.problem.arguments import blaming
-from vfunc.problem.purity import code_of, first_time, remember
+from vfunc.problem.pieces_of_code import code_of, first_time, remember
 from vfunc.pullback import ENGINES, attention_for
 from vfunc.pullback.custom_functions import TANGENT, same
 from vfunc.pullback.graph import custom_functions

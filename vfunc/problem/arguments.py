@@ -250,7 +250,8 @@ def _require_askable(name: str, value: object) -> None:
             "nothing has a gradient under torch.inference_mode(): ask outside of it (no_grad does "
             "no harm)"
         )
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    functorch: Any = torch._C
+    if functorch._functorch.peek_interpreter_stack() is not None:
         raise UserError(
             "an estimate differentiates by itself, and cannot be made inside torch.func.grad, jvp "
             "or vmap: ask outside of them"
@@ -276,11 +277,10 @@ def _require_of_the_learner(problem: ValueProblem, theta: trees.Params) -> None:
     for i, mean in enumerate(problem.means):
         trees.require_same_structure(f"means[{i}] (shaped like theta)", mean, theta)
     for name, x in (problem.rule.accumulated or {}).items():
-        if name not in theta or x.shape != theta[name].shape:
-            there = f"of shape {tuple(theta[name].shape)} in theta" if name in theta else "none"
+        if name in theta and x.shape != theta[name].shape:
             raise UserError(
-                f"the rule's accumulated[{name!r}] is of shape {tuple(x.shape)}, and the parameter "
-                f"is {there}: accumulated holds gradients of parameters in S"
+                f"theta[{name!r}] is of shape {tuple(theta[name].shape)}, the rule's accumulated "
+                f"gradient of it {tuple(x.shape)}"
             )
     rules = problem.rule.rules
     if isinstance(rules, Mapping):

@@ -56,8 +56,9 @@ class Construction:
         if self.phi and all(g is None for g in grads):
             raise UserError(
                 f"construct's {', '.join(map(repr, self.designed))} has a graph, and none to phi "
-                f"{trees.described(self.phi)}: does it call the live designer? Use the phi that it "
-                "is given (torch.func.functional_call(designer, phi, ...))"
+                f"{trees.described(self.phi)}: a live designer has to be called with the phi that "
+                "is given (torch.func.functional_call(designer, phi, ...)), and what comes from "
+                "the learner or a teacher detached"
             )
         return {
             name: torch.zeros_like(x) if g is None else g

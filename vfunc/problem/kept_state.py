@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vfunc.problem.purity import names_looked_up, version_of
+from vfunc.problem.pieces_of_code import names_looked_up
+from vfunc.problem.purity import version_of
 
 MANY = 32
 """Entries of a collection that are followed, at most; numbers in it are all looked at."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,12 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.forward_pass import round_off
-from vfunc.problem.purity import code_of, first_time, remember
+from vfunc.problem.pieces_of_code import first_time, remember
 from vfunc.pullback.engine import ProductRequest
 from vfunc.pullback.graph import custom_classes, custom_functions, nodes, of_library, plain_name
 from vfunc.pullback.held_constant import COARSEST, differs
 from vfunc.pullback.missing import MissingDerivativeError
-from vfunc.trees import Params, Scalar, tangent_along
+from vfunc.trees import Params, tangent_along
 
 SECOND = (
     "its backward pass gives the gradient and, differentiated once more, not the gradient's slope: "
@@ -69,33 +69,46 @@ def require_custom_derivatives(request: ProductRequest, engine: str, code: Hasha
     remember(key)
 
 
-def require_tangent(request: ProductRequest, engine: str, code: Hashable, inner: Scalar) -> None:
-    """Check <w, g_pre> against a plain gradient: that theta is reached, and forward mode right.
+def require_tangent(
+    request: ProductRequest, engine: str, code: Hashable, found: Mapping[str, Tensor]
+) -> None:
+    """Check that theta is reached, and tangents of forward mode against a plain gradient.
 
-    Once for each piece of code and engine, by one forward and one backward of the loss (of
-    <q, b(theta)>, for the engine `linear`). Some operations of torch's own have a forward mode that
-    is zero (`scatter_reduce(..., "prod")`, torch 2.14).
+    Once for each piece of code and engine, by a forward and a backward: of <v, b(theta)>, v random,
+    for the engine `linear`; of the loss on entries that are a little off the task's own, for
+    `forward`, with one tangent. At a minimum of L_pre its own gradient is rounding alone, and
+    nothing could be held against it. Some operations of torch's own have a forward mode that is
+    zero (`scatter_reduce(..., "prod")`, torch 2.14).
 
     Args:
         request: what an engine has been asked for.
         engine: its name.
-        code: what is remembered of the loss (`code_of`).
-        inner: <w, g_pre> as the engine found it.
+        code: what is remembered of the loss and of its linear form (`code_of`).
+        found: what the engine gave, by entry of the task.
 
     Raises:
-        UserError: the loss has a graph, and none to theta.
-        MissingDerivativeError: the engine's tangent is not what the gradient says.
+        UserError: the loss has a graph, and none to theta; or the problem's own `tangent` is not
+            that of its `coefficients`.
+        MissingDerivativeError: a tangent is not what the gradient says.
     """
-    linear = request.problem.linear if engine == "linear" else None
-    key = (code, linear and code_of(linear.coefficients), engine, "tangent of the loss")
+    key = (code, engine, "tangent of the loss")
     if not first_time(key):
         return
+    linear = request.problem.linear if engine == "linear" else None
+    draw = torch.Generator().manual_seed(0)
     theta = trees.leaves(request.theta)
+    made = {
+        n: x * (1 + 0.1 * trees.normal_like({n: x}, draw)[n]) if x.is_floating_point() else x
+        for n, x in request.made.items()
+    }
+    v = torch.zeros(())
     with torch.enable_grad():
         if linear is None:
-            loss = request.loss(theta, request.made)
+            loss = request.loss(theta, made)
         else:
-            loss = trees.dot({"q": request.task[linear.target]}, {"q": request.coefficients(theta)})
+            b = request.coefficients(theta)
+            v = trees.normal_like({"": b.detach()}, draw)[""]
+            loss = (b * v).sum()
         g = trees.reached_gradient(loss, theta)
     if loss.requires_grad and not g:
         raise UserError(
@@ -103,15 +116,26 @@ def require_tangent(request: ProductRequest, engine: str, code: Hashable, inner:
             f"theta {trees.described(theta)}: does it call the live module? Call "
             "vfunc.functional(module) with the theta that it is given"
         )
-    if engine in ("linear", "forward"):
-        w = {name: request.w[name] for name in g}
-        size = float(trees.norm(w) * trees.norm(g)) if g else 0.0
-        wanted = float(trees.dot(w, g)) if g else 0.0
-        if not math.isfinite(wanted):
-            return  # told elsewhere
-        if not abs(float(inner) - wanted) <= max(1e-3, 16 * request.round_off) * size:
-            custom = " or ".join(custom_functions([loss]))
-            raise MissingDerivativeError(engine, custom, LOST)
+    if engine not in ("linear", "forward"):
+        remember(key)
+        return
+    w = {name: request.w[name] for name in g}
+    size = float(trees.norm(w) * trees.norm(g)) if g else 0.0
+    if not 0 < size < math.inf:
+        return  # along no direction nothing is seen
+    if linear is None:
+        tangent = tangent_along(lambda at: request.loss(at, made), request.theta, request.w)[1]
+    else:
+        along = found[linear.target] if linear.target in found else request.tangent()
+        tangent = (along.to(v.dtype) * v).sum()
+    gap = abs(float(tangent) - float(trees.dot(w, g))) / size
+    if not gap <= max(1e-3, 16 * request.round_off):
+        if linear is not None and linear.tangent is not None:
+            raise UserError(
+                f"linear.tangent is not the tangent of linear.coefficients along w ({gap:.2g} of "
+                "its size off): mend it, or leave it out"
+            )
+        raise MissingDerivativeError(engine, " or ".join(custom_functions([loss])), LOST)
     remember(key)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.problem import CompositeForm, Task
-from vfunc.problem.purity import code_of, first_time, remember
+from vfunc.problem.pieces_of_code import code_of, first_time, remember
 from vfunc.pullback.custom_functions import TANGENT, same
 from vfunc.pullback.engine import Passes
 from vfunc.pullback.finite_difference import require_kept, step_length
@@ -115,9 +115,9 @@ class GaussNewton:
         require_kept(self.theta, x, self.fd_step, length, self.compute_dtype)
         eps = self.fd_step / length
         with torch.enable_grad():
-            plus = outputs(trees.axpy(eps, x, self.theta))
-            minus = outputs(trees.axpy(-eps, x, self.theta))
-        return (plus - minus).detach() / (2 * eps)
+            plus = outputs(trees.axpy(eps, x, self.theta)).detach()
+            minus = outputs(trees.axpy(-eps, x, self.theta)).detach()
+        return (plus - minus) / (2 * eps)
 
     def _require_transposed(self, outputs: Callable[[Params], Tensor]) -> None:
         """Check J against its transpose, <J J^T v, v> = |J^T v|^2, once for each piece of code.

@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueProblem, entry
-from vfunc.problem.purity import code_of, using
+from vfunc.problem.pieces_of_code import code_of
+from vfunc.problem.purity import using
 from vfunc.processes import Processes
 from vfunc.pullback.choice import Chosen, after_missing, after_short_memory, choose_engine
 from vfunc.pullback.custom_functions import require_custom_derivatives, require_tangent
@@ -160,7 +161,9 @@ def _product_by(chosen: Chosen, request: ProductRequest) -> MixedProduct:
     given = {"theta": request.theta, "task": request.task}
     loss, name = request.problem.pretrain_loss, chosen.engine.name
     with attention_for(chosen.engine), using(loss, "pretrain_loss", **given):
-        code = code_of(loss)  # before the loss is called: what it closes over may count its calls
+        # before either is called: what they close over may count their calls
+        linear = request.problem.linear
+        code = (code_of(loss), linear and code_of(linear.coefficients))
         require_no_stop_gradient(request, name, code)
         require_custom_derivatives(request, name, code)
         try:
@@ -171,7 +174,7 @@ def _product_by(chosen: Chosen, request: ProductRequest) -> MixedProduct:
                 raise _named(missing, request) from missing.__cause__
             with plain_weight_norm(), missing_told(name):
                 product = chosen.engine(replace(request, joint=None))
-        require_tangent(request, name, code, product.inner)
+        require_tangent(request, name, code, product.task)
         _require_finite(name, product, request)
     if request.hessian and product.hessian is None:
         raise UserError(

@@ -203,7 +203,8 @@ def _again(
     def again(phi: Params) -> tuple[Scalar, Params]:
         other = construct_task(problem, phi, batch)
         moved = [n for n, x in others.items() if not _the_same(other.task.get(n), x)]
-        if moved or other.task.keys() != construction.task.keys():
+        differs = bool(moved) or other.task.keys() != construction.task.keys()
+        if problem.processes.any(1 if differs else None):  # all stop, or none
             raise UserError(
                 f"the task's {', '.join(map(repr, moved)) or 'entries'} changed with phi, "
                 "without a graph to it (places of the best, a mask), and what a unit of "

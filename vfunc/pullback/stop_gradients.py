@@ -17,7 +17,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from vfunc import trees
 from vfunc.errors import UserError
-from vfunc.problem.purity import first_time, modules_of, remember
+from vfunc.problem.pieces_of_code import first_time, remember
+from vfunc.problem.purity import modules_of
 from vfunc.pullback.engine import ProductRequest
 from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.held_constant import COARSEST, hidden

@@ -31,5 +31,6 @@ class Clip:
         factor, total = self.coefficient(g)
         if float(factor) >= 1.0:
             return clipped_bar
-        slope = factor / (total + 1e-6) / total * trees.dot(g, clipped_bar)
+        here = {name: g[name] for name in clipped_bar}  # of the rest, accumulated, the norm alone
+        slope = factor / (total + 1e-6) / total * trees.dot(here, clipped_bar)
         return {name: factor * x - slope * g[name] for name, x in clipped_bar.items()}

@@ -68,11 +68,10 @@ class UpdateRule:
                     f"accumulated[{name!r}] is {x!r:.40}, not a gradient: leave the entry out "
                     "where there is none yet"
                 )
-        clip = self.clip
-        if clip is not None and not (clip.max_norm > 0 and (clip.outside or 0.0) >= 0):
-            raise UserError(
-                f"{clip} clips to no norm: max_norm has to be above 0, a norm outside S at least 0"
-            )
+        if self.clip is not None and not self.clip.max_norm > 0:
+            raise UserError(f"{self.clip} clips to no norm: max_norm has to be above 0")
+        if self.clip is not None and (self.clip.outside or 0.0) < 0:
+            raise UserError(f"{self.clip}: the norm outside S, `outside`, is below 0")
         if self.windows is not None:
             now = self.windows[0]
             if now[0] != self.weight or (len(now) == 1) != self.closes_window:
@@ -150,7 +149,7 @@ class UpdateRule:
             assert self.later is not None
             try:
                 rules = self.later(k)
-            except UserError:  # factors of a size that is zero say nothing
+            except Exception:  # factors of zero say nothing, and a schedule may end
                 break
             if any(r.lr for r in (rules.values() if isinstance(rules, Mapping) else (rules,))):
                 return rules
