@@ -9,6 +9,7 @@ import functools
 import inspect
 import re
 import sys
+import types
 from typing import ParamSpec
 
 import jaxtyping
@@ -82,21 +83,22 @@ class Checked:
     """A function that is checked at every call, made when it is needed."""
 
     def __init__(self, code, check, most):
-        self.code, self.check, self.most = code, check, most
-        self.function = None
+        self.kept = types.ModuleType("kept")  # into which the package does not look
+        self.kept.code, self.kept.check, self.kept.most = code, check, most
+        self.kept.function = None
 
     def due(self):
         """Whether another call is to be checked."""
-        if calls.of[self.code] >= self.most or sys.is_finalizing():
+        if calls.of[self.kept.code] >= self.kept.most or sys.is_finalizing():
             return False
-        calls.of[self.code] += 1
+        calls.of[self.kept.code] += 1
         return True
 
     def get(self):
         """The function."""
-        if self.function is None:
-            self.function = self.check()
-        return self.function
+        if self.kept.function is None:
+            self.kept.function = self.kept.check()
+        return self.kept.function
 
 
 def sparing(function, check):

@@ -57,3 +57,14 @@ def test_values_of_the_simulated_step_are_its_own(name):
     gained = float(problem.feedback_loss(theta) - problem.feedback_loss(after))
     value = float(SIMULATE[name](problem, theta, phi).value)
     assert value == pytest.approx(gained, rel=0.2) and gained != 0
+
+
+def test_one_group_that_climbs_is_enough():
+    made = cases.situation("mlp view", 3)
+    live = [torch.nn.Parameter(x.clone()) for x in made.theta.values()]
+    groups = [{"params": live[:1], "maximize": True}, {"params": live[1:]}]
+    optimizer = torch.optim.SGD(groups, lr=1e-2)
+    rule, state = vfunc.from_optimizer(optimizer, dict(zip(made.theta, live, strict=True)))
+    problem = replace(made.problem, rule=rule, state=state)
+    with pytest.raises(vfunc.UserError, match="the optimizer climbs"):
+        vfunc.FirstOrder()(problem, made.theta, made.phi)

@@ -192,5 +192,5 @@ def test_a_file_may_build_on_another(tmp_path):
         with pytest.raises(UserError, match="must be the name of a file beside it"):
             read_toml(tmp_path / "d.toml")
     (tmp_path / "d.toml").write_text('base = "none"')
-    with pytest.raises(UserError, match=r"none\.toml: there is no such"):
+    with pytest.raises(UserError, match=r"base = 'none' names none\.toml beside it, which"):
         read_toml(tmp_path / "d.toml")

@@ -31,7 +31,7 @@ MOST_MODES = 16
 """The largest whole number that may choose what code does; a counter of steps soon is beyond it."""
 
 MOST_VARIANTS = 8
-"""How often code may differ in the words and numbers of what it holds, until these are data."""
+"""How often code may differ in the words that objects hold, until these are data."""
 
 LONG = 64
 """Length of the words that are kept as they are; of longer ones the hash is."""
@@ -48,9 +48,10 @@ def code_of(x: object, depth: int = 4) -> Hashable:
 
     Of what a function closes over, looks up among its globals, or finds on its owner, these count:
     truth values, members of enumerations, other functions and types, modules with their switches,
-    and what objects and collections hold of these; words, and whole numbers up to `MOST_MODES`, of
-    functions and of objects; of other numbers whether they are zero. Tensors do not. Of code that
-    has shown `MOST_VARIANTS` faces, words and numbers of objects count no longer: they are data.
+    and what objects and collections hold of these and of words; of what functions hold themselves
+    words, and whole numbers up to `MOST_MODES`, too, and of other numbers whether they are zero.
+    Tensors do not. Of code that has shown `MOST_VARIANTS` faces, words of objects count no longer:
+    they are data.
 
     Args:
         x: anything that is called, or that a function closes over.
@@ -143,9 +144,9 @@ class _Walk:
         found: dict[Hashable, Hashable] = {}
         looked_at = 0
         for name, part in held:
-            if isinstance(part, (*_NO_CODE, float)) or (
-                not self.words and isinstance(part, str | int) and not isinstance(part, bool)
-            ):
+            if isinstance(part, (*_NO_CODE, int, float)) and not isinstance(part, bool | enum.Enum):
+                continue  # an object's numbers count its calls, more often than they switch them
+            if isinstance(part, str) and not self.words:
                 continue
             if not isinstance(part, _ALWAYS):
                 looked_at += 1
