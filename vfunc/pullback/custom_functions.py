@@ -76,9 +76,9 @@ def require_tangent(
 
     Once for each piece of code and engine, by a forward and a backward: of <v, b(theta)>, v random,
     for the engine `linear`; of the loss on entries that are a little off the task's own, for
-    `forward`, with one tangent. At a minimum of L_pre its own gradient is rounding alone, and
-    nothing could be held against it. Some operations of torch's own have a forward mode that is
-    zero (`scatter_reduce(..., "prod")`, torch 2.14).
+    `forward`, with one tangent; `reverse` sees by itself whether theta is reached. At a minimum of
+    L_pre its own gradient is rounding alone, and nothing could be held against it. Some operations
+    of torch's own have a forward mode that is zero (`scatter_reduce(..., "prod")`, torch 2.14).
 
     Args:
         request: what an engine has been asked for.
@@ -91,10 +91,8 @@ def require_tangent(
             that of its `coefficients`.
         MissingDerivativeError: a tangent is not what the gradient says.
     """
-    plain = engine not in ("linear", "forward")  # all that take gradients alone ask the same
-    reached = (code, "theta is reached")
-    key = reached if plain else (code, engine, "tangent of the loss")
-    if not first_time(key):
+    key = (code, engine, "tangent of the loss")
+    if engine == "reverse" or not first_time(key):
         return
     linear = request.problem.linear if engine == "linear" else None
     draw = torch.Generator().manual_seed(0)
@@ -113,21 +111,19 @@ def require_tangent(
             loss = (b * v).sum()
         g = trees.reached_gradient(loss, theta)
     if loss.requires_grad and not g:
-        raise UserError(
-            f"{'linear.coefficients' if linear else 'pretrain_loss'} has a graph, and none to "
-            f"theta {trees.described(theta)}: does it call the live module? Call "
-            "vfunc.functional(module) with the theta that it is given"
-        )
-    if engine != "linear":
-        remember(reached)
-    if plain:
+        raise unreached("linear.coefficients" if linear else "pretrain_loss", theta)
+    if engine not in ("linear", "forward"):
+        remember(key)
         return
     w = {name: request.w[name] for name in g}
     size = float(trees.norm(w) * trees.norm(g)) if g else 0.0
     if not 0 < size < math.inf:
         return  # along no direction nothing is seen
     if linear is None:
-        tangent = tangent_along(lambda at: request.loss(at, made), request.theta, request.w)[1]
+        try:
+            tangent = tangent_along(lambda at: request.loss(at, made), request.theta, request.w)[1]
+        except (RuntimeError, NotImplementedError):  # what the engine has taken had a graph
+            return
     else:
         along = found[linear.target] if linear.target in found else request.tangent()
         tangent = (along.to(v.dtype) * v).sum()
@@ -140,6 +136,14 @@ def require_tangent(
             )
         raise MissingDerivativeError(engine, " or ".join(custom_functions([loss])), LOST)
     remember(key)
+
+
+def unreached(name: str, theta: Params) -> UserError:
+    """What to say of a function that has a graph, and none to theta."""
+    return UserError(
+        f"{name} has a graph, and none to theta {trees.described(theta)}: does it call the live "
+        "module? Call vfunc.functional(module) with the theta that it is given"
+    )
 
 
 def _calls_of(request: ProductRequest) -> list[_Call]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.pullback.custom_functions import unreached
 from vfunc.pullback.engine import (
     GRADIENT,
     JointGradient,
@@ -72,6 +73,7 @@ class Reverse:
         Raises:
             MemoryShortError: with `watch_memory`; one forward has been spent.
             MissingDerivativeError: a custom function on the way has no second derivative.
+            UserError: the loss has a graph, and none to theta.
         """
         theta, made = trees.leaves(request.theta), trees.leaves(request.made)
         # what is behind a stop-gradient is constant in g_pre, and depends on theta in an adjoint
@@ -92,8 +94,17 @@ class Reverse:
                 found = {n: g for n, g in zip(theta, grads, strict=True) if g is not None}
                 g_pre |= {name: trees.dense(g) for name, g in found.items()}
                 reached = tuple(found)
+                if not found and _others(loss, theta, made, held):
+                    raise unreached("pretrain_loss", theta)
             _require_second_order(loss, g_pre)
         return JointGradient(theta, made, held, loss, g_pre, reached)
+
+
+def _others(loss: Tensor, *known: Params) -> bool:
+    """Whether a loss has leaves that are none of these."""
+    own = {id(x) for params in known for x in params.values()}
+    leaves = (getattr(node, "variable", None) for node in nodes([loss]))
+    return any(leaf is not None and id(leaf) not in own for leaf in leaves)
 
 
 def _require_second_order(loss: Tensor, g_pre: Params) -> None:
