@@ -228,10 +228,10 @@ def _convex(question: Question, outputs: Tensor, task: Task, generator: torch.Ge
     form = question.problem.composite
     assert form is not None
     subject = "the declared composite is the loss"
-    middle = form.loss(outputs, task)
+    middle = form.loss(outputs, task).detach()
     for _ in range(4):
         step = trees.normal_like({"": outputs}, generator)[""]
-        ends = form.loss(outputs + step, task) + form.loss(outputs - step, task)
+        ends = (form.loss(outputs + step, task) + form.loss(outputs - step, task)).detach()
         size = float(ends.abs() + middle.abs())
         below = float(2 * middle - ends) / size if size else 0.0
         if below > 100 * question.unit:

@@ -127,7 +127,7 @@ def require_tangent(
     else:
         along = found[linear.target] if linear.target in found else request.tangent()
         tangent = (along.to(v.dtype) * v).sum()
-    gap = abs(float(tangent) - float(trees.dot(w, g))) / size
+    gap = abs(float(tangent.detach()) - float(trees.dot(w, g))) / size
     if not gap <= max(1e-3, 16 * request.round_off):
         if linear is not None and linear.tangent is not None:
             raise UserError(
