@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,21 +123,14 @@ class _Held:
         for path, part in module.named_modules():
             self.modules.append(part)
             before = f"{path}." if path else ""
-            # tied ones count once
-            for name, p in part._parameters.items():
-                if p is not None:
-                    slot = before + name
-                    if id(p) not in seen:
-                        seen[id(p)] = slot
-                        self.parameters[slot] = p
-                    self.slots[slot] = seen[id(p)]
-            for name, b in part._buffers.items():
-                if b is not None:
-                    slot = before + name
-                    if id(b) not in seen:
-                        seen[id(b)] = slot
-                        self.buffers[slot] = b
-                    self.slots[slot] = seen[id(b)]
+            for held, found in ((part._parameters, self.parameters), (part._buffers, self.buffers)):
+                for name, x in held.items():
+                    if x is not None:
+                        slot = before + name
+                        if id(x) not in seen:  # tied ones count once
+                            seen[id(x)] = slot
+                            cast("dict[str, Tensor]", found)[slot] = x
+                        self.slots[slot] = seen[id(x)]
             # a module is slow to say that it has no such attribute
             known = "max_norm" in vars(part) or hasattr(type(part), "max_norm")
             if known and part.max_norm is not None:

@@ -35,7 +35,7 @@ CHECKS = {
 
 LOOKS = {
     f"{ROOT}pullback/{name}"
-    for name in ("stop_gradients.py", "held_constant.py", "custom_functions.py")
+    for name in ("stop_gradients.py", "held_constant.py", "custom_functions.py", "lost_tangents.py")
 }
 """Files that look at a loss once for each piece of code: nobody has to follow them."""
 

@@ -57,11 +57,12 @@ def code_of(x: object, depth: int = 4) -> Hashable:
         x: anything that is called, or that a function closes over.
         depth: how far functions and objects are followed.
     """
+    root = _root(x)
     try:
         found = _Walk().code(x, depth)
-        root, face = _root(x), hash(found)
-    except Exception:  # an object of the user's is free to raise: its type tells it
-        return type(x).__qualname__
+        face = hash(found)
+    except Exception:  # an object of the user's is free to raise: its code or type tells it
+        return root
     faces = _faces.setdefault(root, set())
     _faces.move_to_end(root)
     if face not in faces:

@@ -10,8 +10,7 @@ Forward mode goes through an operator of `torch.library` as through a constant.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +18,10 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.errors import UserError
 from vfunc.forward_pass import round_off
 from vfunc.problem.pieces_of_code import first_time, remember
 from vfunc.pullback.engine import ProductRequest
-from vfunc.pullback.graph import custom_classes, custom_functions, nodes, of_library, plain_name
+from vfunc.pullback.graph import custom_classes, nodes, of_library, plain_name
 from vfunc.pullback.held_constant import COARSEST, differs
 from vfunc.pullback.missing import MissingDerivativeError
 from vfunc.trees import Params, tangent_along
@@ -33,8 +31,6 @@ SECOND = (
     "what it keeps as attributes, saves though it is neither input nor output, or computes under "
     "torch.no_grad() or by numpy is constant there"
 )
-
-LOST = "the tangent of the loss by forward mode is not what its backward pass says"
 
 TANGENT = "its tangent by forward mode is not what its backward pass says"
 
@@ -67,83 +63,6 @@ def require_custom_derivatives(request: ProductRequest, engine: str, code: Hasha
             names = dict.fromkeys(plain_name(c.function.__name__) for c in lost)
             raise MissingDerivativeError(engine, " or ".join(names), said)
     remember(key)
-
-
-def require_tangent(
-    request: ProductRequest, engine: str, code: Hashable, found: Mapping[str, Tensor]
-) -> None:
-    """Check that theta is reached, and tangents of forward mode against a plain gradient.
-
-    Once for each piece of code and engine, by a forward and a backward: of <v, b(theta)>, v random,
-    for the engine `linear`; of the loss on entries that are a little off the task's own, for
-    `forward`, with one tangent; `reverse` sees by itself whether theta is reached. At a minimum of
-    L_pre its own gradient is rounding alone, and nothing could be held against it. Some operations
-    of torch's own have a forward mode that is zero (`scatter_reduce(..., "prod")`, torch 2.14).
-
-    Args:
-        request: what an engine has been asked for.
-        engine: its name.
-        code: what is remembered of the loss and of its linear form (`code_of`).
-        found: what the engine gave, by entry of the task.
-
-    Raises:
-        UserError: the loss has a graph, and none to theta; or the problem's own `tangent` is not
-            that of its `coefficients`.
-        MissingDerivativeError: a tangent is not what the gradient says.
-    """
-    key = (code, engine, "tangent of the loss")
-    if engine == "reverse" or not first_time(key):
-        return
-    linear = request.problem.linear if engine == "linear" else None
-    draw = torch.Generator().manual_seed(0)
-    theta = trees.leaves(request.theta)
-    made = {
-        n: x * (1 + 0.1 * trees.normal_like({n: x}, draw)[n]) if x.is_floating_point() else x
-        for n, x in request.made.items()
-    }
-    v = torch.zeros(())
-    with torch.enable_grad():
-        if linear is None:
-            loss = request.loss(theta, made)
-        else:
-            b = request.coefficients(theta)
-            v = trees.normal_like({"": b.detach()}, draw)[""]
-            loss = (b * v).sum()
-        g = trees.reached_gradient(loss, theta)
-    if loss.requires_grad and not g:
-        raise unreached("linear.coefficients" if linear else "pretrain_loss", theta)
-    if engine not in ("linear", "forward"):
-        remember(key)
-        return
-    w = {name: request.w[name] for name in g}
-    size = float(trees.norm(w) * trees.norm(g)) if g else 0.0
-    if not 0 < size < math.inf:
-        return  # along no direction nothing is seen
-    if linear is None:
-        try:
-            tangent = tangent_along(lambda at: request.loss(at, made), request.theta, request.w)[1]
-        except (RuntimeError, NotImplementedError):  # what the engine has taken had a graph
-            return
-    else:
-        along = found[linear.target] if linear.target in found else request.tangent()
-        tangent = (along.to(v.dtype) * v).sum()
-    gap = abs(float(tangent.detach()) - float(trees.dot(w, g))) / size
-    if not gap <= max(1e-3, 16 * request.round_off):
-        if linear is not None and linear.tangent is not None:
-            raise UserError(
-                f"linear.tangent is not the tangent of linear.coefficients along w ({gap:.2g} of "
-                "its size off): mend it, or leave it out"
-            )
-        raise MissingDerivativeError(engine, " or ".join(custom_functions([loss])), LOST)
-    remember(key)
-
-
-def unreached(name: str, theta: Params) -> UserError:
-    """What to say of a function that has a graph, and none to theta."""
-    return UserError(
-        f"{name} has a graph, and none to theta {trees.described(theta)}: does it call the live "
-        "module? Call vfunc.functional(module) with the theta that it is given"
-    )
 
 
 def _calls_of(request: ProductRequest) -> list[_Call]:

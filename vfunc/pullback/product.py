@@ -16,7 +16,7 @@ from vfunc.problem.pieces_of_code import code_of
 from vfunc.problem.purity import using
 from vfunc.processes import Processes
 from vfunc.pullback.choice import Chosen, after_missing, after_short_memory, choose_engine
-from vfunc.pullback.custom_functions import require_custom_derivatives, require_tangent
+from vfunc.pullback.custom_functions import require_custom_derivatives
 from vfunc.pullback.engine import (
     Engine,
     JointGradient,
@@ -25,6 +25,7 @@ from vfunc.pullback.engine import (
     ProductRequest,
 )
 from vfunc.pullback.graph import custom_functions
+from vfunc.pullback.lost_tangents import require_tangent
 from vfunc.pullback.memory import MemoryShortError
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
 from vfunc.pullback.reverse import Reverse

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
-from vfunc.pullback.custom_functions import unreached
 from vfunc.pullback.engine import (
     GRADIENT,
     JointGradient,
@@ -19,6 +18,7 @@ from vfunc.pullback.engine import (
     joined,
 )
 from vfunc.pullback.graph import WEIGHT_NORM, custom_functions, nodes, undifferentiable
+from vfunc.pullback.lost_tangents import unreached
 from vfunc.pullback.memory import require_room
 from vfunc.pullback.missing import MissingDerivativeError
 from vfunc.pullback.weight_norm import plain_weight_norm
