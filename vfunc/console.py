@@ -40,6 +40,10 @@ COMMANDS = {
         "vfunc.language.careless.careless_command",
         "make a stream of worked solutions of which a share is wrong",
     ),
+    "make-crawl": (
+        "vfunc.language.crawl.crawl_command",
+        "make a stream of which a part is useful, and the rest what a crawl brings",
+    ),
     "decontaminate": (
         "vfunc.language.decontamination.decontaminate_command",
         "remove texts that hold test examples from a stream",

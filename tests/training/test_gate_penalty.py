@@ -153,19 +153,3 @@ def test_where_nothing_is_worth_anything_there_is_no_penalty():
 def test_without_it_nothing_is_watched():
     _, said, _ = designer_gradient()
     assert "typical_value" not in said
-
-
-def test_gates_of_nothing_are_not_told():
-    """A batch whose predictions are all cut off, or all mistaken: no means of no tokens."""
-    workload = new_run().workload
-    assert isinstance(workload, LanguageWorkload)
-    batch = workload.batch(0)
-    alpha = torch.full(batch.predict.shape, 0.25)
-    q = torch.stack([1 - alpha, alpha], -1)
-    none = dataclasses.replace(batch, predict=torch.zeros_like(batch.predict))
-    assert workload._gate_notes(alpha, q, none) == {}
-    wrong = dataclasses.replace(batch, wrong=batch.predict)
-    told = {"gate": 0.25, "moved": 0.25, "gate_on_wrong": 0.25}
-    assert workload._gate_notes(alpha, q, wrong) == told
-    outside = dataclasses.replace(batch, wrong=~batch.predict)
-    assert workload._gate_notes(alpha, q, outside) == {"gate": 0.25, "moved": 0.25}

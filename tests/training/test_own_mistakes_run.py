@@ -9,6 +9,7 @@ from small_run import same, train
 
 from vfunc.report.events import read_events
 from vfunc.studies.finished_runs import read_run
+from vfunc.training.build.language_assembly import told_apart
 from vfunc.training.run_directory import RunDirectory
 
 OPTIONS = {
@@ -73,6 +74,35 @@ def test_mistakes_and_measured_tokens_go_through_a_run(command, files, tmp_path,
     assert any("loss_results" in e for e in events if e["kind"] == "evaluation")
     assert any("auc_dot" in e for e in events if e["kind"] == "signal")
     assert [m.name for m in read_run(run.path).measures.metrics] == names
+
+
+@pytest.mark.usefixtures("shallow")
+def test_gates_are_told_by_source(command, files, tmp_path):
+    """A stream of two files: a column of the log, a row of the tables for each."""
+    other = tmp_path / "other.jsonl"
+    other.write_text((tmp_path / "stream.jsonl").read_text().replace("What", "So what"))
+    both = files | {"stream": (*files["stream"], str(other))}
+    assert command("--name", "a", **OPTIONS, **both) == 0
+    run = RunDirectory(tmp_path / "runs" / "a")
+    steps = [e for e in read_events(run.events) if e["kind"] == "step"]
+    of = {e["arm"]: {n for n in e if n.startswith("gate_of/")} for e in steps}
+    assert of["baseline"] == set()
+    assert of["vpretraining"] <= {"gate_of/stream", "gate_of/other"} and of["vpretraining"]
+    written = json.loads(run.metrics.read_text())["gates"]
+    assert set(written) == {"vpretraining", "known_wrong"}
+    assert written["known_wrong"]["gate_on_wrong"] == 1
+    assert written["known_wrong"]["gate_on_right"] == 0
+    table = (run.path / "table.md").read_text()
+    assert "### where the gate opens" in table and "| known to be mistaken | " in table
+    assert "where the gate opens" in (run.path / "report.html").read_text()
+
+
+def test_domains_that_number_tasks_are_no_sources():
+    several = ("a/b.jsonl:2", "c/b.jsonl:1")
+    assert told_apart(None, None) == ("textbook", "forum")
+    assert told_apart(("a/b.jsonl",), None) == ()
+    assert told_apart(several, None) == ("b", "b-2")
+    assert told_apart(several, ("x", "none")) == ()
 
 
 def test_known_wrong_needs_spans(command, files, tmp_path, capsys):

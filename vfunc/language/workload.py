@@ -35,6 +35,7 @@ from vfunc.language.learner import LanguageLearner
 from vfunc.language.rewards import PromptStream
 from vfunc.language.soft_targets.candidates import ObservedBatch, observe
 from vfunc.language.soft_targets.designer import DesignerConfig, TopKDesigner, load_designer
+from vfunc.language.soft_targets.gates import gate_notes
 from vfunc.language.soft_targets.hand_made import hand_made_targets
 from vfunc.language.soft_targets.oracle import (
     candidate_values,
@@ -80,6 +81,8 @@ class LanguageWorkload:
         device: the learner's device.
         dtype: dtype of mixed precision, or None.
         seed: seed of the designer's initial parameters.
+        sources: names of the stream's sources, by their sequences' domain, whose gates are told
+            apart; empty where there is one, or where a domain is no source.
         tasks: the feedback's tasks.
         tilt: how far `tilted_oracle` goes from the learner, in nats of a typical value.
         mixing_share: share of labelled texts in the stream of `mixing`.
@@ -105,6 +108,7 @@ class LanguageWorkload:
     device: torch.device
     dtype: torch.dtype | None
     seed: int
+    sources: tuple[str, ...] = ()
     tasks: FeedbackTasks = field(default_factory=FeedbackTasks)
     tilt: float = 0.1
     mixing_share: float = 0.25
@@ -244,7 +248,8 @@ class LanguageWorkload:
                 r, alpha = designer(observed.batch, observed.observation)
                 q = mix(alpha, r)
         return BuiltTask(
-            (observed.observation.candidates, q), self._gate_notes(alpha, q, forward.batch)
+            (observed.observation.candidates, q),
+            gate_notes(alpha, q, forward.batch, self.sources, self.processes),
         )
 
     def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:
@@ -470,32 +475,6 @@ class LanguageWorkload:
             self.at_end,
             final=final,
         )
-
-    def _gate_notes(self, alpha: Tensor, q: Tensor, batch: TokenBatch) -> dict[str, float]:
-        """Means over predicted positions; apart on mistaken tokens, where the data know of any."""
-        predict = batch.predict
-        held = {
-            "gate": (alpha, predict),
-            "moved": (q[..., 0], predict),
-            "gate_on_wrong": (alpha, predict & batch.wrong),
-            "gate_on_right": (alpha, predict & ~batch.wrong),
-        }
-        if self.processes.alone:
-            if not bool(predict.any()):  # a text's answer may be cut off
-                return {}
-            known = bool((predict & batch.wrong).any())
-            kept = held if known else {k: held[k] for k in ("gate", "moved")}
-            means = {n: float(x[where].mean()) for n, (x, where) in kept.items() if where.any()}
-            return means | {"moved": float(1 - q[..., 0][predict].mean())}
-        parts = [(float(x[where].sum()), int(where.sum())) for x, where in held.values()]
-        totals = self.processes.totals(*(number for part in parts for number in part))
-        whole = dict(zip(held, zip(totals[::2], totals[1::2], strict=True), strict=True))
-        if not whole["gate"][1]:
-            return {}
-        if not whole["gate_on_wrong"][1]:
-            del whole["gate_on_wrong"], whole["gate_on_right"]
-        means = {name: total / count for name, (total, count) in whole.items() if count}
-        return means | {"moved": 1 - means["moved"]}
 
     def _logits(
         self,

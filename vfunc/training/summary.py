@@ -18,6 +18,7 @@ from vfunc.report.against_baseline import baseline_table
 from vfunc.report.apart_table import apart_table, kept_together
 from vfunc.report.arms_table import arms_table, judged
 from vfunc.report.events import read_events
+from vfunc.report.gates_table import gate_means, gates_table
 from vfunc.report.map_events import map_file
 from vfunc.report.measures import Measures
 from vfunc.report.plots import learning_curves, probe_scatter, value_curves
@@ -80,7 +81,7 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
     manifest = directory.manifest()
     accepted = () if manifest is None else manifest.accepted
     events = read_events(directory.events)
-    probes, signals = probe_summaries(events), signals_of(events)
+    probes, signals, gates = probe_summaries(events), signals_of(events), gate_means(events)
     write_json(
         directory.metrics,
         {
@@ -100,6 +101,7 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
             "against_baseline": comparisons,
             "probe": {arm: [_said(s) for s in rows] for arm, rows in probes.items()},
             **({"foresight": foreseen} if (foreseen := foresights_of(events)) else {}),
+            **({"gates": gates} if gates else {}),
             **({"signal": signals} if signals else {}),
         },
     )
@@ -117,6 +119,8 @@ def finish(assembled: Assembled, directory: RunDirectory, console: Console) -> N
         probe = probe_table([probe_row(s) for s in summaries], unit=measures.loss_unit)
         probe.title = f"one-step probe, {arm}"
         tables.append(probe)
+    if (opened := gates_table(gates)) is not None:
+        tables.append(opened)
     if signals:
         seen = signal_table(signals)
         seen.title = "what g_down sees, halfway"

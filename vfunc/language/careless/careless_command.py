@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from vfunc.language.careless.rewriting import Careless, Marked, make_careless
 from vfunc.language.careless.solutions import NotTreated, without_marks
 from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.records import read_records, require_unicode
+from vfunc.language.data.written_records import write_records
 
 with needs("run", "tyro"):
     import tyro
@@ -134,7 +133,7 @@ def _carried_out(options: Options) -> str:
     written = [(options.out, made.out), (options.clean, made.clean), (options.rest, made.rest)]
     for path, records in written:
         if path is not None:
-            _write(path, records)
+            write_records(path, records)
     return made.said
 
 
@@ -257,16 +256,3 @@ def _told(reasons: Counter[str]) -> str:
     """Why solutions are not treated, the most frequent reason first."""
     told = ", ".join(f"{count:,} with {reason}" for reason, count in reasons.most_common())
     return f"; not treated: {told}" if told else ""
-
-
-def _write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write a file of one record a line, whole or not at all."""
-    half = path.with_name(path.name + ".part")
-    try:
-        with half.open("w", encoding="utf-8", newline="\n") as file:
-            for record in records:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        os.replace(half, path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error

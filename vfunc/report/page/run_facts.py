@@ -66,7 +66,7 @@ class RunFacts:
 
 _RESULTS = (
     *("config", "data", "unit", "metrics", "arms", "start"),
-    *("against_baseline", "probe", "signal"),
+    *("against_baseline", "probe", "foresight", "gates", "signal"),
 )
 """What metrics.json holds beside the environment."""
 

@@ -14,6 +14,7 @@ from vfunc.errors import UserError
 from vfunc.report.against_baseline import baseline_table
 from vfunc.report.apart_table import apart_table, kept_together
 from vfunc.report.arms_table import arms_table, judged
+from vfunc.report.gates_table import gate_means, gates_table
 from vfunc.report.map_events import map_file, map_title
 from vfunc.report.page.chart import Chart, scatter_chart
 from vfunc.report.page.run_facts import RunFacts
@@ -114,13 +115,15 @@ def pictures(run: RunFacts) -> Iterator[Picture]:
 
 
 def probe_tables(run: RunFacts) -> list[PageTable]:
-    """The one-step probe of every arm, and what g_down sees."""
+    """The one-step probe of every arm, where gates open, and what g_down sees."""
     tables = []
     for arm, found in probe_summaries(run.events).items():
         if found:
             table = probe_table([probe_row(s) for s in found], unit=run.measures.loss_unit)
             table.title = arm
             tables.append(table)
+    if (opened := gates_table(gate_means(run.events))) is not None:
+        tables.append(opened)
     if seen := signals_of(run.events):
         table = signal_table(seen)
         table.title = "what g_down sees, halfway"

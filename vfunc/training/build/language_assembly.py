@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from vfunc.language.benchmarks.benchmark_scores import Sampling
 from vfunc.language.benchmarks.harness import harness_tasks
 from vfunc.language.benchmarks.questions import questions, require_runnable
 from vfunc.language.code_execution.containment import Limits
+from vfunc.language.data.arithmetic import STYLES
 from vfunc.language.data.chat_format import ChatFormat, chat_format
 from vfunc.language.data.disk.stream_sources import (
     Cutting,
@@ -29,7 +30,14 @@ from vfunc.language.data.disk.stream_sources import (
     StreamSource,
     prepare_stream,
 )
-from vfunc.language.data.mixture import caps_of, domains_of, fields_of, read_mixture, tasks_of
+from vfunc.language.data.mixture import (
+    caps_of,
+    domains_of,
+    fields_of,
+    read_mixture,
+    source_names,
+    tasks_of,
+)
 from vfunc.language.data.reading import (
     LanguageData,
     RawData,
@@ -149,6 +157,7 @@ def language_parts(
         device=device,
         dtype=torch.bfloat16 if config.learner.precision == "bfloat16" else None,
         seed=config.run.seed,
+        sources=told_apart(config.data.stream, config.data.stream_domains),
         tasks=_feedback_tasks(config.data, raw.tasks, data.max_new_tokens),
         tilt=config.targets.tilt,
         mixing_share=config.targets.mixing_share,
@@ -233,6 +242,21 @@ def _read(data: DataOptions, seed: int, chat: ChatFormat) -> RawData:
         chat,
         tasks=tasks,
     )
+
+
+def told_apart(stream: Sequence[str] | None, domains: Sequence[str] | None) -> tuple[str, ...]:
+    """The sources that a sequence's domain numbers, whose gates are told apart.
+
+    Args:
+        stream: `--stream`; None is the embedded problem, whose sources are styles.
+        domains: `--stream-domains`: then a domain numbers a feedback task, and no source.
+    """
+    if stream is None:
+        return STYLES
+    if domains is not None:
+        return ()
+    names, _ = read_mixture(stream)
+    return source_names(names) if len(names) > 1 else ()
 
 
 def _prepared(

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from vfunc.language.crawl.crawl_command import main
+from vfunc.language.crawl.crawled import LEAD, Piece, boilerplate, pieces_of, shuffled
+from vfunc.language.data.examples import Example
+
+
+def written(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def sources(tmp_path) -> list[str]:
+    """Useful solutions, code, and prose: two with prompts, one of raw text."""
+    made = {
+        "in": [{"question": f"q{n}?", "answer": f"a{n} b c\n#### {n}"} for n in range(60)],
+        "code": [{"text": f"write f{n}", "code": f"def f{n}():\n    pass"} for n in range(20)],
+        "prose": [{"text": " ".join(f"w{n}_{k}" for k in range(70))} for n in range(5)],
+    }
+    for name, records in made.items():
+        lines = "".join(json.dumps(r) + "\n" for r in records)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    return [str(tmp_path / f"{name}.jsonl") for name in made]
+
+
+def crawl(sources, tmp_path, *options) -> dict[str, list[dict]]:
+    source, *beside = sources
+    asked = [source, str(tmp_path / "out"), "--beside", *beside, "--words", "30", *options]
+    assert main(asked) == 0
+    return {path.stem: written(path) for path in (tmp_path / "out").iterdir()}
+
+
+def test_half_is_useful_and_each_kind_has_its_part(sources, tmp_path, capsys):
+    rest = tmp_path / "rest.jsonl"
+    kinds = crawl(sources, tmp_path, "--limit", "41", "--rest", str(rest))
+    counts = {kind: len(records) for kind, records in kinds.items()}
+    assert counts == {"useful": 20, "code": 6, "prose": 5, "shuffled": 5, "boilerplate": 5}
+    out = tmp_path / "out"
+    mixed = " ".join(
+        f"{out / kind}.jsonl:{counts[kind]}"
+        for kind in ("useful", "code", "prose", "shuffled", "boilerplate")
+    )
+    assert f"--stream {mixed}\n" in capsys.readouterr().out
+    known = {r["question"]: r["answer"] for r in written(Path(sources[0]))}
+    left = {r["question"] for r in written(rest)}
+    for record in kinds["useful"]:
+        assert record == {
+            "question": record["question"],
+            "answer": known[record["question"]],
+            "wrong": [],
+        }
+    used = {r["question"] for kind in ("useful", "shuffled") for r in kinds[kind]}
+    assert len(used) == 25 and not used & left and used | left == set(known)
+    for kind in ("code", "prose", "shuffled", "boilerplate"):
+        assert all(r["wrong"] == [[0, len(r["answer"])]] for r in kinds[kind])
+    for record in kinds["shuffled"]:
+        assert sorted(record["answer"].split()) == sorted(known[record["question"]].split())
+    for record in kinds["prose"]:
+        assert len(record["question"].split()) == LEAD
+        assert len(record["answer"].split()) == 30 - LEAD
+    assert all(r["answer"].startswith("def f") for r in kinds["code"])
+
+
+def test_the_same_seed_makes_the_same_and_another_another(sources, tmp_path):
+    first = crawl(sources, tmp_path, "--limit", "40")
+    assert crawl(sources, tmp_path, "--limit", "40") == first
+    other = crawl(sources, tmp_path, "--limit", "40", "--seed", "1")
+    assert all(other[kind] != first[kind] for kind in first)
+
+
+def test_raw_text_is_cut_without_loss_or_overlap():
+    words = [f"w{n}" for n in range(100)]
+    pieces = pieces_of([Example("", " ".join(words)), Example("p", "c  c")], 30)
+    said = [f"{p.prompt} {p.completion}".split() for p in pieces[:-1]]
+    assert [word for piece in said for word in piece] == words[:90]
+    assert pieces[-1] == Piece("p", "c  c")
+
+
+def test_shuffled_words_are_in_another_order():
+    piece = Piece("p", " ".join(map(str, range(50))))
+    made = shuffled(piece, random.Random(0))
+    assert made.prompt == "p" and made.completion != piece.completion
+    assert sorted(made.completion.split()) == sorted(piece.completion.split())
+
+
+def test_boilerplate_has_no_gap_left():
+    for seed in range(50):
+        made = boilerplate(random.Random(seed))
+        assert len(made.completion.splitlines()) == 5
+        assert "{" not in made.prompt + made.completion
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--share", "0"], "--share 0: give more than 0 and less than 1"),
+        (["--share", "1"], "--share 1: give more than 0 and less than 1"),
+        (["--share", "nan"], "--share nan: give more than 0 and less than 1"),
+        (["--limit", "1"], "--limit 1: give 2 or more"),
+        (["--limit", "6"], "--limit 6 with --share 0.5 leaves a kind without a text; there are 5"),
+        (["--limit", "4000"], "2500 texts are wanted of it, and there are 60; lower --limit"),
+        (["--words", "15"], "--words 15: give 16 or more"),
+        (["--seed", "-1"], "--seed -1: give 0 or more"),
+        (["--rest", "rest.txt"], "--rest rest.txt: name a .jsonl file"),
+        (["--rest", "none/rest.jsonl"], "--rest none/rest.jsonl: there is no folder none"),
+    ],
+)
+def test_what_cannot_be_is_refused(sources, tmp_path, capsys, options, said):
+    source, *beside = sources
+    assert main([source, str(tmp_path / "out"), "--beside", *beside, *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_that_is_read_is_written(sources, tmp_path, capsys):
+    kinds = crawl(sources, tmp_path, "--limit", "40")
+    useful = tmp_path / "out" / "useful.jsonl"
+    assert main([str(useful), str(tmp_path / "out"), "--limit", "20"]) == 2
+    assert f"{useful} would be written, and is read" in capsys.readouterr().err
+    assert written(useful) == kinds["useful"]
+    source, target = sources[0], str(tmp_path / "out")
+    assert main([source, target, "--rest", source]) == 2
+    assert f"{source} would be written, and is read" in capsys.readouterr().err
+    assert main([source, target, "--rest", str(useful)]) == 2
+    assert "is a file of OUT; name another one" in capsys.readouterr().err
+    assert main([source, sources[1]]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+    assert main([source]) == 2
+    assert "give a source and a folder, IN and OUT; there are 1" in capsys.readouterr().err
+
+
+def test_two_sources_of_one_name_are_two_kinds(sources, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "useful.jsonl").write_bytes(Path(sources[1]).read_bytes())
+    kinds = crawl([sources[0], str(other / "useful.jsonl")], tmp_path, "--limit", "20")
+    assert set(kinds) == {"useful", "useful-2", "shuffled", "boilerplate"}

@@ -1,0 +1,68 @@
+"""Table of where gates open: on mistaken tokens and others, on the text of each source."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vfunc.report.table import NONE, captioned, empty_table
+from vfunc.typecheck import typed
+
+_OF_SOURCE = "gate_of/"
+_KINDS = {"gate_on_wrong": "known to be mistaken", "gate_on_right": "others"}
+
+
+@typed
+def gate_means(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The mean gate of every arm on each kind of token, over the second half of its steps.
+
+    Args:
+        events: events of a run; a step's tell means over its tokens (`gate_on_wrong` and
+            `gate_on_right` where tokens are known to be mistaken, `gate_of/NAME` by source).
+
+    Returns:
+        By arm and name, those whose kinds can be told apart; empty of a run where none can.
+    """
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for event in events:
+        if event["kind"] == "step":
+            by_arm.setdefault(event["arm"], []).append(event)
+    found = {}
+    for arm, steps in by_arm.items():
+        late = [e for e in steps if 2 * e["step"] > steps[-1]["step"]]
+        names = dict.fromkeys(n for e in late for n in e if n in _KINDS or n.startswith(_OF_SOURCE))
+        sources = [n for n in names if n not in _KINDS]
+        if len(sources) == 1:  # a text of one source is all text
+            names.pop(sources[0])
+        means = {n: statistics.fmean(e[n] for e in late if n in e) for n in names}
+        if means:
+            found[arm] = means
+    return found
+
+
+@typed
+def gates_table(means: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """Table of `gate_means`: kinds of tokens below each other, arms side by side; None of none."""
+    if not means:
+        return None
+    names = dict.fromkeys(name for of_arm in means.values() for name in of_arm)
+    order = [*(n for n in _KINDS if n in names), *(n for n in names if n not in _KINDS)]
+    table = empty_table()
+    table.title = "where the gate opens"
+    table.title_justify = "left"
+    table.add_column("tokens", no_wrap=True)
+    for arm in means:
+        table.add_column(arm, justify="right", no_wrap=True)
+    for name in order:
+        figures = [of_arm.get(name) for of_arm in means.values()]
+        cells = [NONE if x is None else f"{x:.3f}" for x in figures]
+        table.add_row(*map(Text, (_told(name), *cells)))
+    return captioned(table, ["mean gate α over the second half of an arm's steps"])
+
+
+def _told(name: str) -> str:
+    return _KINDS.get(name) or f"of {name.removeprefix(_OF_SOURCE)}"
