@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,30 @@ def test_textbooks_hold_next_to_no_question_of_gsm8k():
         for line in itertools.islice(file, 60):
             found += bool(index.found_in(Example("", json.loads(line)["text"]).completion))
     assert found <= 1
+
+
+CHINESE = "小明有三十五个苹果，他给了小红十二个，又买了八个，请问小明现在一共有多少个苹果？"
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("小明有 3 个苹果", ["小", "明", "有", "0", "个", "苹", "果"]),
+        ("りんごを食べた。", list("りんごを食べた")),
+        ("กา", ["ก", "า"]),
+        ("Al有pens", ["al", "有", "pens"]),
+        ("Zoë's naïve café — 1,000.5 pens", ["zoë", "s", "naïve", "café", "0", "pens"]),
+        ("한국어 문장", ["한국어", "문장"]),
+    ],
+)
+def test_a_letter_is_a_word_where_no_spaces_are(said, found):
+    assert words_of(said) == [unicodedata.normalize("NFKC", word) for word in found]
+
+
+def test_questions_in_a_script_without_spaces_are_found():
+    other = "春天来了，花园里的花都开了，孩子们在草地上奔跑，老人坐在长椅上晒着太阳聊天。" * 8
+    questions = Questions([CHINESE], Measures())
+    assert questions.short == 0
+    (found,) = questions.found_in(other + CHINESE.replace("小红", "小华") + other)
+    assert found.number == 0 and found.containment >= 0.6
+    assert questions.found_in(other) == []

@@ -1,4 +1,7 @@
-"""Cuts texts into n-grams of words, in which case, punctuation, spaces and numbers do not count."""
+"""Cuts texts into n-grams of words, in which case, punctuation, spaces and numbers do not count.
+
+Where a script puts no spaces between words, as Chinese and Japanese do, every letter counts as one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,14 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
+_UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
+    "\u3040-\u30ff"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"  # Chinese characters
+)
+"""Scripts that put no spaces between words: there a letter is a word."""
+_WORD = re.compile(rf"\d+(?:[.,]\d+)*|(?=[^\W\d_])[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+")
 NUMBER = "0"
 """What every number becomes."""
 
@@ -14,7 +24,7 @@ Gram = tuple[str, ...]
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, numbers all alike."""
+    """The words of a text in lower case, numbers all alike; letters of `_UNSPACED` one by one."""
     plain = unicodedata.normalize("NFKC", text).lower()
     return [NUMBER if word[0].isdigit() else word for word in _WORD.findall(plain)]
 
