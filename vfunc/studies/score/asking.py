@@ -1,14 +1,14 @@
-"""Asks estimators about tasks on offer: phi is how much of each is mixed into the text as it is.
+"""Asks estimators about tasks on offer: phi is how much of each is mixed into the batch as it is.
 
-The loss is linear in one entry of the task, so that M tasks are one construction with M parameters:
-that entry is the text's own plus, for each task, its share times what it would change. The value
+M tasks are one construction with M parameters: what tasks change (soft targets of a text, the mask
+of a view) is the batch's own plus, for each task, its share times what it would change. The value
 at one share of 1 is that task's; the gradient at no share at all is what the estimator's direction
-says of each task, from a single estimate.
+says of each task, from a single estimate. Of text the loss is linear in the share, of pictures not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -39,12 +39,8 @@ class Offer:
     moves: Tensor
 
 
-def offering(problem: ValueProblem, offers: Sequence[Offer]) -> ValueProblem:
-    """The problem whose phi, `{"share": (M,)}`, mixes tasks on offer into the text as it is.
-
-    Args:
-        problem: gives the losses and the learner's step; it has to say what it is linear in.
-        offers: of the next batches, all with the same tasks.
+def mixed(problem: ValueProblem, offer: Offer, moved: Tensor) -> Task:
+    """The task of the text as it is with the entry moved that the loss is linear in.
 
     Raises:
         UserError: the loss is not declared linear in an entry of the task.
@@ -52,10 +48,26 @@ def offering(problem: ValueProblem, offers: Sequence[Offer]) -> ValueProblem:
     if problem.linear is None:
         raise UserError("tasks are mixed where the loss is linear in them: give `linear`")
     entry = problem.linear.target
+    return {**offer.task, entry: offer.task[entry] + moved}
 
-    def construct(phi: Params, offer: Offer) -> Task:
-        moved = torch.tensordot(phi[SHARE], offer.moves, dims=1)
-        return {**offer.task, entry: offer.task[entry] + moved}
+
+def offering(
+    problem: ValueProblem,
+    offers: Sequence[Any],
+    made: Callable[[ValueProblem, Any, Tensor], Task] = mixed,
+) -> ValueProblem:
+    """The problem whose phi, `{"share": (M,)}`, mixes tasks on offer into the batch as it is.
+
+    Args:
+        problem: gives the losses and the learner's step.
+        offers: of the next batches, all with the same tasks; `moves` (M, ...) of each says what
+            the tasks change.
+        made: the task of a batch of which so much is changed; by default that of `Offer`s, for a
+            problem that says what it is linear in.
+    """
+
+    def construct(phi: Params, offer: Any) -> Task:
+        return made(problem, offer, torch.tensordot(phi[SHARE], offer.moves, dims=1))
 
     return replace(problem, construct=construct, batches=tuple(offers))
 

@@ -6,18 +6,18 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from vfunc import trees
 from vfunc.arms import ARMS
 from vfunc.errors import NonFiniteError, UserError
-from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import RandomState
 from vfunc.studies.score.rank_agreement import Array
+from vfunc.studies.score.sides import Candidate, side_of
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.loop import one_step
 from vfunc.training.options.run_config import RunConfig
@@ -26,7 +26,7 @@ from vfunc.training.step import feedback_at
 from vfunc.trees import Params
 from vfunc.workload import Workload
 
-MEASURES = ("used", "other", "test")
+MEASURES: tuple[str, ...] = ("used", "other", "test")
 """L_down on the feedback that estimators see, on as much other feedback, and the held-out loss."""
 SILENT_BATCHES = 8
 """Pairs of feedback batches that are looked at before the feedback is said to say nothing."""
@@ -55,15 +55,14 @@ class Workbench:
 
     def losses(
         self,
-        task: nn.Module | None,
+        task: Candidate | None,
         horizons: Sequence[int],
         seen: Callable[[int, Params], None] = lambda steps, parameters: None,
     ) -> Array:
         """Do a task, and measure.
 
         Args:
-            task: what makes the targets, called as the arm's designer is; None is the text as it
-                is, the baseline's own code.
+            task: what is done; None is the text as it is, the baseline's own code.
             horizons: after how many learner steps to measure, increasing.
             seen: called at each with the number of steps and the live parameters.
 
@@ -105,9 +104,9 @@ class Workbench:
         state.learner.train()
         self.draws.restore(next(state.learner.parameters()).device)
 
-    def _doing(self, task: nn.Module | None) -> ArmRun:
-        self.work.state.designer = task
-        return replace(self.work, arm=ARMS["baseline" if task is None else "vpretraining"])
+    def _doing(self, task: Candidate | None) -> ArmRun:
+        self.work.state.designer = None
+        return replace(self.work, arm=ARMS["baseline"]) if task is None else task.doing(self.work)
 
 
 def workbench(run: ArmRun, config: RunConfig) -> Workbench:
@@ -136,7 +135,11 @@ def workbench(run: ArmRun, config: RunConfig) -> Workbench:
         assert loss is not None
         return loss
 
-    measures = {"used": _loss_of(work, used), "other": _loss_of(work, other), "test": test}
+    halves = (lambda: used), (lambda: other)
+    if side_of(workload).refits:
+        halves = (partial(_downstream, work, k) for k in (index, index + 1))
+    of_halves = (_loss_of(work, half) for half in halves)
+    measures: dict[str, Callable[[], float]] = dict(zip(MEASURES, (*of_halves, test), strict=True))
     draws.restore(device)
     bench = Workbench(run, work, draws, index, measures)
     bench.reset()
@@ -145,15 +148,19 @@ def workbench(run: ArmRun, config: RunConfig) -> Workbench:
 
 def _halves(work: ArmRun) -> tuple[int, Any, Any]:
     """L_down on the next feedback that says something, its index, and that on as much other."""
-    bank = work.options.feedback_bank
     for index in itertools.islice(_apart(work), SILENT_BATCHES):
-        used, other = (feedback_at(work, k, None, bank).downstream for k in (index, index + 1))
+        used, other = (_downstream(work, k) for k in (index, index + 1))
         if not used.constant and not other.constant:
             return index, used, other
     raise UserError(
         f"{SILENT_BATCHES} feedback batches in a row say nothing (rewards that do not differ); "
         "give --reward-samples or --feedback-batch-size a larger value"
     )
+
+
+def _downstream(work: ArmRun, index: int) -> Any:
+    """L_down on a feedback batch, or bank, with what has to be fitted to the copy as it stands."""
+    return feedback_at(work, index, None, work.options.feedback_bank).downstream
 
 
 def _apart(work: ArmRun) -> Iterator[int]:
@@ -171,7 +178,7 @@ def require_halves(workload: Workload, bank: int | None) -> tuple[int, int]:
     """Check that there is as much other feedback.
 
     Args:
-        workload: of a run on text.
+        workload: the run's.
         bank: examples of a bank, or None for a batch.
 
     Returns:
@@ -180,8 +187,8 @@ def require_halves(workload: Workload, bank: int | None) -> tuple[int, int]:
     Raises:
         UserError: there are not two such parts.
     """
-    assert isinstance(workload, LanguageWorkload)
-    there, size = workload.data.feedback.distinct, bank or workload.feedback_batch_size
+    there, of_a_batch = side_of(workload).feedback_there(workload)
+    size = bank or of_a_batch
     if 2 * size > there:
         name = "--feedback-bank" if bank else "--feedback-batch-size"
         raise UserError(
@@ -191,14 +198,15 @@ def require_halves(workload: Workload, bank: int | None) -> tuple[int, int]:
     return there, size
 
 
-def _loss_of(work: ArmRun, downstream: Any) -> Callable[[], float]:
+def _loss_of(work: ArmRun, downstream: Callable[[], Any]) -> Callable[[], float]:
     def loss() -> float:
         learner = work.state.learner
         was = learner.training
         learner.eval()  # estimates measure it without dropout
         try:
+            measured = downstream()
             with torch.no_grad():
-                return float(downstream.loss(trees.detach(work.state.functional.theta)))
+                return float(measured.loss(trees.detach(work.state.functional.theta)))
         finally:
             learner.train(was)
 

@@ -17,7 +17,6 @@ from vfunc.studies.score_command import ScoreOptions
 from vfunc.training.build.configuration import COMMAND, default_name
 from vfunc.training.files.identity import INDIFFERENT, plain
 from vfunc.training.options.run_config import RunConfig
-from vfunc.training.options.run_options import LANGUAGE
 from vfunc.training.run_command_line import given_on_command_line, options_there, parse
 
 IDLE = {
@@ -103,11 +102,8 @@ def below_of(options: ScoreOptions) -> list[Layer]:
 
 def _refuse(config: RunConfig, options: ScoreOptions) -> None:
     """Refuse a run that has no score."""
-    if config.run.modality != LANGUAGE:
-        raise UserError(
-            "the score is for --modality language: a learned view is not linear in what the "
-            "designer makes, so that no baseline lies among its tasks"
-        )
+    if config.options.get("augmentor") == "photometric":
+        raise UserError("the score of pictures is of masks, and --augmentor photometric makes none")
     if config.run.budget.unit == "seconds":
         raise UserError(
             "a state by wall-clock would be another one each time; give --budget in steps or tokens"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vfunc.studies.score.doing import MEASURES, Workbench
-from vfunc.studies.score.tasks_on_offer import Candidate
+from vfunc.studies.score.sides import Candidate
 from vfunc.trees import Params
 
 STEP = 0.1
@@ -85,10 +85,7 @@ def _trained(
     def keep(_: int, parameters: Params) -> None:
         found.append({name: x.detach().clone() for name, x in parameters.items()})
 
-    task = None
-    if direction is not None:
-        probe = Candidate(direction.kind, direction.number, share, direction.targets)
-        task = probe.as_designer()
+    task = None if direction is None else direction.at(share)
     losses = bench.losses(task, horizons, keep)[MEASURES.index("used")]
     if len(found) < len(horizons):  # no longer finite: chaotic by any measure
         last = found[-1] if found else bench.work.state.functional.theta

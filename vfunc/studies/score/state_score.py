@@ -9,23 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
 from torch import nn
 
-from vfunc import trees
 from vfunc.arms import ARMS
 from vfunc.errors import NotConvergedError, UserError
 from vfunc.evaluation.peak_bytes import counting_peak
-from vfunc.language.soft_targets.candidates import ObservedBatch
-from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import RandomState
-from vfunc.problem import Task, ValueProblem, known_feedback
+from vfunc.problem import ValueProblem, known_feedback
 from vfunc.studies.bench import plain_step, seconds_of
-from vfunc.studies.score.asking import Offer, at_no_share, offering, slopes, task_by_task
+from vfunc.studies.score.asking import at_no_share, offering, slopes, task_by_task
 from vfunc.studies.score.doing import MEASURES, Workbench, workbench
 from vfunc.studies.score.rows import Row
+from vfunc.studies.score.sides import Candidate, side_of
 from vfunc.studies.score.smoothness import smoothness
-from vfunc.studies.score.tasks_on_offer import Candidate, TokenValues, drawn
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.options.run_config import RunConfig
 from vfunc.training.step import batches_ahead, feedback_at, value_problem, windows_ahead
@@ -89,7 +85,8 @@ def measure_state(
     step = plain_step(asking)
     for row in rows:
         told(f"asking {row.label}")
-        own = offering(problem, offers[: max(_batches(asking, row.ahead), row.batches)])
+        first = offers[: max(_batches(asking, row.ahead), row.batches)]
+        own = offering(problem, first, side_of(run.workload).made)
         own = replace(own, rule=_rule(asking, problem, row.ahead))
         try:
             predicted[row.label], cost[row.label] = _predictions(
@@ -100,7 +97,7 @@ def measure_state(
     losses = []
     for k, task in enumerate([None, *candidates]):
         told(f"doing task {k} of {len(candidates)}")
-        done = bench.losses(None if task is None else task.as_designer(), asked.horizons)
+        done = bench.losses(task, asked.horizons)
         losses.append(done.tolist())
     smooth = None
     if asked.directions:
@@ -151,7 +148,7 @@ def on_offer(
     asked: Asked,
     ahead: int,
     batches: int = 1,
-) -> tuple[ValueProblem, Params, list[Offer], list[Candidate]]:
+) -> tuple[ValueProblem, Params, list[Any], list[Candidate]]:
     """Draw the tasks, and put them on offer on the next batches.
 
     Args:
@@ -168,7 +165,6 @@ def on_offer(
     """
     run = _asking(run)
     workload, learner = run.workload, run.state.learner
-    assert isinstance(workload, LanguageWorkload)
     further = replace(run, options=replace(run.options, look_ahead=ahead))
     at, count = run.state.counters.micro_batch, max(_batches(run, ahead), batches)
     observed = [
@@ -184,29 +180,9 @@ def on_offer(
     theta = feedback.theta
     known = known_feedback(problem.feedback_loss, theta)
     problem = replace(problem, known=known)
-    candidates = drawn(
-        asked.tasks,
-        TokenValues(run.estimated, known.gradient),
-        designers,
-        vocabulary=workload.designer.vocabulary,
-        fixed_alpha=workload.fixed_alpha,
-        knows_wrong=any(bool(one.batch.wrong.any()) for one in observed),
-        seed=asked.seed,
-    )
-    offers = []
-    for one in problem.batches:
-        text = _text(problem, one)
-        moves = torch.stack([candidate.moves(one) for candidate in candidates])
-        offers.append(Offer(text, moves.to(text["q"].dtype)))
-    return problem, theta, offers, candidates
-
-
-def _text(problem: ValueProblem, observed: ObservedBatch) -> Task:
-    """The task of the text as it is, in a designer's form."""
-    task = trees.detach(problem.construct({}, observed))
-    text = torch.zeros_like(task["q"])
-    text[..., 0] = 1.0
-    return {**task, "q": text}
+    side = side_of(run.workload)
+    candidates, offers = side.on_offer(run, problem, known, designers, asked.tasks, asked.seed)
+    return problem, theta, list(offers), list(candidates)
 
 
 @contextlib.contextmanager

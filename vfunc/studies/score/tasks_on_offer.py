@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from vfunc import trees
+from vfunc.arms import ARMS
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.learner import LanguageLearner
 from vfunc.language.soft_targets.candidates import Observation, ObservedBatch
 from vfunc.language.soft_targets.hand_made import hand_made_targets
 from vfunc.language.soft_targets.oracle import candidate_values, oracle_targets, tilted_targets
 from vfunc.language.soft_targets.targets import Form, TargetForm, mix
+from vfunc.language.workload import LanguageWorkload
+from vfunc.problem import KnownFeedback, Task, ValueProblem
+from vfunc.studies.score.asking import Offer
+from vfunc.studies.score.families import Family, drawn_anew, in_turn, varied
+from vfunc.training.arm_run import ArmRun
 from vfunc.trees import Params
 
 Targets = Callable[[ObservedBatch], Tensor]
 """Of an observed batch, a number for each candidate of each position: targets, or values."""
-SHARES = (1.0, 0.3, 0.1)
-"""How much of what a task changes of the text: its distances."""
 TILTS = (1.0, -1.0, 0.3, -0.3, 3.0, -3.0)
 """Nats by which a candidate of typical value becomes more probable."""
 
@@ -48,13 +53,14 @@ class Candidate:
         text[..., 0] = 1.0
         return self.share * (q - text)
 
-    def as_designer(self) -> CandidateDesigner:
-        """The task as a module that makes an arm's targets."""
-        return CandidateDesigner(self)
+    def at(self, share: float) -> Candidate:
+        """The same at another distance."""
+        return replace(self, share=share)
 
-
-Family = Callable[[Sequence[float]], Iterator[Candidate]]
-"""Of distances, tasks of one kind in the order in which they are drawn."""
+    def doing(self, work: ArmRun) -> ArmRun:
+        """The arm whose targets the task makes; its state is that of `work`, changed."""
+        work.state.designer = CandidateDesigner(self)
+        return replace(work, arm=ARMS["vpretraining"])
 
 
 class CandidateDesigner(nn.Module):
@@ -111,7 +117,7 @@ def drawn(
         knows_wrong: whether the stream knows of mistaken tokens.
         seed: of what is drawn.
     """
-    families: list[Family] = [
+    families: list[Family[Candidate]] = [
         *([_varied("known_wrong", _by_hand("known_wrong", 1.0))] if knows_wrong else []),
         *([_varied("designer", *map(_designed, designers))] if designers else []),
         _random("random_gate", lambda source: _random_gate(source, vocabulary), seed),
@@ -124,40 +130,61 @@ def drawn(
         _varied("self_distillation", _by_hand("self_distillation", 1.0)),
         _varied("uniform_smoothing", _by_hand("uniform_smoothing", fixed_alpha)),
     ]
-    # so that few tasks are at all distances, too, a family begins where the last one did not
-    turned = [(*SHARES[k % 3 :], *SHARES[: k % 3]) for k in range(len(families))]
-    going = [family(shares) for family, shares in zip(families, turned, strict=True)]
-    found: list[Candidate] = []
-    while len(found) < count:
-        for family in list(going):
-            candidate = next(family, None)
-            if candidate is None:
-                going.remove(family)
-            else:
-                found.append(candidate)
-    return found[:count]
+    return in_turn(count, families)
 
 
-def _varied(kind: str, *rules: Targets) -> Family:
-    """Each rule at each distance, every rule once before any is there twice."""
+def texts_on_offer(
+    run: ArmRun,
+    problem: ValueProblem,
+    known: KnownFeedback,
+    designers: Sequence[nn.Module],
+    count: int,
+    seed: int,
+) -> tuple[list[Candidate], list[Offer]]:
+    """Draw tasks, and put them on offer on the problem's batches.
 
-    def family(shares: Sequence[float]) -> Iterator[Candidate]:
-        for turn in range(len(shares)):
-            for k, rule in enumerate(rules):
-                yield Candidate(kind, k, shares[(turn + k) % len(shares)], rule)
+    Args:
+        run: the arm at the state; it is not changed.
+        problem: a question about the next batches.
+        known: L_down and its gradient there, which oracles go by.
+        designers: see `drawn`.
+        count: how many tasks.
+        seed: of what is drawn.
+    """
+    workload = run.workload
+    assert isinstance(workload, LanguageWorkload)
+    assert run.estimated is not None
+    candidates = drawn(
+        count,
+        TokenValues(run.estimated, known.gradient),
+        designers,
+        vocabulary=workload.designer.vocabulary,
+        fixed_alpha=workload.fixed_alpha,
+        knows_wrong=any(bool(one.batch.wrong.any()) for one in problem.batches),
+        seed=seed,
+    )
+    offers = []
+    for one in problem.batches:
+        text = _text(problem, one)
+        moves = torch.stack([candidate.moves(one) for candidate in candidates])
+        offers.append(Offer(text, moves.to(text["q"].dtype)))
+    return candidates, offers
 
-    return family
+
+def feedback_there(workload: LanguageWorkload) -> tuple[int, int]:
+    """How many feedback examples there are, and how many a batch has."""
+    return workload.data.feedback.distinct, workload.feedback_batch_size
 
 
-def _random(kind: str, draw: Callable[[torch.Generator], Targets], seed: int) -> Family:
-    """A new rule each time, at the distances in turn; endless."""
+def _text(problem: ValueProblem, observed: ObservedBatch) -> Task:
+    """The task of the text as it is, in a designer's form."""
+    task = trees.detach(problem.construct({}, observed))
+    text = torch.zeros_like(task["q"])
+    text[..., 0] = 1.0
+    return {**task, "q": text}
 
-    def family(shares: Sequence[float]) -> Iterator[Candidate]:
-        source = torch.Generator().manual_seed(seed)
-        for number, share in enumerate(itertools.cycle(shares)):
-            yield Candidate(kind, number, share, draw(source))
 
-    return family
+_varied, _random = partial(varied, Candidate), partial(drawn_anew, Candidate)
 
 
 def _by_hand(arm: str, alpha: float) -> Targets:
