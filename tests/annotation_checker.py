@@ -18,7 +18,10 @@ from beartype import BeartypeConf, beartype
 # by default beartype draws from Python's global random state, which tests of purity would see
 _check = beartype(conf=BeartypeConf(is_random=False))
 
-SELF_CHECKED = {"ValueProblem.__init__", "ValueEstimate.descend", "functional", "from_optimizer"}
+SELF_CHECKED = {
+    *("ValueProblem.__init__", "ValueEstimate.descend", "UpdateRule.__init__"),
+    *("functional", "from_optimizer"),
+}
 
 
 def check(function):

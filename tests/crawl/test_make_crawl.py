@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_boilerplate_has_no_gap_left():
         (["--share", "nan"], "--share nan: give more than 0 and less than 1"),
         (["--limit", "1"], "--limit 1: give 2 or more"),
         (["--limit", "6"], "--limit 6 with --share 0.5 leaves a kind without a text; there are 5"),
-        (["--limit", "4000"], "2500 texts are wanted of it, and there are 60; lower --limit"),
+        (["--limit", "4000"], "2500 texts are wanted of it, and there are 60 that are different"),
         (["--words", "15"], "--words 15: give 16 or more"),
         (["--seed", "-1"], "--seed -1: give 0 or more"),
         (["--rest", "rest.txt"], "--rest rest.txt: name a .jsonl file"),
@@ -142,3 +143,59 @@ def test_two_sources_of_one_name_are_two_kinds(sources, tmp_path):
     (other / "useful.jsonl").write_bytes(Path(sources[1]).read_bytes())
     kinds = crawl([sources[0], str(other / "useful.jsonl")], tmp_path, "--limit", "20")
     assert set(kinds) == {"useful", "useful-2", "shuffled", "boilerplate"}
+
+
+def test_marks_of_useful_texts_are_kept(tmp_path):
+    records = [{"question": f"q{n}?", "answer": f"a b {n}", "wrong": [[2, 3]]} for n in range(9)]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    kinds = crawl([str(source)], tmp_path, "--limit", "8", "--rest", str(tmp_path / "rest.jsonl"))
+    for record in [*kinds["useful"], *written(tmp_path / "rest.jsonl")]:
+        assert record["wrong"] == [[2, 3]]
+    assert all(r["wrong"] == [[0, 5]] for r in kinds["shuffled"])
+
+
+def test_no_text_is_useful_and_of_another_kind(sources, tmp_path, capsys):
+    """Twice in IN, in IN and a source beside it, or of one word, which shuffling leaves alone."""
+    twice = written(Path(sources[0]))[:4] * 2
+    word = [{"question": f"one {n}?", "answer": "yes"} for n in range(4)]
+    path = tmp_path / "twice.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in twice + word), encoding="utf-8")
+    rest = tmp_path / "rest.jsonl"
+    for seed in "0123":
+        kinds = crawl([str(path)], tmp_path, "--limit", "10", "--seed", seed, "--rest", str(rest))
+        told = [*kinds["useful"], *written(rest)]
+        said = [r["question"] for r in (*told, *kinds["shuffled"])]
+        assert len(said) == len(set(said)) == 8
+        clean = {(r["question"], r["answer"]) for r in twice + word}
+        assert not clean & {(r["question"], r["answer"]) for r in kinds["shuffled"]}
+    capsys.readouterr()
+    asked = [str(path), str(tmp_path / "other"), "--beside", str(path), "--limit", "8"]
+    assert main(asked) == 2
+    assert "wanted of it, and there are 0 that are not of IN" in capsys.readouterr().err
+    path.write_text("".join(json.dumps(r) + "\n" for r in word), encoding="utf-8")
+    assert main([str(path), str(tmp_path / "other"), "--limit", "4"]) == 2
+    assert "of 3 texts 0 have words to shuffle, and 1 are wanted" in capsys.readouterr().err
+
+
+def test_the_stream_that_is_told_can_be_pasted(sources, tmp_path, capsys):
+    out = tmp_path / "a crawl"
+    assert main([sources[0], str(out), "--limit", "8"]) == 0
+    stream = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert stream[0] == "--stream" and len(stream) == 4
+    assert all(Path(one.rpartition(":")[0]).is_file() for one in stream[1:])
+
+
+def test_a_folder_of_other_files_is_refused(sources, tmp_path, capsys):
+    """What an earlier command left would be read with the others by OUT/*.jsonl."""
+    crawl(sources, tmp_path, "--limit", "40")
+    assert main([sources[0], str(tmp_path / "out"), "--limit", "20"]) == 2
+    assert "holds code.jsonl, which would stay as it is" in capsys.readouterr().err
+
+
+def test_a_name_that_cannot_be_is_told(sources, tmp_path, capsys):
+    long = tmp_path / f"{'m' * 247}.jsonl"
+    long.write_bytes(Path(sources[1]).read_bytes())
+    asked = [sources[0], str(tmp_path / "out"), "--beside", str(long), "--limit", "20"]
+    assert main(asked) == 2
+    assert "cannot be written (File name too long)" in capsys.readouterr().err

@@ -41,6 +41,24 @@ def test_a_padded_batch_predicts_what_is_labelled():
     assert token_batch(batch(position_ids=in_order)).predict.equal(found.predict)
 
 
+def test_padding_that_rows_have_of_their_own_is_no_text():
+    """As by a tokenizer's padding="max_length": neither predicted nor, on the left, read."""
+    rows = [
+        {"input_ids": [5, 6, 7, 0, 0, 0], "attention_mask": [1, 1, 1, 0, 0, 0]},
+        {**ROWS[0], "attention_mask": torch.ones(4)},
+    ]
+    made = RightPadding(0)(rows)
+    assert made["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    found = token_batch(made)
+    assert found.tokens.tolist() == [[5, 6, 7, 0], [5, 6, 7, 8]]
+    assert found.predict.tolist() == [[True, True, False], [False, True, True]]
+    assert found.wrong.tolist() == [[False] * 3, [False, False, True]]
+    with pytest.raises(UserError, match="padded on the left"):
+        RightPadding(0)([{"input_ids": [0, 5, 6], "attention_mask": [0, 1, 1]}])
+    with pytest.raises(UserError, match="has no input_ids, and holds text"):
+        RightPadding(0)([{"text": "hm"}])
+
+
 REFUSED = {
     "padded on the left": {"attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])},
     "has holes": {"attention_mask": torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0]])},

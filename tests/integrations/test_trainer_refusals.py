@@ -13,6 +13,7 @@ from torch import nn
 import vfunc
 from vfunc.errors import UserError
 from vfunc.integrations.trainer_refusals import refuse
+from vfunc.integrations.trainer_run import feedback_of
 from vfunc.integrations.transformers import ValueOptions
 
 
@@ -92,6 +93,12 @@ def test_several_processes_sum_at_the_end_of_a_window():
         refuse(several)
 
 
+@pytest.mark.parametrize("given", [None, {}])
+def test_feedback_that_is_none_is_refused(given):
+    with pytest.raises(UserError, match="feedback_dataset holds no data set"):
+        feedback_of(given, Model(1, 1), 0, 0)
+
+
 @pytest.mark.usefixtures("shallow")
 def test_an_optimizer_that_is_not_simulated_is_refused_before_a_step(tmp_path):
     found = trainer_of(run_of(), tmp_path, optim="adafactor")
@@ -116,6 +123,7 @@ def test_an_optimizer_that_is_not_simulated_is_refused_before_a_step(tmp_path):
         ({"mean_bank": 2}, "mean_bank does nothing here"),
         ({"mean_decays": (0.5, 0.6), "estimator": vfunc.FirstOrder("deflated")}, "mean-decays"),
         ({"top_k": 1}, "top_k"),
+        ({"feedback_weights": {"a": 1.0, "b": 2.0}}, r"in the order of .* not a dict: .1.0, 2.0."),
     ],
 )
 def test_options_that_do_nothing_or_do_not_fit_are_refused(given, said):

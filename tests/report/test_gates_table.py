@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import io
+import re
+
+from rich.console import Console
+
 from vfunc.report.gates_table import gate_means, gates_table
 from vfunc.report.table import markdown
 
@@ -52,3 +57,13 @@ def test_the_table_has_a_row_a_kind_and_a_column_an_arm():
         "| of c | 0.100 | 0.250 |",
         "| of d | – | 0.750 |",
     ]
+
+
+def test_a_long_name_of_a_source_leaves_the_figures_whole():
+    names = ("vpretraining", "random_feedback", "known_wrong")
+    table = gates_table({arm: {f"gate_of/{'long-name-' * 12}": 0.125} for arm in names})
+    out = io.StringIO()
+    Console(width=80, file=out).print(table)
+    said = out.getvalue()
+    assert said.count("0.125") == 3 and all(arm in said for arm in names)
+    assert re.sub(r"\s|0\.125", "", said).count("long-name-") == 12

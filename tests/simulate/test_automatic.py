@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import measures
 import pytest
@@ -132,3 +133,45 @@ def test_a_step_in_place_is_refused_before_it_reaches_the_learner():
     theta = {"w": torch.ones(2)}
     with pytest.raises(vfunc.UserError, match=r"InPlace.step changes its p in place"):
         UpdateRule(InPlace(0.1)).step(theta, {}, {"w": torch.ones(2)})
+
+
+@dataclass(frozen=True)
+class Returning(vfunc.AutomaticRule):
+    """A step that returns what it is made with."""
+
+    lr: float
+    what: Any
+
+    def step(self, p, state, g):
+        return self.what
+
+
+class Sizeless:
+    def step(self, p, state, g):
+        return p - 0.1 * g, state
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        (torch.ones(2), "a Tensor"),
+        (None, "a NoneType"),
+        ((torch.ones(2), {"m": torch.ones(2)}), "a tuple of Tensor, dict"),
+    ],
+)
+def test_a_step_that_returns_something_else_is_told(what, told):
+    with pytest.raises(vfunc.UserError, match=rf"Returning.step returned {told}; it has to return"):
+        UpdateRule(Returning(0.1, what)).step({"w": torch.ones(2)}, {}, {"w": torch.ones(2)})
+
+
+def test_a_rule_without_a_step_size_is_told():
+    sizeless: Any = Sizeless()
+    with pytest.raises(vfunc.UserError, match=r"Sizeless has no `lr`, the step size"):
+        UpdateRule({"w": sizeless})
+
+
+def test_clipping_by_a_bare_number_is_told():
+    bare: Any = 0.5
+    optimizer = torch.optim.SGD([w := torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    with pytest.raises(vfunc.UserError, match=r"clip is 0.5; write vfunc.Clip\(max_norm\)"):
+        vfunc.from_optimizer(optimizer, {"w": w}, clip=bare)

@@ -114,7 +114,12 @@ class RightPadding:
     multiple_of: int = 1
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """The rows as one batch; without labels they are the tokens."""
+        """The rows as one batch; without labels they are the tokens, padding of a row left out.
+
+        Raises:
+            UserError: a row has no token ids, or is padded on the left.
+        """
+        rows = [_unpadded(row) for row in rows]
         longest = max(len(row["input_ids"]) for row in rows)
         longest = -(-longest // self.multiple_of) * self.multiple_of
         columns = {
@@ -125,6 +130,19 @@ class RightPadding:
         if any(WRONG in row for row in rows):
             columns[WRONG] = (0, [row.get(WRONG, []) for row in rows])
         return {name: _padded(fill, lists, longest) for name, (fill, lists) in columns.items()}
+
+
+def _unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row without what its own `attention_mask` says is padding."""
+    if "input_ids" not in row:
+        held = ", ".join(row) or "nothing"
+        raise UserError(f"a row to train on has no input_ids, and holds {held}: give it tokenised")
+    if (given := row.get("attention_mask")) is None:
+        return row
+    mask = torch.as_tensor(given) != 0
+    _require_right_padding(mask[None], torch.as_tensor(row["input_ids"])[None])
+    kept = int(mask.sum())
+    return {name: row[name][:kept] for name in ("input_ids", "labels", WRONG) if name in row}
 
 
 def _padded(fill: int, lists: Sequence[Any], length: int) -> Tensor:

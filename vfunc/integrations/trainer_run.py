@@ -70,7 +70,7 @@ def feedback_of(
         seed: seed of the order; that of the run, whose feedback is read by the seed after it.
     """
     several = data if isinstance(data, Mapping) else {"feedback_dataset": data}
-    if not several:
+    if not several or data is None:
         raise UserError("feedback_dataset holds no data set")
     rows = _vocabulary(model)
     sets = tuple(

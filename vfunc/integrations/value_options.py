@@ -93,6 +93,11 @@ class ValueOptions:
             raise UserError(
                 f"estimator takes an estimator, such as vfunc.FirstOrder(), not {self.estimator!r}"
             )
+        if isinstance(weights := self.feedback_weights, Mapping):
+            raise UserError(
+                f"feedback_weights takes numbers in the order of the feedback data sets, not a "
+                f"dict: ({', '.join(map(str, weights.values()))})"
+            )
         least = {"feedback_batch_size": 1, "meta_batch_size": 1, "meta_seq_len": 2}
         for name, lowest in least.items():
             size = getattr(self, name)

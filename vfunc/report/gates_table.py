@@ -54,7 +54,7 @@ def gates_table(means: Mapping[str, Mapping[str, float]]) -> Table | None:
     table = empty_table()
     table.title = "where the gate opens"
     table.title_justify = "left"
-    table.add_column("tokens", no_wrap=True)
+    table.add_column("tokens", overflow="fold")  # a source's name, not the figures, gives way
     for arm in means:
         table.add_column(arm, justify="right", no_wrap=True)
     for name in order:

@@ -68,6 +68,18 @@ class UpdateRule:
                     f"accumulated[{name!r}] is {x!r:.40}, not a gradient: leave the entry out "
                     "where there is none yet"
                 )
+        rules = self.rules
+        given: Iterable[object] = rules.values() if isinstance(rules, Mapping) else (rules,)
+        for rule in given:
+            if not hasattr(rule, "lr"):
+                raise UserError(
+                    f"{type(rule).__name__} has no `lr`, the step size that values are measured "
+                    "by: give it a field of that name"
+                )
+        if self.clip is not None and not isinstance(self.clip, Clip):
+            raise UserError(
+                f"clip is {self.clip!r:.40}; write vfunc.Clip(max_norm), as in vfunc.Clip(1.0)"
+            )
         if self.clip is not None and not self.clip.max_norm > 0:
             raise UserError(f"{self.clip} clips to no norm: max_norm has to be above 0")
         if self.clip is not None and (self.clip.outside or 0.0) < 0:
@@ -284,7 +296,7 @@ class UpdateRule:
                 before, rule = state.get(name, TensorState()), self.rule(name)
                 seen = {"p": p, "g": g[name], **before.buffers}
                 versions = [x._version for x in seen.values()]
-                after[name], moved[name] = rule.step(p, before, g[name])
+                after[name], moved[name] = _stepped(rule, p, before, g[name])
                 _require_unchanged(rule, seen, versions)
         return after, moved
 
@@ -349,6 +361,24 @@ _SMALL = 2.0**-20
 
 _FORESEEN = 100
 """Later steps that are looked through for the first with a size."""
+
+
+def _stepped(rule: Rule, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
+    """A rule's step, of which what it returns is checked: rules are written by users, too."""
+    returned: object = rule.step(p, state, g)
+    match returned:
+        case (Tensor() as after, TensorState() as moved):
+            return after, moved
+    raise UserError(
+        f"{type(rule).__name__}.step returned {_told(returned)}; it has to return the next "
+        "parameter and its TensorState"
+    )
+
+
+def _told(returned: object) -> str:
+    if isinstance(returned, tuple):
+        return f"a tuple of {', '.join(type(x).__name__ for x in returned) or 'nothing'}"
+    return f"a {type(returned).__name__}"
 
 
 def _require_unchanged(rule: Rule, seen: Mapping[str, Tensor], versions: list[int]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,14 @@ from typing import Annotated, Any
 from vfunc.config.small_command import small_command
 from vfunc.errors import UserError
 from vfunc.extras import needs
-from vfunc.language.crawl.crawled import LEAD, Piece, boilerplate, pieces_of, shuffled
+from vfunc.language.crawl.crawled import (
+    LEAD,
+    Piece,
+    boilerplate,
+    can_be_shuffled,
+    pieces_of,
+    shuffled,
+)
 from vfunc.language.data.mixture import source_names
 from vfunc.language.data.record_layouts import WRONG
 from vfunc.language.data.sources import load_examples
@@ -25,8 +33,9 @@ DESCRIPTION = """Make a stream of which a part is useful, and the rest what a cr
 IN holds useful texts, prompts with completions: a file or a Hub data set, whose fields are
 recognised as --stream's are. OUT is a folder; it gets useful.jsonl, a file for each source of
 --beside (raw text is cut into pieces), shuffled.jsonl, useful texts whose words are in any order,
-and boilerplate.jsonl, what stands around the text of a page. All but the useful ones are marked as
-wrong from end to end, so that `known_wrong` is an arm and a run tells where gates open.
+and boilerplate.jsonl, what stands around the text of a page. All but the useful ones, which keep
+the marks that IN gives them, are marked as wrong from end to end, so that `known_wrong` is an arm
+and a run tells where gates open.
 
 The command ends with the --stream that mixes them.
 
@@ -118,7 +127,7 @@ def _carried_out(options: Options) -> str:
         write_records(options.rest, [_record(p, wrong=False) for p in made.rest])
     told = ", ".join(f"{len(pieces):,} {kind}" for kind, pieces in made.kinds.items())
     left = f"; {len(made.rest):,} useful ones left for --rest" if options.rest else ""
-    mixed = " ".join(f"{options.out / kind}.jsonl:{len(p)}" for kind, p in made.kinds.items())
+    mixed = shlex.join(f"{options.out / kind}.jsonl:{len(p)}" for kind, p in made.kinds.items())
     return f"{told} written{left}\n--stream {mixed}"
 
 
@@ -152,6 +161,13 @@ def _check(options: Options) -> None:
             raise UserError(f"{path} would be written, and is read; name another folder or file")
     if len({path.resolve() for path in written}) < len(written):
         raise UserError(f"--rest {options.rest} is a file of OUT; name another one")
+    named = {path.name for path in written}
+    other = sorted(path.name for path in options.out.glob("*.jsonl") if path.name not in named)
+    if other:  # a pattern over the folder would take it for a kind
+        raise UserError(
+            f"OUT {options.out}: holds {other[0]}, which would stay as it is; name another folder, "
+            "or remove it"
+        )
 
 
 def _kinds(options: Options) -> list[str]:
@@ -176,14 +192,22 @@ def make(options: Options) -> Made:
             f"there are {len(kinds)}: {', '.join(kinds)}"
         )
     draws = random.Random(options.seed)
-    good = _drawn(options.source, useful + others[-2], options.words, draws)
+    good, rest = _drawn(options.source, useful + others[-2], options.words, draws)
+    able = [n for n, piece in enumerate(good) if can_be_shuffled(piece)]
+    if len(able) < others[-2]:
+        raise UserError(
+            f"{options.source}: of {len(good)} texts {len(able)} have words to shuffle, and "
+            f"{others[-2]} are wanted; lower --limit"
+        )
+    mixed = set(able[-others[-2] :])
     counts = dict(zip(kinds[1:], others, strict=True))
-    made = {USEFUL: good[0][:useful]}
+    made = {USEFUL: [piece for n, piece in enumerate(good) if n not in mixed]}
+    held = {(piece.prompt, piece.completion) for piece in (*good, *rest)}
     for kind, source in zip(kinds[1:-2], options.beside, strict=True):
-        made[kind] = _drawn(source, counts[kind], options.words, draws)[0]
-    made[SHUFFLED] = [shuffled(piece, draws) for piece in good[0][useful:]]
+        made[kind] = _drawn(source, counts[kind], options.words, draws, held)[0]
+    made[SHUFFLED] = [shuffled(good[n], draws) for n in sorted(mixed)]
     made[BOILERPLATE] = [boilerplate(draws) for _ in range(counts[BOILERPLATE])]
-    return Made(made, good[1])
+    return Made(made, rest)
 
 
 def _divided(count: int, parts: int) -> list[int]:
@@ -192,13 +216,31 @@ def _divided(count: int, parts: int) -> list[int]:
 
 
 def _drawn(
-    source: str, count: int, words: int, draws: random.Random
+    source: str,
+    count: int,
+    words: int,
+    draws: random.Random,
+    held: Collection[tuple[str, str]] | None = None,
 ) -> tuple[list[Piece], list[Piece]]:
-    """So many pieces of a source in an order that is drawn, and those that are left in theirs."""
+    """So many pieces of a source in an order that is drawn, and those that are left in theirs.
+
+    Args:
+        source: a file or Hub data set.
+        count: pieces to draw.
+        words: words of a piece of raw text.
+        draws: source of the order.
+        held: texts of IN, which no other kind may hold; None is IN, of which a text is taken once.
+    """
     pieces = pieces_of(load_examples(source, split="stream").examples, words)
+    if held is None:
+        pieces = list({(p.prompt, p.completion): p for p in pieces}.values())
+    else:
+        pieces = [p for p in pieces if (p.prompt, p.completion) not in held]
     if len(pieces) < count:
+        apart = "that are different" if held is None else "that are not of IN"
         raise UserError(
-            f"{source}: {count} texts are wanted of it, and there are {len(pieces)}; lower --limit"
+            f"{source}: {count} texts are wanted of it, and there are {len(pieces)} {apart} (raw "
+            f"text makes one of every {words} words); lower --limit or --words"
         )
     order = draws.sample(range(len(pieces)), count)
     taken = set(order)
@@ -206,5 +248,5 @@ def _drawn(
 
 
 def _record(piece: Piece, *, wrong: bool) -> dict[str, Any]:
-    spans = [[0, len(piece.completion)]] if wrong else []
+    spans = [[0, len(piece.completion)]] if wrong else [list(span) for span in piece.wrong]
     return {"question": piece.prompt.rstrip("\n"), "answer": piece.completion, WRONG: spans}

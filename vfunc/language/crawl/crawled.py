@@ -36,10 +36,12 @@ class Piece:
     Attributes:
         prompt: what comes before.
         completion: what is learned.
+        wrong: half-open character spans of `completion` that are known to be mistaken.
     """
 
     prompt: str
     completion: str
+    wrong: tuple[tuple[int, int], ...] = ()
 
 
 def pieces_of(examples: Sequence[Example], words: int) -> list[Piece]:
@@ -52,7 +54,7 @@ def pieces_of(examples: Sequence[Example], words: int) -> list[Piece]:
     pieces = []
     for example in examples:
         if example.prompt:
-            pieces.append(Piece(example.prompt, example.completion))
+            pieces.append(Piece(example.prompt, example.completion, example.wrong))
             continue
         said = example.completion.split()
         for start in range(0, len(said) - words + 1, words):
@@ -61,10 +63,22 @@ def pieces_of(examples: Sequence[Example], words: int) -> list[Piece]:
     return pieces
 
 
+def can_be_shuffled(piece: Piece) -> bool:
+    """Whether the words of its completion have another order."""
+    return len(set(piece.completion.split())) > 1
+
+
 def shuffled(piece: Piece, draws: random.Random) -> Piece:
-    """The same prompt, and the words of its completion in an order that is drawn."""
-    words = piece.completion.split()
-    draws.shuffle(words)
+    """The same prompt, and the words of its completion in another order, which is drawn.
+
+    Args:
+        piece: one that `can_be_shuffled`.
+        draws: source of the order.
+    """
+    words = said = piece.completion.split()
+    while words == said:  # of a few words, an order that is drawn is often theirs
+        words = said.copy()
+        draws.shuffle(words)
     return Piece(piece.prompt, " ".join(words))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -26,5 +27,6 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         os.replace(half, path)
     except OSError as error:
-        half.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a name that is too long cannot be removed, either
+            half.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
