@@ -16,12 +16,13 @@ from vfunc.language.soft_targets.hand_made import hand_made_targets
 from vfunc.language.workload import LanguageWorkload
 from vfunc.studies.score.asking import Offer, at_no_share, offering, slopes, task_by_task
 from vfunc.studies.score.doing import MEASURES, require_halves, workbench
+from vfunc.studies.score.families import SHARES
 from vfunc.studies.score.rank_agreement import Paired, agreement, draws_of
 from vfunc.studies.score.rows import Row
 from vfunc.studies.score.scores import left_out, scored
 from vfunc.studies.score.smoothness import sign_agreement
 from vfunc.studies.score.state_score import Asked, measure_state, on_offer
-from vfunc.studies.score.tasks_on_offer import SHARES, Candidate, drawn
+from vfunc.studies.score.tasks_on_offer import Candidate, drawn
 from vfunc.training.loop import one_step
 from vfunc.training.state import RunningMeans
 
@@ -193,7 +194,7 @@ def uniform(share=1.0):
     def targets(observed):
         return hand_made_targets("uniform_smoothing", observed, 0.5)[0]
 
-    return Candidate("uniform", 0, share, targets).as_designer()
+    return Candidate("uniform", 0, share, targets)
 
 
 def snapshot(run):
@@ -299,7 +300,7 @@ class TestDoing:
         run, config = at_state("baseline")
         bench = workbench(run, config)
         nan = Candidate("nan", 0, 1.0, lambda seen: seen.observation.log_probs * float("nan"))
-        done = bench.losses(nan.as_designer(), (1, 2))
+        done = bench.losses(nan, (1, 2))
         assert np.isnan(done).all()
         text = bench.losses(None, (1, 2)).tolist()
         tasks = [bench.losses(uniform(s), (1, 2)).tolist() for s in (0.1, 0.2, 0.3)]

@@ -76,7 +76,15 @@ def test_the_script_scores_goes_on_and_refuses_another_question(monkeypatch, her
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--modality", "vision"], "the score is for --modality language"),
+        (
+            ["--modality", "vision", "--augmentor", "photometric"],
+            "the score of pictures is of masks, and --augmentor photometric makes none",
+        ),
+        (
+            ["--modality", "vision"],
+            "512 feedback examples are no two times 512, and effects are measured on other "
+            "feedback too; give a smaller --feedback-bank",
+        ),
         (["--budget", "20s"], "a state by wall-clock would be another one each time"),
         (["--arms", "baseline"], "--arms does nothing here: one arm reaches the states"),
         (["--no-certify"], "--certify does nothing here"),
@@ -124,8 +132,14 @@ def test_the_quick_preset_is_weaker_than_a_file_and_the_command_line(tmp_path):
     assert first.options["eval_size"] == 9
     assert [one.options["feedback_batch_size"] for one in (first, second)] == [7, 8]
     (plain,) = settings_for(*options_of(["--preset", "quick"]), PRESETS)
-    given = {k: v for k, v in plain.config.options.items() if k in QUICK_RUN}
-    assert {**given, "budget": str(given["budget"])} == QUICK_RUN
+    (views,) = settings_for(*options_of(["--preset", "quick", "--modality", "vision"]), PRESETS)
+    for one, modality in ((plain, "language"), (views, "vision")):
+        given = {k: v for k, v in one.config.options.items() if k in QUICK_RUN[modality]}
+        assert {**given, "budget": str(given["budget"])} == QUICK_RUN[modality]
+    file.write_text('modality = "vision"\n')
+    words = ["--preset", "quick", "--config", str(file), "--budget", "9steps"]
+    (one,) = settings_for(*options_of(words), PRESETS)
+    assert (one.config.run.modality, one.config.options["feedback_bank"]) == ("vision", 128)
 
 
 def test_the_rows_are_all_there_is_to_compare():

@@ -40,13 +40,8 @@ class Offer:
 
 
 def mixed(problem: ValueProblem, offer: Offer, moved: Tensor) -> Task:
-    """The task of the text as it is with the entry moved that the loss is linear in.
-
-    Raises:
-        UserError: the loss is not declared linear in an entry of the task.
-    """
-    if problem.linear is None:
-        raise UserError("tasks are mixed where the loss is linear in them: give `linear`")
+    """The task of the text as it is with the entry moved that the loss is linear in."""
+    assert problem.linear is not None
     entry = problem.linear.target
     return {**offer.task, entry: offer.task[entry] + moved}
 
@@ -64,7 +59,12 @@ def offering(
             the tasks change.
         made: the task of a batch of which so much is changed; by default that of `Offer`s, for a
             problem that says what it is linear in.
+
+    Raises:
+        UserError: it does not say so.
     """
+    if made is mixed and problem.linear is None:
+        raise UserError("tasks are mixed where the loss is linear in them: give `linear`")
 
     def construct(phi: Params, offer: Any) -> Task:
         return made(problem, offer, torch.tensordot(phi[SHARE], offer.moves, dims=1))

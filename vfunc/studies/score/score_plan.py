@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfunc.config.known import flag
-from vfunc.config.layers import Layer
+from vfunc.config.layers import Layer, merged
 from vfunc.errors import UserError
 from vfunc.studies.repetition import settings_of
 from vfunc.studies.score.rows import Row, chosen
@@ -17,7 +17,14 @@ from vfunc.studies.score_command import ScoreOptions
 from vfunc.training.build.configuration import COMMAND, default_name
 from vfunc.training.files.identity import INDIFFERENT, plain
 from vfunc.training.options.run_config import RunConfig
-from vfunc.training.run_command_line import given_on_command_line, options_there, parse
+from vfunc.training.options.run_options import LANGUAGE
+from vfunc.training.run_command_line import (
+    PRESETS,
+    files_named,
+    given_on_command_line,
+    options_there,
+    parse,
+)
 
 IDLE = {
     "arms": "one arm reaches the states; give --arm",
@@ -84,7 +91,7 @@ def settings_for(options: ScoreOptions, rest: Sequence[str], presets: Path) -> l
     folder = None
     for label, arguments in tried:
         words = (*rest, *arguments)
-        config = parse(words, presets, below=below_of(options))
+        config = parse(words, presets, below=below_of(options, words, presets))
         _refuse(config, options)
         if folder is None:
             stem = "-".join(["score", default_name(config), *(options.sweep or ())[:1]])
@@ -95,9 +102,13 @@ def settings_for(options: ScoreOptions, rest: Sequence[str], presets: Path) -> l
     return settings
 
 
-def below_of(options: ScoreOptions) -> list[Layer]:
-    """What a preset of the score gives of a run, for `parse`."""
-    return [Layer(options.run, "the score's --preset")] if options.run else []
+def below_of(options: ScoreOptions, words: Sequence[str], presets: Path = PRESETS) -> list[Layer]:
+    """What a preset of the score gives of a run, for `parse`: by the run's modality."""
+    if not options.run:
+        return []
+    given = given_on_command_line(words, presets=presets)
+    modality = merged([*files_named(given, presets), Layer(given)]).get("modality", LANGUAGE)
+    return [Layer(options.run[modality], "the score's --preset")]
 
 
 def _refuse(config: RunConfig, options: ScoreOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from vfunc.training.arm_run import ArmRun
 from vfunc.workload import Workload
 
 
+@runtime_checkable
 class Candidate(Protocol):
     """A task that can be done on any micro-batch, at some distance from the batch as it is."""
 
@@ -40,6 +41,7 @@ class Candidate(Protocol):
         ...
 
 
+@runtime_checkable
 class OnOffer(Protocol):
     """Draws tasks, and puts them on offer on a problem's batches."""
 

@@ -153,7 +153,7 @@ def _in_a_process(
     words: tuple[str, ...], folder: str, fraction: float, options: ScoreOptions
 ) -> None:
     """Measure one state in a process of its own."""
-    config = parse(words, below=below_of(options))
+    config = parse(words, below=below_of(options, words))
     if not config.run.threads:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
     _measure_setting(Setting("", words, config, Path(folder)), [fraction], options, None)

@@ -47,7 +47,8 @@ class ViewCandidate:
     def kept(self, workload: VisionWorkload, batch: UnlabeledBatch, position: int) -> Tensor:
         """The masks of the task: 1 keeps the picture."""
         with torch.no_grad():
-            return 1 - self.share * (1 - self.masks(workload, batch, position))
+            masks = self.masks(workload, batch, position)
+            return torch.lerp(torch.ones_like(masks), masks, self.share)  # at 1 they are the masks
 
     def at(self, share: float) -> ViewCandidate:
         """The same at another distance."""
