@@ -110,6 +110,20 @@ def test_the_next_steps_value_is_its_effect_with_heads_held(monkeypatch):
     assert found == pytest.approx(effects, abs=2e-6) and np.ptp(effects) > 1e-4
 
 
+def test_every_offer_has_the_masks_of_its_own_batch():
+    run, config = at_state("baseline")
+    bench = workbench(run, config)
+    _, _, offers, tasks = on_offer(run, bench, [], Asked(6, (1,), 1, 0, 0), ahead=3)
+    assert len(offers) == 3
+    for k, offer in enumerate(offers, run.state.counters.micro_batch):
+        batch = run.workload.batch(k)
+        seen = offer.observed.batch.views.shape[1]
+        assert torch.equal(offer.observed.batch.views, batch.views[:, :seen])
+        for task, moved in zip(tasks, offer.moves, strict=True):
+            kept = task.kept(run.workload, batch, k)[:, :seen]
+            assert torch.equal(moved, kept - 1) and bool((moved <= 0).all())
+
+
 def test_slopes_are_derivatives_of_values_in_the_share():
     run, config = at_state()
     bench = workbench(run, config)
@@ -155,6 +169,8 @@ def test_a_state_is_measured():
     found = measure_state(run, config, [run.state.designer], rows, asked, memory=False)
     assert np.array(found["losses"]).shape == (9, len(MEASURES), 2)
     assert not found["missing"] and set(found["predicted"]) == {row.label for row in rows}
+    read = found["predicted"]["first_order value=dot"]  # the loss is not linear in a view
+    assert set(read) == {"value", "slope"} and not np.allclose(*read.values(), rtol=0.1)
     assert found["smoothness"]["parameters"][0] > 0.5
     assert same(before, everything(run))
 

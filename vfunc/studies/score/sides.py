@@ -66,6 +66,8 @@ class Side:
         on_offer: draws tasks.
         made: see `asking.offering`.
         feedback_there: how many feedback examples there are, and how many a batch has.
+        linear: whether the loss is linear in what tasks change, so that a value that is linear in
+            g_pre is its own slope.
         refits: whether L_down is of something that is fitted to the learner (heads): an effect is
             measured with a fit of its own.
     """
@@ -73,6 +75,7 @@ class Side:
     on_offer: OnOffer
     made: Callable[[ValueProblem, Any, Tensor], Task]
     feedback_there: Callable[[Any], tuple[int, int]]
+    linear: bool
     refits: bool
 
 
@@ -83,7 +86,7 @@ def side_of(workload: Workload) -> Side:
         from vfunc.studies.score.asking import mixed
         from vfunc.studies.score.tasks_on_offer import feedback_there, texts_on_offer
 
-        return Side(texts_on_offer, mixed, feedback_there, refits=False)
+        return Side(texts_on_offer, mixed, feedback_there, linear=True, refits=False)
     from vfunc.studies.score.views_on_offer import feedback_there, viewed, views_on_offer
 
-    return Side(views_on_offer, viewed, feedback_there, refits=True)
+    return Side(views_on_offer, viewed, feedback_there, linear=False, refits=True)

@@ -82,11 +82,11 @@ def measure_state(
     predicted: dict[str, Any] = {}
     cost: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    step = plain_step(asking)
-    for row in rows:
+    step, side = plain_step(asking), side_of(run.workload)
+    for row in rows if side.linear else map(_with_slope, rows):
         told(f"asking {row.label}")
         first = offers[: max(_batches(asking, row.ahead), row.batches)]
-        own = offering(problem, first, side_of(run.workload).made)
+        own = offering(problem, first, side.made)
         own = replace(own, rule=_rule(asking, problem, row.ahead))
         try:
             predicted[row.label], cost[row.label] = _predictions(
@@ -121,6 +121,11 @@ def measure_state(
         "smoothness": smooth,
     }
     return cast("dict[str, Any]", _without_nan(measured))
+
+
+def _with_slope(row: Row) -> Row:
+    """The row with the slope of a value that is its own slope where the loss is linear."""
+    return replace(row, readings=("value", "slope")) if row.readings == ("value",) else row
 
 
 def _without_nan(value: Any) -> Any:
