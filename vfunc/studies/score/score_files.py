@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from vfunc.studies.score.kinds_table import kinds_table
 from vfunc.studies.score.rank_agreement import Figure
 from vfunc.studies.score.score_figure import draw
 from vfunc.studies.score.scores import OTHER, SAME, Scored, distances, left_out, scored
@@ -79,6 +80,7 @@ def _page(label: str, states: Sequence[State], scores: Sequence[Scored]) -> str:
         *(f"\n{_measure_table(states, scores, measure)}" for measure in ("used", "other")),
         f"\n{_distance_table(states, scores)}",
         f"\n{_last_table(states, scores)}",
+        f"\n{_kinds(states)}",
         f"\n{_smoothness_table(states)}",
         _missing(states),
     ]
@@ -152,6 +154,17 @@ def _last_table(states: Sequence[State], scores: Sequence[Scored]) -> str:
         head = ["estimator", "read off", "Pearson", "slope", "regret", "lost, nats"]
         tables.append(f"Held-out loss, H = {horizon}:\n\n{_markdown(head, rows)}")
     return "\n\n".join(tables)
+
+
+def _kinds(states: Sequence[State]) -> str:
+    head, rows = kinds_table(states)
+    if not rows:
+        return ""
+    said = (
+        "How much further the held-out loss falls by whole tasks of each kind than on the batches "
+        "as they are, in thousandths (mean over states, least to most):"
+    )
+    return f"{said}\n\n{_markdown(head, rows)}"
 
 
 def _smoothness_table(states: Sequence[State]) -> str:

@@ -53,7 +53,7 @@ def scored(states: Sequence[Mapping[str, Any]], resamples: int, seed: int = 0) -
         seed: of the draws.
     """
     measures, horizons = states[0]["measures"], states[0]["horizons"]
-    effects = [_effects(state) for state in states]
+    effects = [effects_of(state) for state in states]
     shares = [np.array([task["share"] for task in state["tasks"]]) for state in states]
     drawn: dict[tuple[int, ...], Draws] = {}
 
@@ -88,11 +88,11 @@ def distances(states: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
 
 def left_out(states: Sequence[Mapping[str, Any]]) -> int:
     """How many tasks ended in losses that are not finite, at some horizon."""
-    return sum(int((~np.isfinite(_effects(state))).any((1, 2)).sum()) for state in states)
+    return sum(int((~np.isfinite(effects_of(state))).any((1, 2)).sum()) for state in states)
 
 
-def _effects(state: Mapping[str, Any]) -> Array:
-    """(tasks, measures, horizons) decreases against the text as it is."""
+def effects_of(state: Mapping[str, Any]) -> Array:
+    """(tasks, measures, horizons) decreases against the batches as they are."""
     losses = np.array(state["losses"], dtype=np.float64)
     return losses[0] - losses[1:]
 
