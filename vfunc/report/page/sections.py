@@ -69,7 +69,7 @@ class Picture:
 
 
 def results(run: RunFacts) -> list[PageTable]:
-    """The arms side by side, and against the baseline where there are several metrics."""
+    """The arms side by side, and against the baseline where there are several metrics; gates."""
     rows = [
         result_row(arm, run.compared.get(name, {}), run.measures) for name, arm in run.arms.items()
     ]
@@ -81,6 +81,8 @@ def results(run: RunFacts) -> list[PageTable]:
         tables.append(benchmarks)
     if len(judged(rows, run.measures)) > 1 and any(run.compared.values()):
         tables.append(baseline_table(rows, run.measures))
+    if (opened := gates_table(gate_means(run.events))) is not None:
+        tables.append(opened)
     return [_table(table) for table in tables]
 
 
@@ -115,15 +117,13 @@ def pictures(run: RunFacts) -> Iterator[Picture]:
 
 
 def probe_tables(run: RunFacts) -> list[PageTable]:
-    """The one-step probe of every arm, where gates open, and what g_down sees."""
+    """The one-step probe of every arm, and what g_down sees."""
     tables = []
     for arm, found in probe_summaries(run.events).items():
         if found:
             table = probe_table([probe_row(s) for s in found], unit=run.measures.loss_unit)
             table.title = arm
             tables.append(table)
-    if (opened := gates_table(gate_means(run.events))) is not None:
-        tables.append(opened)
     if seen := signals_of(run.events):
         table = signal_table(seen)
         table.title = "what g_down sees, halfway"
