@@ -38,6 +38,7 @@ def test_means_are_of_the_second_half_and_of_what_can_be_told_apart():
 
 def test_an_arm_without_text_of_two_sources_tells_of_none():
     assert gate_means([step("v", 1, **{"gate_of/a": 0.25})]) == {}
+    assert gate_means([{"kind": "step", "arm": "v"}]) == {}  # a damaged line
     assert gate_means([]) == {} and gates_table({}) is None
 
 

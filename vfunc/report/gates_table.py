@@ -29,7 +29,7 @@ def gate_means(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     """
     by_arm: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
-        if event["kind"] == "step":
+        if event["kind"] == "step" and isinstance(event.get("step"), int):  # a damaged line may not
             by_arm.setdefault(event["arm"], []).append(event)
     found = {}
     for arm, steps in by_arm.items():
