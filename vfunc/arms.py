@@ -22,8 +22,8 @@ class Arm:
         designed: whether a designer makes its tasks.
         observes: whether its tasks need candidates (the baseline does not pay for them).
         random: whether its designer is trained on a random direction instead of feedback.
-        valued: whether its tasks are made from the value of each candidate token, by formula, from
-            g_down at every micro-batch.
+        valued: whether its tasks are made from the value of each candidate token, or pixel, by
+            formula, from g_down at every micro-batch.
         direct: whether the learner steps on the labelled examples themselves.
         follows: the arm of the same run, trained before, whose log its tasks are made by; "" is
             none.

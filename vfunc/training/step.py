@@ -334,12 +334,26 @@ def hold_mean(run: ArmRun, count: int) -> None:
 
 
 def _g_down_now(run: ArmRun) -> Params | None:
-    """g_down of another labelled batch each micro-batch; None where L_down says nothing."""
-    feedback = feedback_at(run, run.state.counters.micro_batch)
+    """g_down for an arm that goes by values, at every micro-batch; None where L_down says nothing.
+
+    Of another labelled batch, or bank, each time; or held as long as a designer's is.
+    """
+    state, options, at = run.state, run.options, run.state.counters.micro_batch
+    index = at
+    if options.feedback_every > 1:
+        updates = at // options.meta_period  # that a designer would have had
+        held, index = state.held, updates // options.feedback_every
+        if held is not None and held.updates // options.feedback_every == index:
+            return held.gradient
+        state.held = None
+    feedback = feedback_at(run, index, bank=options.feedback_bank)
     loss, constant = feedback.downstream.loss, feedback.downstream.constant
     if constant:
         return None
-    return known_feedback(loss, feedback.theta, run.workload.processes).gradient
+    known = known_feedback(loss, feedback.theta, run.workload.processes)
+    if options.feedback_every > 1:
+        state.held = HeldFeedback(at // options.meta_period, known.loss, known.gradient)
+    return known.gradient
 
 
 def _seed(run: ArmRun) -> int:

@@ -15,7 +15,7 @@ PUBLIC = re.compile(r"(ade20k|nyuv2|imagenet)(:.*)?")
 OWN_PICTURES = Need(
     lambda options: options["feedback"] is not None, "it is for folders; give --feedback DIR"
 )
-MASKED_ARMS = ("uniform_smoothing", "known_objects", "matched_uniform")
+MASKED_ARMS = ("uniform_smoothing", "known_objects", "matched_uniform", "oracle")
 """Arms without a designer whose views are made by a mask."""
 BLURRED = Need(
     any_arm((*DESIGNED_ARMS, *MASKED_ARMS)),

@@ -291,6 +291,14 @@ class ViewOptions:
         most=1,
         needs=(Need(any_arm(("uniform_smoothing",)), "it is for the arm uniform_smoothing"),),
     )
+    oracle_blur: float = option(
+        "Share of the blurred picture that the arm oracle puts where less of the picture is worth "
+        "more, by the value of its pixels.",
+        default=0.3,
+        above=0,
+        most=1,
+        needs=(Need(any_arm(("oracle",)), "it is for the arm oracle"),),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, RandomState
@@ -45,6 +46,7 @@ from vfunc.vision.loading.reading_ahead import ReadingAhead
 from vfunc.vision.loading.sized_pictures import FirstOf, sized_roles
 from vfunc.vision.masks_told import constant_masks, kept_of
 from vfunc.vision.objectives.objective import Objective
+from vfunc.vision.oracle import pixel_values, worth_keeping
 from vfunc.vision.value_map import map_values
 from vfunc.vision.value_problem import vision_problem
 from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward, Half, Halves
@@ -101,6 +103,7 @@ class VisionWorkload:
         heads: options of the heads' fit.
         probes: options of the frozen evaluation.
         fixed_alpha: share of the blurred picture in `uniform_smoothing`.
+        oracle_blur: share of the blurred picture where `oracle` finds the picture worth less.
         device: the learner's device.
         dtype: dtype of mixed precision, or None.
         seed: seed of the stream's order, the crops, and the designer's initial parameters.
@@ -129,6 +132,7 @@ class VisionWorkload:
     heads: HeadOptions
     probes: ProbeOptions
     fixed_alpha: float
+    oracle_blur: float
     device: torch.device
     dtype: torch.dtype | None
     seed: int
@@ -262,6 +266,13 @@ class VisionWorkload:
     ) -> BuiltTask:
         """See `Workload.build_task`: the views, and the teacher's targets for them."""
         batch: UnlabeledBatch = forward.batch
+        if ARMS[arm].valued:
+            if g_down is None:
+                arm = "baseline"
+            else:
+                assert estimated is not None
+                worth = pixel_values(estimated, batch, g_down, self._sigma(batch.views))
+                batch = replace(batch, masks=1 - self.oracle_blur * (1 - worth_keeping(worth)))
         with torch.no_grad():
             # the designer is small, and runs in its own precision
             views, notes = self._views(arm, batch, designer)
@@ -556,9 +567,12 @@ class VisionWorkload:
 
     def _masked(self, views: Tensor, masks: Tensor) -> Tensor:
         """The views where masks are 1, blurred where they are 0."""
-        blur = self.designer.blur * min(views.shape[-2:])
-        view = masked_view(views.flatten(0, 1), masks.flatten(0, 1), blur)
+        view = masked_view(views.flatten(0, 1), masks.flatten(0, 1), self._sigma(views))
         return view.unflatten(0, views.shape[:2])
+
+    def _sigma(self, views: Tensor) -> float:
+        """Standard deviation of the blur of such views, pixels."""
+        return self.designer.blur * min(views.shape[-2:])
 
     def _batches(self, role: str, index: int, size: int) -> tuple[LabelledBatch, ...]:
         """The batch at that position of a role's pictures, of each source."""

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vfunc.arms import ARMS
-from vfunc.estimators import FirstOrder
 from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.studies.score.families import Family, drawn_anew, in_turn, varied
 from vfunc.training.arm_run import ArmRun
@@ -20,12 +19,11 @@ from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.designers.view_designer import ViewDesigner
 from vfunc.vision.designers.views import masked_view
 from vfunc.vision.learner import ObservedViews, VisionLearner
+from vfunc.vision.oracle import pixel_values, worth_keeping
 from vfunc.vision.workload import VisionWorkload
 
 Masks = Callable[[VisionWorkload, UnlabeledBatch, int], Tensor]
 """Of a micro-batch and its place in the stream: masks (g, b, 1, h, w) in [0, 1]."""
-CELLS = 8
-"""Cells along a side, in each of which an oracle keeps the picture or blurs it."""
 
 
 @dataclass(frozen=True)
@@ -86,33 +84,21 @@ def viewed(problem: ValueProblem, offer: ViewOffer, moved: Tensor) -> Task:
 
 
 class PixelValues:
-    """The derivative in the masks of dot's value, at the state, where masks are 1.
+    """What pixels are worth at the state, by the feedback used.
 
     The learner is held at the state, whatever batch is asked about.
     """
 
-    def __init__(
-        self, learner: VisionLearner, problem: ValueProblem, theta: Params, known: KnownFeedback
-    ) -> None:
-        self._learner, self._theta = learner, theta
-        self._problem = replace(problem, known=known)
+    def __init__(self, learner: VisionLearner, g_down: Params) -> None:
+        self._learner, self._g_down = learner, g_down
         self._found: dict[int, Tensor] = {}
 
     def __call__(self, workload: VisionWorkload, batch: UnlabeledBatch, position: int) -> Tensor:
-        """(g, b, 1, h, w): what more of a pixel is worth."""
+        """(g, b, 1, h, w) values of the micro-batch at that position."""
         if position not in self._found:
-            views = batch.views.to(workload.device)
-            observed = self._learner.observe(ObservedViews(batch.to(workload.device)))
-            offer = _offered(workload, observed, views[None, :, :, :1], self._learner)
-
-            def construct(phi: Params, offer: ViewOffer) -> Task:
-                return viewed(self._problem, offer, phi["mask"] - 1)
-
-            asked = replace(self._problem, construct=construct, batches=(offer,))
-            ones = torch.ones_like(views[:, :, :1])
-            with torch.enable_grad():
-                estimate = FirstOrder("dot")(asked, self._theta, {"mask": ones})
-            self._found[position] = estimate.grad["mask"].to(batch.views.device)
+            here = batch.to(workload.device)
+            values = pixel_values(self._learner, here, self._g_down, _sigma(workload, here))
+            self._found[position] = values.to(batch.views.device)
         return self._found[position]
 
 
@@ -137,7 +123,7 @@ def views_on_offer(
     workload, learner = run.workload, run.estimated
     assert isinstance(workload, VisionWorkload)
     assert isinstance(learner, VisionLearner)
-    values = PixelValues(learner, problem, known.theta, known)
+    values = PixelValues(learner, known.gradient)
     objects = hasattr(workload.stream, "objects")
     families: list[Family[ViewCandidate]] = [
         *([_varied("known_objects", _objects)] if objects else []),
@@ -157,7 +143,7 @@ def views_on_offer(
         pictures = observed.batch.views.shape[1]
         kept = [c.kept(workload, batch, first + k)[:, :pictures] for c in candidates]
         moves = torch.stack(kept).to(observed.batch.views) - 1
-        offers.append(_offered(workload, observed, moves, learner))
+        offers.append(ViewOffer(observed, moves, learner, _sigma(workload, batch)))
     return candidates, offers
 
 
@@ -169,11 +155,8 @@ def feedback_there(workload: VisionWorkload) -> tuple[int, int]:
 _varied, _random = partial(varied, ViewCandidate), partial(drawn_anew, ViewCandidate)
 
 
-def _offered(
-    workload: VisionWorkload, observed: ObservedViews, moves: Tensor, learner: VisionLearner
-) -> ViewOffer:
-    sigma = workload.designer.blur * min(observed.batch.views.shape[-2:])
-    return ViewOffer(observed, moves, learner, sigma)
+def _sigma(workload: VisionWorkload, batch: UnlabeledBatch) -> float:
+    return workload.designer.blur * min(batch.views.shape[-2:])
 
 
 def _objects(workload: VisionWorkload, batch: UnlabeledBatch, position: int) -> Tensor:
@@ -233,7 +216,4 @@ def _oracle(
     position: int,
 ) -> Tensor:
     """Keeps the cells whose pixels are worth keeping, to first order: or (sign -1) the others."""
-    worth = values(workload, batch, position)
-    cells = F.adaptive_avg_pool2d(worth.flatten(0, 1), (CELLS, CELLS))
-    kept = (sign * cells >= 0).to(worth)
-    return F.interpolate(kept, worth.shape[-2:], mode="nearest").unflatten(0, worth.shape[:2])
+    return worth_keeping(sign * values(workload, batch, position))

@@ -115,6 +115,7 @@ def workload_of(
         heads=dense.heads(),
         probes=dense.probes(eigen_crop=_eigen_crop(config)),
         fixed_alpha=views.fixed_alpha,
+        oracle_blur=views.oracle_blur,
         fit_size=dense.fit_size,
         eval_size=config.data.eval_size,
         retrieval=None if dense.retrieval is None else load_revisited(dense.retrieval),

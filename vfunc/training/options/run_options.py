@@ -45,8 +45,9 @@ class RunOptions:
         "Ways of training to compare, separated by commas, each from the same start: "
         + ", ".join(ARMS)
         + " (known_wrong where the data tell what is wrong in them; vision has the first four, "
-        "known_objects, which is told where the objects are, and matched_uniform, which keeps as "
-        "much as the designer of vpretraining did, everywhere alike; mixing and sft train on the "
+        "known_objects, which is told where the objects are, matched_uniform, which keeps as "
+        "much as the designer of vpretraining did, everywhere alike, and oracle, which blurs by "
+        "the value of pixels, without a designer; mixing and sft train on the "
         "feedback itself; trl_sft, grpo and sft+grpo do so by TRL, with the extra trl).",
         default=("baseline", "vpretraining"),
         shown="baseline,vpretraining",
