@@ -37,6 +37,11 @@ DESIGNED = Need(
     any_arm(DESIGNED_ARMS), f"it needs an arm with a designer, {' or '.join(DESIGNED_ARMS)}"
 )
 VALUED_ARMS = tuple(name for name, arm in ARMS.items() if arm.valued)
+GUIDED_ARMS = (*DESIGNED_ARMS, *VALUED_ARMS)
+GUIDED = Need(
+    any_arm(GUIDED_ARMS),
+    f"it needs an arm that goes by values, {', '.join(GUIDED_ARMS[:-1])} or {GUIDED_ARMS[-1]}",
+)
 LABELLED_ARMS = tuple(
     name for name, arm in ARMS.items() if arm.designed or arm.valued or arm.direct
 )

@@ -10,6 +10,7 @@ from vfunc.conditions import (
     DESIGNED,
     EMBEDDED,
     EMBEDDED_LEARNER,
+    GUIDED,
     NEW_DESIGNER,
     SHORTCUT,
     TRAINED,
@@ -173,7 +174,7 @@ class DataOptions:
         "What to evaluate on. Choose settings on validation, report test.", default="test"
     )
     feedback_size: int = option(
-        "Feedback examples to use, of each --feedback.", default=512, least=1, needs=(DESIGNED,)
+        "Feedback examples to use, of each --feedback.", default=512, least=1, needs=(GUIDED,)
     )
     eval_size: int = option(
         "Held-out pictures to evaluate on, at most.",
@@ -211,7 +212,7 @@ class DataOptions:
         "Feedback examples in an estimate, shared by the tasks.",
         default=Cases(((EMBEDDED_LEARNER, 64),), 32),
         least=1,
-        needs=(DESIGNED,),
+        needs=(GUIDED,),
     )
     normalise_feedback: bool = option(
         "Several --labels: divide each one's loss by its gradient's norm.",
@@ -323,13 +324,13 @@ class DenseOptions:
         "Labelled pictures, at most, that those of --head-size are drawn from.",
         default=Cases(((EMBEDDED_SCENES, 512),), 2000),
         least=1,
-        needs=(DESIGNED,),
+        needs=(GUIDED,),
     )
     head_size: int = option(
         "Labelled pictures that the feedback's heads are fitted on at each designer update.",
         default=Cases(((SHORTCUT, 512), (EMBEDDED_LEARNER, 128)), 64),
         least=1,
-        needs=(DESIGNED,),
+        needs=(GUIDED,),
     )
     heads: Partial[HeadOptions]
     label_size: tuple[int, int] | None = option(

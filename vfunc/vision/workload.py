@@ -46,7 +46,7 @@ from vfunc.vision.loading.reading_ahead import ReadingAhead
 from vfunc.vision.loading.sized_pictures import FirstOf, sized_roles
 from vfunc.vision.masks_told import constant_masks, kept_of
 from vfunc.vision.objectives.objective import Objective
-from vfunc.vision.oracle import pixel_values, worth_keeping
+from vfunc.vision.pixel_values import pixel_values, worth_keeping
 from vfunc.vision.value_map import map_values
 from vfunc.vision.value_problem import vision_problem
 from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward, Half, Halves
@@ -103,12 +103,12 @@ class VisionWorkload:
         heads: options of the heads' fit.
         probes: options of the frozen evaluation.
         fixed_alpha: share of the blurred picture in `uniform_smoothing`.
-        oracle_blur: share of the blurred picture where `oracle` finds the picture worth less.
         device: the learner's device.
         dtype: dtype of mixed precision, or None.
         seed: seed of the stream's order, the crops, and the designer's initial parameters.
         fit_size: pictures that the probes of the evaluation are trained on.
         eval_size: pictures that they are measured on.
+        oracle_blur: share of the blurred picture where `oracle` finds the picture worth less.
         retrieval: a benchmark of instance retrieval to measure on at the end, or None.
         processes: the processes that each hold a share of every batch; the heads' pictures are the
             same in all.
@@ -132,12 +132,12 @@ class VisionWorkload:
     heads: HeadOptions
     probes: ProbeOptions
     fixed_alpha: float
-    oracle_blur: float
     device: torch.device
     dtype: torch.dtype | None
     seed: int
     fit_size: int
     eval_size: int
+    oracle_blur: float = 0.3
     retrieval: Revisited | None = None
     processes: Processes = ALONE
     told: Told | None = None

@@ -19,7 +19,7 @@ from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.designers.view_designer import ViewDesigner
 from vfunc.vision.designers.views import masked_view
 from vfunc.vision.learner import ObservedViews, VisionLearner
-from vfunc.vision.oracle import pixel_values, worth_keeping
+from vfunc.vision.pixel_values import pixel_values, worth_keeping
 from vfunc.vision.workload import VisionWorkload
 
 Masks = Callable[[VisionWorkload, UnlabeledBatch, int], Tensor]

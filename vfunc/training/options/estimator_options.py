@@ -9,6 +9,7 @@ from vfunc.conditions import (
     ADAPTED,
     DESIGNED,
     EMBEDDED_LEARNER,
+    GUIDED,
     SHORTCUT,
     SHORTCUT_LEARNER,
     TRAINED,
@@ -111,7 +112,7 @@ class EstimatorOptions:
             None,
         ),
         least=1,
-        needs=(DESIGNED, TRAINED),
+        needs=(GUIDED, TRAINED),
     )
     feedback_every: int | None = option(
         "Designer updates that one g_down serves before it is computed anew (with --meta-period "
@@ -123,7 +124,7 @@ class EstimatorOptions:
         ),
         least=1,
         needs=(
-            DESIGNED,
+            GUIDED,
             TRAINED,
             Need(
                 _may_hold,
