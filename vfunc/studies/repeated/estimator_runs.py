@@ -83,7 +83,7 @@ def arms_beside(config: RunConfig) -> tuple[str, ...]:
         arms = ["baseline", ESTIMATED, "random_feedback", "uniform_smoothing"]
         known = ["known_objects"] if "feedback" not in given_options(config) else []
         masked = config.options["augmentor"] != "photometric"
-        return (*arms, *known, *(["matched_uniform"] if masked else []))
+        return (*arms, *known, *(["matched_uniform"] if masked else []), "oracle")
     embedded = "stream" not in given_options(config)
     worked = config.options.get("feedback_kind") == "worked"
     return (
