@@ -105,7 +105,8 @@ def test_without_arms_it_takes_all_that_there_are():
     _, planned = plan([0], [], ["--feedback-kind", "reward"], named=["dot"])
     assert not {"mixing", "sft"} & set(planned[0].config.run.arms)
     _, planned = plan([0], [], ["--modality", "vision"], named=["dot"])
-    assert "oracle" not in planned[0].config.run.arms
+    arms = planned[0].config.run.arms
+    assert "oracle" in arms and not {"tilted_oracle", "known_wrong", "mixing"} & set(arms)
 
 
 def planned_by_name(rest, named):
