@@ -28,18 +28,20 @@ STATES = [
 ]
 
 
-def test_effects_are_means_of_whole_tasks_by_state():
+def test_effects_are_means_of_tasks_of_a_kind_and_share_by_state():
     found = effects_by_kind(STATES, "test")
-    assert list(found) == ["a", "b"]
-    assert np.allclose(found["a"], [[0.4, 0.6], [0.1, -0.5]])
-    assert np.allclose(found["b"], [[-0.5, np.nan], [np.nan, np.nan]], equal_nan=True)
-    assert np.allclose(effects_by_kind(STATES, "used")["a"], 0)
+    assert list(found) == [("a", 1.0), ("a", 0.3), ("b", 1.0), ("c", 0.1)]
+    assert np.allclose(found["a", 1.0], [[0.4, 0.6], [0.1, -0.5]])
+    assert np.allclose(found["b", 1.0], [[-0.5, np.nan], [np.nan, np.nan]], equal_nan=True)
+    assert np.allclose(effects_by_kind(STATES, "used")["a", 1.0], 0)
 
 
 def test_the_table_tells_the_spread_over_states_and_leaves_out_what_is_not_known():
     head, rows = kinds_table(STATES)
-    assert head == ["whole tasks", "H = 1", "H = 4"]
+    assert head == ["task", "share", "H = 1", "H = 4"]
     assert rows == [
-        ["`a`", "+250.00 (+100.00 to +400.00)", "+50.00 (-500.00 to +600.00)"],
-        ["`b`", "-500.00", ""],
+        ["`a`", "1", "+250.00 (+100.00 to +400.00)", "+50.00 (-500.00 to +600.00)"],
+        ["`a`", "0.3", "+1000.00", "+2000.00"],
+        ["`b`", "1", "-500.00", ""],
+        ["`c`", "0.1", "+1000.00", "+2000.00"],
     ]

@@ -158,11 +158,9 @@ def _last_table(states: Sequence[State], scores: Sequence[Scored]) -> str:
 
 def _kinds(states: Sequence[State]) -> str:
     head, rows = kinds_table(states)
-    if not rows:
-        return ""
     said = (
-        "How much further the held-out loss falls by whole tasks of each kind than on the batches "
-        "as they are, in thousandths (mean over states, least to most):"
+        "How much further the held-out loss falls by tasks of each kind and share than on the "
+        "batches as they are, in thousandths (mean over states, least to most):"
     )
     return f"{said}\n\n{_markdown(head, rows)}"
 
