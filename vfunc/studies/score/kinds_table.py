@@ -16,7 +16,7 @@ from vfunc.typecheck import typed
 def effects_by_kind(
     states: Sequence[Mapping[str, Any]], measure: str
 ) -> dict[tuple[str, float], Array]:
-    """How much further a loss falls by each kind's tasks of a share than on the batches as they are.
+    """How much further a loss falls by each kind's tasks than on the batches as they are.
 
     Args:
         states: what was measured, at the same horizons.
