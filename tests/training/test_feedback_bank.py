@@ -237,7 +237,7 @@ def test_without_it_nothing_is_held_or_written(tmp_path):
             {"feedback_every": 2, "feedback_tasks": "styles", "feedback_combine": "matched"},
             "asks domain by domain",
         ),
-        ({"feedback_bank": 8, "arms": ("baseline",)}, "it needs an arm with a designer"),
+        ({"feedback_bank": 8, "arms": ("baseline",)}, "it needs an arm that goes by values"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, said):
