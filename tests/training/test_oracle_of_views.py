@@ -13,6 +13,7 @@ from vfunc import trees
 from vfunc.problem import known_feedback, step_gradient
 from vfunc.simulate import SGD, UpdateRule
 from vfunc.training import step
+from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
 from vfunc.training.loop import one_step
 from vfunc.training.step import feedback_at
 from vfunc.vision.designers.views import gaussian_blur, masked_view
@@ -128,3 +129,20 @@ def test_a_designer_of_views_is_not_part_of_it():
     assert run.state.designer is None and run.estimator is None
     told = replace(run.workload, oracle_blur=1.0)
     one_step(replace(run, workload=told))
+
+
+def test_resumed_in_the_middle_of_a_hold_it_is_the_run_that_was_not(tmp_path):
+    options = {"feedback_bank": 4, "feedback_every": 4, "meta_period": 1, "budget": "5steps"}
+
+    def go_on(run, steps):
+        return [one_step(run)["train_loss"] for _ in range(steps)]
+
+    run = new_run("oracle", **options)
+    go_on(run, 2)
+    save_checkpoint(run.state, tmp_path / "checkpoint.pt")
+    wanted = go_on(run, 3)
+    again = new_run("oracle", **options)
+    load_checkpoint(again.state, tmp_path / "checkpoint.pt")
+    assert again.state.held is not None and go_on(again, 3) == wanted
+    learners = run.state.learner.state_dict(), again.state.learner.state_dict()
+    assert all(torch.equal(x, learners[1][name]) for name, x in learners[0].items())
