@@ -28,7 +28,7 @@ def asked(**options):
     feedback = feedback_at(run, 0)
     known = known_feedback(feedback.downstream.loss, feedback.theta)
     batch = run.workload.batch(0)
-    return run, batch, known.gradient, run.workload._sigma(batch.views)
+    return run, batch, known.gradient, run.workload.sigma(batch.views)
 
 
 @pytest.mark.parametrize("objective", ["dino", "ijepa"])

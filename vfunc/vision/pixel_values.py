@@ -20,7 +20,7 @@ from vfunc.simulate import SGD, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import UnlabeledBatch
-from vfunc.vision.designers.views import masked_view
+from vfunc.vision.designers.views import masked_crops
 from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.value_problem import vision_problem
 
@@ -50,9 +50,8 @@ def pixel_values(
         return torch.zeros(())
 
     def construct(phi: Params, observed: ObservedViews) -> Task:
-        views = observed.batch.views
-        seen = masked_view(views.flatten(0, 1), phi["mask"].flatten(0, 1), sigma)
-        return estimated.task(seen.unflatten(0, views.shape[:2]), observed)
+        seen = masked_crops(observed.batch.views, phi["mask"], sigma)
+        return estimated.task(seen, observed)
 
     rule = UpdateRule(SGD(1.0))
     problem = vision_problem(estimated, nn.Module(), (ObservedViews(batch),), zero, rule, {})

@@ -34,7 +34,7 @@ from vfunc.vision.designers.view_designer import (
     ViewDesignerConfig,
     load_view_designer,
 )
-from vfunc.vision.designers.views import masked_view
+from vfunc.vision.designers.views import masked_crops
 from vfunc.vision.evaluation.frozen_evaluation import ProbeOptions, fitted_loss, probed
 from vfunc.vision.evaluation.held_features import held_features
 from vfunc.vision.evaluation.metrics import retrieved
@@ -271,7 +271,7 @@ class VisionWorkload:
                 arm = "baseline"
             else:
                 assert estimated is not None
-                worth = pixel_values(estimated, batch, g_down, self._sigma(batch.views))
+                worth = pixel_values(estimated, batch, g_down, self.sigma(batch.views))
                 batch = replace(batch, masks=1 - self.oracle_blur * (1 - worth_keeping(worth)))
         with torch.no_grad():
             # the designer is small, and runs in its own precision
@@ -567,10 +567,9 @@ class VisionWorkload:
 
     def _masked(self, views: Tensor, masks: Tensor) -> Tensor:
         """The views where masks are 1, blurred where they are 0."""
-        view = masked_view(views.flatten(0, 1), masks.flatten(0, 1), self._sigma(views))
-        return view.unflatten(0, views.shape[:2])
+        return masked_crops(views, masks, self.sigma(views))
 
-    def _sigma(self, views: Tensor) -> float:
+    def sigma(self, views: Tensor) -> float:
         """Standard deviation of the blur of such views, pixels."""
         return self.designer.blur * min(views.shape[-2:])
 

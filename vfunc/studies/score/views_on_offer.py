@@ -17,7 +17,7 @@ from vfunc.training.arm_run import ArmRun
 from vfunc.trees import Params
 from vfunc.vision.data.batches import UnlabeledBatch
 from vfunc.vision.designers.view_designer import ViewDesigner
-from vfunc.vision.designers.views import masked_view
+from vfunc.vision.designers.views import masked_crops
 from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.pixel_values import pixel_values, worth_keeping
 from vfunc.vision.workload import VisionWorkload
@@ -78,9 +78,8 @@ class ViewOffer:
 
 def viewed(problem: ValueProblem, offer: ViewOffer, moved: Tensor) -> Task:
     """The task of the masks 1 + `moved`, for `asking.offering`."""
-    views = offer.observed.batch.views
-    seen = masked_view(views.flatten(0, 1), (1 + moved).flatten(0, 1), offer.sigma)
-    return offer.learner.task(seen.unflatten(0, views.shape[:2]), offer.observed)
+    seen = masked_crops(offer.observed.batch.views, 1 + moved, offer.sigma)
+    return offer.learner.task(seen, offer.observed)
 
 
 class PixelValues:
@@ -97,7 +96,7 @@ class PixelValues:
         """(g, b, 1, h, w) values of the micro-batch at that position."""
         if position not in self._found:
             here = batch.to(workload.device)
-            values = pixel_values(self._learner, here, self._g_down, _sigma(workload, here))
+            values = pixel_values(self._learner, here, self._g_down, workload.sigma(here.views))
             self._found[position] = values.to(batch.views.device)
         return self._found[position]
 
@@ -143,7 +142,7 @@ def views_on_offer(
         pictures = observed.batch.views.shape[1]
         kept = [c.kept(workload, batch, first + k)[:, :pictures] for c in candidates]
         moves = torch.stack(kept).to(observed.batch.views) - 1
-        offers.append(ViewOffer(observed, moves, learner, _sigma(workload, batch)))
+        offers.append(ViewOffer(observed, moves, learner, workload.sigma(batch.views)))
     return candidates, offers
 
 
@@ -153,10 +152,6 @@ def feedback_there(workload: VisionWorkload) -> tuple[int, int]:
 
 
 _varied, _random = partial(varied, ViewCandidate), partial(drawn_anew, ViewCandidate)
-
-
-def _sigma(workload: VisionWorkload, batch: UnlabeledBatch) -> float:
-    return workload.designer.blur * min(batch.views.shape[-2:])
 
 
 def _objects(workload: VisionWorkload, batch: UnlabeledBatch, position: int) -> Tensor:

@@ -60,6 +60,14 @@ def masked_view(images: Images, mu: Mask, sigma: float) -> Images:
 
 
 @typed
+def masked_crops(
+    crops: Float[Tensor, "g b c h w"], mu: Float[Tensor, "g b 1 h w"], sigma: float
+) -> Float[Tensor, "g b c h w"]:
+    """The `masked_view` of g crops of b pictures each."""
+    return masked_view(crops.flatten(0, 1), mu.flatten(0, 1), sigma).unflatten(0, crops.shape[:2])
+
+
+@typed
 def total_variation(mu: Mask) -> Scalar:
     """Mean difference of vertical neighbours, plus that of horizontal ones (paper, equation 54).
 
