@@ -87,6 +87,37 @@ def test_peak_beyond_the_stored_states_does_not_grow_with_the_number_of_steps(ru
         assert max(four, sixteen) <= 1.25 * one + 2
 
 
+def test_a_step_more_takes_little_more_than_its_gradient():
+    made = network()
+
+    def needed(steps):
+        rule = UpdateRule(AdamW(0.01))
+        problem = replace(made.problem, batches=made.problem.batches[:1] * steps, rule=rule)
+        ask = vfunc.Unrolled(steps, engine="reverse")
+        ask(problem, made.theta, made.phi)  # the first call of a function is watched with copies
+        return peak(lambda: ask(problem, made.theta, made.phi)) / size(made.theta)
+
+    apart = trajectory.STATES_APART
+    # a gradient a step, and of one step in so many theta and its moments
+    assert needed(3 * apart) - needed(2 * apart) == pytest.approx(apart + 3, abs=0.1)
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 4])
+def test_states_that_are_made_again_are_the_same_to_the_last_bit(checkpoint_every, monkeypatch):
+    made = network()
+    steps = trajectory.STATES_APART + 3
+    rule = UpdateRule(AdamW(0.01), clip=vfunc.Clip(0.1))
+    problem = replace(made.problem, batches=made.problem.batches[:1] * steps, rule=rule)
+
+    def gradient():
+        ask = vfunc.Unrolled(steps, checkpoint_every=checkpoint_every, engine="reverse")
+        return ask(problem, made.theta, made.phi).grad["y"]
+
+    made_again = gradient()
+    monkeypatch.setattr(trajectory, "STATES_APART", 1)
+    assert torch.equal(made_again, gradient())
+
+
 @pytest.mark.parametrize("value", ["deflated", "deflated_preconditioned"])
 def test_gradients_of_further_batches_are_held_one_at_a_time(value):
     made = network()

@@ -86,14 +86,19 @@ class Simulation:
         return Point(*self.rule(k).step(point.theta, point.state, g))
 
 
+STATES_APART = 8
+"""Steps from one kept state to the next, a gradient for each: AdamW's are 1 + 2 / 8 copies of theta
+more than that, and a state is made again by 3.5 updates of theta on average."""
+
+
 @dataclass(frozen=True)
 class Stretch:
-    """Steps from `first` on with (s_k, g_k) of each, in no more than a copy of s_k a step.
+    """Steps from `first` on with (s_k, g_k) of each, in little more than a copy of theta a step.
 
-    Every second state is left out, unless the shelf has room, and made again from the one before it
-    and its gradient: arithmetic on theta alone, the same to the last bit. Where the step is affine
-    its pullback reads no gradient: states are kept then, and zeros that take no memory stand for
-    gradients.
+    Of `STATES_APART` states one is kept, unless the shelf has room, and the others are made again
+    from it and the gradients since: arithmetic on theta alone, the same to the last bit. Where the
+    step is affine its pullback reads no gradient: states are kept then, and zeros that take no
+    memory stand for gradients.
     """
 
     simulation: Simulation
@@ -131,7 +136,7 @@ class Stretch:
                 share = self.simulation.taken.of_step(k)[0][1]
                 g = trees.scale(self.simulation.summed(opened, point), share)
             affine = self.simulation.rule(k).affine
-            kept = affine or self.shelf.roomy or (k - self.first) % 2 == 0
+            kept = affine or self.shelf.roomy or (k - self.first) % STATES_APART == 0
             self.points.append(self._put(k, point) if kept else None)
             self.gradients.append(self.shelf(_shape_of(g) if affine else g))
             point = self.simulation.step(k, point, g)
@@ -142,16 +147,21 @@ class Stretch:
         while self.points:
             kept, g = self.points.pop(), self.gradients.pop()()
             k = self.first + len(self.points)
-            yield k, self._made_again(k) if kept is None else kept(), g
+            yield k, self._made_again() if kept is None else kept(), g
 
     def _put(self, k: int, point: Point) -> Callable[[], Point]:
         """s_k on the shelf; s_0 is the learner's own and there anyway."""
         return self.shelf(point) if k else IN_MEMORY(point)
 
-    def _made_again(self, k: int) -> Point:
-        earlier = self.points[-1]
-        assert earlier is not None  # never two in a row
-        return self.simulation.step(k - 1, earlier(), self.gradients[-1]())
+    def _made_again(self) -> Point:
+        """The state after the steps that are left, from the latest that is kept."""
+        at = max(i for i, kept in enumerate(self.points) if kept is not None)
+        kept = self.points[at]
+        assert kept is not None
+        point = kept()
+        for i in range(at, len(self.points)):
+            point = self.simulation.step(self.first + i, point, self.gradients[i]())
+        return point
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,11 @@ class Unrolled:
     less the first. They need a backward pass through L_down(theta_0), which nothing else does.
     What an engine says of its passes is the worst (largest) over the steps.
 
-    With `checkpoint_every` = c, states and gradients between the stored ones are made again on the
-    way back, once. Memory is that of K / c + c copies of theta_S and optimizer state instead of K,
-    least at c = sqrt(K); the result is the same to the last bit.
+    What is kept is a gradient a step, and of some steps the state, from which the others are made
+    again (`Stretch`): with AdamW 1.4 copies of theta_S a step.
+
+    With `checkpoint_every` = c, gradients between the stored states are made again on the way back,
+    once: memory is that of K / c states and c gradients; the result is the same to the last bit.
 
     With `states` = disk, states and gradients are files until the adjoint asks for them: K changes
     the memory no more, and the result is the same to the last bit.
