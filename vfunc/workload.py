@@ -348,9 +348,10 @@ class Workload(Protocol):
     def values_in_bounds(
         self, estimated: Any, designer: nn.Module, observed: Any, g_down: Params
     ) -> Mapping[str, float]:
-        """V of a batch as `text`, as the `designer` makes a task of it, and at most (`oracle`).
+        """V of a batch as it is (`text`), as the `designer` makes a task of it, and at most.
 
-        Empty where the largest value is not known.
+        The last is `oracle`; of pictures, V is to first order in their masks. Empty where the
+        largest value is not known.
         """
         ...
 

@@ -59,6 +59,29 @@ def test_pixel_values_are_derivatives_of_the_value_in_the_mask(objective):
     assert float((values * along).sum()) == pytest.approx(slope, rel=2e-2)
 
 
+@pytest.mark.parametrize("augmentor", ["unet", "photometric"])
+def test_a_designers_way_to_the_oracle_is_by_the_same_values(augmentor):
+    run = new_run("vpretraining", align="all", augmentor=augmentor)
+    feedback = feedback_at(run, 0)
+    g_down = known_feedback(feedback.downstream.loss, feedback.theta).gradient
+    workload, designer = run.workload, run.state.designer
+    observed = workload.look_ahead(run.state.learner, workload.batch(3))
+    found = workload.values_in_bounds(run.estimated, designer, observed, g_down)
+    if augmentor == "photometric":
+        assert found == {}
+        return
+    views = observed.batch.views
+    worth = pixel_values(run.estimated, observed.batch, g_down, workload.sigma(views))
+    with torch.no_grad():
+        mu = torch.stack([designer.control(v) for v in views])
+    assert 0.5 < float(mu.min()) < float(mu.max()) < 1
+    assert found["text"] == 0
+    assert found["designer"] == pytest.approx(-float(((1 - mu) * worth).sum()), rel=1e-4)
+    cells = worth.unfold(-2, 4, 4).unfold(-2, 4, 4).flatten(-2).sum(-1)
+    assert worth.shape[-1] == 4 * CELLS
+    assert found["oracle"] == pytest.approx(-float(cells.clamp(max=0).sum()), rel=1e-4)
+
+
 def test_cells_are_kept_where_more_of_them_is_worth_something():
     values = torch.randn(2, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     kept = worth_keeping(values)

@@ -114,7 +114,9 @@ def signal_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     if "auc_dot" in shown:
         said.append("mistakes: AUC of minus each token's value; chance is .5")
     if "oracle_gap" in shown:
-        said.append("way: (V(designer) - V(text)) / (V(oracle) - V(text))")
+        said.append(
+            "way: (V(designer) - V(plain)) / (V(oracle) - V(plain)), plain: data as they are"
+        )
     return captioned(table, said)
 
 

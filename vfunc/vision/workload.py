@@ -489,10 +489,22 @@ class VisionWorkload:
         """See `Workload.known_wrong`: of pictures no mistakes are known."""
 
     def values_in_bounds(
-        self, estimated: VisionLearner, designer: nn.Module, observed: Any, g_down: Params
+        self, estimated: VisionLearner, designer: nn.Module, observed: ObservedViews, g_down: Params
     ) -> Mapping[str, float]:
-        """See `Workload.values_in_bounds`: no view is known to be the best."""
-        return {}
+        """See `Workload.values_in_bounds`: to first order in mu, less V of the pictures as they are.
+
+        The best mask keeps or blurs whole cells (`worth_keeping`). Of photometric views none is
+        known to be the best.
+        """
+        assert isinstance(designer, ViewDesigner)
+        if not designer.config.masks:
+            return {}
+        views = observed.batch.views
+        worth = pixel_values(estimated, observed.batch, g_down, self.sigma(views))
+        with torch.no_grad():
+            mu = designer.control(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        masks = {"text": torch.ones_like(worth), "designer": mu, "oracle": worth_keeping(worth)}
+        return {name: float((worth * (mask - 1)).sum()) for name, mask in masks.items()}
 
     def value_map(
         self,
