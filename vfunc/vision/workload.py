@@ -491,7 +491,7 @@ class VisionWorkload:
     def values_in_bounds(
         self, estimated: VisionLearner, designer: nn.Module, observed: ObservedViews, g_down: Params
     ) -> Mapping[str, float]:
-        """See `Workload.values_in_bounds`: to first order in mu, less V of the pictures as they are.
+        """See `Workload.values_in_bounds`: to first order in mu, less V of the data as it is.
 
         The best mask keeps or blurs whole cells (`worth_keeping`). Of photometric views none is
         known to be the best.
