@@ -49,6 +49,10 @@ LABELLED = Need(any_arm(LABELLED_ARMS), f"it needs an arm with labels, {', '.joi
 TRAINED = Need(
     lambda options: not options["freeze_designer"], "--freeze-designer trains no designer"
 )
+STEERED = Need(
+    lambda options: TRAINED.holds(options) or any_arm(VALUED_ARMS)(options), TRAINED.reason
+)
+"""Of what g_down is made by: a frozen designer does without, arms by formula do not."""
 NEW_DESIGNER = Need(
     lambda options: options["designer"] is None,
     "it is saved with the designer that --designer names",

@@ -48,11 +48,14 @@ class BuiltTask:
         task: the task.
         notes: numbers about it, for the log.
         carried: inputs of the learner's own bookkeeping after the step, detached.
+        counts: of notes that are means, over how many tokens; a window's is over those of all its
+            micro-batches. The others' is the mean of their micro-batches.
     """
 
     task: Any
     notes: Mapping[str, float]
     carried: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,12 @@ SEGMENTED = {"labels": ("segmentation",)}
         (BASELINE | {"designer_lr": 0.1}, "--designer-lr .*designer"),
         (BASELINE | {"feedback_batch_size": 4}, "--feedback-batch-size .*an arm that goes by values"),
         ({"fixed_alpha": 0.5}, "--fixed-alpha does nothing here: it is for the arm uniform_smooth"),
+        (
+            {"arms": "oracle", "feedback_every": 1, "meta_period": 3},
+            "--meta-period .*a designer, vpretraining or random_feedback, or --feedback-every "
+            "above 1 with oracle or tilted_oracle",
+        ),
+        (BASELINE | {"align": "all"}, "--align .*an arm that goes by values"),
         ({"oracle_blur": 0.5}, "--oracle-blur does nothing here: it is for the arm oracle"),
         (
             {"arms": "baseline,known_objects", "feedback_bank": 100},
@@ -368,6 +374,10 @@ KEPT = [
     DESIGNER | {"freeze_designer": True},
     {"arms": "baseline,uniform_smoothing", "blur": 0.2, "fixed_alpha": 0.25},
     {"arms": "oracle", "blur": 0.2, "oracle_blur": 1.0, "feedback_bank": 100, "feedback_every": 3},
+    {"arms": "oracle", "align": "last:1", "meta_period": 3, "normalise_feedback": True},
+    DESIGNER
+    | {"freeze_designer": True, "arms": "vpretraining,oracle"}
+    | {"feedback_bank": 100, "feedback_every": 2, "meta_period": 5},
     {"arms": "baseline,oracle", "head_size": 100, "heads_size": 200, "feedback_batch_size": 7},
     {"labels": ("segmentation", "classification"), "classification_weight": 2.0},
     {"segmentation_weight": 0.0},

@@ -21,11 +21,21 @@ def batch_of(predict, wrong=None, domains=None) -> TokenBatch:
     )
 
 
+class Told(dict):
+    """Means, and of how many tokens they are."""
+
+    def __init__(self, means, counts):
+        super().__init__(means)
+        self.counts = counts
+
+
 def notes(alpha, batch, *sources, processes=ALONE):
     """Of gates that move what they open for to one other token."""
     alpha = torch.tensor(alpha, dtype=torch.float64)
     q = mix(alpha, torch.tensor([0.0, 1.0], dtype=torch.float64).expand(*alpha.shape, 2))
-    return gate_notes(alpha, q, batch, sources, processes)
+    means, counts = gate_notes(alpha, q, batch, sources, processes)
+    assert means.keys() == counts.keys()
+    return Told(means, counts)
 
 
 ALPHA = [[0.1, 0.2, 0.9], [0.4, 0.6, 0.8]]
@@ -41,6 +51,7 @@ def test_mistaken_tokens_are_told_apart():
     told = notes(ALPHA, batch_of(PREDICT, wrong=[[1, 0, 1], [0, 0, 1]]))
     assert told["gate_on_wrong"] == pytest.approx(0.45)
     assert told["gate_on_right"] == pytest.approx(0.4)
+    assert told.counts == {"gate": 5, "moved": 5, "gate_on_wrong": 2, "gate_on_right": 3}
 
 
 def test_sources_are_told_apart():
@@ -75,5 +86,7 @@ def test_several_processes_tell_what_one_does(wrong, domains):
     two = Two(size=2)
     batch = batch_of(PREDICT, wrong, domains)
     told = notes(ALPHA, batch, "a", "b", processes=two)
-    assert told == pytest.approx(notes(ALPHA, batch, "a", "b"))
+    alone = notes(ALPHA, batch, "a", "b")
+    assert told == pytest.approx(alone)
+    assert told.counts == {name: 2 * count for name, count in alone.counts.items()}
     assert notes(ALPHA, batch_of([[0] * 3] * 2), "a", "b", processes=two) == {}

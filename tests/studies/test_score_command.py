@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 from small_run import SMALL, words
 
+from vfunc.designer_file import save_designer
+from vfunc.errors import UserError
 from vfunc.studies import score_command
+from vfunc.studies.score import study
 from vfunc.studies.score.rows import LOOKAHEADS, ROWS
 from vfunc.studies.score.score_plan import settings_for
 from vfunc.studies.score_command import QUICK_RUN, SCORE_PRESETS, ScoreOptions, options_of
 from vfunc.training.run_command_line import PRESETS
+from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "score.py"
 RUN = {k: v for k, v in SMALL.items() if k not in ("eval_every", "probe_batches", "certify")}
@@ -110,6 +114,36 @@ def test_mistakes_are_one_line(here, capsys, argv, said):
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1 and "--vary" not in err
     assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_saved_designer_without_masks_has_no_score(capsys):
+    save_designer(ViewDesigner(ViewDesignerConfig("photometric", width=4)), "d.safetensors")
+    assert score_command.main(["--modality", "vision", "--designer", "d.safetensors"]) == 2
+    err = capsys.readouterr().err
+    assert "--designer d.safetensors (photometric) makes none" in err and err.count("\n") == 1
+
+
+def test_states_are_replaced_when_others_are_made_and_not_by_a_dry_run(here, capsys, monkeypatch):
+    line = [*TINY, "--only", "first_order value=dot"]
+    (here / "runs" / "x").mkdir(parents=True)
+    state = here / "runs" / "x" / "state-0.3.json"
+    state.write_text("{}")
+    assert score_command.main([*line, "--overwrite", "--dry-run"]) == 0
+    assert "to do" in capsys.readouterr().out and state.exists()
+    # nor by a command that is refused
+    assert score_command.main([*line, "--overwrite", "--feedback-bank", "20"]) == 2
+    assert "are no two times 20" in capsys.readouterr().err and state.exists()
+    left = state.with_name("state-0.7.json")  # of another fraction: it would be found later
+    left.write_text("{}")
+
+    def measured(missing, options, console):
+        raise UserError(f"{len(missing)} to measure")
+
+    monkeypatch.setattr(study, "_measure", measured)
+    assert score_command.main([*line, "--overwrite"]) == 2
+    assert "1 to measure" in capsys.readouterr().err
+    assert not state.exists() and not left.exists()
 
 
 def test_the_quick_preset_gives_way_to_what_is_given():

@@ -126,6 +126,29 @@ def equal_counts(workload):
     return dataclasses.replace(workload, data=dataclasses.replace(workload.data, stream=stream))
 
 
+def test_a_windows_gates_are_means_over_its_tokens(monkeypatch):
+    """Not means of its micro-batches' means, of which one may hold a single token."""
+    taken = []
+    micro_batch = loop.micro_batch
+
+    def watched(run):
+        taken.append(micro_batch(run))
+        return taken[-1]
+
+    monkeypatch.setattr(loop, "micro_batch", watched)
+    done = loop.one_step(new_run("known_wrong", accumulate=3, batch_size=2))
+    apart = []
+    for name in (name for name in done if name in ("gate", "moved") or name.startswith("gate_of/")):
+        there = [(m.notes[name], m.counts[name]) for m in taken if name in m.notes]
+        whole = sum(x * n for x, n in there) / sum(n for _, n in there)
+        assert done[name] == pytest.approx(whole, rel=1e-12), name
+        if whole != pytest.approx(sum(x for x, _ in there) / len(there), rel=1e-3):
+            apart.append(name)
+    assert {"gate", "moved"} < set(apart)
+    assert done["gate_on_wrong"] == 1 and done["gate_on_right"] == 0
+    assert done["train_loss"] == pytest.approx(sum(m.loss for m in taken) / 3)  # what is stepped on
+
+
 def gradient(accumulate, batch_size):
     """The learner's gradient when its window is full."""
     sizes = {"batch_size": batch_size, "accumulate": accumulate, "feedback_batch_size": 4}

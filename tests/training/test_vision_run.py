@@ -18,17 +18,21 @@ from small_vision_run import (
     everything,
     new_run,
     parts_of,
+    small_vision,
     train,
 )
 
+from vfunc.designer_file import save_designer
 from vfunc.errors import CertificationError, UserError
 from vfunc.report.events import read_events
+from vfunc.training.assemble import assemble
 from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
 from vfunc.training.loop import run_arm
 from vfunc.training.run import run
 from vfunc.training.run_command_line import run_guarded
 from vfunc.training.start import start_arm
+from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
 from vfunc.vision.learner import VisionLearner
 
 
@@ -254,3 +258,12 @@ def test_dropout_masks_cannot_be_repeated():
     run = start_arm("vpretraining", parts)
     with pytest.raises(UserError, match="estimate-mode train"):
         run_arm(run)
+
+
+def test_an_arm_that_follows_masks_is_refused_where_a_saved_designer_makes_none(tmp_path):
+    path = str(tmp_path / "d.safetensors")
+    save_designer(ViewDesigner(ViewDesignerConfig("photometric", width=4)), path)
+    arms = ("baseline", "vpretraining", "matched_uniform")
+    with pytest.raises(UserError, match=r"d\.safetensors \(photometric\) makes none; take it out"):
+        assemble(small_vision(designer=path, arms=arms))
+    assemble(small_vision(designer=path, arms=arms[:2]))

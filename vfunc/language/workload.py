@@ -247,10 +247,8 @@ class LanguageWorkload:
             with torch.no_grad():
                 r, alpha = designer(observed.batch, observed.observation)
                 q = mix(alpha, r)
-        return BuiltTask(
-            (observed.observation.candidates, q),
-            gate_notes(alpha, q, forward.batch, self.sources, self.processes),
-        )
+        means, counts = gate_notes(alpha, q, forward.batch, self.sources, self.processes)
+        return BuiltTask((observed.observation.candidates, q), means, counts=counts)
 
     def loss(self, learner: nn.Module, forward: Forward, task: BuiltTask) -> Tensor:
         """See `Workload.loss`."""

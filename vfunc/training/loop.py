@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import mul
 from typing import Any
 
 import torch
@@ -143,8 +144,12 @@ def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
     """Means over the window's micro-batches; the last estimate of it in full."""
     notes: dict[str, Any] = {"train_loss": sum(m.loss for m in taken) / len(taken)}
     for key in dict.fromkeys(key for m in taken for key in m.notes):
-        values = [m.notes[key] for m in taken if key in m.notes]
-        notes[key] = sum(values) / len(values)
+        there = [m for m in taken if key in m.notes]
+        values, counts = [m.notes[key] for m in there], [m.counts.get(key, 1) for m in there]
+        if len(set(counts)) == 1:
+            notes[key] = sum(values) / len(values)
+        else:
+            notes[key] = sum(map(mul, values, counts)) / sum(counts)
     estimates = [m.estimate for m in taken if m.estimate is not None]
     if estimates:
         last = estimates[-1]

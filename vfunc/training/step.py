@@ -36,12 +36,16 @@ from vfunc.workload import Downstream, Forward, HeldDownstream
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one micro-batch did: for the log, and for the learner's bookkeeping (`carried`)."""
+    """What one micro-batch did: for the log, and for the learner's bookkeeping (`carried`).
+
+    `notes` and `counts` are its task's, see `vfunc.workload.BuiltTask`.
+    """
 
     loss: float
     notes: Mapping[str, float]
     carried: Mapping[str, Tensor]
     estimate: ValueEstimate | None
+    counts: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def task_loss(run: ArmRun) -> TaskLoss:
     loss = workload.loss(state.learner, forward, task)
     whole, units = workload.processes.totals(float(loss.detach()), forward.units)
     _require_finite("the learner's loss", whole, run)
-    done = MicroBatch(whole, task.notes, task.carried, estimate)
+    done = MicroBatch(whole, task.notes, task.carried, estimate, task.counts)
     return TaskLoss(loss, int(units), done)
 
 

@@ -218,7 +218,7 @@ class DataOptions:
         "Several --labels: divide each one's loss by its gradient's norm.",
         default=False,
         needs=(
-            DESIGNED,
+            GUIDED,
             Need(
                 lambda options: options["labels"] is None or len(options["labels"]) > 1,
                 "there is one feedback task; give several --labels",

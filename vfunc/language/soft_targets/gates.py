@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ def gate_notes(
     batch: TokenBatch,
     sources: Sequence[str] = (),
     processes: Processes = ALONE,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     """Means over the predicted positions of a micro-batch, of all processes' parts of it.
 
     Args:
@@ -37,7 +37,7 @@ def gate_notes(
     Returns:
         `gate`, and `moved`, the mass that targets take off the true token; `gate_on_wrong` and
         `gate_on_right`, where tokens are known to be mistaken; `gate_of/NAME` of each source that
-        has text here. What there is no token for is left out.
+        has text here. What there is no token for is left out. And of how many tokens each is.
     """
     predict = batch.predict
     mistaken = predict & batch.wrong
@@ -49,27 +49,28 @@ def gate_notes(
         **_by_source(alpha, batch, sources),
     }
     if processes.alone:
-        if not bool(predict.any()):  # a text's answer may be cut off
-            return {}
-        known = bool(mistaken.any())
-        kept = {n: part for n, part in held.items() if known or n not in _OF_MISTAKES}
-        means = {n: float(x[where].mean()) for n, (x, where) in kept.items() if where.any()}
-        return means | {"moved": float(1 - q[..., 0][predict].mean())}
+        counts = {n: float(where.sum()) for n, (_, where) in held.items()}
+        told = _told(counts)
+        means = {n: float(x[where].mean()) for n, (x, where) in held.items() if n in told}
+        if means:
+            means["moved"] = float(1 - q[..., 0][predict].mean())
+        return means, told
     parts = [(float(x[where].sum()), int(where.sum())) for x, where in held.values()]
     totals = processes.totals(*(number for part in parts for number in part))
-    whole = dict(zip(held, zip(totals[::2], totals[1::2], strict=True), strict=True))
-    if not whole["gate"][1]:
-        return {}
-    known = bool(whole["gate_on_wrong"][1])
-    means = {
-        n: total / count
-        for n, (total, count) in whole.items()
-        if count and (known or n not in _OF_MISTAKES)
-    }
-    return means | {"moved": 1 - means["moved"]}
+    told = _told(dict(zip(held, map(float, totals[1::2]), strict=True)))
+    means = {n: x / told[n] for n, x in zip(held, totals[::2], strict=True) if n in told}
+    if means:
+        means["moved"] = 1 - means["moved"]
+    return means, told
 
 
 _OF_MISTAKES = ("gate_on_wrong", "gate_on_right")
+
+
+def _told(counts: Mapping[str, float]) -> dict[str, float]:
+    """Of those, what there are tokens for; a text's answer may be cut off."""
+    known = counts["gate_on_wrong"] > 0
+    return {n: k for n, k in counts.items() if k and (known or n not in _OF_MISTAKES)}
 
 
 def _by_source(

@@ -15,6 +15,7 @@ from vfunc.studies.repetition import settings_of
 from vfunc.studies.score.rows import Row, chosen
 from vfunc.studies.score_command import ScoreOptions
 from vfunc.training.build.configuration import COMMAND, default_name
+from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.files.identity import INDIFFERENT, plain
 from vfunc.training.options.run_config import RunConfig
 from vfunc.training.options.run_options import LANGUAGE
@@ -113,8 +114,10 @@ def below_of(options: ScoreOptions, words: Sequence[str], presets: Path = PRESET
 
 def _refuse(config: RunConfig, options: ScoreOptions) -> None:
     """Refuse a run that has no score."""
-    if config.options.get("augmentor") == "photometric":
-        raise UserError("the score of pictures is of masks, and --augmentor photometric makes none")
+    if isinstance(config, VisionConfig) and config.augmentor == "photometric":
+        saved = config.designer.designer
+        what = "--augmentor photometric" if saved is None else f"--designer {saved} (photometric)"
+        raise UserError(f"the score of pictures is of masks, and {what} makes none")
     if config.run.budget.unit == "seconds":
         raise UserError(
             "a state by wall-clock would be another one each time; give --budget in steps or tokens"
@@ -130,9 +133,7 @@ def _refuse_others(settings: Sequence[Setting], options: ScoreOptions) -> None:
     rows = chosen(options.only, options.also)
     for setting in settings:
         if setting.config.command.overwrite:
-            for old in setting.folder.glob("state-*.json"):
-                old.unlink()
-            continue
+            continue  # `make_room` will
         if not setting.folder.exists() or not any(setting.folder.iterdir()):
             continue
         there = asked_file(setting)
@@ -148,6 +149,14 @@ def _refuse_others(settings: Sequence[Setting], options: ScoreOptions) -> None:
                 f"{setting.folder} is of another question ({told}); give another --name, or "
                 "--overwrite to replace it"
             )
+
+
+def make_room(settings: Sequence[Setting]) -> None:
+    """Remove the states that --overwrite replaces."""
+    for setting in settings:
+        if setting.config.command.overwrite:
+            for old in setting.folder.glob("state-*.json"):
+                old.unlink()
 
 
 def identity_of(setting: Setting, options: ScoreOptions, rows: Sequence[Row]) -> str:

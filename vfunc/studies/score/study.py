@@ -24,6 +24,7 @@ from vfunc.studies.score.score_plan import (
     asked_file,
     below_of,
     identity_of,
+    make_room,
     place_of,
     settings_for,
 )
@@ -64,7 +65,7 @@ def score(
         (setting, fraction)
         for setting in settings
         for fraction in options.states
-        if not place_of(setting, fraction).exists()
+        if setting.config.command.overwrite or not place_of(setting, fraction).exists()
     ]
     if settings[0].config.command.dry_run:
         for setting in settings:
@@ -76,6 +77,7 @@ def score(
     for setting in dict.fromkeys(setting for setting, _ in missing):  # before any is measured
         assembled = assemble(setting.config)
         require_halves(assembled.workload, setting.config.estimator.feedback_bank)
+    make_room(settings)
     for setting in settings:
         setting.folder.mkdir(parents=True, exist_ok=True)
         asked_file(setting).write_text(identity_of(setting, options, rows), encoding="utf-8")

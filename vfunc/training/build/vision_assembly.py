@@ -234,9 +234,20 @@ def _eigen_crop(config: VisionConfig) -> bool:
 
 
 def _designer_config(config: VisionConfig, patch: int) -> ViewDesignerConfig:
-    """The designer's; I-JEPA's patches see a mask that is constant over each."""
+    """The designer's; I-JEPA's patches see a mask that is constant over each.
+
+    Raises:
+        UserError: a saved one makes no masks, and an arm takes their mean.
+    """
     path, design = config.designer.designer, config.views.design
     if path is not None:
-        return load_view_designer(Path(path)).config
+        saved = load_view_designer(Path(path)).config
+        following = [name for name in config.run.arms if ARMS[name].follows]
+        if following and not saved.masks:  # of a new one the options tell
+            raise UserError(
+                f"the arm {following[0]} takes the mean of masks, and --designer {path} "
+                f"({saved.kind}) makes none; take it out of --arms, or name another designer"
+            )
+        return saved
     hides_patches = config.views.objective.make is IJepa and design["kind"] != "photometric"
     return design(patch=patch, block=patch if hides_patches else None)

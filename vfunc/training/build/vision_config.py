@@ -36,15 +36,19 @@ class VisionConfig(RunConfig):
     unit: ClassVar[str] = "images"
 
     @property
-    def penalties(self) -> Mapping[str, float]:
-        """See `RunConfig.penalties`; the kind of a saved designer is in its file."""
+    def augmentor(self) -> str:
+        """The designer's kind; that of a saved one is in its file."""
         from vfunc.vision.designers.view_designer import load_view_designer
 
         saved = self.designer.designer
-        kind = self.views.design["kind"]
-        if saved is not None:
-            kind = load_view_designer(Path(saved)).config.kind
-        if kind == "photometric":
+        if saved is None:
+            return str(self.views.design["kind"])
+        return load_view_designer(Path(saved)).config.kind
+
+    @property
+    def penalties(self) -> Mapping[str, float]:
+        """See `RunConfig.penalties`."""
+        if self.augmentor == "photometric":
             return {"strength": self.views.strength_penalty}
         return {"sparsity": self.views.sparsity_penalty, "tv": self.views.tv_penalty}
 

@@ -12,7 +12,10 @@ from vfunc.conditions import (
     GUIDED,
     SHORTCUT,
     SHORTCUT_LEARNER,
+    STEERED,
     TRAINED,
+    VALUED_ARMS,
+    any_arm,
     check_subset,
 )
 from vfunc.config.declared import By, Cases, Computed, Need, Options, option
@@ -35,6 +38,11 @@ def _holds_g_down(options: Options) -> bool:
 
 def _may_hold(options: Options) -> bool:
     return (options["feedback_every"] or 1) == 1 or _holds_g_down(options)
+
+
+def _held_by_formula(options: Options) -> bool:
+    """Whether an arm that goes by values holds g_down for as long as a designer's would be."""
+    return (options["feedback_every"] or 1) > 1 and any_arm(VALUED_ARMS)(options)
 
 
 def _all_feedback(options: Options) -> int | None:
@@ -95,13 +103,21 @@ class EstimatorOptions:
         ),
         metavar="SUBSET",
         check=check_subset,
-        needs=(DESIGNED,),
+        needs=(GUIDED,),
     )
     meta_period: int = option(
         "Micro-batches between designer updates.",
         default=By("modality", {LANGUAGE: 8, VISION: Cases(((SHORTCUT, 2),), 4)}),
         least=1,
-        needs=(DESIGNED, TRAINED),
+        needs=(
+            Need(
+                lambda options: DESIGNED.holds(options) or _held_by_formula(options),
+                f"{DESIGNED.reason}, or --feedback-every above 1 with {' or '.join(VALUED_ARMS)}",
+            ),
+            Need(
+                lambda options: TRAINED.holds(options) or _held_by_formula(options), TRAINED.reason
+            ),
+        ),
     )
     feedback_bank: int | None = option(
         "Feedback examples that g_down is of, in all processes, computed in parts of "
@@ -112,7 +128,7 @@ class EstimatorOptions:
             None,
         ),
         least=1,
-        needs=(GUIDED, TRAINED),
+        needs=(GUIDED, STEERED),
     )
     feedback_every: int | None = option(
         "Designer updates that one g_down serves before it is computed anew (with --meta-period "
@@ -125,7 +141,7 @@ class EstimatorOptions:
         least=1,
         needs=(
             GUIDED,
-            TRAINED,
+            STEERED,
             Need(
                 _may_hold,
                 "a held g_down is of an earlier learner, for estimators that ask for no other: "
