@@ -18,8 +18,9 @@ from vfunc.training.build.configuration import resolve
 from vfunc.training.build.vision_memory import estimated, kept_bytes
 from vfunc.training.run import run
 from vfunc.training.run_command_line import run_guarded
-from vfunc.vision import workload
 from vfunc.vision.encoder.named_encoder import make_encoder
+from vfunc.vision.evaluation import dense_evaluation
+from vfunc.vision.feedback import fitted_feedback
 from vfunc.vision.objectives.dino import Dino
 from vfunc.vision.objectives.ijepa import IJepa
 from vfunc.vision.objectives.objective import Objective
@@ -129,10 +130,10 @@ def test_it_says_what_it_builds_and_takes_one_step_without_evaluating(dry_run, m
         raise AssertionError("evaluated")
 
     fitted = []
-    fit = workload.fit_heads
-    monkeypatch.setattr(workload, "held_features", refuse)
+    fit = fitted_feedback.fit_heads
+    monkeypatch.setattr(dense_evaluation, "held_features", refuse)
     monkeypatch.setattr(
-        workload, "fit_heads", lambda m, batch, *rest: fitted.append(len(batch.images)) or fit(
+        fitted_feedback, "fit_heads", lambda m, batch, *rest: fitted.append(len(batch.images)) or fit(
             m, batch, *rest
         )
     )  # fmt: skip

@@ -29,9 +29,9 @@ from small_vision_run import (
 
 from vfunc.designer_file import save_designer
 from vfunc.training import step
-from vfunc.vision import workload as vision_workload
 from vfunc.vision.data.batches import LabelledBatch
 from vfunc.vision.designers.view_designer import ViewDesigner
+from vfunc.vision.feedback import fitted_feedback
 from vfunc.vision.workload import VisionWorkload
 
 ARMS = ("baseline", "vpretraining", "random_feedback", "uniform_smoothing")
@@ -152,13 +152,13 @@ def test_heads_are_constants_fitted_once_a_problem(monkeypatch):
     run = new_run()
     workload, state = run.workload, run.state
     functional, fed, fitted = state.functional, workload.feedback(0), []
-    fit = vision_workload.fit_heads
+    fit = fitted_feedback.fit_heads
 
     def watched(learner, batch, *rest):
         fitted.append((batch, fit(learner, batch, *rest)))
         return fitted[-1][1]
 
-    monkeypatch.setattr(vision_workload, "fit_heads", watched)
+    monkeypatch.setattr(fitted_feedback, "fit_heads", watched)
     loss = workload.measured(functional, fed.heads, fed.meta)
     start = functional.theta
     moved = {n: x + 0.1 * torch.randn_like(x) for n, x in start.items()}

@@ -20,6 +20,7 @@ from vfunc.simulate import SGD, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import UnlabeledBatch
+from vfunc.vision.designers.view_designer import ViewDesigner
 from vfunc.vision.designers.views import masked_crops
 from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.value_problem import vision_problem
@@ -69,3 +70,34 @@ def worth_keeping(values: Masks) -> Masks:
     cells = F.adaptive_avg_pool2d(values.flatten(0, 1), (CELLS, CELLS))
     kept = F.interpolate((cells >= 0).to(values), values.shape[-2:], mode="nearest")
     return kept.unflatten(0, values.shape[:2])
+
+
+@typed
+def values_of_masks(
+    estimated: VisionLearner,
+    designer: ViewDesigner,
+    batch: UnlabeledBatch,
+    g_down: Params,
+    sigma: float,
+) -> dict[str, float]:
+    """V of a batch by its masks, to first order in mu and less V of the pictures as they are.
+
+    Args:
+        estimated: the learner as estimates see it.
+        designer: the designer of views.
+        batch: unlabeled crops.
+        g_down: gradient of L_down at the learner's parameters in S.
+        sigma: standard deviation of the blur, pixels.
+
+    Returns:
+        Of no blur (`text`, 0), of the `designer`'s masks, and of those that keep or blur whole
+        cells, the best by their value (`oracle`). Empty for photometric views, of which none is
+        known to be the best.
+    """
+    if not designer.config.masks:
+        return {}
+    worth = pixel_values(estimated, batch, g_down, sigma)
+    with torch.no_grad():
+        mu = designer.control(batch.views.flatten(0, 1)).unflatten(0, batch.views.shape[:2])
+    masks = {"text": torch.ones_like(worth), "designer": mu, "oracle": worth_keeping(worth)}
+    return {name: float((worth * (mask - 1)).sum()) for name, mask in masks.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from vfunc.arms import ARMS
 from vfunc.errors import UserError
 from vfunc.forward_pass import autocast
 from vfunc.learner import FunctionalLearner, RandomState
-from vfunc.problem import InParts, KnownFeedback, Task, ValueProblem
+from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
 from vfunc.simulate import OptimizerState, UpdateRule
@@ -35,24 +35,20 @@ from vfunc.vision.designers.view_designer import (
     load_view_designer,
 )
 from vfunc.vision.designers.views import masked_crops
-from vfunc.vision.evaluation.frozen_evaluation import ProbeOptions, fitted_loss, probed
-from vfunc.vision.evaluation.held_features import held_features
-from vfunc.vision.evaluation.metrics import retrieved
+from vfunc.vision.evaluation.dense_evaluation import DenseEvaluation
+from vfunc.vision.evaluation.frozen_evaluation import ProbeOptions
 from vfunc.vision.evaluation.revisited import Revisited
-from vfunc.vision.feedback.dense_feedback import bank_loss, feedback_loss
-from vfunc.vision.feedback.heads import HeadOptions, fit_heads
+from vfunc.vision.feedback.fitted_feedback import Bank, fitted_feedback
+from vfunc.vision.feedback.heads import HeadOptions
 from vfunc.vision.learner import ObservedViews, VisionLearner
 from vfunc.vision.loading.reading_ahead import ReadingAhead
-from vfunc.vision.loading.sized_pictures import FirstOf, sized_roles
+from vfunc.vision.loading.sized_pictures import sized_roles
 from vfunc.vision.masks_told import constant_masks, kept_of
 from vfunc.vision.objectives.objective import Objective
-from vfunc.vision.pixel_values import pixel_values, worth_keeping
+from vfunc.vision.pixel_values import pixel_values, values_of_masks, worth_keeping
 from vfunc.vision.value_map import map_values
 from vfunc.vision.value_problem import vision_problem
 from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward, Half, Halves
-
-Bank = tuple[Callable[[], LabelledBatch], ...]
-"""Labelled pictures of a source, more than are taken at once: what reads each batch of them."""
 
 Told = Callable[["VisionWorkload", UnlabeledBatch, int], Tensor]
 """The masks of a micro-batch's views, from the batch and its position in the stream."""
@@ -399,42 +395,17 @@ class VisionWorkload:
         fitted_on: Sequence[LabelledBatch],
         measured: Sequence[LabelledBatch | Bank],
     ) -> Callable[[Params], Scalar]:
-        """theta_S -> L_down on `measured`, the heads fitted on the other batches at theta_t.
-
-        A source of which nothing is asked, or with weight 0 alone, has no part in it.
-        """
-        at = functional.theta if self.normalise else None
-        losses = []
-        for source, weights, fit, batch in zip(
-            self.sources, self.weights, fitted_on, measured, strict=True
-        ):
-            if not any(weights.values()):
-                continue
-            with autocast(self.device, self.dtype):
-                heads = fit_heads(
-                    functional.module, fit, tuple(weights), source.classes, self.heads
-                )
-                losses.append(
-                    feedback_loss(functional, heads, batch, weights, at, self.processes)
-                    if isinstance(batch, LabelledBatch)
-                    else bank_loss(functional, heads, batch, weights, at, self.processes)
-                )
-        if all(isinstance(one, InParts) for one in losses):
-            parts = (part for one in losses for part in one.parts)
-            return InParts(tuple(self._in_precision((part,)) for part in parts))
-        return self._in_precision(losses)
-
-    def _in_precision(
-        self, losses: Sequence[Callable[[Params], Scalar]]
-    ) -> Callable[[Params], Scalar]:
-        """The sum of the losses, in the run's precision."""
-
-        def loss(theta: Params) -> Scalar:
-            with autocast(self.device, self.dtype):
-                terms = [one(theta) for one in losses]
-            return sum(terms[1:], terms[0])
-
-        return loss
+        """theta_S -> L_down on `measured`, the heads fitted on the other batches at theta_t."""
+        given = zip(self.sources, self.weights, fitted_on, measured, strict=True)
+        sources = [(source.classes, weights, fit, some) for source, weights, fit, some in given]
+        return fitted_feedback(
+            functional,
+            sources,
+            self.heads,
+            normalise=self.normalise,
+            processes=self.processes,
+            precision=partial(autocast, self.device, self.dtype),
+        )
 
     def stream_loss(self, estimated: VisionLearner, positions: range) -> Callable[[Params], Scalar]:
         """See `Workload.stream_loss`: refused, since a picture as it is has no mask to be."""
@@ -491,20 +462,10 @@ class VisionWorkload:
     def values_in_bounds(
         self, estimated: VisionLearner, designer: nn.Module, observed: ObservedViews, g_down: Params
     ) -> Mapping[str, float]:
-        """See `Workload.values_in_bounds`: to first order in mu, less V of the data as it is.
-
-        The best mask keeps or blurs whole cells (`worth_keeping`). Of photometric views none is
-        known to be the best.
-        """
+        """See `Workload.values_in_bounds`: to first order in mu, less V of the data as it is."""
         assert isinstance(designer, ViewDesigner)
-        if not designer.config.masks:
-            return {}
-        views = observed.batch.views
-        worth = pixel_values(estimated, observed.batch, g_down, self.sigma(views))
-        with torch.no_grad():
-            mu = designer.control(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-        masks = {"text": torch.ones_like(worth), "designer": mu, "oracle": worth_keeping(worth)}
-        return {name: float((worth * (mask - 1)).sum()) for name, mask in masks.items()}
+        sigma = self.sigma(observed.batch.views)
+        return values_of_masks(estimated, designer, observed.batch, g_down, sigma)
 
     def value_map(
         self,
@@ -519,41 +480,13 @@ class VisionWorkload:
         return map_values(estimated, designer, estimated.observe(observed), cotangents["dot"])
 
     def evaluate(self, learner: nn.Module, *, final: bool) -> Evaluation:
-        """See `Workload.evaluate`: the held-out loss of fitted heads; at the end frozen probes.
-
-        Of several sources the loss is the sum, which no picture has a share in of its own.
-        """
-        metrics: dict[str, float] = {"loss": 0.0, "loss_examples": 0}
-        outcomes: dict[str, tuple[float, ...]] = {}
-        for source, weights, held in zip(self.sources, self.weights, self._labelled, strict=True):
-            asked = any(weights.values())
-            tasks = tuple(
-                dict.fromkeys((*(weights if asked else ()), *(source.tasks if final else ())))
-            )
-            if not tasks:
-                continue
-            sets = FirstOf(held["fit"], self.fit_size), FirstOf(held["test"], self.eval_size)
-            classes, layers = source.classes, self.heads.layers
-            with autocast(self.device, self.dtype):
-                seen, new = (
-                    held_features(learner, some, layers, sorted(tasks), classes, self.overflow)
-                    for some in sets
-                )
-                if asked:
-                    quick = fitted_loss(seen, new, weights, classes, self.heads, self.overflow)
-                    metrics["loss"] += quick.metrics["loss"]
-                    metrics["loss_examples"] += len(new)
-                    if len(self.sources) == 1:
-                        outcomes |= quick.outcomes
-                if final:
-                    frozen = probed(seen, new, source.tasks, classes, self.probes)
-                    metrics |= frozen.metrics
-                    outcomes |= frozen.outcomes
-        if final and self.retrieval is not None:
-            with autocast(self.device, self.dtype):
-                side = 4 * self.sources[0].image_size[1]
-                metrics |= retrieved(learner, self.retrieval, side, self.device)
-        return Evaluation(metrics, outcomes)
+        """See `Workload.evaluate`: the held-out loss of fitted heads; at the end frozen probes."""
+        evaluation = DenseEvaluation(
+            self.heads, self.probes, self.fit_size, self.eval_size, self.overflow, self.retrieval
+        )
+        asked = list(zip(self.sources, self.weights, self._labelled, strict=True))
+        with autocast(self.device, self.dtype):
+            return evaluation.of(learner, asked, self.device, final=final)
 
     def _views(
         self, arm: str, batch: UnlabeledBatch, designer: nn.Module | None
