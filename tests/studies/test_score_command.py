@@ -15,7 +15,7 @@ from vfunc.errors import UserError
 from vfunc.studies import score_command
 from vfunc.studies.score import study
 from vfunc.studies.score.rows import LOOKAHEADS, ROWS
-from vfunc.studies.score.score_plan import settings_for
+from vfunc.studies.score.score_plan import asked_file, identity_of, settings_for
 from vfunc.studies.score_command import QUICK_RUN, SCORE_PRESETS, ScoreOptions, options_of
 from vfunc.training.run_command_line import PRESETS
 from vfunc.vision.designers.view_designer import ViewDesigner, ViewDesignerConfig
@@ -197,3 +197,27 @@ def test_help_says_what_is_scored(capsys):
     shown = capsys.readouterr().out
     for piece in ("Score value estimators", "--horizons", "score.py --preset quick", "run.py"):
         assert piece in shown
+
+
+def test_states_of_other_contents_are_another_question(here):
+    text = here / "text.jsonl"
+    text.write_text('{"prompt": "2 + 2 = ", "completion": "4"}\n' * 40)
+    given = words({k: v for k, v in RUN.items() if k not in ("problem", "stream_size")})
+    own = [*given, "--name", "x"]
+    for name in ("--stream", "--feedback", "--eval"):
+        own += [name, str(text)]
+    options = ScoreOptions(only="zero")
+    rows = [row for row in ROWS if row.label == "zero"]
+    (setting,) = settings_for(options, own, PRESETS)
+    setting.folder.mkdir(parents=True)
+    asked = asked_file(setting)
+    asked.write_text(identity_of(setting, options, rows))
+    settings_for(options, own, PRESETS)  # the same
+    before = text.read_text()
+    text.write_text(before.replace("4", "5", 1))
+    with pytest.raises(UserError, match=r"another question \(contents of --stream .* there"):
+        settings_for(options, own, PRESETS)
+    # written before contents were kept: nothing is known of them
+    known = {k: v for k, v in json.loads(asked.read_text()).items() if "contents" not in k}
+    asked.write_text(json.dumps(known))
+    settings_for(options, own, PRESETS)

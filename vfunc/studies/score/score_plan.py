@@ -17,6 +17,7 @@ from vfunc.studies.score_command import ScoreOptions
 from vfunc.training.build.configuration import COMMAND, default_name
 from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.files.identity import INDIFFERENT, plain
+from vfunc.training.files.inputs import digests_of
 from vfunc.training.options.run_config import RunConfig
 from vfunc.training.options.run_options import LANGUAGE
 from vfunc.training.run_command_line import (
@@ -142,7 +143,13 @@ def _refuse_others(settings: Sequence[Setting], options: ScoreOptions) -> None:
                 raise UserError(f"{setting.folder} holds a sweep; give another --name")
             raise UserError(f"{setting.folder} is there and no score; give another --name")
         now, then = json.loads(identity_of(setting, options, rows)), json.loads(there.read_text())
-        other = [n for n in dict.fromkeys((*now, *then)) if now.get(n) != then.get(n)]
+        other = [
+            n
+            for n in dict.fromkeys((*now, *then))
+            if now.get(n) != then.get(n)
+            # written before contents were part of it
+            and not (n.startswith(_CONTENTS) and n not in then)
+        ]
         if other:
             told = ", ".join(f"{n} {then.get(n)} there, {now.get(n)} here" for n in other)
             raise UserError(
@@ -160,7 +167,7 @@ def make_room(settings: Sequence[Setting]) -> None:
 
 
 def identity_of(setting: Setting, options: ScoreOptions, rows: Sequence[Row]) -> str:
-    """What decides over a state's numbers, as text.
+    """What decides over a state's numbers, as text: options, and what the run reads by its digest.
 
     Args:
         setting: the run.
@@ -180,7 +187,14 @@ def identity_of(setting: Setting, options: ScoreOptions, rows: Sequence[Row]) ->
         "directions": options.directions,
         "estimators": [row.label for row in rows],
     }
-    return json.dumps(run | own, indent=1)
+    read = {
+        f"{_CONTENTS}{role}": one["sha256"][:16]
+        for role, one in digests_of(setting.config).items()
+    }
+    return json.dumps(run | own | read, indent=1)
+
+
+_CONTENTS = "contents of "
 
 
 def place_of(setting: Setting, fraction: float) -> Path:
