@@ -106,6 +106,39 @@ def test_a_task_that_moved_without_a_graph_is_refused(kept):
         first.again(far)
 
 
+def test_memory_that_is_used_again_is_refused():
+    """A mask is written where the last one was: the first one's worth goes with what is gone."""
+    draw = measures.generator(0)
+    theta, phi = {"W": measures.normal(draw, 4, 5)}, {"p": measures.normal(draw, 4, 5)}
+    x, mask = measures.normal(draw, 6, 4), torch.zeros(5)
+
+    def construct(phi, x):
+        mask.copy_((phi["p"].detach().sum(0) > 0).to(mask))
+        return {"x": x, "q": (x @ phi["p"]).softmax(1), "m": mask}
+
+    def coefficients(theta, task):
+        return -task["m"] * (task["x"] @ theta["W"]).log_softmax(1)
+
+    problem = vfunc.ValueProblem(
+        construct,
+        lambda theta, task: (coefficients(theta, task) * task["q"]).sum(),
+        lambda theta: (x @ theta["W"]).square().mean(),
+        (x,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+        linear=vfunc.LinearForm("q", coefficients),
+    )
+    first = vfunc.FirstOrder("dot")(problem, theta, phi)
+    with pytest.raises(vfunc.UserError, match="'m' has been written over since the estimate"):
+        first.again({"p": -phi["p"]})
+    # a batch that the next one was read into
+    steady = replace(problem, construct=lambda phi, x: construct(phi, x) | {"m": torch.ones(5)})
+    first = vfunc.FirstOrder("dot")(steady, theta, phi)
+    first.again(phi)
+    x.mul_(2.0)
+    with pytest.raises(vfunc.UserError, match="'x' has been written over since the estimate"):
+        first.again(phi)
+
+
 def test_nor_is_an_objective_that_is_not_linear_in_what_is_made():
     problem, theta, phi, _ = situation(0, view=True)
     assert REPEATED["dot"](problem, theta, phi).again is None

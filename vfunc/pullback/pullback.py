@@ -12,7 +12,9 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Construction, ValueEstimate, ValueProblem, construct_task, entry
+from vfunc.problem.purity import version_of
 from vfunc.pullback.engine import Engine, JointGradient, Passes
+from vfunc.pullback.hidden_way import require_no_hidden_way
 from vfunc.pullback.product import mixed_product
 from vfunc.trees import Params, Scalar
 from vfunc.typecheck import typed
@@ -169,9 +171,12 @@ def pull_back(
         The gradient, shaped like phi, with the engine that made it and the reason for it.
 
     Raises:
-        UserError: the engine is unknown or does not apply.
+        UserError: the engine is unknown or does not apply; or the task follows phi and no entry
+            of it has a graph.
         NotConvergedError: finite differences of two step sizes disagree, or a step rounds away.
     """
+    if not construction.designed:
+        require_no_hidden_way(problem, construction)
     product = mixed_product(problem, theta, construction, w, engine, hessian=hessian, joint=joint)
     return Pullback(
         problem.processes.summed(construction.pull(product.task)),
@@ -199,12 +204,22 @@ def _again(
         return None
     batch, worth = construction.batch, dict(worth)
     others = {n: x for n, x in construction.task.items() if n != linear.target}
+    versions = {n: version_of(x) for n, x in others.items()}
 
     def again(phi: Params) -> tuple[Scalar, Params]:
         other = construct_task(problem, phi, batch)
         moved = [n for n, x in others.items() if not _the_same(other.task.get(n), x)]
+        written = [n for n, x in others.items() if version_of(x) != versions[n]]
         differs = bool(moved) or other.task.keys() != construction.task.keys()
-        if problem.processes.any(1 if differs else None):  # all stop, or none
+        # all processes stop, or none
+        found = problem.processes.any(2 if written else 1 if differs else None)
+        if found == 2:
+            raise UserError(
+                f"the task's {', '.join(map(repr, written)) or 'entries'} has been written over "
+                "since the estimate (memory that is used again), and what it was is not known: "
+                "let construct return its clone(), or ask for a new estimate"
+            )
+        if found:
             raise UserError(
                 f"the task's {', '.join(map(repr, moved)) or 'entries'} changed with phi, "
                 "without a graph to it (places of the best, a mask), and what a unit of "

@@ -1,0 +1,99 @@
+"""Finds a phi that changes the task on a way without a graph: its gradient would be zero."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vfunc import trees
+from vfunc.errors import UserError
+from vfunc.problem import Construction, Task, ValueProblem
+from vfunc.problem.pieces_of_code import code_of, first_time, remember
+from vfunc.problem.purity import modules_of
+from vfunc.trees import Params
+
+STEP = 0.3
+"""How far phi is moved, against the size of its own entries, and where these are small."""
+
+
+def require_no_hidden_way(problem: ValueProblem, construction: Construction) -> None:
+    """Refuse a task that follows phi though no entry of it has a graph.
+
+    A phi that `construct` does not use is allowed: the gradient is zero there, and rightly so. To
+    tell the two apart the task is made three times more, once for each piece of code: twice at phi,
+    for what does not repeat itself, and at a phi some way off, from the same random numbers. A
+    choice that phi makes (places of the best) counts as following it.
+
+    Args:
+        problem: gives `construct`.
+        construction: a task without an entry that has a graph.
+
+    Raises:
+        UserError: the task is another one at the other phi; or a live module makes it whose
+            parameters phi is.
+    """
+    key = (code_of(problem.construct), "no way from phi to the task")
+    if not first_time(key):
+        return
+    phi = trees.detach(construction.phi)
+    drawn = trees.normal_like(phi, torch.Generator().manual_seed(0))
+    moved = {n: x + STEP * (x.abs() + 1) * drawn[n] for n, x in phi.items()}
+    here, again = (_made(problem, phi, construction) for _ in range(2))
+    with _running(problem.construct, phi) as live:
+        there = _made(problem, moved, construction)
+    steady = [n for n, x in here.items() if n in again and _equal(x, again[n])]
+    followed = [n for n in steady if n not in there or not _equal(here[n], there[n])]
+    if followed:
+        raise UserError(
+            f"construct's {', '.join(map(repr, followed))} follows phi "
+            f"{trees.described(phi)} without a graph to it, and the value's gradient in phi would "
+            "be zero: look for .detach(), torch.no_grad(), .item() or a rounding or a choice in it"
+        )
+    if live:
+        raise UserError(
+            f"construct calls the live {live[0]} whose parameters phi is, without a graph to the "
+            "phi that it is given: call it as torch.func.functional_call(designer, phi, ...) or by "
+            "vfunc.functional(designer)"
+        )
+    remember(key)
+
+
+@contextlib.contextmanager
+def _running(construct: Callable[..., object], phi: Params) -> Iterator[list[str]]:
+    """Names of the modules that run within with phi's own memory for their parameters."""
+    own, found = {x.data_ptr() for x in phi.values() if x.numel()}, list[str]()
+
+    def holds(module: nn.Module) -> bool:
+        return any(p is not None and p.data_ptr() in own for p in module._parameters.values())
+
+    def note(module: nn.Module, _: object) -> None:
+        if holds(module):
+            found.append(type(module).__name__)
+
+    parts = {part for one in modules_of(construct) for part in one.modules() if holds(part)}
+    hooks = [part.register_forward_pre_hook(note) for part in parts]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _made(problem: ValueProblem, phi: Params, construction: Construction) -> Task:
+    """The task at phi, from the same random numbers each time."""
+    device = next(iter(phi.values())).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(0)
+        return trees.detach(problem.construct(phi, construction.batch))
+
+
+def _equal(x: Tensor, other: Tensor) -> bool:
+    """Whether two entries hold the same numbers, NaN included."""
+    if x.shape != other.shape or x.dtype != other.dtype:
+        return False
+    if not x.is_floating_point():
+        return torch.equal(x, other)
+    return torch.allclose(x, other, rtol=0, atol=0, equal_nan=True)
