@@ -89,7 +89,8 @@ def test_one_tangent_pass_and_no_backward_but_g_down_s():
         feedback_loss=counted("feedback_loss", made.problem.feedback_loss),
     )
     vfunc.value_of_parts(problem, made.theta, made.phi)
-    assert calls.count("parts") == 2  # the first time, a plain gradient holds forward mode to it
+    # the first time, a plain gradient holds forward mode to it, and the loss the terms
+    assert calls.count("parts") == 2 and calls.count("pretrain_loss") == 1
     calls.clear()
     vfunc.value_of_parts(problem, made.theta, made.phi)
     assert sorted(calls) == ["feedback_loss", "parts"]
@@ -110,5 +111,23 @@ def test_weights_of_zero_have_no_value():
     def masked(theta, task):
         return made.problem.parts(theta, task) * F.one_hot(torch.tensor(2), len(task["x"]))
 
-    values = vfunc.value_of_parts(replace(made.problem, parts=masked), made.theta, made.phi)
+    def loss(theta, task):
+        return masked(theta, task).sum()
+
+    problem = replace(made.problem, parts=masked, pretrain_loss=loss)
+    values = vfunc.value_of_parts(problem, made.theta, made.phi)
     assert values.nonzero().flatten().tolist() == [2]
+
+
+@pytest.mark.parametrize("factor", [2.0, 1 / 5, -1.0])
+def test_terms_that_are_not_the_loss_s_are_refused(factor):
+    """A mean forgotten, or taken twice: every value would be that many times too large."""
+    made = with_parts("mlp", 6)
+    parts = made.problem.parts
+
+    def other(theta, task):
+        return factor * parts(theta, task)
+
+    for _ in range(2):  # what was refused is not taken for looked at
+        with pytest.raises(vfunc.UserError, match="parts must return the terms of the loss"):
+            vfunc.value_of_parts(replace(made.problem, parts=other), made.theta, made.phi)

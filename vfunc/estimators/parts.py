@@ -11,7 +11,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem import Task, ValueProblem, construct_task, entry, feedback_gradient
-from vfunc.problem.arguments import blaming
+from vfunc.problem.arguments import blaming, scalar
 from vfunc.problem.pieces_of_code import code_of, first_time, remember
 from vfunc.pullback import ENGINES, attention_for
 from vfunc.pullback.custom_functions import TANGENT, same
@@ -42,8 +42,8 @@ def value_of_parts(problem: ValueProblem, theta: Params, phi: Params) -> Float[T
         number a token, whose sum over T is the example's. Their sum is `first_order`'s value.
 
     Raises:
-        UserError: the problem does not say what the terms of its loss are, or has kernels without
-            a forward mode; or the optimizer climbs.
+        UserError: the problem does not say what the terms of its loss are, or says terms that are
+            not its loss's, or has kernels without a forward mode; or the optimizer climbs.
     """
     problem.rule.require_descent("value_of_parts")
     _require_parts(problem)
@@ -85,7 +85,8 @@ def tangents_of_parts(
         try:
             with missing_told("forward"):
                 _, tangents = tangent_along(terms, theta, w)
-                _require_sum(terms, theta, w, tangents, code_of(parts))
+                code = (code_of(parts), code_of(problem.pretrain_loss))
+                _require_sum(terms, theta, w, tangents, code, lambda: problem.pretrain(theta, task))
         except MissingDerivativeError as missing:
             raise UserError(
                 f"value_of_parts needs forward mode, and {missing.operation or 'an operation'} of "
@@ -107,23 +108,39 @@ def _require_parts(problem: ValueProblem) -> Callable[..., Tensor]:
 
 
 def _require_sum(
-    terms: Callable[[Params], Tensor], theta: Params, w: Params, tangents: Tensor, code: Hashable
+    terms: Callable[[Params], Tensor],
+    theta: Params,
+    w: Params,
+    tangents: Tensor,
+    code: Hashable,
+    loss: Callable[[], Tensor],
 ) -> None:
-    """Check the sum of the tangents against a plain gradient, once for each piece of code.
+    """Check that the terms are the loss's, and their tangents those of a plain gradient.
+
+    Once for each piece of code, by a forward and a gradient.
 
     Raises:
-        MissingDerivativeError: they differ: forward mode goes through operators of `torch.library`
-            as through constants, and through `torch.no_grad()` as through none.
+        UserError: the terms do not add up to the loss.
+        MissingDerivativeError: the tangents differ: forward mode goes through operators of
+            `torch.library` as through constants, and through `torch.no_grad()` as through none.
     """
     key = (code, "tangents of parts")
     if not first_time(key):
         return
     leaves = trees.leaves(theta)
     with torch.enable_grad():
-        total = terms(leaves).sum()
+        found = terms(leaves)
+        total = found.sum()
         custom = " or ".join(custom_functions([total]))
         wanted = float(trees.dot(w, trees.gradient(total, leaves)))
+        whole = float(scalar("pretrain_loss", loss()).detach())
     size = max(float(tangents.abs().sum()), abs(wanted))
     if not same(float(tangents.sum()), wanted, size, tangents.dtype):
         raise MissingDerivativeError("forward", custom or IN_THETA, TANGENT)
+    summed, size = float(total.detach()), max(float(found.detach().abs().sum()), abs(whole))
+    if not same(summed, whole, size, found.dtype):
+        raise UserError(
+            f"parts must return the terms of the loss: they add up to {summed:.6g}, and "
+            f"pretrain_loss is {whole:.6g}"
+        )
     remember(key)
