@@ -129,10 +129,58 @@ def test_what_was_not_finite_before_is_not_the_rule_s():
     assert torch.isnan(g_bar[0])
 
 
-def test_a_step_in_place_is_refused_before_it_reaches_the_learner():
-    theta = {"w": torch.ones(2)}
+@dataclass(frozen=True)
+class InPlaceBuffers(AutomaticRule):
+    """Changes its momentum, by the tensor or by the entry of its state."""
+
+    lr: float
+    entry: bool = False
+
+    def step(self, p, state, g):
+        m = state.buffers["m"]
+        state.buffers["m"] = m + g if self.entry else m.add_(g)
+        return p - self.lr * state.buffers["m"], state
+
+
+@dataclass(frozen=True)
+class InPlacePullback(vfunc.AutomaticRule):
+    """Scales the cotangent that it is given."""
+
+    lr: float
+
+    def step(self, p, state, g):
+        return p - self.lr * g, state
+
+    def vjp(self, p, state, g, p_bar, buffers_bar):
+        return p_bar, {}, p_bar.mul_(-self.lr)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (InPlace(0.1), r"InPlace.step changes its p in place"),
+        (InPlaceBuffers(0.1), r"InPlaceBuffers.step changes its m in place"),
+        (InPlaceBuffers(0.1, entry=True), r"InPlaceBuffers.step changes 'm' of the state"),
+        (InPlacePullback(0.1), r"InPlacePullback.vjp changes its p_bar in place"),
+    ],
+)
+def test_a_rule_that_works_in_place_is_refused_before_it_reaches_the_learner(rule, message):
+    theta, g, bar = ({"w": torch.full((2,), x)} for x in (1.0, 2.0, 3.0))
+    m = torch.full((2,), 4.0)
+    state = {"w": TensorState(1, {"m": m})}
+    with pytest.raises(vfunc.UserError, match=message):
+        UpdateRule(rule).step(theta, state, g)
+        UpdateRule(rule).vjp(theta, state, g, bar, {})
+    assert state["w"].buffers["m"] is m
+    assert [float(x[0]) for x in (theta["w"], g["w"], bar["w"], m)] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_the_live_optimizer_s_check_moves_nothing_either():
+    w = torch.nn.Parameter(torch.ones(2))
+    rule = UpdateRule({"w": InPlace(0.1)})
     with pytest.raises(vfunc.UserError, match=r"InPlace.step changes its p in place"):
-        UpdateRule(InPlace(0.1)).step(theta, {}, {"w": torch.ones(2)})
+        vfunc.check_step(torch.optim.SGD([w], lr=0.1), {"w": w}, rule)
+    assert w.tolist() == [1.0, 1.0]
 
 
 @dataclass(frozen=True)
@@ -175,3 +223,12 @@ def test_clipping_by_a_bare_number_is_told():
     optimizer = torch.optim.SGD([w := torch.nn.Parameter(torch.ones(2))], lr=0.1)
     with pytest.raises(vfunc.UserError, match=r"clip is 0.5; write vfunc.Clip\(max_norm\)"):
         vfunc.from_optimizer(optimizer, {"w": w}, clip=bare)
+
+
+def test_a_state_may_hold_what_has_been_switched_off():
+    w = torch.nn.Parameter(torch.ones(3))
+    live = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    w.grad = torch.ones(3)
+    live.step()
+    live.param_groups[0]["momentum"] = 0.0
+    assert vfunc.check_step(live, {"w": w}) == 0.0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vfunc.errors import UserError
+from vfunc.simulate.guarded import guarded_step
 from vfunc.simulate.live import from_optimizer
 from vfunc.simulate.overrides import INSTEAD
 from vfunc.simulate.rule import OptimizerState, Rule, TensorState
@@ -65,7 +66,7 @@ def check_step(
         for name, p in live.items():
             own = rule.rule(name)
             p, before = p.detach(), state.get(name, TensorState())
-            after, moved = own.step(p, before, g[name])
+            after, moved = guarded_step(own, p, before, g[name])
             pairs = {name: (p, after, stepped[name])}
             for key, x in moved.buffers.items():
                 start = before.buffers.get(key, torch.zeros_like(x))

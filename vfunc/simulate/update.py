@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.simulate.clip import Clip
+from vfunc.simulate.guarded import guarded_step, guarded_vjp
 from vfunc.simulate.optimizers.adafactor import Adafactor
 from vfunc.simulate.optimizers.muon import Muon
 from vfunc.simulate.optimizers.rprop import Rprop
@@ -75,6 +77,12 @@ class UpdateRule:
                 raise UserError(
                     f"{type(rule).__name__} has no `lr`, the step size that values are measured "
                     "by: give it a field of that name"
+                )
+            # a schedule's sizes may be tensors of a device, which are not waited for
+            if not isinstance(rule.lr, Tensor) and not _is_size(rule.lr):
+                raise UserError(
+                    f"{type(rule).__name__} has lr={rule.lr!r:.40}; a step size is a number from 0 "
+                    "on, and finite"
                 )
         if self.clip is not None and not isinstance(self.clip, Clip):
             raise UserError(
@@ -293,11 +301,8 @@ class UpdateRule:
         after, moved = dict(theta), dict(state)
         for name, p in theta.items():
             if name in g:
-                before, rule = state.get(name, TensorState()), self.rule(name)
-                seen = {"p": p, "g": g[name], **before.buffers}
-                versions = [x._version for x in seen.values()]
-                after[name], moved[name] = _stepped(rule, p, before, g[name])
-                _require_unchanged(rule, seen, versions)
+                before = state.get(name, TensorState())
+                after[name], moved[name] = guarded_step(self.rule(name), p, before, g[name])
         return after, moved
 
     def vjp(
@@ -325,7 +330,8 @@ class UpdateRule:
         before, buffers_before, g_bar = dict(theta_bar), dict(state_bar), {}
         for name, p in theta.items():
             if name in seen:
-                before[name], buffers_before[name], g_bar[name] = self.rule(name).vjp(
+                before[name], buffers_before[name], g_bar[name] = guarded_vjp(
+                    self.rule(name),
                     p,
                     state.get(name, TensorState()),
                     seen[name],
@@ -363,32 +369,8 @@ _FORESEEN = 100
 """Later steps that are looked through for the first with a size."""
 
 
-def _stepped(rule: Rule, p: Tensor, state: TensorState, g: Tensor) -> tuple[Tensor, TensorState]:
-    """A rule's step, of which what it returns is checked: rules are written by users, too."""
-    returned: object = rule.step(p, state, g)
-    match returned:
-        case (Tensor() as after, TensorState() as moved):
-            return after, moved
-    raise UserError(
-        f"{type(rule).__name__}.step returned {_told(returned)}; it has to return the next "
-        "parameter and its TensorState"
-    )
-
-
-def _told(returned: object) -> str:
-    if isinstance(returned, tuple):
-        return f"a tuple of {', '.join(type(x).__name__ for x in returned) or 'nothing'}"
-    return f"a {type(returned).__name__}"
-
-
-def _require_unchanged(rule: Rule, seen: Mapping[str, Tensor], versions: list[int]) -> None:
-    """Refuse a rule that works in place: what it is given is the live learner's."""
-    for (name, x), version in zip(seen.items(), versions, strict=True):
-        if x._version != version:
-            raise UserError(
-                f"{type(rule).__name__}.step changes its {name} in place, which is the live "
-                "learner's own: a step returns new tensors"
-            )
+def _is_size(lr: object) -> bool:
+    return isinstance(lr, Real) and 0 <= lr < math.inf
 
 
 def _with_lr(rule: Rule, lr: float) -> Rule:
