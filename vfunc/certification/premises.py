@@ -19,7 +19,7 @@ from vfunc.certification.plain_gradients import gradients
 from vfunc.certification.promotion import Question
 from vfunc.certification.report import Row
 from vfunc.certification.steadiness import changed_by
-from vfunc.certification.traced_calls import first_to_differ
+from vfunc.certification.traced_calls import first_to_differ, uncompiled
 from vfunc.problem import Task, ValueProblem, construct_task, pretrain_gradient
 from vfunc.trees import Params
 
@@ -212,7 +212,7 @@ def _live_among(
 
     hook = nn.modules.module.register_module_forward_pre_hook(seen)
     try:
-        with torch.enable_grad():
+        with uncompiled(), torch.enable_grad():
             problem.pretrain(theta, trees.detach(task))
     finally:
         hook.remove()

@@ -12,12 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from vfunc.certification.traced_calls import (
     CustomCall,
-    Modules,
-    Watch,
     functions_too,
     innermost,
     leaves_of,
     located,
+    uncompiled,
+    watched,
 )
 from vfunc.trees import Params
 
@@ -70,7 +70,7 @@ def first_stopped(function: Callable[[], Tensor], leaves: Iterable[Tensor]) -> s
 
         return after
 
-    with Modules() as tracker, Watch(before), functions_too(before), torch.enable_grad():
+    with watched(before) as tracker, functions_too(before):
         function()
     return found[0] if found else ""
 
@@ -102,7 +102,7 @@ class StoppedHeld:
         first = self._kept is None
         kept = [] if self._kept is None else list(self._kept)
         keeping = _Keeping({id(x) for x in theta.values()}, kept, first)
-        with keeping, functions_too(keeping.before_custom), torch.enable_grad():
+        with uncompiled(), keeping, functions_too(keeping.before_custom), torch.enable_grad():
             found = loss(theta)
         if first:
             self._kept = kept

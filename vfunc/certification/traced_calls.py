@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +111,32 @@ class Watch(TorchFunctionMode):
         return result
 
 
+@contextlib.contextmanager
+def watched(before: Callable[..., Callable[[Any], None] | None]) -> Iterator[Modules]:
+    """Have `before` called ahead of each torch function within, gradients switched on (`Watch`).
+
+    Returns:
+        The paths of the running modules.
+    """
+    with uncompiled(), Modules() as tracker, torch.enable_grad(), Watch(before):
+        yield tracker
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Have modules within run as they are written, those that `torch.compile` made included.
+
+    Its tracing ends in an assertion where module hooks or torch function modes watch.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; its import takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        # a module of torch.compile's is noted as running twice, which is once
+        warnings.filterwarnings("ignore", message=".*when there are global hooks on modules")
+        yield
+
+
 def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
     """The differentiable calls of a function, the first of each kind and shape, in order."""
     found: dict[tuple, Operation] = {}
@@ -132,7 +160,7 @@ def distinct_operations(function: Callable[[], Tensor]) -> list[Operation]:
 
         return after
 
-    with Modules() as tracker, Watch(before), functions_too(before), torch.enable_grad():
+    with watched(before) as tracker, functions_too(before):
         function()
     return list(found.values())
 
@@ -210,7 +238,7 @@ def _trace(function: Callable[[], Any]) -> _Trace:
         name = located(innermost(tracker), func)
         return lambda result: trace.calls.append((name, taken, _fingerprint(result)))
 
-    with Modules() as tracker, Watch(before), torch.enable_grad():
+    with watched(before) as tracker:
         function()
     return trace
 

@@ -32,6 +32,11 @@ SECOND = (
     "torch.no_grad() or by numpy is constant there"
 )
 
+UNSEEN = (
+    "it is another class at each call (torch.compile makes such ones of custom functions), whose "
+    "backward pass cannot be looked at, and may be constant when it is differentiated once more"
+)
+
 TANGENT = "its tangent by forward mode is not what its backward pass says"
 
 
@@ -53,7 +58,9 @@ def require_custom_derivatives(request: ProductRequest, engine: str, code: Hasha
     key = (code, engine, "derivatives of custom functions")
     if engine not in ("linear", "forward", "reverse") or not first_time(key):
         return
-    calls = _calls_of(request)
+    calls, unseen = _calls_of(request)
+    if unseen and engine == "reverse":
+        raise MissingDerivativeError(engine, " or ".join(unseen), UNSEEN)
     second = _SECOND.get(engine)
     for lost, said in (
         ([c for c in calls if engine != "reverse" and _loses_tangent(c)], TANGENT),
@@ -65,7 +72,8 @@ def require_custom_derivatives(request: ProductRequest, engine: str, code: Hasha
     remember(key)
 
 
-def _calls_of(request: ProductRequest) -> list[_Call]:
+def _calls_of(request: ProductRequest) -> tuple[list[_Call], list[str]]:
+    """Calls of the loss's custom functions; names of those that are other classes at each call."""
     theta, made = trees.leaves(request.theta), trees.leaves(request.made)
     calls = _Calls({id(x) for x in theta.values()})
     with torch.enable_grad():
@@ -75,7 +83,8 @@ def _calls_of(request: ProductRequest) -> list[_Call]:
                 stack.enter_context(calls.of(function))
             if functions:
                 request.loss(theta, made)
-    return list(calls.kept.values())
+    unseen = (plain_name(one.__name__) for one in functions if one not in calls.seen)
+    return list(calls.kept.values()), list(dict.fromkeys(unseen))
 
 
 @dataclass(frozen=True)
@@ -99,10 +108,12 @@ class _Calls:
 
     Attributes:
         theta: identities of theta's leaves.
+        seen: the functions that have been called at all.
         kept: the calls.
     """
 
     theta: set[int]
+    seen: set[object] = field(default_factory=set)
     kept: dict[object, _Call] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -112,6 +123,7 @@ class _Calls:
         bare = function.setup_context is not torch.autograd.Function.setup_context
 
         def forward(*given: Any) -> Any:
+            self.seen.add(function)
             args = given if bare else given[1:]
             shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in args)
             if (function, shapes) not in self.kept and (moved := self._moved(args)):
