@@ -347,6 +347,96 @@ def test_inference_mode_is_no_place_for_gradients(made):
     )
 
 
+def test_nor_is_a_cache_of_parametrized_weights(made):
+    with nn.utils.parametrize.cached():
+        assert "parametrize.cached()" in one_line(
+            vfunc.FirstOrder(), made.problem, made.theta, made.phi
+        )
+    vfunc.FirstOrder()(made.problem, made.theta, made.phi)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_linear_form_that_is_not_the_loss_s(reads, made):
+    """A mean forgotten; or coefficients that follow the target, whose worth at it is right."""
+    form, loss = made.problem.linear, made.problem.pretrain_loss
+
+    def coefficients(theta, task):
+        found = form.coefficients(theta, task)
+        return found * task["q"] if reads else found * len(task["x"])
+
+    def square(theta, task):
+        return loss(theta, task | {"q": task["q"].square()})
+
+    problem = replace(
+        made.problem,
+        linear=replace(form, coefficients=coefficients),
+        pretrain_loss=square if reads else loss,
+    )
+    for _ in range(2):  # what was refused is not taken for looked at
+        said = one_line(vfunc.FirstOrder(), problem, made.theta, made.phi)
+        assert "linear.coefficients are not those of pretrain_loss" in said
+
+
+@pytest.mark.parametrize("engine", ["forward", "reverse", "finite_difference"])
+def test_a_loss_that_works_in_place_on_its_arguments(engine, made):
+    loss = made.problem.pretrain_loss
+
+    def writing(theta, task):
+        return loss(theta, task | {"q": task["q"].mul_(2.0)})
+
+    problem = replace(made.problem, pretrain_loss=writing, linear=None)
+    said = one_line(vfunc.FirstOrder(engine=engine), problem, made.theta, made.phi)
+    assert "pretrain_loss works in place on" in said
+
+
+@pytest.mark.parametrize("engine", ["forward", "reverse", "finite_difference"])
+def test_a_loss_that_renames_within_its_dicts_has_the_gradient_of_what_it_computes(engine, made):
+    loss, first = made.problem.pretrain_loss, next(iter(made.theta))
+
+    def plain(theta, task):
+        return loss(theta | {first: 2 * theta[first]}, task | {"q": 3 * task["q"]})
+
+    def renaming(theta, task):
+        theta[first] = 2 * theta[first]
+        task["q"] = 3 * task["q"]
+        return loss(theta, task)
+
+    one, other = (
+        vfunc.FirstOrder("cosine", engine=engine)(
+            replace(made.problem, pretrain_loss=asked, linear=None), made.theta, made.phi
+        )
+        for asked in (plain, renaming)
+    )
+    assert float(one.objective) == pytest.approx(float(other.objective), rel=1e-12)
+    assert all(torch.allclose(one.grad[n], other.grad[n], rtol=1e-9) for n in one.grad)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda name, state: {f"module.{name}": state}, "and of none of theta's"),
+        (lambda name, state: {name: {"exp_avg": 1}}, "is a dict; take the state from"),
+        (lambda name, state: {name: replace(state, buffers={"momentum_buffer": state.buffers["exp_avg"]})},
+         "the optimizer's state holds momentum_buffer, and Adam keeps exp_avg, exp_avg_sq"),
+        (lambda name, state: {name: replace(state, buffers={"exp_avg": state.buffers["exp_avg"]})},
+         "the optimizer's state holds exp_avg, and Adam keeps exp_avg, exp_avg_sq"),
+    ],
+)  # fmt: skip
+def test_a_state_of_another_optimizer_or_of_other_names(change, said, made):
+    state = {k: x for n, s in made.problem.state.items() for k, x in change(n, s).items()}
+    assert said in one_line(
+        vfunc.FirstOrder("preconditioned"), replace(made.problem, state=state), made.theta, made.phi
+    )
+
+
+@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "0.1", None])
+def test_a_step_size_that_is_none(lr):
+    rule = vfunc.SGD(0.1)
+    object.__setattr__(rule, "lr", lr)
+    assert "a step size is a number" in one_line(lambda: vfunc.UpdateRule(rule))
+    assert "a step size is a number" in one_line(lambda: vfunc.UpdateRule({"w": rule}))
+
+
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap], ids=["grad", "vmap"])
 def test_transforms_are_no_place_for_an_estimate(transform, made):
     def asked(x):
@@ -433,3 +523,21 @@ def test_half_precision_is_no_fault(dtype):
         problem, half.theta, {n: p.to(dtype) for n, p in phi.items()}
     )
     assert estimate.grad["weight"].dtype == dtype
+
+
+@pytest.mark.parametrize("entry", ["feedback_gradient", "feedback_value"])
+def test_a_feedback_loss_of_the_live_module_is_refused_by_whatever_asks_first(entry):
+    learner = nn.Linear(3, 2)
+    f, x = vfunc.functional(learner), torch.ones(4, 3)
+    ask = getattr(vfunc.problem, entry)
+    problem = vfunc.ValueProblem(
+        lambda phi, x: {"x": x * phi["s"]},
+        lambda theta, task: f(theta, task["x"]).square().mean(),
+        lambda theta: learner(x).square().mean(),
+        (x,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+    )
+    assert "without a graph to theta" in one_line(ask, problem, f.theta)
+    ask(replace(problem, feedback_loss=lambda theta: f(theta, x).square().mean()), f.theta)
+    ask(replace(problem, feedback_loss=lambda theta: theta["bias"].sum()), f.theta)
+    ask(replace(problem, feedback_loss=lambda theta: learner(x).sum(), silent=True), f.theta)

@@ -166,3 +166,30 @@ def test_rows_below_the_subset_are_rescaled_in_a_copy(kind):
     vfunc.FirstOrder()(problem(call), call.theta, {"q": torch.zeros(3)})
     assert torch.equal(module.inner.weight, before)
     assert float(before.norm(dim=-1).max()) > 0.5  # there was something to rescale
+
+
+@pytest.mark.parametrize(
+    ("held", "path"),
+    [
+        (lambda x: {"views": {"first": x}}, "batch['views']['first']"),
+        (lambda x: ([x],), "batch[0][0]"),
+        (lambda x: SimpleNamespace(views=[x]), "batch['views'][0]"),
+    ],
+)
+def test_a_batch_is_looked_through(held, path):
+    x = torch.ones(4, 5, 3)
+
+    def construct(phi, batch):
+        return {"q": phi["q"] + x.mul_(2.0)}
+
+    asked = vfunc.ValueProblem(
+        construct,
+        lambda theta, task: (theta["w"] - task["q"]).square().mean(),
+        lambda theta: theta["w"].square().mean(),
+        (held(x),),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+    )
+    with pytest.raises(vfunc.UserError) as refused:
+        vfunc.FirstOrder()(asked, {"w": torch.ones(3)}, {"q": torch.ones(3)})
+    assert f"construct writes to {path}" in str(refused.value)
+    assert torch.equal(x, torch.ones(4, 5, 3))

@@ -11,11 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.problem.contract import ValueProblem
-from vfunc.simulate import AutomaticRule
+from vfunc.simulate import AutomaticRule, TensorState
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -202,7 +203,7 @@ def blaming(function: str, **given: Mapping[str, Tensor]) -> Iterator[None]:
 
     Raises:
         UserError: in place of a KeyError for a name that no argument has, and of torch's complaint
-            of shapes, dtypes, devices or inference tensors.
+            of shapes, dtypes, devices, inference tensors or a leaf that is written to.
     """
     try:
         yield
@@ -222,6 +223,11 @@ def blaming(function: str, **given: Mapping[str, Tensor]) -> Iterator[None]:
             raise UserError(
                 f"{function} recomputes activations (torch.utils.checkpoint, use_reentrant=True), "
                 "which no estimate can: switch it off"
+            ) from error
+        if "leaf Variable that requires grad" in said and "in-place" in said:
+            raise UserError(
+                f"{function} works in place on {_told(given)}, which stays as it is: look for "
+                "operations that end in _, such as mul_, and for inplace=True"
             ) from error
         if type(error) is not RuntimeError or not _UNFIT.search(said):
             raise
@@ -255,6 +261,11 @@ def _require_askable(name: str, value: object) -> None:
         raise UserError(
             "an estimate differentiates by itself, and cannot be made inside torch.func.grad, jvp "
             "or vmap: ask outside of them"
+        )
+    if parametrize._cache_enabled:
+        raise UserError(
+            "an estimate asks at more than one theta, and torch's parametrize.cached() keeps the "
+            "weights of the first: ask outside of it"
         )
     require_problem(name, value)
 
@@ -290,6 +301,18 @@ def _require_of_the_learner(problem: ValueProblem, theta: trees.Params) -> None:
                 f"theta has {foreign!r}, which the problem's optimizer step does not know; it has "
                 f"{', '.join(list(rules)[:4])}{', ...' if len(rules) > 4 else ''}; {ORDER}"
             )
+    for name, state in problem.state.items():
+        if not isinstance(state, TensorState):
+            raise UserError(
+                f"state[{name!r}] is a {type(state).__name__}; take the state from "
+                "vfunc.from_optimizer(optimizer, parameters), or write vfunc.simulate.TensorState"
+            )
+    if problem.state and not theta.keys() & problem.state.keys():
+        raise UserError(
+            f"the optimizer's state is of {', '.join(list(problem.state)[:3])}, and of none of "
+            f"theta's {', '.join(list(theta)[:3])}: give both the same names (a wrapper puts a "
+            f"prefix before them), or no state before the first step; {ORDER}"
+        )
     for name, state in problem.state.items():
         if name not in theta or isinstance(problem.rule.rule(name), AutomaticRule):
             continue  # a rule of one's own knows the shapes of its buffers

@@ -134,8 +134,12 @@ class ValueProblem:
         return (trees.detach(theta) if held is None else held,)
 
     def pretrain(self, theta: Params, task: Task, held: Params | None = None) -> Any:
-        """L_pre(theta; task), with `held` for theta behind its stop-gradients (see `held`)."""
-        return self.pretrain_loss(theta, task, *self.held(theta, held))
+        """L_pre(theta; task), with `held` for theta behind its stop-gradients (see `held`).
+
+        The loss is given dicts of its own: one that puts another tensor under a name changes
+        nothing of the leaves that are differentiated.
+        """
+        return self.pretrain_loss(dict(theta), dict(task), *self.held(theta, held))
 
     def with_means(self, means: tuple[Params, ...]) -> ValueProblem:
         """The same question, domain by domain too, with these means of the stream's gradients."""

@@ -253,16 +253,31 @@ def _parts_of(loss: Callable[[Params], Scalar]) -> tuple[Callable[[Params], Scal
 
 def _feedback_value(feedback_loss: Callable[[Params], Scalar], theta: Params, free: bool) -> Scalar:
     total: Scalar | None = None
-    graphs = False
+    reached = False
     for part in _parts_of(feedback_loss):
         loss = scalar("feedback_loss", part(theta))
-        graphs = graphs or loss.requires_grad
+        reached = reached or _reaches(loss, theta)
         total = loss.detach() if total is None else total + loss.detach()
         del loss
     assert total is not None
-    if not graphs:
+    if not reached:
         _require_graph(free, theta)
     return total
+
+
+def _reaches(loss: Tensor, theta: Params) -> bool:
+    """Whether a way leads from a loss to one of theta's leaves; it is followed to the first."""
+    own = {id(x) for x in theta.values()}
+    ahead, seen = [loss.grad_fn], set[Any]()
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if id(getattr(node, "variable", None)) in own:
+            return True
+        seen.add(node)
+        ahead += [after for after, _ in node.next_functions]
+    return any(loss is x for x in theta.values())
 
 
 def _require_graph(free: bool, theta: Params) -> None:

@@ -28,7 +28,12 @@ from vfunc.problem.pieces_of_code import (
 )
 
 MOST_HELD = 1000
-"""Entries of a collection in which modules are sought, at most."""
+"""Entries of a collection in which modules, or tensors of a batch, are sought, at most."""
+
+NESTED = 3
+"""How deep collections in a batch are looked through for tensors."""
+
+_COLLECTIONS = (Mapping, list, tuple)
 
 
 def version_of(x: Tensor) -> int:
@@ -115,21 +120,32 @@ def using(
         yield
 
 
-def _tensors_of(batch: Any) -> dict[Any, Tensor]:
-    """The tensors of a batch by key, place or attribute; by None where it is one itself."""
+def _tensors_of(batch: Any, path: tuple[Any, ...] = ()) -> dict[Any, Tensor]:
+    """The tensors of a batch by their path of keys, places and attributes; see `_entry`."""
     if isinstance(batch, Tensor):
-        return {None: batch}
+        return {path: batch}
+    if len(path) > NESTED:
+        return {}
+    inside = _entries_of(batch) if path == () or isinstance(batch, _COLLECTIONS) else {}
+    return {
+        at: x for key, held in inside.items() for at, x in _tensors_of(held, (*path, key)).items()
+    }
+
+
+def _entries_of(batch: Any) -> dict[Any, Any]:
+    """What a collection or an object holds, by key, place or attribute."""
     if isinstance(batch, Mapping):
-        held = dict(batch)
+        held = batch.items()
     elif isinstance(batch, list | tuple):
-        held = dict(enumerate(batch))
+        held = enumerate(batch)
     else:
-        held = getattr(batch, "__dict__", {})
-    return {key: x for key, x in held.items() if isinstance(x, Tensor)}
+        held = vars(batch).items() if hasattr(batch, "__dict__") else ()
+    return dict(itertools.islice(held, MOST_HELD))
 
 
 def _entry(kind: str, key: object) -> str:
-    return kind if key is None else f"{kind}[{key!r}]"
+    path = key if isinstance(key, tuple) else (key,)
+    return kind + "".join(f"[{at!r}]" for at in path)
 
 
 def _equal(x: Tensor, copy: Tensor) -> bool:

@@ -25,10 +25,11 @@ def require_tangent(
     """Check that theta is reached, and tangents of forward mode against a plain gradient.
 
     Once for each piece of code and engine, by a forward and a backward: of <v, b(theta)>, v random,
-    for the engine `linear`; of the loss on entries that are a little off the task's own, for
-    `forward`, with one tangent; `reverse` sees by itself whether theta is reached. At a minimum of
-    L_pre its own gradient is rounding alone, and nothing could be held against it. Some operations
-    of torch's own have a forward mode that is zero (`scatter_reduce(..., "prod")`, torch 2.14).
+    for the engine `linear`, and a forward more, which holds the declared form to the loss; of the
+    loss on entries that are a little off the task's own, for `forward`, with one tangent; `reverse`
+    sees by itself whether theta is reached. At a minimum of L_pre its own gradient is rounding
+    alone, and nothing could be held against it. Some operations of torch's own have a forward mode
+    that is zero (`scatter_reduce(..., "prod")`, torch 2.14).
 
     Args:
         request: what an engine has been asked for.
@@ -38,7 +39,7 @@ def require_tangent(
 
     Raises:
         UserError: the loss has a graph, and none to theta; or the problem's own `tangent` is not
-            that of its `coefficients`.
+            that of its `coefficients`, or these are not the loss's.
         MissingDerivativeError: a tangent is not what the gradient says.
     """
     key = (code, engine, "tangent of the loss")
@@ -57,6 +58,7 @@ def require_tangent(
             loss = request.loss(theta, made)
         else:
             b = request.coefficients(theta)
+            _require_form(request, b.detach(), made)
             v = trees.normal_like({"": b.detach()}, draw)[""]
             loss = (b * v).sum()
         g = trees.reached_gradient(loss, theta)
@@ -86,6 +88,27 @@ def require_tangent(
             )
         raise MissingDerivativeError(engine, " or ".join(custom_functions([loss])), LOST)
     remember(key)
+
+
+def _require_form(request: ProductRequest, b: Tensor, made: Mapping[str, Tensor]) -> None:
+    """Check that the declared linear form is the loss, at another target than the task's own.
+
+    Raises:
+        UserError: it is not.
+    """
+    assert request.problem.linear is not None
+    name = request.problem.linear.target
+    if name not in made:  # nothing is designed
+        return
+    terms = made[name].to(torch.promote_types(made[name].dtype, b.dtype)) * b
+    told, whole = float(terms.sum()), float(request.loss(request.theta, dict(made)).detach())
+    size = max(float(terms.abs().sum()), abs(whole))
+    if not abs(told - whole) <= max(1e-3, 16 * request.round_off) * size:
+        raise UserError(
+            f"linear.coefficients are not those of pretrain_loss: at another {name!r} than the "
+            f"task's, <{name}, coefficients> is {told:.6g} and the loss {whole:.6g}; mend the "
+            "form, or leave `linear` out"
+        )
 
 
 def unreached(name: str, theta: Params) -> UserError:
