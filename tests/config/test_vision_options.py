@@ -325,6 +325,8 @@ SEGMENTED = {"labels": ("segmentation",)}
         ({"centre_momentum": -0.1}, "--centre-momentum must be at least 0 and at most 1"),
         ({"output_dim": 1}, "--output-dim must be at least 2"),
         ({"meta_batch_size": 0}, "--meta-batch-size must be at least 1"),
+        ({"designer_layers": 257}, "--designer-layers must be at least 1 and at most 256"),
+        ({"designer_layers": 10**9}, "--designer-layers must be at least 1 and at most 256"),
         ({"keep": 0}, "--keep must be above 0 and at most 1"),
         ({"keep": 1.1}, "--keep must be above 0 and at most 1"),
         ({"blur": 0}, "--blur must be above 0"),

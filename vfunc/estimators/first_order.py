@@ -50,6 +50,11 @@ _TAKES_SOME = Need(
 )
 
 
+def repeats(value: str, mean_batches: int) -> bool:
+    """Whether such a `FirstOrder` has one direction w, whatever the designer makes."""
+    return value in REPEATED and not mean_batches
+
+
 @register_estimator("first_order")
 @dataclass(frozen=True)
 class FirstOrder:
@@ -107,7 +112,7 @@ class FirstOrder:
     value: Value = "dot"
     engine: EngineName | Engine = "auto"
     means: int = option(default=1, least=0, most=8, needs=(_TAKES_MEANS,))
-    mean_batches: int = option(default=0, least=0, needs=(_TAKES_MEANS,))
+    mean_batches: int = option(default=0, least=0, most=4096, needs=(_TAKES_MEANS,))
     beta: float = option(default=1.0, least=0, most=1, needs=(_TAKES_MEANS, _TAKES_SOME))
 
     def __post_init__(self) -> None:
@@ -125,7 +130,7 @@ class FirstOrder:
     @property
     def repeats(self) -> bool:
         """Whether its estimates say what they are at another phi (`ValueEstimate.again`)."""
-        return self.value in REPEATED and not self.mean_batches
+        return repeats(self.value, self.mean_batches)
 
     @property
     def running_means(self) -> int:

@@ -62,6 +62,7 @@ class DesignerConfig:
         name="designer_layers",
         default=Cases(((EMBEDDED_LEARNER, 1),), 6),
         least=1,
+        most=256,
         needs=(_OWN_BLOCKS,),
     )
     heads: int = option(

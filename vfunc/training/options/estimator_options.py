@@ -28,7 +28,7 @@ from vfunc.estimators import (
     find_estimator,
     option_names,
 )
-from vfunc.estimators.first_order import DEFLATED, REPEATED
+from vfunc.estimators.first_order import DEFLATED, REPEATED, repeats
 from vfunc.training.options.run_options import LANGUAGE, VISION, on_shortcut
 
 
@@ -69,7 +69,7 @@ def _repeats(options: Options) -> bool:
     """Whether the estimator's objective is the same linear function of the task at every phi."""
     chosen = find_estimator(options["estimator"])
     if chosen is FirstOrder:
-        return options["value"] in REPEATED and not options["mean_batches"]
+        return repeats(options["value"], options["mean_batches"])
     return getattr(chosen, "repeats", False) is True
 
 

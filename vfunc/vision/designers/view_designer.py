@@ -83,6 +83,7 @@ class ViewDesignerConfig:
             plain=3,
         ),
         least=1,
+        most=256,
     )
     heads: int = option(
         "Attention heads; they divide the width.",
