@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from vfunc.errors import UserError
+from vfunc.storage.overflow import Overflow
 from vfunc.vision.data.batches import IGNORE, LabelledBatch
 from vfunc.vision.encoder.encoder import DenseFeatures
-from vfunc.vision.evaluation.frozen_evaluation import evaluate_frozen, evaluate_quickly
+from vfunc.vision.evaluation.frozen_evaluation import fitted_loss, probed
+from vfunc.vision.evaluation.held_features import held_features
 from vfunc.vision.evaluation.probes import ProbeOptions, train_probe
 from vfunc.vision.feedback.head_losses import loss_sums
 from vfunc.vision.feedback.heads import HeadOptions, fit_heads, frozen_features
@@ -62,6 +64,18 @@ def scenes(n, seed):
     segmentation[:, ::4, ::2], depth[:, ::2, ::4] = IGNORE, 0
     segmentation[3], depth[5] = IGNORE, 0
     return LabelledBatch(images, segmentation, depth, classes)
+
+
+def evaluate_frozen(learner, fit, test, tasks, classes, options, overflow=None):
+    room = overflow or Overflow(math.inf)
+    sides = (held_features(learner, x, options.layers, tasks, classes, room) for x in (fit, test))
+    return probed(*sides, tasks, classes, options)
+
+
+def evaluate_quickly(learner, fit, test, weights, classes, options, overflow=None):
+    room, tasks = overflow or Overflow(math.inf), tuple(weights)
+    sides = (held_features(learner, x, options.layers, tasks, classes, room) for x in (fit, test))
+    return fitted_loss(*sides, weights, classes, options, room)
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_bytes import LiveBytes
-from test_frozen_evaluation import CLASSES, TASKS, Patches, scenes
+from test_frozen_evaluation import (
+    CLASSES,
+    TASKS,
+    Patches,
+    evaluate_frozen,
+    evaluate_quickly,
+    scenes,
+)
 
 from vfunc.errors import UserError
 from vfunc.storage.overflow import Overflow
 from vfunc.vision.evaluation import held_features as held
 from vfunc.vision.evaluation.exact_median import median_of
-from vfunc.vision.evaluation.frozen_evaluation import evaluate_frozen, evaluate_quickly
 from vfunc.vision.evaluation.probes import ProbeOptions
 from vfunc.vision.feedback.heads import HeadOptions, fit_on_features, frozen_features
 

@@ -1,17 +1,16 @@
 """Evaluates a frozen backbone: linear heads trained on its features, measured on others.
 
-`evaluate_frozen` follows the paper (section on vision, evaluation); `evaluate_quickly` measures
-the feedback's own loss on held-out pictures, and is cheap enough to be followed during a run.
+`probed` follows the paper (section on vision, evaluation); `fitted_loss` measures the feedback's
+own loss on held-out pictures, and is cheap enough to be followed during a run.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vfunc.errors import UserError
 from vfunc.storage.overflow import Overflow
@@ -23,7 +22,6 @@ from vfunc.vision.evaluation.held_features import (
     HeldFeatures,
     chunks,
     fit_on_held,
-    held_features,
 )
 from vfunc.vision.evaluation.probes import Predictor, ProbeOptions, train_probe
 from vfunc.vision.feedback.head_losses import loss_sums
@@ -32,8 +30,6 @@ from vfunc.vision.feedback.heads import HeadOptions
 __all__ = [
     "FrozenEvaluation",
     "ProbeOptions",
-    "evaluate_frozen",
-    "evaluate_quickly",
     "fitted_loss",
     "probed",
 ]
@@ -54,76 +50,6 @@ class FrozenEvaluation:
 
 
 @typed
-def evaluate_frozen(
-    learner: nn.Module,
-    fit: LabelledSet,
-    test: LabelledSet,
-    tasks: Sequence[str],
-    classes: Mapping[str, int],
-    options: ProbeOptions,
-    overflow: Overflow | None = None,
-) -> FrozenEvaluation:
-    """Train linear heads on frozen features of `fit`, and measure them on `test`.
-
-    Pictures are read some at a time, and features are computed once; the learner is left as it
-    was. Deterministic given the options' seed; global random state is untouched.
-
-    Args:
-        learner: `learner("dense", images, layers)` gives `pooled` and `maps`.
-        fit: labelled pictures to train on.
-        test: labelled pictures to measure on.
-        tasks: tasks, of segmentation, depth and classification.
-        classes: number of classes by task.
-        options: options of the probes.
-        overflow: where features are kept; None is in memory.
-
-    Returns:
-        See `probed`.
-
-    Raises:
-        UserError: labels of a task are missing, all void, or beyond the number of classes, among
-            the pictures of either; or there is no room for the features.
-    """
-    room = overflow or Overflow(math.inf)
-    seen = held_features(learner, fit, options.layers, tasks, classes, room)
-    new = held_features(learner, test, options.layers, tasks, classes, room)
-    return probed(seen, new, tasks, classes, options)
-
-
-@typed
-def evaluate_quickly(
-    learner: nn.Module,
-    fit: LabelledSet,
-    test: LabelledSet,
-    weights: Mapping[str, float | int],
-    classes: Mapping[str, int],
-    options: HeadOptions,
-    overflow: Overflow | None = None,
-) -> FrozenEvaluation:
-    """The weighted loss of the feedback on `test`, its heads fitted on `fit`.
-
-    Args:
-        learner: see `evaluate_frozen`.
-        fit: labelled pictures to fit the heads on.
-        test: labelled pictures to measure on.
-        weights: weights of the tasks in the loss.
-        classes: number of classes by task.
-        options: options of the heads.
-        overflow: where features are kept; None is in memory.
-
-    Returns:
-        See `fitted_loss`.
-
-    Raises:
-        UserError: see `evaluate_frozen`.
-    """
-    room, tasks = overflow or Overflow(math.inf), tuple(weights)
-    seen = held_features(learner, fit, options.layers, tasks, classes, room)
-    new = held_features(learner, test, options.layers, tasks, classes, room)
-    return fitted_loss(seen, new, weights, classes, options, room)
-
-
-@typed
 def probed(
     seen: HeldFeatures,
     new: HeldFeatures,
@@ -131,12 +57,24 @@ def probed(
     classes: Mapping[str, int],
     options: ProbeOptions,
 ) -> FrozenEvaluation:
-    """`evaluate_frozen` on features that are there.
+    """Train linear heads on the frozen features of some pictures, and measure them on others'.
+
+    Deterministic given the options' seed; global random state is untouched.
+
+    Args:
+        seen: features and labels to train on (`held_features`).
+        new: those to measure on.
+        tasks: tasks, of segmentation, depth and classification.
+        classes: number of classes by task.
+        options: options of the probes.
 
     Returns:
         Of segmentation: miou, pixel_accuracy; outcomes image_iou. Of depth: rmse, abs_rel,
         delta_1; outcomes image_rmse. Of classification: linear_accuracy, knn_accuracy; outcomes
         linear_correct.
+
+    Raises:
+        UserError: there is nothing to train on or to measure within the depths that count.
     """
     metrics: dict[str, float] = {}
     outcomes: dict[str, tuple[float, ...]] = {}
@@ -158,7 +96,15 @@ def fitted_loss(
     options: HeadOptions,
     overflow: Overflow,
 ) -> FrozenEvaluation:
-    """`evaluate_quickly` on features that are there.
+    """The weighted loss of the feedback on some pictures, its heads fitted on others.
+
+    Args:
+        seen: features and labels to fit the heads on (`held_features`).
+        new: those to measure on.
+        weights: weights of the tasks in the loss.
+        classes: number of classes by task.
+        options: options of the heads.
+        overflow: where what fits the heads is kept.
 
     Returns:
         `loss` and, by task, `segmentation_loss` and so on: means over all labelled pixels (or
