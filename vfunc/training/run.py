@@ -65,7 +65,8 @@ def run(config: RunConfig) -> None:
     Raises:
         UserError: the user's mistake, in one line.
         CertificationError: the estimator's gradient is wrong; nothing has been written.
-        NonFiniteError: training broke down; the last good state is on disk.
+        NonFiniteError: training broke down; the last good state is on disk. Or something is not
+            finite at the start already, where the estimator is certified; nothing has been written.
         Interrupted: stopped by Ctrl-C, SIGTERM or SIGHUP; the state is on disk.
         OSError: a file cannot be written.
     """
