@@ -370,7 +370,7 @@ _FORESEEN = 100
 
 
 def _is_size(lr: object) -> bool:
-    return isinstance(lr, Real) and 0 <= lr < math.inf
+    return isinstance(lr, Real) and 0 <= float(lr) < math.inf
 
 
 def _with_lr(rule: Rule, lr: float) -> Rule:
