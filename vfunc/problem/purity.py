@@ -10,7 +10,8 @@ import contextlib
 import functools
 import itertools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,27 +121,33 @@ def using(
         yield
 
 
-def _tensors_of(batch: Any, path: tuple[Any, ...] = ()) -> dict[Any, Tensor]:
-    """The tensors of a batch by their path of keys, places and attributes; see `_entry`."""
+def _tensors_of(batch: Any) -> dict[Any, Tensor]:
+    """The tensors of a batch by their path of keys, places and attributes; see `_entry`.
+
+    What is nearest is looked at first, and `MOST_HELD` things at most: token ids in lists are many.
+    """
     if isinstance(batch, Tensor):
-        return {path: batch}
-    if len(path) > NESTED:
-        return {}
-    inside = _entries_of(batch) if path == () or isinstance(batch, _COLLECTIONS) else {}
-    return {
-        at: x for key, held in inside.items() for at, x in _tensors_of(held, (*path, key)).items()
-    }
+        return {(): batch}
+    found: dict[Any, Tensor] = {}
+    ahead, left = deque[tuple[tuple[Any, ...], Any]]([((), batch)]), MOST_HELD
+    while ahead and left:
+        path, x = ahead.popleft()
+        for at, held in itertools.islice(_entries_of(x), left):
+            left -= 1
+            if isinstance(held, Tensor):
+                found[*path, at] = held
+            elif len(path) < NESTED and isinstance(held, _COLLECTIONS):
+                ahead.append(((*path, at), held))
+    return found
 
 
-def _entries_of(batch: Any) -> dict[Any, Any]:
+def _entries_of(batch: Any) -> Iterable[tuple[Any, Any]]:
     """What a collection or an object holds, by key, place or attribute."""
     if isinstance(batch, Mapping):
-        held = batch.items()
-    elif isinstance(batch, list | tuple):
-        held = enumerate(batch)
-    else:
-        held = vars(batch).items() if hasattr(batch, "__dict__") else ()
-    return dict(itertools.islice(held, MOST_HELD))
+        return batch.items()
+    if isinstance(batch, list | tuple):
+        return enumerate(batch)
+    return vars(batch).items() if hasattr(batch, "__dict__") else ()
 
 
 def _entry(kind: str, key: object) -> str:
