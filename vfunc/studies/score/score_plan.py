@@ -188,8 +188,7 @@ def identity_of(setting: Setting, options: ScoreOptions, rows: Sequence[Row]) ->
         "estimators": [row.label for row in rows],
     }
     read = {
-        f"{_CONTENTS}{role}": one["sha256"][:16]
-        for role, one in digests_of(setting.config).items()
+        f"{_CONTENTS}{role}": one["sha256"][:16] for role, one in digests_of(setting.config).items()
     }
     return json.dumps(run | own | read, indent=1)
 
