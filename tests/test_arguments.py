@@ -429,6 +429,30 @@ def test_a_state_of_another_optimizer_or_of_other_names(change, said, made):
     )
 
 
+def test_a_layer_that_has_just_been_unfrozen_has_no_state_beside_those_of_others(made):
+    """Of what one optimizer holds, theta may be the part that has taken no step."""
+    head, rest = list(made.theta)[-1], list(made.theta)[:-1]
+    state = {name: made.problem.state[name] for name in rest}
+    theta = {head: made.theta[head]}
+
+    def with_the_rest(loss):
+        return lambda part, *task: loss(made.theta | part, *task)
+
+    problem = replace(
+        made.problem,
+        pretrain_loss=with_the_rest(made.problem.pretrain_loss),
+        feedback_loss=with_the_rest(made.problem.feedback_loss),
+        rule=replace(made.problem.rule, rules={n: made.problem.rule.rule(n) for n in made.theta}),
+        linear=None,
+    )
+    found, fresh = (
+        vfunc.FirstOrder("preconditioned")(replace(problem, state=s), theta, made.phi)
+        for s in (state, {})
+    )
+    assert float(found.value) == float(fresh.value) != 0.0
+    assert all(torch.equal(found.grad[n], x) for n, x in fresh.grad.items())
+
+
 @pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "0.1", None])
 def test_a_step_size_that_is_none(lr):
     rule = vfunc.SGD(0.1)

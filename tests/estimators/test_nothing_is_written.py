@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import vfunc
+from vfunc.problem import pieces_of_code
 
 WORDS = torch.randint(0, 11, (4, 5), generator=torch.Generator().manual_seed(0))
 
@@ -193,3 +195,29 @@ def test_a_batch_is_looked_through(held, path):
         vfunc.FirstOrder()(asked, {"w": torch.ones(3)}, {"q": torch.ones(3)})
     assert f"construct writes to {path}" in str(refused.value)
     assert torch.equal(x, torch.ones(4, 5, 3))
+
+
+ADJACENCY = torch.eye(3)
+UNCOMPARED = {
+    "sparse": ADJACENCY.to_sparse,
+    "compressed": ADJACENCY.to_sparse_csr,
+    "nested": lambda: torch.nested.nested_tensor([ADJACENCY, ADJACENCY[:2]]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(nested tensors|Sparse CSR)")
+@pytest.mark.parametrize("kind", UNCOMPARED)
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_batch_may_hold_what_has_no_comparison(deep, kind, monkeypatch):
+    x = UNCOMPARED[kind]()
+    call = vfunc.functional(Words())
+
+    def construct(phi, batch):
+        return {"q": phi["q"] + batch["x"]}
+
+    batch = {"x": torch.ones(4, 5, 3), "graph": [x] if deep else x}
+    asked = vfunc.ValueProblem(
+        **{**vars(problem(call)), "construct": construct, "batches": (batch,)}
+    )
+    monkeypatch.setattr(pieces_of_code, "_watched", OrderedDict())  # a first call is looked at
+    assert vfunc.FirstOrder()(asked, call.theta, {"q": torch.zeros(3)}).grad["q"].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 
 import cases
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vfunc
+from vfunc.problem import pieces_of_code
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -131,3 +133,45 @@ def test_terms_that_are_not_the_loss_s_are_refused(factor):
     for _ in range(2):  # what was refused is not taken for looked at
         with pytest.raises(vfunc.UserError, match="parts must return the terms of the loss"):
             vfunc.value_of_parts(replace(made.problem, parts=other), made.theta, made.phi)
+
+
+CASTS = {"theta": (torch.bfloat16, torch.float32), "logits": (torch.float32, torch.float32),
+         "loss": (torch.float32, torch.bfloat16)}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ["parts", "linear"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cast", CASTS)
+def test_rounding_of_a_loss_that_casts_is_no_other_loss(cast, seed, asked, monkeypatch):
+    """Products in bfloat16 and terms in float32, as language models are trained."""
+    monkeypatch.setattr(pieces_of_code, "_watched", OrderedDict())
+    draw = measures.generator(seed)
+    x, y = (measures.normal(draw, 50, n).float() for n in (4, 3))
+    of_theta, of_loss = CASTS[cast]
+    theta = {"W": measures.normal(draw, 4, 4).to(of_theta),
+             "V": measures.normal(draw, 4, 3).to(of_theta)}  # fmt: skip
+    phi = {"s": measures.normal(draw, 3).float()}
+
+    def logits(theta, x):
+        hidden = torch.tanh(x.bfloat16() @ theta["W"].bfloat16())
+        return (hidden @ theta["V"].bfloat16()).to(of_loss)
+
+    def coefficients(theta, task):
+        return -3.7 * logits(theta, task["x"]).log_softmax(-1).float()
+
+    def loss(theta, task):
+        return (task["q"].to(of_loss) * -3.7 * logits(theta, task["x"]).log_softmax(-1)).sum()
+
+    problem = vfunc.ValueProblem(
+        lambda phi, x: {"x": x, "q": (x[:, :3] * phi["s"]).softmax(-1)},
+        loss,
+        lambda theta: (logits(theta, x).float() - y).square().mean(),
+        (x,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+        linear=vfunc.LinearForm("q", coefficients),
+        parts=lambda theta, task: (task["q"] * coefficients(theta, task)).sum(-1),
+    )
+    if asked == "linear":
+        assert vfunc.FirstOrder(engine="linear")(problem, theta, phi).grad["s"].any()
+    else:
+        assert vfunc.value_of_parts(problem, theta, phi).any()

@@ -89,7 +89,25 @@ def constant(phi, x):
     return x * 2
 
 
-@pytest.mark.parametrize("make", [constant, drawn, drawn_elsewhere])
+def attacked(phi, x):
+    """Moved up a frozen teacher's loss: gradients are taken within."""
+    at = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(at.tanh().square().sum(), at)
+    return x + 0.1 * slope.sign()
+
+
+class Annealed:
+    """Changes every third time it is called: as the first look and the second end, here."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, phi, x):
+        self.calls += 1
+        return x * (1 + self.calls // 4)
+
+
+@pytest.mark.parametrize("make", [constant, drawn, drawn_elsewhere, attacked, Annealed()])
 def test_a_phi_without_influence_has_a_gradient_of_zero(make):
     """The control of a designer that is not asked; what is drawn anew does not follow phi."""
     problem, theta, phi = asked(make)

@@ -212,6 +212,14 @@ def test_a_step_that_returns_something_else_is_told(what, told):
         UpdateRule(Returning(0.1, what)).step({"w": torch.ones(2)}, {}, {"w": torch.ones(2)})
 
 
+def test_a_number_among_the_buffers_is_told():
+    counts: dict[str, Any] = {}
+    rule = UpdateRule(Returning(0.1, (torch.ones(2), TensorState(1, counts))))
+    counts["count"] = 1  # behind the type checker of the tests
+    with pytest.raises(vfunc.UserError, match=r"Returning keeps a int as its buffer 'count'"):
+        rule.step({"w": torch.ones(2)}, {}, {"w": torch.ones(2)})
+
+
 def test_a_rule_without_a_step_size_is_told():
     sizeless: Any = Sizeless()
     with pytest.raises(vfunc.UserError, match=r"Sizeless has no `lr`, the step size"):

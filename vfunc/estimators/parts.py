@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.errors import UserError
+from vfunc.forward_pass import coarsest_round_off, round_off
 from vfunc.problem import Task, ValueProblem, construct_task, entry, feedback_gradient
 from vfunc.problem.arguments import blaming, scalar
 from vfunc.problem.pieces_of_code import code_of, first_time, remember
 from vfunc.pullback import ENGINES, attention_for
 from vfunc.pullback.custom_functions import TANGENT, same
-from vfunc.pullback.graph import custom_functions
+from vfunc.pullback.graph import coarsest_of, custom_functions
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
 from vfunc.pullback.stop_gradients import IN_THETA
 from vfunc.trees import Params, tangent_along
@@ -86,7 +88,9 @@ def tangents_of_parts(
             with missing_told("forward"):
                 _, tangents = tangent_along(terms, theta, w)
                 code = (code_of(parts), code_of(problem.pretrain_loss))
-                _require_sum(terms, theta, w, tangents, code, lambda: problem.pretrain(theta, task))
+                own = coarsest_round_off(theta, problem.compute_dtype)
+                loss = partial(problem.pretrain, theta, task)
+                _require_sum(terms, theta, w, tangents, code, loss, own)
         except MissingDerivativeError as missing:
             raise UserError(
                 f"value_of_parts needs forward mode, and {missing.operation or 'an operation'} of "
@@ -114,10 +118,12 @@ def _require_sum(
     tangents: Tensor,
     code: Hashable,
     loss: Callable[[], Tensor],
+    own: float,
 ) -> None:
     """Check that the terms are the loss's, and their tangents those of a plain gradient.
 
-    Once for each piece of code, by a forward and a gradient.
+    Once for each piece of code, by a forward and a gradient, and a forward of the loss. `own` is
+    the round-off of theta; what the terms cast themselves counts, too.
 
     Raises:
         UserError: the terms do not add up to the loss.
@@ -131,16 +137,16 @@ def _require_sum(
     with torch.enable_grad():
         found = terms(leaves)
         total = found.sum()
-        custom = " or ".join(custom_functions([total]))
+        custom, coarsest = " or ".join(custom_functions([total])), max(own, coarsest_of([total]))
         wanted = float(trees.dot(w, trees.gradient(total, leaves)))
-        whole = float(scalar("pretrain_loss", loss()).detach())
+        whole = scalar("pretrain_loss", loss()).detach()
     size = max(float(tangents.abs().sum()), abs(wanted))
-    if not same(float(tangents.sum()), wanted, size, tangents.dtype):
+    if not same(float(tangents.sum()), wanted, size, coarsest):
         raise MissingDerivativeError("forward", custom or IN_THETA, TANGENT)
-    summed, size = float(total.detach()), max(float(found.detach().abs().sum()), abs(whole))
-    if not same(summed, whole, size, found.dtype):
+    summed, size = float(total.detach()), max(float(found.detach().abs().sum()), abs(float(whole)))
+    if not same(summed, float(whole), size, max(coarsest, round_off(whole.dtype))):
         raise UserError(
             f"parts must return the terms of the loss: they add up to {summed:.6g}, and "
-            f"pretrain_loss is {whole:.6g}"
+            f"pretrain_loss is {float(whole):.6g}"
         )
     remember(key)

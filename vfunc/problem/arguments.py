@@ -307,7 +307,9 @@ def _require_of_the_learner(problem: ValueProblem, theta: trees.Params) -> None:
                 f"state[{name!r}] is a {type(state).__name__}; take the state from "
                 "vfunc.from_optimizer(optimizer, parameters), or write vfunc.simulate.TensorState"
             )
-    if problem.state and not theta.keys() & problem.state.keys():
+    # a layer that has just been unfrozen has no state yet, beside those of others that rules know
+    known = rules if isinstance(rules, Mapping) else theta
+    if problem.state and not known.keys() & problem.state.keys():
         raise UserError(
             f"the optimizer's state is of {', '.join(list(problem.state)[:3])}, and of none of "
             f"theta's {', '.join(list(theta)[:3])}: give both the same names (a wrapper puts a "

@@ -222,19 +222,19 @@ def _loses_tangent(call: _Call) -> bool:
     except Exception:  # an engine tells what is missing, where it is asked for it
         return False
     wanted = float(trees.dot(along, along))
-    return not same(float(found), wanted, wanted, value.dtype)
+    return not same(float(found), wanted, wanted, value.eps)
 
 
-def same(one: float, other: float, size: float, dtype: torch.dtype) -> bool:
+def same(one: float, other: float, size: float, eps: float) -> bool:
     """Whether a tangent is what a backward pass says, but for rounding.
 
     Args:
         one: the one.
         other: the other.
         size: of what either is a sum of.
-        dtype: what they were computed in.
+        eps: the round-off of what they were computed in.
     """
-    return abs(one - other) <= max(1e-3, 16 * torch.finfo(dtype).eps) * size
+    return abs(one - other) <= max(1e-3, 16 * eps) * size
 
 
 def _loses_slope(call: _Call, second: _Second) -> bool:

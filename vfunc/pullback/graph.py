@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from vfunc.forward_pass import round_off
+
 WEIGHT_NORM = "WeightNormInterfaceBackward0"
 """torch's fused weight norm, whose double backward is .1 to .2 % off."""
 
@@ -27,6 +29,20 @@ def nodes(outputs: Iterable[Tensor]) -> Iterator[Node]:
         seen.add(node)
         yield node
         todo += [after for after, _ in node.next_functions]
+
+
+def coarsest_of(outputs: Iterable[Tensor]) -> float:
+    """The largest round-off of what some tensors were computed in, casts of a loss's own included.
+
+    Args:
+        outputs: tensors of floating-point numbers, with their graphs.
+    """
+    dtypes: set[torch.dtype] = set()
+    for x in outputs:
+        dtypes.add(x.dtype)
+        for node in nodes([x]):
+            dtypes |= {given.dtype for given in node._input_metadata}  # pyright: ignore[reportAttributeAccessIssue]: torch sets it
+    return max(round_off(dtype) for dtype in dtypes if dtype.is_floating_point)
 
 
 def custom_classes(outputs: Iterable[Tensor]) -> list[Any]:

@@ -24,8 +24,9 @@ def require_no_hidden_way(problem: ValueProblem, construction: Construction) -> 
 
     A phi that `construct` does not use is allowed: the gradient is zero there, and rightly so. To
     tell the two apart the task is made three times more, once for each piece of code: twice at phi,
-    for what does not repeat itself, and at a phi some way off, from the same random numbers. A
-    choice that phi makes (places of the best) counts as following it.
+    for what does not repeat itself, and at a phi some way off, from the same random numbers; where
+    it seems to follow, once more at both. A choice that phi makes (places of the best) counts as
+    following it.
 
     Args:
         problem: gives `construct`.
@@ -44,8 +45,10 @@ def require_no_hidden_way(problem: ValueProblem, construction: Construction) -> 
     here, again = (_made(problem, phi, construction) for _ in range(2))
     with _running(problem.construct, phi) as live:
         there = _made(problem, moved, construction)
-    steady = [n for n, x in here.items() if n in again and _equal(x, again[n])]
-    followed = [n for n in steady if n not in there or not _equal(here[n], there[n])]
+    followed = [n for n in here if _alike(n, here, again) and not _alike(n, here, there)]
+    if followed:  # once more: a count of calls or a draw of the function's own may have done it
+        again, further = (_made(problem, at, construction) for at in (phi, moved))
+        followed = [n for n in followed if _alike(n, here, again) and _alike(n, there, further)]
     if followed:
         raise UserError(
             f"construct's {', '.join(map(repr, followed))} follows phi "
@@ -85,9 +88,20 @@ def _running(construct: Callable[..., object], phi: Params) -> Iterator[list[str
 def _made(problem: ValueProblem, phi: Params, construction: Construction) -> Task:
     """The task at phi, from the same random numbers each time."""
     device = next(iter(phi.values())).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.enable_grad(),
+    ):
         torch.manual_seed(0)
-        return trees.detach(problem.construct(phi, construction.batch))
+        # with gradients, as it was first called: it may take some of a teacher's within
+        return trees.detach(problem.construct(trees.leaves(phi), construction.batch))
+
+
+def _alike(name: str, task: Task, other: Task) -> bool:
+    """Whether two tasks have the same entry of a name, or neither has one."""
+    if name not in task or name not in other:
+        return name not in task and name not in other
+    return _equal(task[name], other[name])
 
 
 def _equal(x: Tensor, other: Tensor) -> bool:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.errors import UserError
+from vfunc.forward_pass import round_off
 from vfunc.problem.pieces_of_code import first_time, remember
 from vfunc.pullback.engine import ProductRequest
-from vfunc.pullback.graph import custom_functions
+from vfunc.pullback.graph import coarsest_of, custom_functions
 from vfunc.pullback.missing import MissingDerivativeError
 from vfunc.trees import Params, tangent_along
 
@@ -58,9 +59,10 @@ def require_tangent(
             loss = request.loss(theta, made)
         else:
             b = request.coefficients(theta)
-            _require_form(request, b.detach(), made)
+            _require_form(request, b, made)
             v = trees.normal_like({"": b.detach()}, draw)[""]
             loss = (b * v).sum()
+        coarsest = max(request.round_off, coarsest_of([loss]))
         g = trees.reached_gradient(loss, theta)
     if loss.requires_grad and not g:
         raise unreached("linear.coefficients" if linear else "pretrain_loss", theta)
@@ -80,7 +82,7 @@ def require_tangent(
         along = found[linear.target] if linear.target in found else request.tangent()
         tangent = (along.to(v.dtype) * v).sum()
     gap = abs(float(tangent.detach()) - float(trees.dot(w, g))) / size
-    if not gap <= max(1e-3, 16 * request.round_off):
+    if not gap <= max(1e-3, 16 * coarsest):
         if linear is not None and linear.tangent is not None:
             raise UserError(
                 f"linear.tangent is not the tangent of linear.coefficients along w ({gap:.2g} of "
@@ -100,10 +102,12 @@ def _require_form(request: ProductRequest, b: Tensor, made: Mapping[str, Tensor]
     name = request.problem.linear.target
     if name not in made:  # nothing is designed
         return
-    terms = made[name].to(torch.promote_types(made[name].dtype, b.dtype)) * b
-    told, whole = float(terms.sum()), float(request.loss(request.theta, dict(made)).detach())
+    loss = request.loss(request.theta, dict(made)).detach()
+    coarsest = max(request.round_off, round_off(loss.dtype), coarsest_of([b]))
+    terms = made[name].to(torch.promote_types(made[name].dtype, b.dtype)) * b.detach()
+    told, whole = float(terms.sum()), float(loss)
     size = max(float(terms.abs().sum()), abs(whole))
-    if not abs(told - whole) <= max(1e-3, 16 * request.round_off) * size:
+    if not abs(told - whole) <= max(1e-3, 16 * coarsest) * size:
         raise UserError(
             f"linear.coefficients are not those of pretrain_loss: at another {name!r} than the "
             f"task's, <{name}, coefficients> is {told:.6g} and the loss {whole:.6g}; mend the "

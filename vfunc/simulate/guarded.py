@@ -89,11 +89,23 @@ def _checked(rule: Rule, returned: object) -> tuple[Tensor, TensorState]:
     """What a step returns: rules are written by users, too."""
     match returned:
         case (Tensor() as after, TensorState() as moved):
+            _require_tensors(rule, moved)
             return after, moved
     raise UserError(
         f"{type(rule).__name__}.step returned {_told(returned)}; it has to return the next "
         "parameter and its TensorState"
     )
+
+
+def _require_tensors(rule: Rule, state: TensorState) -> None:
+    """Refuse numbers among the buffers, through which no adjoint runs."""
+    held: Mapping[str, object] = state.buffers
+    for name, x in held.items():
+        if not isinstance(x, Tensor):
+            raise UserError(
+                f"{type(rule).__name__} keeps a {type(x).__name__} as its buffer {name!r}; buffers "
+                "are tensors (torch.tensor of it), and the count of steps is the state's `step`"
+            )
 
 
 def _told(returned: object) -> str:
