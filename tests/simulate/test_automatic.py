@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import cases
 import measures
 import pytest
 import torch
@@ -240,3 +241,25 @@ def test_a_state_may_hold_what_has_been_switched_off():
     live.step()
     live.param_groups[0]["momentum"] = 0.0
     assert vfunc.check_step(live, {"w": w}) == 0.0
+
+
+@dataclass(frozen=True)
+class Langevin(vfunc.AutomaticRule):
+    """Steps down the gradient, and noise: a state that is made again would be another one."""
+
+    lr: float
+
+    def step(self, p, state, g):
+        return p - self.lr * g + 0.3 * torch.randn_like(p), TensorState(state.step + 1)
+
+
+def test_states_that_a_rule_draws_are_those_of_the_way_there():
+    made = cases.situation("mlp", 0)
+    problem = replace(
+        made.problem, batches=made.problem.batches[:1] * 4, rule=UpdateRule(Langevin(0.1)), state={}
+    )
+    found = []
+    for states in ("memory", "disk"):
+        torch.manual_seed(0)
+        found.append(vfunc.Unrolled(4, states=states)(problem, made.theta, made.phi))
+    assert all(torch.equal(found[0].grad[n], x) for n, x in found[1].grad.items())

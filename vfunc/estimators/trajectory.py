@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from vfunc import trees
 from vfunc.estimators.shelf import IN_MEMORY, Shelf
 from vfunc.problem import Construction, ValueProblem, construct_task, step_gradient
@@ -96,9 +99,10 @@ class Stretch:
     """Steps from `first` on with (s_k, g_k) of each, in little more than a copy of theta a step.
 
     Of `STATES_APART` states one is kept, unless the shelf has room, and the others are made again
-    from it and the gradients since: arithmetic on theta alone, the same to the last bit. Where the
-    step is affine its pullback reads no gradient: states are kept then, and zeros that take no
-    memory stand for gradients.
+    from it and the gradients since: arithmetic on theta alone, the same to the last bit; what a
+    rule of the user's own draws by random numbers (Langevin dynamics) is kept. Where the step is
+    affine its pullback reads no gradient: states are kept then, and zeros that take no memory stand
+    for gradients.
     """
 
     simulation: Simulation
@@ -125,6 +129,7 @@ class Stretch:
                 its graph. None where none does.
             hessian: whether that step's part of the adjoint needs a Hessian product.
         """
+        drawn = False
         for k in range(self.first, stop):
             opened = None
             if engine is not None and k == stop - 1:
@@ -136,10 +141,12 @@ class Stretch:
                 share = self.simulation.taken.of_step(k)[0][1]
                 g = trees.scale(self.simulation.summed(opened, point), share)
             affine = self.simulation.rule(k).affine
-            kept = affine or self.shelf.roomy or (k - self.first) % STATES_APART == 0
+            kept = affine or drawn or self.shelf.roomy or (k - self.first) % STATES_APART == 0
             self.points.append(self._put(k, point) if kept else None)
             self.gradients.append(self.shelf(_shape_of(g) if affine else g))
+            before = _random_states()
             point = self.simulation.step(k, point, g)
+            drawn = any(map(_differ, before, _random_states()))
         return point
 
     def backwards(self) -> Iterator[tuple[int, Point, Params]]:
@@ -237,6 +244,16 @@ def simulate(
         point = simulation.step(k, point, simulation.gradient(k, point))
     end = stretch.extended(point, steps, engine, hessian=steps - 1 > first)
     return Trajectory(simulation, marks, spacing, stretch), end
+
+
+def _random_states() -> list[Tensor]:
+    """Where torch's own random numbers are; no device is waited for."""
+    of_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *of_devices]
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return not torch.equal(one, other)
 
 
 def _shape_of(g: Params) -> Params:

@@ -41,7 +41,7 @@ def coarsest_of(outputs: Iterable[Tensor]) -> float:
     for x in outputs:
         dtypes.add(x.dtype)
         for node in nodes([x]):
-            dtypes |= {given.dtype for given in node._input_metadata}  # pyright: ignore[reportAttributeAccessIssue]: torch sets it
+            dtypes |= {given.dtype for given in node._input_metadata}
     return max(round_off(dtype) for dtype in dtypes if dtype.is_floating_point)
 
 
