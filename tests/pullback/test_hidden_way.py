@@ -118,6 +118,23 @@ def test_a_phi_without_influence_has_a_gradient_of_zero(make):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_phi_with_a_domain_is_moved_within_it(hidden):
+    """Probabilities, which torch checks to be some: what is drawn by them follows them."""
+
+    def make(phi, x):
+        places = torch.distributions.Categorical(phi["s"]).sample((4,))
+        return x[:, places] if hidden else x * 2
+
+    problem, theta, phi = asked(make)
+    phi = {"s": torch.tensor([0.97, 0.01, 0.01, 0.01])}
+    if hidden:
+        with pytest.raises(vfunc.UserError, match="'q' follows phi"):
+            vfunc.FirstOrder()(problem, theta, phi)
+    else:
+        assert not vfunc.FirstOrder()(problem, theta, phi).grad["s"].any()
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_live_designer_under_no_grad_is_told(own):
     """It does not follow the phi that it is given: its own parameters, phi's memory, it uses."""
