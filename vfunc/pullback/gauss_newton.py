@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.forward_pass import round_off
 from vfunc.problem import CompositeForm, Task
 from vfunc.problem.pieces_of_code import code_of, first_time, remember
 from vfunc.pullback.custom_functions import TANGENT, same
@@ -141,7 +142,7 @@ class GaussNewton:
         _, tangent = tangent_along(outputs, self.theta, transposed)
         wanted = float(trees.dot(transposed, transposed))
         found = float(trees.dot({"v": tangent.detach()}, v))
-        if not same(found, wanted, wanted, tangent.dtype):
+        if not same(found, wanted, wanted, round_off(tangent.dtype)):
             names = " or ".join(custom_functions([self.outputs]))
             raise MissingDerivativeError("forward", names or IN_THETA, TANGENT)
         remember(key)
