@@ -263,3 +263,14 @@ def test_states_that_a_rule_draws_are_those_of_the_way_there():
         torch.manual_seed(0)
         found.append(vfunc.Unrolled(4, states=states)(problem, made.theta, made.phi))
     assert all(torch.equal(found[0].grad[n], x) for n, x in found[1].grad.items())
+
+
+def test_steps_that_draw_are_not_taken_twice():
+    made = cases.situation("mlp", 0)
+    problem = replace(
+        made.problem, batches=made.problem.batches[:1] * 4, rule=UpdateRule(Langevin(0.1)), state={}
+    )
+    with pytest.raises(UserError, match="checkpoint_every makes steps again"):
+        vfunc.Unrolled(4, checkpoint_every=2)(problem, made.theta, made.phi)
+    ask = vfunc.Unrolled(4, checkpoint_every=2, truncate=2)  # its steps are taken once
+    assert ask(problem, made.theta, made.phi).grad.keys() == made.phi.keys()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vfunc import trees
+from vfunc.errors import UserError
 from vfunc.estimators.shelf import IN_MEMORY, Shelf
 from vfunc.problem import Construction, ValueProblem, construct_task, step_gradient
 from vfunc.pullback import Engine, JointGradient, kept_gradient
@@ -232,6 +233,9 @@ def simulate(
 
     Returns:
         The trajectory, and s_K.
+
+    Raises:
+        UserError: steps that would be made again draw random numbers.
     """
     spacing = steps - first if every == 1 else every
     latest = first + (steps - first - 1) // spacing * spacing
@@ -241,7 +245,13 @@ def simulate(
     for k in range(latest):
         if k >= first and (k - first) % spacing == 0:
             marks.append((k, shelf(point) if k else IN_MEMORY(point)))
-        point = simulation.step(k, point, simulation.gradient(k, point))
+        g, before = simulation.gradient(k, point), _random_states()
+        point = simulation.step(k, point, g)
+        if marks and any(map(_differ, before, _random_states())):
+            raise UserError(
+                "checkpoint_every makes steps again, and this optimizer's draw random numbers: "
+                "take checkpoint_every=1, with states='disk' where memory is short"
+            )
     end = stretch.extended(point, steps, engine, hessian=steps - 1 > first)
     return Trajectory(simulation, marks, spacing, stretch), end
 
