@@ -270,7 +270,7 @@ def test_steps_that_draw_are_not_taken_twice():
     problem = replace(
         made.problem, batches=made.problem.batches[:1] * 4, rule=UpdateRule(Langevin(0.1)), state={}
     )
-    with pytest.raises(UserError, match="checkpoint_every makes steps again"):
+    with pytest.raises(vfunc.errors.UserError, match="checkpoint_every makes steps again"):
         vfunc.Unrolled(4, checkpoint_every=2)(problem, made.theta, made.phi)
     ask = vfunc.Unrolled(4, checkpoint_every=2, truncate=2)  # its steps are taken once
     assert ask(problem, made.theta, made.phi).grad.keys() == made.phi.keys()
