@@ -33,8 +33,8 @@ SECOND = (
 )
 
 UNSEEN = (
-    "it is another class at each call (torch.compile makes such ones of custom functions), whose "
-    "backward pass cannot be looked at, and may be constant when it is differentiated once more"
+    "torch.compile makes another class of a custom function at each call, whose backward pass "
+    "cannot be looked at, and may be constant when it is differentiated once more"
 )
 
 TANGENT = "its tangent by forward mode is not what its backward pass says"
@@ -73,7 +73,7 @@ def require_custom_derivatives(request: ProductRequest, engine: str, code: Hasha
 
 
 def _calls_of(request: ProductRequest) -> tuple[list[_Call], list[str]]:
-    """Calls of the loss's custom functions; names of those that are other classes at each call."""
+    """Calls of the loss's custom functions; names of those that torch makes anew at each call."""
     theta, made = trees.leaves(request.theta), trees.leaves(request.made)
     calls = _Calls({id(x) for x in theta.values()})
     with torch.enable_grad():
@@ -83,7 +83,9 @@ def _calls_of(request: ProductRequest) -> tuple[list[_Call], list[str]]:
                 stack.enter_context(calls.of(function))
             if functions:
                 request.loss(theta, made)
-    unseen = (plain_name(one.__name__) for one in functions if one not in calls.seen)
+    # a class that the user's own code makes at each call is as it is written there
+    made_by_torch = (one for one in functions if one.__module__.startswith("torch."))
+    unseen = (plain_name(one.__name__) for one in made_by_torch if one not in calls.seen)
     return list(calls.kept.values()), list(dict.fromkeys(unseen))
 
 
