@@ -18,7 +18,7 @@ from test_tokenise import byte_level_bpe
 from transformers import AutoTokenizer
 
 from vfunc.errors import UserError
-from vfunc.language.data import record_files, record_hub
+from vfunc.language.data import record_files, record_hub, tokenise
 from vfunc.language.data.disk import segment_maker, stored_sequences, stream_sources
 from vfunc.language.data.disk.segment_maker import SegmentMaker
 from vfunc.language.data.disk.stored_sequences import StoredSequences
@@ -40,17 +40,7 @@ LENGTH = 16
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch):
     monkeypatch.setattr(segment_maker, "SEQUENCES", 8)
-    monkeypatch.setattr(segment_maker, "blocks", lambda examples: blocks_of(examples, 3))
-
-
-def blocks_of(examples, count):
-    from vfunc.language.data import tokenise
-
-    before, tokenise._BLOCK = tokenise._BLOCK, count
-    try:
-        yield from blocks(examples)
-    finally:
-        tokenise._BLOCK = before
+    monkeypatch.setattr(tokenise, "_BLOCK", 3)
 
 
 def text(n: int) -> str:

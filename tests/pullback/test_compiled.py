@@ -57,7 +57,9 @@ def test_a_custom_function_that_is_made_anew_is_not_differentiated_twice_unseen(
     expected = vfunc.FirstOrder(engine="reverse")(*asked(Cubed, compiled=False)).grad
     problem, theta, phi = asked(Cubed)
     for _ in range(2):
-        with pytest.raises(MissingDerivativeError, match="makes another class of a custom function at each call"):
+        with pytest.raises(
+            MissingDerivativeError, match="makes another class of a custom function at each call"
+        ):
             vfunc.FirstOrder(engine="reverse")(problem, theta, phi)
     found = vfunc.FirstOrder()(problem, theta, phi)
     assert "ApplyTemplate lacks a double backward" in str(found.diagnostics["engine_why"])
