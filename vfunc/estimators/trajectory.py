@@ -91,8 +91,8 @@ class Simulation:
 
 
 STATES_APART = 8
-"""Steps from one kept state to the next, a gradient for each: AdamW's are 1 + 2 / 8 copies of theta
-more than that, and a state is made again by 3.5 updates of theta on average."""
+"""Steps from one kept state to the next. With a gradient for each step that is, with AdamW,
+1 + 3 / 8 copies of theta a step; a state is made again by 3.5 updates of theta on average."""
 
 
 @dataclass(frozen=True)
