@@ -50,6 +50,18 @@ def alike(one, other):
     assert one.scale == other.scale
 
 
+def linear_problem(construct, coefficients, x):
+    """<q, coefficients> for L_pre, on one batch x."""
+    return vfunc.ValueProblem(
+        construct,
+        lambda theta, task: (coefficients(theta, task) * task["q"]).sum(),
+        lambda theta: (x @ theta["W"]).square().mean(),
+        (x,),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+        linear=vfunc.LinearForm("q", coefficients),
+    )
+
+
 @pytest.mark.parametrize("name", REPEATED)
 @given(seed=SEEDS)
 def test_it_is_the_estimate_that_is_made_there(name, seed):
@@ -90,14 +102,7 @@ def test_a_task_that_moved_without_a_graph_is_refused(kept):
             logits = torch.where(task["m"], logits, 0.5 * logits)
         return -logits.gather(1, task.get("i", torch.zeros(6, 2, dtype=torch.long))) / 6
 
-    problem = vfunc.ValueProblem(
-        construct,
-        lambda theta, task: (coefficients(theta, task) * task["q"]).sum(),
-        lambda theta: (x @ theta["W"]).square().mean(),
-        (x,),
-        vfunc.UpdateRule(vfunc.SGD(0.1)),
-        linear=vfunc.LinearForm("q", coefficients),
-    )
+    problem = linear_problem(construct, coefficients, x)
     first = vfunc.FirstOrder("dot")(problem, theta, phi)
     near = {"p": phi["p"] * (1 + 1e-9)}  # nothing changes places
     alike(first.again(near), vfunc.FirstOrder("dot")(problem, theta, near))
@@ -119,14 +124,7 @@ def test_memory_that_is_used_again_is_refused():
     def coefficients(theta, task):
         return -task["m"] * (task["x"] @ theta["W"]).log_softmax(1)
 
-    problem = vfunc.ValueProblem(
-        construct,
-        lambda theta, task: (coefficients(theta, task) * task["q"]).sum(),
-        lambda theta: (x @ theta["W"]).square().mean(),
-        (x,),
-        vfunc.UpdateRule(vfunc.SGD(0.1)),
-        linear=vfunc.LinearForm("q", coefficients),
-    )
+    problem = linear_problem(construct, coefficients, x)
     first = vfunc.FirstOrder("dot")(problem, theta, phi)
     with pytest.raises(vfunc.UserError, match="'m' has been written over since the estimate"):
         first.again({"p": -phi["p"]})

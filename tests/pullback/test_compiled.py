@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cases
 import measures
 import pytest
 import torch
@@ -13,23 +14,11 @@ from vfunc.pullback.missing import MissingDerivativeError
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-class Cube(torch.autograd.Function):
-    """x^3; torch.compile makes another class of it at each call."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        return 3 * x**2 * g
-
-
 class Cubed(nn.Linear):
+    """Of its custom function torch.compile makes another class at each call."""
+
     def forward(self, x):
-        return Cube.apply(super().forward(x))
+        return cases.Cube.apply(super().forward(x))
 
 
 class Stopped(nn.Linear):
