@@ -11,6 +11,7 @@ from vfunc.language.careless.expressions import careless, parse, right, work_out
 from vfunc.language.careless.origins import DOUBT
 from vfunc.language.careless.rewriting import (
     CLOCK,
+    GLUED,
     IN_WORDS,
     NO_MISTAKE,
     ROUNDED,
@@ -22,6 +23,7 @@ from vfunc.language.careless.solutions import (
     CONTRADICTED,
     NO_ANSWER,
     NO_CALCULATION,
+    OTHER_DIGITS,
     UNREAD_EQUATION,
     UNREAD_MARK,
     NotTreated,
@@ -106,6 +108,22 @@ CASES = {
         "9 - 7 = <<9-7=2>>2 stay\nOf 9 cakes 2/3 is 9*2/3 = <<9*2/3=6>>6\n6 - 4 = <<6-4=2>>2\n#### 2",
         "9 - 7 = [16] stay\nOf 9 cakes 2/3 is 9*2/3 = [8]\n8 - 4 = [12]\n#### 12",
     ),
+    "a zero without a digit before its point": (
+        "x",
+        "It starts with .25+.25 = <<.25+.25=.5>>.5 pounds\n.5*4 = <<.5*4=2>>2\n#### 2",
+        "It starts with .25+.25 = [0] pounds\n0*4 = [4]\n#### 4",
+    ),
+    "a constant told before a result of its value": (
+        "One carrot a day for a year; 5 a bag.",
+        "There are 365 days in a year, so it eats 1*365 = <<1*365=365>>365 carrots\n"
+        "365/5 = <<365/5=73>>73\n#### 73",
+        "There are 365 days in a year, so it eats 1*365 = [366] carrots\n366/5 = [361]\n#### 361",
+    ),
+    "two may mean anything": (
+        "Of 12 pens, 10 go.",
+        "The two have 12 - 10 = <<12-10=2>>2 pens\n#### 2",
+        "The two have 12 - 10 = [22] pens\n#### 22",
+    ),
     "ordinals stay": (
         "From the 9th floor 7 down.",
         "She goes from the 9th floor 9 - 7 = <<9-7=2>>2 floors up, on the 2nd day\n#### 2",
@@ -135,6 +153,18 @@ def test_cases(case):
         ("x", "10 / 3 = <<10/3=3.33>>3.33, or rounded 3\n#### 3", ROUNDED),
         ("x", "It is 8:20 after 3 + 4 = <<3+4=7>>7\n#### 7", CLOCK),
         ("x", "3 + 4 = <<3+4=7>>7 seven\n#### 7", IN_WORDS),
+        ("x", "12 - 10 = <<12-10=2>>2 pens, and two pens are left\n#### 2", IN_WORDS),
+        ("x", "50*3 = <<50*3=150>>150. One hundred and fifty go\n#### 150", IN_WORDS),
+        ("x", "20+10 = <<20+10=30>>30\nHe has30 - 2 = <<30-2=28>>28\n#### 28", GLUED),
+        ("Of 40 cm.", "9+8 = <<9+8=17>>17 cm\n40 cm-17 cm=<<40-17=23>>23 cm\n#### 23", GLUED),
+        (
+            "5:7 of 180.",
+            "5+7 = <<5+7=12>>12\nThat is 5/12, 5/12*180=<<5/12*180=75>>75\n#### 75",
+            DOUBT,
+        ),
+        ("x", "There are 41 of them: 1*41 = <<1*41=41>>41\n#### 41", DOUBT),
+        ("x", "3 + 4 = <<3+4=7>>7 or \uff17\n#### 7", OTHER_DIGITS),
+        ("x", "3 + 4 = <<3+4=7>>7 or \u0667\n#### 7", OTHER_DIGITS),
         ("x", "3 + 4 = <<3+4=7>>7, in all 83, and 83 - 7 = <<83-7=76>>76\n#### 76", UNKNOWN),
     ],
 )

@@ -12,6 +12,7 @@ _NUMBER = re.compile(
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"(?P<percent>\s?%)?(?!\d|:\d|(?:st|nd|rd|th|s)\b|\.\d|(?![xX]\d)\w*\d)"
 )
+_GLUED = re.compile(r"(?<=[A-Za-z])-?(\d[\d,]*(?:\.\d+)?)")  # was30 - 2, bottles-330
 _UNIT = re.compile(r"[\s-]?([A-Za-z]+)")
 
 
@@ -68,6 +69,11 @@ def written_numbers(text: str) -> tuple[Written, ...]:
     return tuple(found)
 
 
+def glued_numbers(text: str) -> tuple[Fraction, ...]:
+    """What digits say that stand directly after a word, and are not read as numbers."""
+    return tuple(Fraction(match[1].replace(",", "")) for match in _GLUED.finditer(text))
+
+
 def word_after(text: str, at: int) -> str:
     """The word that follows there, in small letters and without a final s; or ""."""
     match = _UNIT.match(text, at)
@@ -87,6 +93,13 @@ def in_fraction(text: str, number: Written) -> bool:
     if top and not before.endswith("/"):
         return number.value < int(top[1]) <= 20
     return bottom is not None and int(bottom[1]) < number.value <= 20
+
+
+def fraction_at(text: str, number: Written) -> tuple[int, int]:
+    """The two parts of the fraction that a number is `in_fraction` of."""
+    pairs = re.finditer(r"(\d+)/(\d+)", text)
+    found = next(pair for pair in pairs if pair.start() <= number.start < pair.end())
+    return int(found[1]), int(found[2])
 
 
 def as_number(text: str) -> Fraction | None:
@@ -117,7 +130,7 @@ def write_like(value: Fraction, model: Written, grouped: bool) -> str:
     whole, point, rest = digits.partition(".")
     if grouped or (model.grouped and not model.percent):
         whole = f"{int(whole):,}"
-    if model.bare and whole == "0":
+    if model.bare and whole == "0" and point:
         whole = ""
     return whole + point + rest + model.percent
 

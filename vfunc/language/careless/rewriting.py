@@ -22,9 +22,12 @@ from vfunc.language.careless.expressions import (
 )
 from vfunc.language.careless.numbers import (
     Written,
+    fraction_at,
+    glued_numbers,
     in_fraction,
     is_decimal,
     unit_of,
+    word_after,
     write_like,
 )
 from vfunc.language.careless.origins import DOUBT, Origin, Origins
@@ -47,8 +50,10 @@ UNKNOWN = "a number that may follow from a result unseen"
 CLOCK = "a time of day"
 ROUNDED = "a rounded result"
 IN_WORDS = "a result that is repeated in words"
+GLUED = "a result that is repeated without a space before it"
 _TIME = re.compile(r"\d:\d\d|\b\d{1,2}\s?[ap]\.?m\b", re.IGNORECASE)
 _ROUND = re.compile(r"\bround|\bnearest|\bapproximat|≈|~", re.IGNORECASE)
+_LARGE = re.compile(r"\b(?:hundred|thousand|million)s?\b", re.IGNORECASE)
 _PARTS = re.compile(r"\b(?:half|third|quarter|fourth|fifth)|½|¼|⅓", re.IGNORECASE)
 
 
@@ -150,10 +155,14 @@ class _Author:
         """Whether a number before a result of its value is another one of that value."""
         value, unit = calculation.value, unit_of(number)
         units = {u for v, u in self.given.numbers if v == value}
+        itself = value in calculation.expression.numbers
         if not units and value not in earlier:
-            return False
+            said = f"{self.given.text} {self.solution.text}"
+            if itself and not is_constant(value, said):
+                raise NotTreated(DOUBT)
+            return itself  # there are 60 seconds in a minute, so 1 * 60 = 60
         at_result = unit_of(self.solution.numbers[calculation.result])
-        if value in calculation.expression.numbers or (unit in units and unit != at_result):
+        if itself or (unit in units and unit != at_result):
             return True
         raise NotTreated(DOUBT)
 
@@ -208,13 +217,18 @@ class _Author:
             return True
         if "/" in (before, after):
             top, bottom = numbers[at : at + 2] if after == "/" else numbers[at - 1 : at + 1]
-            if (top, bottom) in self.given.fractions:
-                return True
-            if top == 1 < bottom <= 20 and _PARTS.search(said):
+            if self._is_part(top, bottom):
                 return True
         if is_constant(value, said) and (before in ("*", "/") or after == "*"):
             raise NotTreated(DOUBT)
         return False
+
+    def _is_part(self, top: Fraction | int, bottom: Fraction | int) -> bool:
+        """Whether a fraction is the question's, or a part that the texts name in words."""
+        if (top, bottom) in self.given.fractions:
+            return True
+        said = f"{self.given.text} {self.solution.text}"
+        return top == 1 < bottom <= 20 and _PARTS.search(said) is not None
 
     def _number(self, n: int, number: Written) -> None:
         """A number that is no result: an operand, or one in prose."""
@@ -222,7 +236,10 @@ class _Author:
         value = number.worth
         if number.percent and not self.origins.is_result(value):
             value = number.value  # a result of 20, then 20%
-        if calculation is None and in_fraction(self.solution.text, number):
+        text = self.solution.text
+        if calculation is None and in_fraction(text, number):
+            if self._is_changed(value) and not self._is_part(*fraction_at(text, number)):
+                raise NotTreated(DOUBT)  # 5 + 7 = 12, and 5/12 of them
             self.becomes[n] = number.worth
             return
         if calculation is not None:
@@ -234,6 +251,11 @@ class _Author:
             becomes /= 100
         self.becomes[n] = becomes
         self._look_at_unknown(number)
+
+    def _is_changed(self, value: Fraction) -> bool:
+        """Whether a result of this value has become another one, and the question has none."""
+        origins = self.origins.known.get(value, ())
+        return any(o.becomes != value for o in origins) and not any(o.given for o in origins)
 
     def _look_at_unknown(self, number: Written) -> None:
         """A number from nowhere may have been worked out in the author's head, from a result."""
@@ -276,12 +298,18 @@ class _Author:
                 raise NotTreated(UNREAD_EQUATION)
 
     def _look_at_words(self) -> None:
-        """A number in words that equals a result which has become another."""
-        for value, _ in numbers_in_words(self.solution.text):
-            origins = self.origins.known.get(value, ())
-            changed = any(o.becomes != value for o in origins)
-            if value > 2 and changed and not any(o.given for o in origins):
+        """A number in words, or glued to one, that equals a result which has become another."""
+        text = self.solution.text
+        for value, match in numbers_in_words(text):
+            unit = word_after(text, match.end())  # "one" and "two" may mean anything; two hours not
+            named = value > 2 or any(unit == o.unit for o in self.origins.known.get(value, ()))
+            if named and self._is_changed(value):
                 raise NotTreated(IN_WORDS)
+        large = [value for value in self.origins.known if value >= 100]
+        if _LARGE.search(text) and any(map(self._is_changed, large)):
+            raise NotTreated(IN_WORDS)  # one hundred and twenty
+        if any(self._is_changed(value) for value in glued_numbers(text)):
+            raise NotTreated(GLUED)
 
     def _text(self) -> Careless:
         text, numbers = self.solution.text, self.solution.numbers

@@ -27,6 +27,7 @@ NO_CALCULATION = "no calculation"
 UNREAD_MARK = "a calculator mark that cannot be read"
 CONTRADICTED = "a calculation whose mark tells another one"
 UNREAD_EQUATION = "an equation that is no calculation"
+OTHER_DIGITS = "digits of another script"
 
 
 class NotTreated(Exception):
@@ -87,6 +88,8 @@ def read_solution(text: str) -> Solution:
     plain = without_marks(text)
     if "<<" in plain or ">>" in plain:
         raise NotTreated(UNREAD_MARK)
+    if any(character.isdecimal() and not character.isascii() for character in plain):
+        raise NotTreated(OTHER_DIGITS)  # the new numbers would stand there in these ones
     numbers = written_numbers(plain)
     answer = _ANSWER.search(plain)
     if answer is None or not numbers or numbers[-1].start < answer.start(1):
