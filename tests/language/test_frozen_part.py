@@ -103,13 +103,23 @@ def test_kept_in_bfloat16_it_is_near_and_the_same_at_every_reading(tmp_path):
     assert torch.equal(first, plain.bfloat16().float())
 
 
-@pytest.mark.parametrize("damage", [b"", b"no tensors", None], ids=["empty", "other", "cut"])
-def test_a_damaged_file_is_made_again(tmp_path, damage):
+def a_bit_flipped(data):
+    return data[:-3] + bytes([data[-3] ^ 0x40]) + data[-2:]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [lambda data: b"", lambda data: b"no tensors", lambda data: data[:-9], a_bit_flipped],
+    ids=["empty", "other", "cut", "a bit"],
+)
+def test_a_damaged_file_is_made_again(tmp_path, damaged):
     part, batch = kept(part_of(frozen_learner()), tmp_path), batch_of((4,))
     plain = part.attached(batch).below
     (file,) = tmp_path.rglob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-9] if damage is None else damage)
+    whole = file.read_bytes()
+    file.write_bytes(damaged(whole))
     assert torch.equal(part.attached(batch).below, plain)
+    assert file.read_bytes() == whole
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -2,7 +2,8 @@
 
 A file is named by the digest of its text's token ids, in a folder that is named by the digest of
 everything else that it depends on, so that arms, seeds, runs and processes may share a store at
-the same time. A file appears whole or not at all.
+the same time. A file appears whole or not at all, and holds the digest of its numbers: safetensors
+does not look at what it reads.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vfunc.errors import UserError
+from vfunc.storage.digests import digest_of_tensors
 
 NAME = "edge"
 """The tensor in a file."""
+DIGEST = "sha256"
+"""Its digest, among the file's metadata."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,11 @@ class EdgeStore:
     def read(self, inputs: Int[Tensor, "T"]) -> Float[Tensor, "T D"] | None:
         """What is kept of a text; None where nothing is, or what is there is damaged."""
         with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError):
-            edge = load_file(self._file(inputs))[NAME]
+            with safe_open(self._file(inputs), "pt") as file:
+                edge: Tensor = file.get_tensor(NAME)
+                digest = (file.metadata() or {}).get(DIGEST)
             if edge.ndim == 2 and len(edge) == len(inputs) and edge.dtype == self.dtype:
-                return edge
+                return edge if digest == _digest(edge) else None
         return None
 
     def write(self, inputs: Int[Tensor, "T"], edge: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
@@ -66,7 +72,7 @@ class EdgeStore:
             handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
             os.close(handle)
             try:
-                save_file({NAME: kept}, name)
+                save_file({NAME: kept}, name, {DIGEST: _digest(kept)})
                 os.replace(name, file)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
@@ -81,3 +87,7 @@ class EdgeStore:
     def _file(self, inputs: Tensor) -> Path:
         name = hashlib.sha256(inputs.to(torch.int64).numpy().tobytes()).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
+
+
+def _digest(edge: Tensor) -> str:
+    return digest_of_tensors({NAME: edge})
