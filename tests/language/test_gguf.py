@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ WORDS = ["<|end|>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "1Ġ", "Ġ2"]
 
 
 def written(path, *, quantised=True, without=(), nan=False, architecture="llama",
-            counted=BLOCKS):  # fmt: skip
+            counted=BLOCKS, more=None, header=lambda out: None):  # fmt: skip
     """A small learner in a file, as llama.cpp's tools write them."""
     draw = torch.Generator().manual_seed(0)
     out = gguf.GGUFWriter(str(path), architecture)
@@ -44,6 +45,9 @@ def written(path, *, quantised=True, without=(), nan=False, architecture="llama"
     out.add_token_merges(["1 Ġ", "Ġ 2"])
     out.add_bos_token_id(0)
     out.add_eos_token_id(0)
+    header(out)
+    for name, x in (more or {}).items():
+        out.add_tensor(name, x)
     shapes = {"token_embd": (len(WORDS), WIDTH), "output_norm": (WIDTH,)}
     for i in range(BLOCKS):
         shapes |= {
@@ -141,6 +145,29 @@ def test_a_file_that_is_cut_or_lacks_weights_or_is_not_finite(file, tmp_path):
         load_learner(str(written(tmp_path / "fewer.gguf", counted=BLOCKS - 1)))
     with pytest.raises(UserError, match="cannot be read"):
         load_learner(str(written(tmp_path / "other.gguf", architecture="no_such_model")))
+
+
+def scaled(kind, factor):
+    def header(out):
+        out.add_rope_scaling_type(kind)
+        out.add_rope_scaling_factor(factor)
+
+    return header
+
+
+def test_what_transformers_leaves_out_is_refused(tmp_path):
+    path = tmp_path / "x.gguf"
+    biases = {"blk.0.attn_q.bias": np.ones(WIDTH, np.float32)}
+    with pytest.raises(UserError, match=r"holds [\d,]+ numbers, of which transformers reads"):
+        load_learner(str(written(path, more=biases)))
+    with pytest.raises(UserError, match=r"scales its positions \(llama.rope.scaling.type\)"):
+        load_learner(str(written(path, header=scaled(gguf.RopeScalingType.LINEAR, 4.0))))
+    factors = np.linspace(1, 8, WIDTH // HEADS // 2, dtype=np.float32)
+    with pytest.raises(UserError, match=r"scales its positions \(rope_freqs.weight\)"):
+        load_learner(str(written(path, more={"rope_freqs.weight": factors})))
+    plain = {"rope_freqs.weight": np.ones_like(factors)}
+    header = scaled(gguf.RopeScalingType.NONE, 1.0)
+    assert load_learner(str(written(path, more=plain, header=header)))
 
 
 def test_without_the_package_a_line_names_the_extra(file, monkeypatch):

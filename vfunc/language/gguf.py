@@ -47,9 +47,8 @@ def load_gguf(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         name: the file.
 
     Raises:
-        UserError: the package gguf is missing; the file is damaged, holds blocks that its header
-            does not count, or is of an architecture that transformers does not read from such
-            files.
+        UserError: the package gguf is missing; the file is damaged, holds what transformers leaves
+            out, or is of an architecture that transformers does not read from such files.
     """
     needs("gguf")
     path = Path(name).expanduser().resolve()
@@ -71,23 +70,51 @@ def load_gguf(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"transformers does not read from GGUF: {reason[:160]}"
         ) from error
     require_whole(name, learner, info)
-    _require_all_blocks(name, path, learner.config.num_hidden_layers)
+    _require_all_read(name, path, learner)
     _made_ordinary(learner)
     with_end_and_padding(name, learner, tokenizer)
     return learner.eval(), tokenizer
 
 
-def _require_all_blocks(name: str, path: Path, made: int) -> None:
-    """Refuse a file with more blocks than its header counts, which are left out without a word."""
+def _require_all_read(name: str, path: Path, learner: PreTrainedModel) -> None:
+    """Refuse a file of which transformers leaves something out without a word.
+
+    That are blocks beyond those that the header counts, tensors that the architecture has no place
+    for (biases), and how positions are scaled: `rope.scaling.*`, and Llama 3's `rope_freqs`.
+    """
     import gguf  # only now: it is an extra
 
-    blocks = [_BLOCK.match(tensor.name) for tensor in gguf.GGUFReader(path).tensors]
+    reader = gguf.GGUFReader(path)
+    blocks = [_BLOCK.match(tensor.name) for tensor in reader.tensors]
     held = max((int(found[1]) + 1 for found in blocks if found), default=0)
+    made = learner.config.num_hidden_layers
     if held > made:
         raise UserError(
             f"the learner {name!r} holds tensors of {held} blocks and its header counts {made}: it "
             "is damaged, or cut from another; convert it again"
         )
+    scales = [key for key, field in reader.fields.items() if _scales(key, field.contents())]
+    scales += [t.name for t in reader.tensors if t.name.startswith("rope_") and (t.data != 1).any()]
+    if scales and not re.search(r"'rope_type': '(?!default)", str(learner.config.to_dict())):
+        raise UserError(
+            f"the learner {name!r} scales its positions ({scales[0]}), which transformers does not "
+            "read from GGUF: its numbers would be others; take the learner as safetensors"
+        )
+    numbers = sum(int(t.n_elements) for t in reader.tensors if not t.name.startswith("rope_"))
+    read = sum(p.numel() for p in learner.parameters())
+    if numbers > read:
+        raise UserError(
+            f"the learner {name!r} holds {numbers:,} numbers, of which transformers reads {read:,}"
+            f": a {type(learner).__name__} has no place for all of its tensors (biases, perhaps); "
+            "take the learner as safetensors"
+        )
+
+
+def _scales(key: str, value: Any) -> bool:
+    """Whether a header's entry says that positions are scaled."""
+    if key.endswith(".rope.scaling.type"):
+        return value not in ("none", "")
+    return key.endswith((".rope.scaling.factor", ".rope.scale_linear")) and value not in (0, 1)
 
 
 def _made_ordinary(learner: Any) -> None:
