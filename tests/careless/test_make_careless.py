@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,6 +60,17 @@ def test_a_share_is_wrong_and_the_twin_is_clean(solutions, tmp_path, capsys):
     assert names[0].read_bytes() != first
     assert main([str(solutions), out, "--limit", "5"]) == 0
     assert {r["question"] for r in written(names[0])} < {r["question"] for r in stream}
+
+
+def test_a_reader_who_goes_before_it_is_done(solutions, tmp_path):
+    out = tmp_path / "out.jsonl"
+    words = [str(solutions), str(out)]
+    code = f"from vfunc.language.careless.careless_command import main; exit(main({words}))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"") and len(written(out)) == 40
 
 
 def test_untreated_ones_are_kept_where_asked(solutions, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -42,7 +43,7 @@ def small_command(
         with refused_in_a_line(words):
             told = wrapped(description.replace("%(prog)s", program))
             given = tyro.cli(options, args=words, prog=program, description=told)
-        print(carried_out(given))
+        _print(carried_out(given))
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
@@ -52,3 +53,11 @@ def small_command(
         print("error: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _print(said: str) -> None:
+    """Print, to a reader who may have gone (`| head`): what was done is done all the same."""
+    try:
+        print(said, flush=True)
+    except BrokenPipeError:  # at exit Python would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,10 @@ from vfunc.errors import UserError
 from vfunc.training.options.run_config import RunConfig
 from vfunc.training.run_command_line import run_guarded
 
+TOO_LITTLE = (
+    "g_down    too little feedback, or too few held-out examples, to compare two draws of each"
+)
+
 
 def main(argv: Sequence[str], program: str = "vfunc foresee") -> int:
     """Carry out a command line: that of a run.
@@ -39,5 +43,5 @@ def _foresee(config: RunConfig) -> None:
     arm = min(designed, key=lambda name: ARMS[name].random)
     found = foresee(start_arm(arm, assemble(config)))
     console = SafeConsole()
-    for line in in_words(found) or ["g_down    too little feedback to compare two draws of it"]:
+    for line in in_words(found) or [TOO_LITTLE]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
