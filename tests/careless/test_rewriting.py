@@ -162,6 +162,8 @@ def test_cases(case):
             "5+7 = <<5+7=12>>12\nThat is 5/12, 5/12*180=<<5/12*180=75>>75\n#### 75",
             DOUBT,
         ),
+        ("x", "1+1.5 = <<1+1.5=2.5>>2.5\nThat is 2.5/6 of it\n#### 2.5", DOUBT),
+        ("x", "9-8.5 = <<9-8.5=.5>>.5\nThat is .5/6 of it\n#### .5", DOUBT),
         ("x", "There are 41 of them: 1*41 = <<1*41=41>>41\n#### 41", DOUBT),
         ("x", "3 + 4 = <<3+4=7>>7 or \uff17\n#### 7", OTHER_DIGITS),
         ("x", "3 + 4 = <<3+4=7>>7 or \u0667\n#### 7", OTHER_DIGITS),

@@ -95,11 +95,11 @@ def in_fraction(text: str, number: Written) -> bool:
     return bottom is not None and int(bottom[1]) < number.value <= 20
 
 
-def fraction_at(text: str, number: Written) -> tuple[int, int]:
-    """The two parts of the fraction that a number is `in_fraction` of."""
-    pairs = re.finditer(r"(\d+)/(\d+)", text)
+def fraction_at(text: str, number: Written) -> tuple[Fraction, Fraction]:
+    """The two parts of the fraction that a number is `in_fraction` of, such as 2.5/6."""
+    pairs = re.finditer(r"(\d*\.?\d+)/(\d+)", text)
     found = next(pair for pair in pairs if pair.start() <= number.start < pair.end())
-    return int(found[1]), int(found[2])
+    return Fraction(found[1]), Fraction(found[2])
 
 
 def as_number(text: str) -> Fraction | None:

@@ -223,7 +223,7 @@ class _Author:
             raise NotTreated(DOUBT)
         return False
 
-    def _is_part(self, top: Fraction | int, bottom: Fraction | int) -> bool:
+    def _is_part(self, top: Fraction, bottom: Fraction) -> bool:
         """Whether a fraction is the question's, or a part that the texts name in words."""
         if (top, bottom) in self.given.fractions:
             return True
