@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import measures
 import pytest
 import torch
@@ -59,6 +61,7 @@ def test_it_is_refused_by_every_engine(engine, name):
         with pytest.raises(vfunc.UserError, match=r"'q' follows phi .* without a graph") as said:
             vfunc.FirstOrder(engine=engine)(*asked(HIDDEN[name]))
     assert "\n" not in str(said.value) and len(str(said.value)) < 400
+    assert "for the value alone of a frozen designer, let construct hold its" in str(said.value)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,18 @@ def test_it_is_refused_by_every_engine(engine, name):
 def test_and_by_every_estimator_that_has_a_gradient(estimator):
     with pytest.raises(vfunc.UserError, match="'q' follows phi"):
         estimator(*asked(detached))
+
+
+@pytest.mark.parametrize("estimator", [vfunc.FirstOrder(), vfunc.Unrolled(2)], ids=str)
+def test_a_frozen_designer_has_its_value_as_the_refusal_says(estimator):
+    """Held by construct itself, beside a phi that it does not use: the value is the same."""
+    problem, theta, frozen = asked(detached)
+    construct, none = problem.construct, {"none": torch.zeros(1)}
+    alone = replace(problem, construct=lambda phi, x: construct(frozen, x))
+    found = estimator(alone, theta, none)
+    expected = estimator(*asked(lambda phi, x: phi["s"] * x))
+    assert float(found.value) == float(expected.value) != 0.0
+    assert not found.grad["none"].any()
 
 
 def drawn(phi, x):

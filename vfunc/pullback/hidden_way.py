@@ -18,6 +18,12 @@ from vfunc.trees import Params
 STEP = 0.3
 """How far phi is moved, against the size of its own entries, and where these are small."""
 
+ALONE = (
+    "; for the value alone of a frozen designer, let construct hold its parameters itself, and "
+    "give a phi that it does not use, such as {'none': torch.zeros(1)}"
+)
+"""What to do where no gradient is wanted: then nothing is there whose zero could mislead."""
+
 
 def require_no_hidden_way(problem: ValueProblem, construction: Construction) -> None:
     """Refuse a task that follows phi though no entry of it has a graph.
@@ -27,6 +33,9 @@ def require_no_hidden_way(problem: ValueProblem, construction: Construction) -> 
     for what does not repeat itself, and at a phi some way off, from the same random numbers; where
     it seems to follow, once more at both. A choice that phi makes (places of the best) counts as
     following it.
+
+    A designer that is frozen on purpose is refused too: what a gradient is asked for is to have one.
+    Its value is asked for with another phi (`ALONE`).
 
     Args:
         problem: gives `construct`.
@@ -58,12 +67,13 @@ def require_no_hidden_way(problem: ValueProblem, construction: Construction) -> 
             f"construct's {', '.join(map(repr, followed))} follows phi "
             f"{trees.described(phi)} without a graph to it, and the value's gradient in phi would "
             "be zero: look for .detach(), torch.no_grad(), .item() or a rounding or a choice in it"
+            + ALONE
         )
     if live:
         raise UserError(
             f"construct calls the live {live[0]} whose parameters phi is, without a graph to the "
             "phi that it is given: call it as torch.func.functional_call(designer, phi, ...) or by "
-            "vfunc.functional(designer)"
+            "vfunc.functional(designer)" + ALONE
         )
     remember(key)
 
