@@ -451,6 +451,11 @@ def test_a_layer_that_has_just_been_unfrozen_has_no_state_beside_those_of_others
     )
     assert float(found.value) == float(fresh.value) != 0.0
     assert all(torch.equal(found.grad[n], x) for n, x in fresh.grad.items())
+    # under one rule for all, other names may as well be those of a wrapper
+    one_rule = replace(problem, rule=vfunc.UpdateRule(made.problem.rule.rule(head)), state=state)
+    assert "an empty state where none of theta has taken a step yet" in one_line(
+        vfunc.FirstOrder("preconditioned"), one_rule, theta, made.phi
+    )
 
 
 @pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "0.1", None])

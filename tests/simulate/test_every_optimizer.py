@@ -59,6 +59,34 @@ def test_the_simulated_step_is_the_live_one(case, dtype):
                     assert state[name].step == live.step
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("one_rule", [False, True], ids=["by name", "one rule"])
+@pytest.mark.parametrize("case", EVERY)
+def test_a_parameter_that_comes_late_begins_as_torch_begins_it(case, one_rule):
+    """Without a gradient so far it has no state yet, beside others that have taken steps."""
+    parameters = every_optimizer.start(case)
+    late = list(parameters)[1]
+    optimizer = every_optimizer.made(case, parameters)
+    every_optimizer.walk(optimizer, {n: p for n, p in parameters.items() if n != late}, 3)
+    rule, state = from_optimizer(optimizer, parameters)
+    assert not state.get(late, TensorState()).step
+    if one_rule:
+        rule = UpdateRule(rule.rule(late))
+    theta = {n: p.detach().clone() for n, p in parameters.items()}
+    state = {
+        n: replace(s, buffers={k: b.clone() for k, b in s.buffers.items()})
+        for n, s in state.items()
+    }
+    for k in range(3):
+        g = every_optimizer.gradients(parameters, k)
+        theta, state = rule.step(theta, state, g)
+        for name, p in parameters.items():
+            p.grad = g[name]
+        optimizer.step()
+        for name, p in parameters.items():
+            torch.testing.assert_close(theta[name], p.detach(), rtol=1e-14, atol=1e-14)
+
+
 def by_autograd(case, p, g, s, t, p_bar, bars):
     """Cotangents of p, g and the state, by autograd of the oracle."""
     update = every_optimizer.reference(case)

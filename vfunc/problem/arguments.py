@@ -313,7 +313,8 @@ def _require_of_the_learner(problem: ValueProblem, theta: trees.Params) -> None:
         raise UserError(
             f"the optimizer's state is of {', '.join(list(problem.state)[:3])}, and of none of "
             f"theta's {', '.join(list(theta)[:3])}: give both the same names (a wrapper puts a "
-            f"prefix before them), or no state before the first step; {ORDER}"
+            "prefix before them), or an empty state where none of theta has taken a step yet; "
+            f"{ORDER}"
         )
     for name, state in problem.state.items():
         if name not in theta or isinstance(problem.rule.rule(name), AutomaticRule):
