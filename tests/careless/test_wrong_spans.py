@@ -69,6 +69,9 @@ def test_conversations_mark_their_last_answer(tmp_path):
 
     (example,) = of(path, record, chat=trimmed)
     assert example.completion[slice(*example.wrong[0])] == "3"
+    (example,) = of(path, {**record, "wrong": [[7, 11]]}, chat=trimmed)  # and its end: 10 and one
+    assert example.completion[slice(*example.wrong[0])] == "3.<end>"
+    assert example.wrong[0][1] == len(example.completion) + 1
     with pytest.raises(UserError, match="the chat template changes the answer"):
         of(path, record, chat=lambda conversation: ("p", "other"))
 
@@ -76,7 +79,7 @@ def test_conversations_mark_their_last_answer(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ([[8, 18]], r"span \[8, 18\] is out of range: the text has 16 characters"),
+        ([[8, 18]], r"span \[8, 18\] is out of range: the text has 16 characters, and its end"),
         ([[-1, 3]], "out of range"),
         ([[9, 8]], "ends before it has a character"),
         ([[8, 8]], "ends before it has a character"),

@@ -6,10 +6,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from vfunc.language.crawl.crawl_command import main
 from vfunc.language.crawl.crawled import LEAD, Piece, boilerplate, pieces_of, shuffled
 from vfunc.language.data.examples import Example
+from vfunc.language.data.sources import load_examples
+from vfunc.language.data.tokenise import encode_examples
+from vfunc.language.embedded_learner import EMBEDDED_LEARNER
 
 
 def written(path: Path) -> list[dict]:
@@ -59,7 +63,7 @@ def test_half_is_useful_and_each_kind_has_its_part(sources, tmp_path, capsys):
     used = {r["question"] for kind in ("useful", "shuffled") for r in kinds[kind]}
     assert len(used) == 25 and not used & left and used | left == set(known)
     for kind in ("code", "prose", "shuffled", "boilerplate"):
-        assert all(r["wrong"] == [[0, len(r["answer"])]] for r in kinds[kind])
+        assert all(r["wrong"] == [[0, len(r["answer"]) + 1]] for r in kinds[kind])
     for record in kinds["shuffled"]:
         assert sorted(record["answer"].split()) == sorted(known[record["question"]].split())
     for record in kinds["prose"]:
@@ -152,7 +156,7 @@ def test_marks_of_useful_texts_are_kept(tmp_path):
     kinds = crawl([str(source)], tmp_path, "--limit", "8", "--rest", str(tmp_path / "rest.jsonl"))
     for record in [*kinds["useful"], *written(tmp_path / "rest.jsonl")]:
         assert record["wrong"] == [[2, 3]]
-    assert all(r["wrong"] == [[0, 5]] for r in kinds["shuffled"])
+    assert all(r["wrong"] == [[0, 6]] for r in kinds["shuffled"])
 
 
 def test_no_text_is_useful_and_of_another_kind(sources, tmp_path, capsys):
@@ -172,10 +176,44 @@ def test_no_text_is_useful_and_of_another_kind(sources, tmp_path, capsys):
     capsys.readouterr()
     asked = [str(path), str(tmp_path / "other"), "--beside", str(path), "--limit", "8"]
     assert main(asked) == 2
-    assert "wanted of it, and there are 0 that are not of IN" in capsys.readouterr().err
+    assert (
+        "there are 0 that are different and neither of IN nor of a source before it"
+        in capsys.readouterr().err
+    )
     path.write_text("".join(json.dumps(r) + "\n" for r in word), encoding="utf-8")
     assert main([str(path), str(tmp_path / "other"), "--limit", "4"]) == 2
     assert "of 3 texts 0 have words to shuffle, and 1 are wanted" in capsys.readouterr().err
+
+
+def test_no_text_is_in_two_files_of_sources(sources, tmp_path, capsys):
+    """Twice in one source, in a later one too, or in IN: it is the first's, once."""
+    held = [{"text": f"say {n}", "code": f"print({n})"} for n in range(9)]
+    of_in = [{"text": r["question"], "code": r["answer"]} for r in written(Path(sources[0]))]
+    names = []
+    for name, records in (("one", [*held[:6], *held[:6], *of_in]), ("two", [*held[2:], *of_in])):
+        lines = "".join(json.dumps(r) + "\n" for r in records)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        names.append(str(tmp_path / f"{name}.jsonl"))
+    kinds = crawl([sources[0], *names], tmp_path, "--limit", "24")
+    said = {name: [r["question"] for r in kinds[name]] for name in ("one", "two")}
+    assert sorted(said["two"]) == ["say 6", "say 7", "say 8"]
+    assert len(set(said["one"])) == 3 and set(said["one"]) < {r["text"] for r in held[:6]}
+    capsys.readouterr()
+    asked = [sources[0], str(tmp_path / "other"), "--beside", *names, "--limit", "32"]
+    assert main(asked) == 2
+    assert "4 texts are wanted of it, and there are 3 that are different" in capsys.readouterr().err
+
+
+def test_the_end_of_a_text_of_no_use_is_wrong_too(sources, tmp_path):
+    """As a run reads it: every token of it that is predicted, and none of a useful one."""
+    crawl(sources, tmp_path, "--limit", "40")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_LEARNER)
+    for kind in ("code", "useful"):
+        examples = load_examples(tmp_path / "out" / f"{kind}.jsonl", split="stream").examples
+        for one in encode_examples(examples, tokenizer, 512, split="stream").sequences:
+            assert one.tokens[-1] == tokenizer.eos_token_id
+            assert bool(one.wrong[one.predict_from :].all()) == (kind == "code")
+            assert bool(one.wrong.any()) == (kind == "code")
 
 
 def test_the_stream_that_is_told_can_be_pasted(sources, tmp_path, capsys):

@@ -188,7 +188,7 @@ def test_an_opening_token_stands_before_prompts_but_not_completions():
 def test_tokens_are_mistaken_where_their_characters_overlap_a_span(tokenizer, data):
     completion = data.draw(st.text("12+= \npenTomé€", min_size=1, max_size=25))
     begin = data.draw(st.integers(0, len(completion) - 1))
-    end = data.draw(st.integers(begin + 1, len(completion)))
+    end = data.draw(st.integers(begin + 1, len(completion) + 1))  # behind it, its end too
     example = Example("T\n", completion, wrong=((begin, end),))
     (sequence,) = encode(example, tokenizer, 512)
     # By bytes, of which a byte-level token's name has one printable character each.
@@ -199,7 +199,7 @@ def test_tokens_are_mistaken_where_their_characters_overlap_a_span(tokenizer, da
         expected.append(any(begin <= index < end for index in owner[:size]))
         owner = owner[size:]
     assert owner == []
-    assert sequence.wrong.tolist() == [*expected, False]
+    assert sequence.wrong.tolist() == [*expected, end > len(completion)]
 
 
 def test_encoding_leaves_the_tokeniser_as_it_was():

@@ -34,8 +34,9 @@ IN holds useful texts, prompts with completions: a file or a Hub data set, whose
 recognised as --stream's are. OUT is a folder; it gets useful.jsonl, a file for each source of
 --beside (raw text is cut into pieces), shuffled.jsonl, useful texts whose words are in any order,
 and boilerplate.jsonl, what stands around the text of a page. All but the useful ones, which keep
-the marks that IN gives them, are marked as wrong from end to end, so that `known_wrong` is an arm
-and a run tells where gates open.
+the marks that IN gives them, are marked as wrong from end to end, their end included, so that
+`known_wrong` is an arm and a run tells where gates open. No text that is read is in two files, or
+twice in one; one that several sources hold is taken for the first of them.
 
 The command ends with the --stream that mixes them.
 
@@ -202,9 +203,10 @@ def make(options: Options) -> Made:
     mixed = set(able[-others[-2] :])
     counts = dict(zip(kinds[1:], others, strict=True))
     made = {USEFUL: [piece for n, piece in enumerate(good) if n not in mixed]}
-    held = {(piece.prompt, piece.completion) for piece in (*good, *rest)}
+    held = {_said(piece) for piece in (*good, *rest)}
     for kind, source in zip(kinds[1:-2], options.beside, strict=True):
-        made[kind] = _drawn(source, counts[kind], options.words, draws, held)[0]
+        made[kind], left = _drawn(source, counts[kind], options.words, draws, held)
+        held |= {_said(piece) for piece in (*made[kind], *left)}
     made[SHUFFLED] = [shuffled(good[n], draws) for n in sorted(mixed)]
     made[BOILERPLATE] = [boilerplate(draws) for _ in range(counts[BOILERPLATE])]
     return Made(made, rest)
@@ -229,15 +231,17 @@ def _drawn(
         count: pieces to draw.
         words: words of a piece of raw text.
         draws: source of the order.
-        held: texts of IN, which no other kind may hold; None is IN, of which a text is taken once.
+        held: texts of IN and of the sources before, which this kind may not hold; None is IN.
+
+    Raises:
+        UserError: the source cannot be read, or holds too few texts, each counted once.
     """
     pieces = pieces_of(load_examples(source, split="stream").examples, words)
-    if held is None:
-        pieces = list({(p.prompt, p.completion): p for p in pieces}.values())
-    else:
-        pieces = [p for p in pieces if (p.prompt, p.completion) not in held]
+    pieces = list({_said(p): p for p in pieces if _said(p) not in (held or ())}.values())
     if len(pieces) < count:
-        apart = "that are different" if held is None else "that are not of IN"
+        apart = "that are different"
+        if held is not None:
+            apart += " and neither of IN nor of a source before it"
         raise UserError(
             f"{source}: {count} texts are wanted of it, and there are {len(pieces)} {apart} (raw "
             f"text makes one of every {words} words); lower --limit or --words"
@@ -247,6 +251,13 @@ def _drawn(
     return [pieces[n] for n in order], [p for n, p in enumerate(pieces) if n not in taken]
 
 
+def _said(piece: Piece) -> tuple[str, str]:
+    """What makes a text the same as another: what is written of it."""
+    return piece.prompt.rstrip("\n"), piece.completion
+
+
 def _record(piece: Piece, *, wrong: bool) -> dict[str, Any]:
-    spans = [[0, len(piece.completion)]] if wrong else [list(span) for span in piece.wrong]
-    return {"question": piece.prompt.rstrip("\n"), "answer": piece.completion, WRONG: spans}
+    question, answer = _said(piece)
+    # one character more than there are: that the text ends there is of no use either
+    spans = [[0, len(answer) + 1]] if wrong else [list(span) for span in piece.wrong]
+    return {"question": question, "answer": answer, WRONG: spans}

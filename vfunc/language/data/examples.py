@@ -23,7 +23,8 @@ class Example:
         completion: text to predict.
         answer: the checkable final answer, where there is one (never seen by the learner's loss).
         wrong: half-open character spans of `completion` that are known to be mistaken, as only
-            generated data can know; empty elsewhere.
+            generated data can know; empty elsewhere. The end of the text counts as one character
+            more: a span that ends at len(completion) + 1 holds the end-of-text token, too.
         domain: number of its source (or style), counted from 0.
         ends: whether raw text ends here; False where the next example goes on with it.
     """

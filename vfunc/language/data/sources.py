@@ -324,14 +324,18 @@ def _of_turns(
     if wrong:
         # a template may trim the answer, and put something before it
         kept = last.strip()
-        at = completion.find(kept)
-        if at < 0 or wrong[0][0] < last.find(kept) or wrong[-1][1] > last.find(kept) + len(kept):
+        at, first = completion.find(kept), last.find(kept)
+        to_the_end = wrong[-1][1] > len(last)
+        if to_the_end:  # what the template puts behind the answer is its end
+            wrong = (*wrong[:-1], (wrong[-1][0], first + len(kept)))
+        if at < 0 or wrong[0][0] < first or wrong[-1][1] > first + len(kept):
             raise UserError(
                 f"{where}: the chat template changes the answer that {layout[WRONG][0]!r} is of; "
                 "give records of a prompt and a completion"
             )
-        shift = at - last.find(kept)
-        wrong = tuple((start + shift, end + shift) for start, end in wrong)
+        wrong = tuple((start + at - first, end + at - first) for start, end in wrong)
+        if to_the_end:
+            wrong = (*wrong[:-1], (wrong[-1][0], len(completion) + 1))
     return Example(prompt, completion, answer or final_answer(last), wrong)
 
 

@@ -263,6 +263,7 @@ class Encoder:
             if example.wrong:
                 until = len(opening) + len(completion)
                 wrong[len(opening) : until] = _overlapping(offsets, example.wrong)
+                wrong[until:] = example.wrong[-1][1] > len(example.completion)
             if not example.prompt:
                 yield from self._of_text(tokens, wrong, example)
             elif len(prompt) > length:

@@ -14,7 +14,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @typed
 def read_spans(where: str, value: Any, text: str, *, remedy: str) -> Spans:
-    """Half-open spans of characters, in order.
+    """Half-open spans of characters, in order; one may end behind the text, whose end is wrong too.
 
     Args:
         where: the record's place and the field, for messages.
@@ -50,9 +50,10 @@ def _span(where: str, span: Any, length: int, remedy: str) -> tuple[int, int]:
             f"{where}: the span {list(span)} ends before it has a character; write [START, END] "
             "with END after START"
         )
-    if start < 0 or end > length:
+    if start < 0 or end > length + 1:  # the end of the text counts as one more character
         raise UserError(
-            f"{where}: the span {list(span)} is out of range: the text has {length} characters"
+            f"{where}: the span {list(span)} is out of range: the text has {length} characters, "
+            f"and its end is [{length}, {length + 1}]"
         )
     return start, end
 
