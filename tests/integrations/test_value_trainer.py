@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 from small_run import same, shallow  # noqa: F401  a fixture
-from small_trainer import parameters, rows, run_of, stepped, trainer_of
+from small_trainer import STEPS, parameters, rows, run_of, trainer_of
 
 import vfunc
 from vfunc.errors import UserError
+from vfunc.integrations.trainer_run import Told, mean_notes
 from vfunc.integrations.trainer_state import DESIGNER, STATE
 from vfunc.integrations.transformers import RightPadding
 from vfunc.language.soft_targets.designer import load_designer
+from vfunc.language.soft_targets.gates import OF_SOURCE
+from vfunc.training.loop import one_step
 from vfunc.training.step import warm_up
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -78,10 +81,30 @@ def test_its_trajectory_is_the_run_s_bit_for_bit(case, tmp_path):
     trainer.train()
     for _ in warm_up(run):
         pass
-    stepped(run)
+    told = [one_step(run) for _ in range(STEPS)]
     assert same(parameters(trainer.model), parameters(run.state.learner))
     assert same(parameters(trainer.designer), parameters(run.state.designer))
     assert not same(begun, parameters(trainer.designer))
+    assert all("gate" in done["counts"] for done in told)
+    for line, done in zip(trainer.state.log_history, told, strict=False):
+        # a trainer tells no sources apart
+        gates = {n: done[n] for n in done["counts"] if not n.startswith(OF_SOURCE)}
+        assert {name: line[name] for name in gates} == pytest.approx(gates, rel=1e-12)
+
+
+def test_a_log_of_several_steps_has_means_over_their_tokens():
+    """Of what is told by micro-batch, plain means; what one does not tell is left out."""
+    found = mean_notes(
+        [
+            Told(
+                {"gate": 1.0, "gate_on_wrong": 0.5, "value": 2.0},
+                {"gate": 30.0, "gate_on_wrong": 1.0},
+            ),
+            Told({"gate": 0.0, "value": 4.0}, {"gate": 10.0}),
+            Told({"gate": 0.5, "gate_on_wrong": 1.0}, {"gate": 10.0, "gate_on_wrong": 3.0}),
+        ]
+    )
+    assert found == {"gate": 0.7, "gate_on_wrong": 0.875, "value": 3.0}
 
 
 def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):

@@ -36,6 +36,28 @@ def test_means_are_of_the_second_half_and_of_what_can_be_told_apart():
     }
 
 
+def test_steps_count_by_their_tokens():
+    """A step of a single mistaken token beside one of many; without counts all count alike."""
+    few, many = {"gate_on_wrong": 1.0}, {"gate_on_wrong": 0.5}
+    late = [step("v", 1), step("v", 2, **few, counts={"gate_on_wrong": 1})]
+    counted = step("v", 3, **many, counts={"gate_on_wrong": 3, "gate": 40})
+    assert gate_means([*late, counted]) == {"v": {"gate_on_wrong": 0.625}}
+    assert gate_means([*late, step("v", 3, **many)]) == {"v": {"gate_on_wrong": 0.75}}
+
+
+def test_a_source_that_had_its_text_in_the_first_half_has_a_row_that_says_so():
+    both = {"gate_of/a": 0.25, "gate_of/b": 0.5, "gate_on_wrong": 1.0}
+    means = gate_means(
+        [step("v", 1, **both), *(step("v", n, **{"gate_of/a": 0.5}) for n in (2, 3))]
+    )
+    assert means == {"v": {"gate_of/a": 0.5, "gate_of/b": None, "gate_on_wrong": None}}
+    table = gates_table(means)
+    assert table is not None
+    said = markdown(table)
+    assert "| known to be mistaken | – |\n| of a | 0.500 |\n| of b | – |\n" in said
+    assert "– where the arm had no such tokens there" in said
+
+
 def test_an_arm_without_text_of_two_sources_tells_of_none():
     assert gate_means([step("v", 1, **{"gate_of/a": 0.25})]) == {}
     assert gate_means([{"kind": "step", "arm": "v"}]) == {}  # a damaged line

@@ -146,6 +146,8 @@ def test_a_windows_gates_are_means_over_its_tokens(monkeypatch):
             apart.append(name)
     assert {"gate", "moved"} < set(apart)
     assert done["gate_on_wrong"] == 1 and done["gate_on_right"] == 0
+    assert done["counts"] == {n: sum(m.counts.get(n, 0) for m in taken) for n in done["counts"]}
+    assert done["counts"].keys() == {n for n in done if "gate" in n or n == "moved"}
     assert done["train_loss"] == pytest.approx(sum(m.loss for m in taken) / 3)  # what is stepped on
 
 

@@ -35,6 +35,7 @@ from vfunc.processes import ALONE, Processes
 from vfunc.training.arm_run import ArmRun, StepOptions
 from vfunc.training.budget import ArmPlan, Budget, Schedule
 from vfunc.training.log import Silent
+from vfunc.training.loop import mean_over
 from vfunc.training.state import ArmState, RunningMeans
 
 
@@ -290,8 +291,25 @@ def own_forward(model: nn.Module) -> Iterator[None]:
         model.forward = patched
 
 
-def mean_notes(taken: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of numbers by name, over the micro-batches that have them."""
-    names = dict.fromkeys(name for one in taken for name in one)
-    found = {name: [one[name] for one in taken if name in one] for name in names}
-    return {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
+@dataclass(frozen=True)
+class Told:
+    """What there is to log of a micro-batch.
+
+    Attributes:
+        numbers: by name.
+        counts: of how many elements (tokens) a number is the mean; where a name is absent, it is
+            the micro-batch's own.
+    """
+
+    numbers: Mapping[str, float]
+    counts: Mapping[str, float]
+
+
+def mean_notes(taken: Sequence[Told]) -> dict[str, float]:
+    """Means by name over the micro-batches that have one; of means over tokens, over all tokens."""
+    names = dict.fromkeys(name for one in taken for name in one.numbers)
+    there = {name: [one for one in taken if name in one.numbers] for name in names}
+    return {
+        name: mean_over([t.numbers[name] for t in told], [t.counts.get(name, 1.0) for t in told])
+        for name, told in there.items()
+    }

@@ -17,6 +17,7 @@ from vfunc.integrations.trainer_pace import within_epoch
 from vfunc.integrations.trainer_refusals import refuse
 from vfunc.integrations.trainer_run import (
     Loop,
+    Told,
     mean_notes,
     new_workload,
     own_forward,
@@ -107,7 +108,7 @@ class ValueTrainerMixin(_Trainer):
         self._line = self._workload.line
         self._run: ArmRun | None = None
         self._taken: TaskLoss | None = None
-        self._told: list[dict[str, float]] = []
+        self._told: list[Told] = []
         self._resumed: str | None = None
         self._processes: Processes | None = None
         self._new_designer()
@@ -207,7 +208,7 @@ class ValueTrainerMixin(_Trainer):
                 self._at_window(run)
             bounded, told = within_epoch(run, self._line)
             self._taken = task_loss(bounded)
-        self._told.append(_numbers(self._taken, told))
+        self._told.append(Told(_numbers(self._taken, told), self._taken.done.counts))
         # processes' gradients are averaged, and the losses are parts of a sum
         loss = self._taken.loss * run.workload.processes.size
         return (loss, {"loss": loss}) if return_outputs else loss

@@ -34,7 +34,7 @@ def require_no_hidden_way(problem: ValueProblem, construction: Construction) -> 
     it seems to follow, once more at both. A choice that phi makes (places of the best) counts as
     following it.
 
-    A designer that is frozen on purpose is refused too: a gradient that is asked for is to be there.
+    A designer that is frozen on purpose is refused too: who asks for a gradient is to get one.
     Its value is asked for with another phi (`ALONE`).
 
     Args:

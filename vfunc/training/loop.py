@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import mul
 from typing import Any
@@ -145,11 +145,11 @@ def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
     notes: dict[str, Any] = {"train_loss": sum(m.loss for m in taken) / len(taken)}
     for key in dict.fromkeys(key for m in taken for key in m.notes):
         there = [m for m in taken if key in m.notes]
-        values, counts = [m.notes[key] for m in there], [m.counts.get(key, 1) for m in there]
-        if len(set(counts)) == 1:
-            notes[key] = sum(values) / len(values)
-        else:
-            notes[key] = sum(map(mul, values, counts)) / sum(counts)
+        counts = [m.counts.get(key, 1.0) for m in there]
+        notes[key] = mean_over([m.notes[key] for m in there], counts)
+    counted = dict.fromkeys(key for m in taken for key in m.counts if key in m.notes)
+    if counted:  # of how many elements (tokens) a note is the mean
+        notes["counts"] = {key: sum(m.counts.get(key, 0) for m in taken) for key in counted}
     estimates = [m.estimate for m in taken if m.estimate is not None]
     if estimates:
         last = estimates[-1]
@@ -158,6 +158,13 @@ def _mean_notes(taken: list[MicroBatch]) -> dict[str, Any]:
         notes["designer_gradient_norm"] = float(trees.norm(last.grad)) / last.scale
         notes["estimate"] = dict(last.diagnostics)
     return notes
+
+
+def mean_over(values: Sequence[float], counts: Sequence[float]) -> float:
+    """The mean over elements, from means of parts and of how many elements each of them is."""
+    if len(set(counts)) == 1:
+        return sum(values) / len(values)
+    return sum(map(mul, values, counts)) / sum(counts)
 
 
 def report(run: ArmRun, done: dict[str, Any], *, first: bool) -> None:
