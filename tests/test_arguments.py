@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
 import cases
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import vfunc
+from vfunc.simulate.windows import read_windows
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -464,6 +468,47 @@ def test_a_step_size_that_is_none(lr):
     object.__setattr__(rule, "lr", lr)
     assert "a step size is a number" in one_line(lambda: vfunc.UpdateRule(rule))
     assert "a step size is a number" in one_line(lambda: vfunc.UpdateRule({"w": rule}))
+
+
+def given_anyway(options, **given):
+    """A copy with these fields, past the tests' check of annotations."""
+    made = replace(options)
+    for name, x in given.items():
+        object.__setattr__(made, name, x)
+    return made
+
+
+class NoDataclass:
+    """A rule of one's own, whose step size nobody can change."""
+
+    lr = Fraction(1, 10)
+
+
+@pytest.mark.parametrize("number", [Fraction, Decimal, np.float32, np.float64], ids=str)
+def test_real_numbers_of_other_kinds_are_as_good_as_floats(number, made):
+    """Steps in float64 take what a float would be; torch itself takes no fractions."""
+    half, quarter = number(1) / number(2), number(1) / number(4)
+    rule, clip = vfunc.AdamW(1 / 16, (0.5, 0.25), 0.25, 0.5), vfunc.Clip(0.25, 0.25)
+    windows = read_windows([[0.5, 0.25]])
+    wanted = vfunc.UpdateRule(rule, clip, weight=0.5, closes_window=False, windows=windows)
+    rule, clip = (
+        given_anyway(rule, lr=half / 8, betas=(half, quarter), eps=quarter, weight_decay=half),
+        given_anyway(clip, max_norm=quarter, outside=quarter),
+    )
+    windows = read_windows([[half, quarter]])
+    rules = dict.fromkeys(made.theta, rule)
+    found = vfunc.UpdateRule(rules, clip, weight=half, closes_window=False, windows=windows)
+    assert len({id(one) for one in found.rules.values()}) == 1
+    for estimator in (vfunc.FirstOrder("preconditioned"), vfunc.Unrolled(1)):
+        one, other = (
+            estimator(replace(made.problem, rule=r, state={}), made.theta, made.phi)
+            for r in (found, wanted)
+        )
+        assert float(one.value) == float(other.value) != 0.0
+    assert "such as float(lr)" in one_line(vfunc.UpdateRule, NoDataclass())
+    for far in (10**400, -(10**400)):
+        rule = given_anyway(vfunc.SGD(0.1), lr=Fraction(far))
+        assert "a step size is a number from 0" in one_line(vfunc.UpdateRule, rule)
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap], ids=["grad", "vmap"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -19,6 +18,7 @@ from vfunc.simulate.optimizers.adafactor import Adafactor
 from vfunc.simulate.optimizers.muon import Muon
 from vfunc.simulate.optimizers.rprop import Rprop
 from vfunc.simulate.optimizers.sgd import SGD
+from vfunc.simulate.plain_numbers import plain_number, plain_rules, with_plain_numbers
 from vfunc.simulate.rule import Buffers, OptimizerState, Rule, TensorState
 from vfunc.simulate.schedule import Later, Rules
 from vfunc.simulate.windows import Shares, Taken, equal_windows, given_windows
@@ -78,11 +78,13 @@ class UpdateRule:
                     f"{type(rule).__name__} has no `lr`, the step size that values are measured "
                     "by: give it a field of that name"
                 )
+        self._take_plain_numbers()
+        for rule in self._each:
             # a schedule's sizes may be tensors of a device, which are not waited for
             if not isinstance(rule.lr, Tensor) and not _is_size(rule.lr):
                 raise UserError(
                     f"{type(rule).__name__} has lr={rule.lr!r:.40}; a step size is a number from 0 "
-                    "on, and finite"
+                    "on, and finite, such as float(lr)"
                 )
         if self.clip is not None and not isinstance(self.clip, Clip):
             raise UserError(
@@ -99,6 +101,13 @@ class UpdateRule:
                     f"windows begins with {now}, of this micro-batch on: `weight` is the first of "
                     "these, and `closes_window` whether it is the only one"
                 )
+
+    def _take_plain_numbers(self) -> None:
+        """Fractions, decimals and the like become floats, as they do in an optimizer of torch's."""
+        object.__setattr__(self, "rules", plain_rules(self.rules))
+        object.__setattr__(self, "weight", plain_number(self.weight))
+        if isinstance(self.clip, Clip):
+            object.__setattr__(self, "clip", with_plain_numbers(self.clip))
 
     def __repr__(self) -> str:
         rules, count = self.rules, ""
@@ -370,7 +379,7 @@ _FORESEEN = 100
 
 
 def _is_size(lr: object) -> bool:
-    return isinstance(lr, Real) and 0 <= float(lr) < math.inf
+    return isinstance(lr, float | int) and 0 <= lr < math.inf
 
 
 def _with_lr(rule: Rule, lr: float) -> Rule:
