@@ -23,7 +23,7 @@ def plain_number(x: Any) -> Any:
     if isinstance(x, tuple):
         plain = tuple(map(plain_number, x))
         return x if all(a is b for a, b in zip(plain, x, strict=True)) else plain
-    if isinstance(x, float | int) or not isinstance(x, Real | Decimal):
+    if isinstance(x, int) or type(x) is float or not isinstance(x, Real | Decimal):
         return x
     try:
         return float(x)
