@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vfunc.errors import UserError
+from vfunc.language.data import record_files
 from vfunc.language.data.examples import Example
 from vfunc.language.decontamination import decontaminate_command
 from vfunc.language.decontamination.near_duplicates import Measures, Questions
@@ -144,6 +145,42 @@ def test_the_command_writes_the_stream_without_them_and_a_report(planted, tmp_pa
     capped = (*given[:2], "--out", str(tmp_path / "o2"), "--stream", docs, "--stream-cap", "5")
     assert command(*capped) == 0
     assert json.loads((tmp_path / "o2/report.json").read_text())["sources"][0]["read"] == 5
+
+
+@pytest.mark.parametrize("lines", [True, False], ids=["lines", "one line"])
+def test_what_lies_across_the_pieces_of_a_long_text_is_found(tmp_path, monkeypatch, lines):
+    """With the piece that it begins in taken out; what is whole in one, with that one alone."""
+    generator = random.Random(5)
+    question, other = (sentence(generator, 60) for _ in range(2))
+    before, behind, instead = (sentence(generator, count) for count in (300, 500, 60))
+
+    def text_of(*parts):
+        said = " ".join(parts).split(" ")
+        return "".join(w + ("\n" if lines and n % 5 == 4 else " ") for n, w in enumerate(said))
+
+    middle = len(before) + len(question) // 2
+    # a piece goes on to the end of a line; without one, to twice the length
+    monkeypatch.setattr(record_files, "PIECE", middle if lines else middle // 2)
+    texts = {
+        "across": text_of(before, question, behind),
+        "whole": text_of(before, instead, other, behind),
+        "clean": text_of(before, instead, behind),
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    asked = Questions([question, other], Measures())
+    pieces = [r["text"] for _, r, _ in record_files.file_records(tmp_path / "across.txt", {})]
+    assert len(pieces) > 1 and not any(asked.found_in(piece) for piece in pieces)
+    tests = write(
+        tmp_path / "test.jsonl", [{"question": q, "answer": "1"} for q in (question, other)]
+    )
+    out, streams = tmp_path / "out", [str(tmp_path / f"{name}.txt") for name in texts]
+    assert command("--against", tests, "--out", str(out), "--stream", *streams) == 0
+    report = json.loads((out / "report.json").read_text())
+    found = [(Path(m["source"]).stem, m["text"], m["example"]) for m in report["matches"]]
+    assert found == [("across", 1, 1), ("whole", 2, 2)]
+    kept = [json.loads(line)["text"] for line in (out / "across.jsonl").read_text().splitlines()]
+    assert kept == pieces[1:]
 
 
 def test_every_source_has_a_file_of_its_own_with_all_that_it_held(tmp_path):

@@ -174,6 +174,24 @@ class Questions:
         near = (f for f in best.values() if self._near(f))
         return sorted(near, key=lambda found: found.number)
 
+    def found_between(self, text: str, behind: str) -> list[Found]:
+        """The questions across the border of a text and what goes on with it.
+
+        Args:
+            text: one that holds no question by itself.
+            behind: what goes on with it; questions that it holds by itself are left out.
+        """
+        if not behind:
+            return []
+        # all that a window across the border can hold
+        reach = window_length(max(self._sizes)) + self._measures.n - 1
+        across = _edge(text, reach, end=True) + _edge(behind, reach, end=False)
+        found = self.found_in(across)
+        if not found:
+            return []
+        there = {one.number for one in self.found_in(behind)}
+        return [one for one in found if one.number not in there]
+
     def _near(self, found: Found) -> bool:
         measures = self._measures
         return found.jaccard >= measures.jaccard or found.containment >= measures.containment
@@ -184,6 +202,16 @@ class Questions:
         made = MinHash(num_perm=self._measures.permutations, seed=self._measures.seed)
         made.update_batch([" ".join(gram).encode() for gram in sorted(grams)])
         return made
+
+
+def _edge(text: str, count: int, *, end: bool) -> str:
+    """The beginning or the end of a text, with so many whole words where there are so many."""
+    length = 8 * count
+    while True:
+        part = text[-length:] if end else text[:length]
+        if length >= len(text) or len(words_of(part)) > count:
+            return part
+        length *= 2
 
 
 def _size(count: int) -> int:

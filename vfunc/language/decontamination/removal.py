@@ -70,8 +70,8 @@ def decontaminate(asked: Asked, measures: Measures) -> dict[str, Any]:
             half = path.with_name(path.name + ".part")
             kept = number = 0
             with half.open("w", encoding="utf-8", newline="\n") as file:
-                for number, (text, record) in enumerate(_texts(read, cap), 1):
-                    found = questions.found_in(text)
+                for number, (text, record, behind) in enumerate(_with_next(_texts(read, cap)), 1):
+                    found = questions.found_in(text) or questions.found_between(text, behind)
                     for one in found:
                         removed.append(
                             {
@@ -130,13 +130,38 @@ def _opened(name: str, fields: str | None) -> Examples:
     return Examples(name, "stream", fields, opened=opened)
 
 
-def _texts(read: Examples, cap: int | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Texts with their record; a long text file in the pieces that it is read in."""
+@dataclass(frozen=True)
+class _Text:
+    """A text with its record; a long text file comes in the pieces that it is read in.
+
+    Attributes:
+        text: the text.
+        record: its record.
+        ends: whether the next one does not go on with it.
+    """
+
+    text: str
+    record: Mapping[str, Any]
+    ends: bool
+
+
+def _texts(read: Examples, cap: int | None) -> Iterator[_Text]:
     while cap is None or read.usable < cap:
         example = next(read, None)
         if example is None:
             return
-        yield example.prompt + example.completion, read.record
+        yield _Text(example.prompt + example.completion, read.record, example.ends)
+
+
+def _with_next(texts: Iterator[_Text]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Every text, its record, and the piece that goes on with it; "" where none does."""
+    before = None
+    for one in texts:
+        if before is not None:
+            yield before.text, before.record, "" if before.ends else one.text
+        before = one
+    if before is not None:
+        yield before.text, before.record, ""
 
 
 def told(report: Mapping[str, Any]) -> str:
