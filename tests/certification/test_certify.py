@@ -191,6 +191,19 @@ def test_declared_approximations_and_loose_solvers_do_not_fail():
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("most", [1, 1000])
+def test_what_does_not_converge_is_marked_so(most):
+    """In the table beside the rest, with what was not solved; without a failure, or a passing."""
+    found = ask(cases.situation("mlp", 4), vfunc.Implicit(damping=10.0, max_iterations=most))
+    (row,) = found.estimators
+    assert (row.verdict == "not converged") == (most == 1)
+    assert bool(found.certified) == (most > 1)
+    if most == 1:
+        assert "not converged (1)" in str(found) and "not converged (" in found.line()
+        assert f"(1) {row.note}" in str(found) and "implicit" in row.note
+
+
+@pytest.mark.usefixtures("float64")
 def test_what_an_estimator_needs_and_the_problem_lacks():
     made = cases.situation("mlp", 4)
     short = replace(made, problem=replace(made.problem, batches=made.problem.batches[:1]))

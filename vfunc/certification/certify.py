@@ -301,7 +301,7 @@ def _as_row(
     try:
         yield
     except NotConvergedError as error:
-        rows.append(Row(label, "inconclusive", engine, note=str(error)))
+        rows.append(Row(label, "not converged", engine, note=str(error)))
     except NonFiniteError as error:
         rows.append(Row(label, "FAILED", engine, note=str(error)))
     except Exception as error:

@@ -14,7 +14,9 @@ from vfunc.printable import SafeConsole
 ZERO = "gradient and slope are zero"
 """The note of a row that says nothing of an estimator's arithmetic."""
 
-Verdict = Literal["holds", "exact", "approximate", "inconclusive", "skipped", "FAILED"]
+Verdict = Literal[
+    "holds", "exact", "approximate", "inconclusive", "not converged", "skipped", "FAILED"
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Row:
         verdict: `holds` (a premise); `exact` (the gradient is the objective's slope to the
             tolerance, and finite differences are good enough to tell); `approximate` (the
             estimator or engine is by design, with error `gap`); `inconclusive` (finite
-            differences are not good enough to tell); `skipped`; `FAILED`.
+            differences are not good enough to tell); `not converged` (a solver, or an engine's
+            differences, did not on this problem, so that there is no gradient to hold against
+            anything); `skipped`; `FAILED`.
         engine: the pullback's engine; "" where there is none.
         gap: largest |slope - <grad, direction>| / |grad| over the directions, relative.
         resolution: relative error of the finite differences themselves.
