@@ -22,10 +22,12 @@ from small_vision_run import (
     train,
 )
 
+from vfunc.config.layers import Layer
 from vfunc.designer_file import save_designer
 from vfunc.errors import CertificationError, UserError
 from vfunc.report.events import read_events
 from vfunc.training.assemble import assemble
+from vfunc.training.build.configuration import resolve
 from vfunc.training.certifying import EXAMPLES, certified_arm, certify_start
 from vfunc.training.checkpoint import load_checkpoint, save_checkpoint
 from vfunc.training.loop import run_arm
@@ -267,3 +269,26 @@ def test_an_arm_that_follows_masks_is_refused_where_a_saved_designer_makes_none(
     with pytest.raises(UserError, match=r"d\.safetensors \(photometric\) makes none; take it out"):
         assemble(small_vision(designer=path, arms=arms))
     assemble(small_vision(designer=path, arms=arms[:2]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (
+            "photometric",
+            "sparsity_penalty",
+            r"--sparsity-penalty does nothing here: it is for masks",
+        ),
+        ("photometric", "tv_penalty", r"--tv-penalty does nothing here: it is for masks"),
+        ("unet", "strength_penalty", r"--strength-penalty does nothing here: .*photometric$"),
+    ],
+)
+def test_a_penalty_that_a_saved_designer_has_not_is_refused(tmp_path, kind, given, said):
+    """By its file; a preset's gives way."""
+    path = str(tmp_path / "d.safetensors")
+    save_designer(ViewDesigner(ViewDesignerConfig(kind, width=4)), path)
+    with pytest.raises(UserError, match=said):
+        small_vision(designer=path, **{given: 0.1})
+    new = "photometric" if kind == "unet" else "unet"
+    own = Layer({"modality": "vision", "augmentor": new, given: 0.1}, "preset")
+    assert given.removesuffix("_penalty") not in resolve(own, {"designer": path}).penalties

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from pathlib import Path
 
 from vfunc.arms import ARMS
 from vfunc.conditions import DESIGNED_ARMS, any_arm
 from vfunc.config.declared import Condition, Need, Options
+from vfunc.errors import UserError
 
 EMBEDDED_SCENES = Condition("on the embedded scenes", lambda options: options["feedback"] is None)
 PUBLIC = re.compile(r"(ade20k|nyuv2|imagenet)(:.*)?")
@@ -23,15 +26,38 @@ BLURRED = Need(
 )
 MASKS = Need(
     lambda options: makes(options, "unet", "dit"),
-    "it is for masks, and --augmentor photometric makes none",
+    "it is for masks, and a designer that is photometric (--augmentor, --designer) makes none",
 )
 VISION_ARMS = tuple(name for name in ARMS if name in (*DESIGNED_ARMS, "baseline", *MASKED_ARMS))
 _NOT_ASKED = "--labels leaves its task out"
 
 
 def makes(options: Options, *augmentors: str) -> bool:
-    """Whether the designer is of such a kind, or a saved one, whose kind its file tells."""
-    return options["designer"] is not None or options["augmentor"] in augmentors
+    """Whether the designer is of such a kind; that of a saved one is in its file.
+
+    One that cannot be read may be of any: it is refused when it is loaded.
+    """
+    saved = options["designer"]
+    if saved is None:
+        return options["augmentor"] in augmentors
+    try:
+        state = Path(saved).stat()
+        return _kind_of(str(saved), state.st_mtime_ns, state.st_size) in augmentors
+    except (OSError, UserError):
+        return True
+
+
+@functools.lru_cache(maxsize=16)
+def _kind_of(path: str, *_: int) -> str:
+    """The kind of a saved designer; its file is read again where it has changed.
+
+    Raises:
+        UserError: it holds none.
+    """
+    # imported here: the designers' own options have these conditions
+    from vfunc.vision.designers.view_designer import load_view_designer
+
+    return load_view_designer(path).config.kind
 
 
 def asked(*labels: str, reason: str = _NOT_ASKED) -> Need:

@@ -64,7 +64,8 @@ def _check_told(options: Options) -> None:
                 f"the arm {arm} takes the mean of the masks of {other} in the same run: name "
                 f"{other} before it in --arms"
             )
-        if other and not MASKS.holds(options):
+        # what a saved designer makes is told where it is loaded, with its name
+        if other and options["designer"] is None and not MASKS.holds(options):
             raise UserError(
                 f"the arm {arm} takes the mean of masks, and --augmentor photometric makes none; "
                 "take it out of --arms, or give --augmentor unet or dit"

@@ -281,7 +281,8 @@ class ViewOptions:
             DESIGNED,
             TRAINED,
             Need(
-                lambda options: makes(options, "photometric"), "it is for --augmentor photometric"
+                lambda options: makes(options, "photometric"),
+                "it is for --augmentor photometric, and for a saved designer that is photometric",
             ),
         ),
     )
