@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from decimal import Decimal
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -13,12 +15,12 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.simulate.clip import Clip
+from vfunc.simulate.groups import plain_number, plain_rules, with_plain_numbers
 from vfunc.simulate.guarded import guarded_step, guarded_vjp
 from vfunc.simulate.optimizers.adafactor import Adafactor
 from vfunc.simulate.optimizers.muon import Muon
 from vfunc.simulate.optimizers.rprop import Rprop
 from vfunc.simulate.optimizers.sgd import SGD
-from vfunc.simulate.plain_numbers import plain_number, plain_rules, with_plain_numbers
 from vfunc.simulate.rule import Buffers, OptimizerState, Rule, TensorState
 from vfunc.simulate.schedule import Later, Rules
 from vfunc.simulate.windows import Shares, Taken, equal_windows, given_windows
@@ -104,6 +106,10 @@ class UpdateRule:
 
     def _take_plain_numbers(self) -> None:
         """Fractions, decimals and the like become floats, as they do in an optimizer of torch's."""
+        every = {id(one): one for one in (*self._each, self.clip)}
+        given = [x for one in every.values() for x in getattr(one, "__dict__", {}).values()]
+        if all(map(_is_plain, (self.weight, *given))):
+            return
         object.__setattr__(self, "rules", plain_rules(self.rules))
         object.__setattr__(self, "weight", plain_number(self.weight))
         if isinstance(self.clip, Clip):
@@ -380,6 +386,12 @@ _FORESEEN = 100
 
 def _is_size(lr: object) -> bool:
     return isinstance(lr, float | int) and 0 <= lr < math.inf
+
+
+def _is_plain(x: object) -> bool:
+    if isinstance(x, tuple):
+        return all(map(_is_plain, x))
+    return type(x) in (float, int, bool) or not isinstance(x, Real | Decimal)
 
 
 def _with_lr(rule: Rule, lr: float) -> Rule:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from vfunc.errors import UserError
-from vfunc.simulate.plain_numbers import plain_number
+from vfunc.simulate.groups import plain_number
 
 Shares: TypeAlias = tuple[float, ...]
 """The shares of a window's micro-batches in the gradient of its step, in their order."""
