@@ -100,6 +100,8 @@ def test_each_estimator_finds_its_row():
     assert rows["implicit"] == "implicit damping=1.0"
     # another estimator under the same name has no score here
     assert row_of({"value": "deflated", "beta": 0.5}, "vpretraining") is None
+    # rows' dampings are in units of 1 / eta, a run's is not
+    assert row_of({"estimator": "implicit", "damping": 1.0}, "vpretraining") is None
     engine = {"estimator": "unrolled", "lookahead_steps": 4, "engine": "reverse"}
     assert row_of(engine, "vpretraining") == "unrolled lookahead_steps=4"
     assert row_of({"value": "cosine"}, "random_feedback") == "random"

@@ -104,6 +104,8 @@ def row_of(config: Mapping[str, Any], arm: str) -> str | None:
         return str(name)  # one's own, by its name, with its default options
     known = option_names(type(make_estimator(name)))
     given = {k: config[k] for k in known if config.get(k) is not None}
+    if "damping" in given:
+        return None  # rows have it in units of 1 / eta, which changes on the way
     mine = _comparable(make_estimator(name, given))
     rows = (row for row in ROWS if row.name == name)
     return next((row.label for row in rows if _comparable(row.estimator(1.0)) == mine), None)
