@@ -113,3 +113,21 @@ def test_side_by_side_the_others_go_on(leave_out, tmp_path, monkeypatch):
         return
     side_by_side.carry_out(planned, 1, told.append, leave_out=True)
     assert told[1] == f"1 of 2 diverged   {GONE}" and told[-1].startswith("2 of 2 diverged")
+
+
+def test_side_by_side_a_run_that_is_killed_is_told_as_that_and_not_by_its_progress(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    _, planned = plan([0], ["lr=1e12,1e11"], ["--name", "d"])
+
+    def start(one, jobs, folder):
+        printed = (folder / "printed").open("wb+")
+        printed.write(b"baseline: 60 % of it\n")
+        process = subprocess.Popen(["sh", "-c", "kill -9 $$"])
+        return side_by_side._Started(one, process, printed)
+
+    monkeypatch.setattr(side_by_side, "_start", start)
+    monkeypatch.setattr(side_by_side, "PAUSE", 0.0)
+    with pytest.raises(side_by_side.UserError, match="seed0: it was ended by SIGKILL, as for want"):
+        side_by_side.carry_out(planned, 1, lambda _: None)

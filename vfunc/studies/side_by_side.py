@@ -121,6 +121,10 @@ def _require_success(each: _Started) -> None:
         return
     said = [line.strip() for line in lines if line.strip()]
     wrong = [line for line in said if line.startswith("error: ")]
+    if not wrong and each.process.returncode < 0:  # its last line is one of progress
+        killed = signal.Signals(-each.process.returncode)
+        memory = ", as for want of memory" if killed is signal.SIGKILL else ""
+        wrong = [f"it was ended by {killed.name}{memory}; the same command goes on from there"]
     last = (wrong or said or [f"exit code {each.process.returncode}"])[-1]
     raise UserError(f"{each.run.directory.path}: {last.removeprefix('error: ')}")
 
