@@ -19,10 +19,12 @@ from vfunc.studies.score.doing import MEASURES, require_halves, workbench
 from vfunc.studies.score.families import SHARES
 from vfunc.studies.score.rank_agreement import Paired, agreement, draws_of
 from vfunc.studies.score.rows import Row
+from vfunc.studies.score.score_files import _page
 from vfunc.studies.score.scores import left_out, scored
 from vfunc.studies.score.smoothness import sign_agreement
 from vfunc.studies.score.state_score import Asked, measure_state, on_offer
 from vfunc.studies.score.tasks_on_offer import Candidate, drawn
+from vfunc.training.budget import Budget
 from vfunc.training.loop import one_step
 from vfunc.training.state import RunningMeans
 
@@ -345,6 +347,17 @@ class TestDoing:
         assert min(costs) > 0 and {cost["memory"] for cost in back["cost"].values()} == {None}
         assert not found["missing"] and found["smoothness"]["parameters"][0] > 0.5
         unchanged(before, run)
+
+    @pytest.mark.parametrize("unit", ["steps", "tokens"])
+    def test_horizons_past_the_budgets_end_are_told(self, unit):
+        run, config = at_state("baseline")  # after 2 of 9 steps
+        if unit == "tokens":
+            budget = Budget(9 * run.state.counters.units // 2, "tokens")
+            run = replace(run, plan=replace(run.plan, budget=budget))
+        rows = [Row("zero", {}, ("objective",))]
+        found = measure_state(run, config, [], rows, Asked(3, (1, 7, 8), 0, 0, 0), memory=False)
+        assert found["past_end"] == [8]
+        assert "after 2 steps by H = 8." in _page("", [found], scored([found], 2))
 
     def test_an_arm_without_a_designer_is_asked_too_and_accumulation_counts_steps(self):
         run, config = at_state("baseline", accumulate=2)

@@ -116,6 +116,10 @@ class ArmRun:
         On a budget of tokens, images or seconds it is that at the mean pace so far; before the
         first micro-batch there is none, and the size is the next step's.
         """
+        return self.plan.size(self.later_fraction(k))
+
+    def later_fraction(self, k: int) -> float:
+        """The fraction of the budget that is spent as that step begins; 1 past its end."""
         at, every = self.state.counters, self.options.accumulate
         units = seconds = 0.0
         if at.micro_batch:
@@ -123,7 +127,7 @@ class ArmRun:
             units = at.units / at.micro_batch * (begun + k * every)
         if at.step:
             seconds = at.seconds / at.step * (at.step + k)
-        return self.plan.size(self.plan.spent(at.step + k, round(units), seconds))
+        return self.plan.spent(at.step + k, round(units), seconds)
 
     @property
     def where(self) -> str:

@@ -73,7 +73,7 @@ def _page(label: str, states: Sequence[State], scores: Sequence[Scored]) -> str:
         "predicted and realised effect on the held-out loss after H learner steps, with 95 % "
         "bootstrap intervals over states and tasks; regret of picking the best-rated task, over "
         "that of a blind pick, at the last H (above 1 is worse than blind). Cost is over a plain "
-        f"learner step.{_lost(lost)}\n",
+        f"learner step.{_lost(lost)}{_past_end(states)}\n",
         _main_table(states, scores),
         "\n" + "\n".join(horizon_remarks(states, scores)),
         "\n### More\n",
@@ -89,6 +89,12 @@ def _page(label: str, states: Sequence[State], scores: Sequence[Scored]) -> str:
 
 def _lost(count: int) -> str:
     return f" {count} tasks end in losses that are not finite, and are left out." if count else ""
+
+
+def _past_end(states: Sequence[State]) -> str:
+    found = [(s["step"], s["past_end"]) for s in states if s.get("past_end")]
+    told = [f"after {step} steps by H = {', '.join(map(str, past))}" for step, past in found]
+    return f" Past the budget's end, at its last step size: {'; '.join(told)}." if told else ""
 
 
 def _main_table(states: Sequence[State], scores: Sequence[Scored]) -> str:

@@ -112,6 +112,8 @@ def measure_state(
         "eta": problem.rule.eta,
         "feedback": bench.feedback,
         "horizons": list(asked.horizons),
+        # whose last step begins with the budget spent, at the schedule's last size
+        "past_end": [h for h in asked.horizons if run.later_fraction(h - 1) == 1.0],
         "measures": list(MEASURES),
         "tasks": [{"kind": c.kind, "number": c.number, "share": c.share} for c in candidates],
         "losses": losses,  # (text and tasks, measures, horizons)
