@@ -26,6 +26,7 @@ from vfunc.studies.score.state_score import Asked, measure_state, on_offer
 from vfunc.studies.score.tasks_on_offer import Candidate, drawn
 from vfunc.training.budget import Budget
 from vfunc.training.loop import one_step
+from vfunc.training.provenance import git_commit
 from vfunc.training.state import RunningMeans
 
 OPTIONS = {"feedback_batch_size": 4, "batch_size": 2}
@@ -358,6 +359,17 @@ class TestDoing:
         found = measure_state(run, config, [], rows, Asked(3, (1, 7, 8), 0, 0, 0), memory=False)
         assert found["past_end"] == [8]
         assert "after 2 steps by H = 8." in _page("", [found], scored([found], 2))
+
+    def test_states_that_different_code_measured_are_told(self):
+        run, config = at_state("baseline")
+        rows = [Row("zero", {}, ("objective",))]
+        found = measure_state(run, config, [], rows, Asked(3, (1,), 0, 0, 0), memory=False)
+        assert found["git_commit"] == git_commit()
+        later = {**found, "git_commit": "abc123", "step": 5}
+        page = _page("", [found, later], scored([found, later], 2))
+        assert f"after 2 steps {git_commit() or 'unknown'}; after 5 steps abc123." in page
+        same = [found, {**later, "git_commit": found["git_commit"]}]
+        assert "different code" not in _page("", same, scored(same, 2))
 
     def test_an_arm_without_a_designer_is_asked_too_and_accumulation_counts_steps(self):
         run, config = at_state("baseline", accumulate=2)

@@ -54,7 +54,7 @@ def comparison_table(
     seeds = f", {len(arms[0].seeds)} seeds" if len(counts) == 1 and counts != {1} else ""
     table.title = f"{_label(metric, measures)} ({'primary' if primary else 'secondary'}{seeds})"
     table.title_justify = table.caption_justify = "left"
-    table.add_column("arm", max_width=23, overflow="fold")
+    table.add_column("arm", max_width=22, overflow="fold")
     headers = ["seeds"] if len(counts) > 1 else []
     headers += ["mean"]
     headers += ["against\nbaseline", "p", "better\nin"] if compares else []

@@ -73,7 +73,7 @@ def _page(label: str, states: Sequence[State], scores: Sequence[Scored]) -> str:
         "predicted and realised effect on the held-out loss after H learner steps, with 95 % "
         "bootstrap intervals over states and tasks; regret of picking the best-rated task, over "
         "that of a blind pick, at the last H (above 1 is worse than blind). Cost is over a plain "
-        f"learner step.{_lost(lost)}{_past_end(states)}\n",
+        f"learner step.{_lost(lost)}{_past_end(states)}{_of_commits(states)}\n",
         _main_table(states, scores),
         "\n" + "\n".join(horizon_remarks(states, scores)),
         "\n### More\n",
@@ -95,6 +95,15 @@ def _past_end(states: Sequence[State]) -> str:
     found = [(s["step"], s["past_end"]) for s in states if s.get("past_end")]
     told = [f"after {step} steps by H = {', '.join(map(str, past))}" for step, past in found]
     return f" Past the budget's end, at its last step size: {'; '.join(told)}." if told else ""
+
+
+def _of_commits(states: Sequence[State]) -> str:
+    """Says so where the states were not all measured by the same code."""
+    made = [s.get("git_commit") for s in states]
+    if len(set(made)) == 1:
+        return ""
+    told = [f"after {s['step']} steps {of or 'unknown'}" for s, of in zip(states, made, strict=True)]
+    return f" The states were measured by different code, at commits: {'; '.join(told)}."
 
 
 def _main_table(states: Sequence[State], scores: Sequence[Scored]) -> str:

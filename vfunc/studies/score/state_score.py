@@ -24,6 +24,7 @@ from vfunc.studies.score.sides import Candidate, side_of
 from vfunc.studies.score.smoothness import smoothness
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.options.run_config import RunConfig
+from vfunc.training.provenance import git_commit
 from vfunc.training.step import batches_ahead, feedback_at, value_problem, windows_ahead
 from vfunc.trees import Params
 
@@ -107,6 +108,7 @@ def measure_state(
         smooth = vars(smoothness(bench, along, asked.horizons))
     at = run.state.counters
     measured = {
+        "git_commit": git_commit(),
         "step": at.step,
         "fraction": run.plan.spent(at.step, at.units, at.seconds),
         "eta": problem.rule.eta,
