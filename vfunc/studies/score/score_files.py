@@ -102,7 +102,9 @@ def _of_commits(states: Sequence[State]) -> str:
     made = [s.get("git_commit") for s in states]
     if len(set(made)) == 1:
         return ""
-    told = [f"after {s['step']} steps {of or 'unknown'}" for s, of in zip(states, made, strict=True)]
+    told = [
+        f"after {s['step']} steps {of or 'unknown'}" for s, of in zip(states, made, strict=True)
+    ]
     return f" The states were measured by different code, at commits: {'; '.join(told)}."
 
 
