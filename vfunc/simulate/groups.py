@@ -106,8 +106,9 @@ def plain_rules(rules: Rules) -> Rules:
     """Rules with floats in place of other real numbers; what several names share stays one."""
     if not isinstance(rules, Mapping):
         return _plain_rule(rules)
-    plain = {id(rule): _plain_rule(rule) for rule in rules.values()}
-    if all(plain[id(rule)] is rule for rule in rules.values()):
+    each = {id(rule): rule for rule in rules.values()}  # few, of many parameters
+    plain = {key: _plain_rule(rule) for key, rule in each.items()}
+    if all(plain[key] is rule for key, rule in each.items()):
         return rules
     return {name: plain[id(rule)] for name, rule in rules.items()}
 
