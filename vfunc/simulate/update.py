@@ -15,12 +15,12 @@ from torch import Tensor
 from vfunc import trees
 from vfunc.errors import UserError
 from vfunc.simulate.clip import Clip
-from vfunc.simulate.groups import plain_number, plain_rules, with_plain_numbers
 from vfunc.simulate.guarded import guarded_step, guarded_vjp
 from vfunc.simulate.optimizers.adafactor import Adafactor
 from vfunc.simulate.optimizers.muon import Muon
 from vfunc.simulate.optimizers.rprop import Rprop
 from vfunc.simulate.optimizers.sgd import SGD
+from vfunc.simulate.plain_numbers import plain_number, plain_rules, with_plain_numbers
 from vfunc.simulate.rule import Buffers, OptimizerState, Rule, TensorState
 from vfunc.simulate.schedule import Later, Rules
 from vfunc.simulate.windows import Shares, Taken, equal_windows, given_windows

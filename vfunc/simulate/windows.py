@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from vfunc.errors import UserError
-from vfunc.simulate.groups import plain_number
+from vfunc.simulate.plain_numbers import plain_number
 
 Shares: TypeAlias = tuple[float, ...]
 """The shares of a window's micro-batches in the gradient of its step, in their order."""
@@ -114,7 +114,9 @@ def read_windows(given: Any) -> tuple[Shares, ...]:
     """
     if not isinstance(given, Iterable) or not all(isinstance(one, Iterable) for one in given):
         raise UserError(f"windows takes the shares of each step's micro-batches, not {given!r:.60}")
-    found = tuple(plain_number(tuple(one)) for one in given)
+    found = tuple(map(tuple, given))
+    if any(type(x) not in (float, int) for one in found for x in one):
+        found = tuple(map(plain_number, found))
     if not found or not all(found):
         raise UserError(f"windows takes one micro-batch or more a step, not {found!r:.60}")
     shares = [x for one in found for x in one]
