@@ -24,6 +24,7 @@ CORE = [
     ["trees"],
     ["processes"],
     ["learner"],
+    ["sharding"],
     ["split", "simulate"],
     ["problem"],
     ["workload", "solvers", "pullback"],

@@ -217,7 +217,7 @@ def blocks(module: nn.Module) -> tuple[str, Blocks] | None:
         for name, child in module.named_modules()
         if isinstance(child, nn.ModuleList | nn.Sequential)
         and len(child) > 0
-        and len({type(block) for block in child}) == 1
+        and len({_own_class(block) for block in child}) == 1
         and any(True for _ in child.parameters())
     ]
 
@@ -225,6 +225,13 @@ def blocks(module: nn.Module) -> tuple[str, Blocks] | None:
         return any(p.requires_grad for p in stack[1].parameters()), len(stack[1])
 
     return max(stacks, key=trained_then_long, default=None)
+
+
+def _own_class(module: nn.Module) -> type[nn.Module]:
+    """A module's class, as it was before `fully_shard` made one of its own of it."""
+    kind = type(module)
+    made = any(base.__name__ == "FSDPModule" for base in kind.__bases__)
+    return next(base for base in kind.__bases__ if base.__name__ != "FSDPModule") if made else kind
 
 
 def _named_subset(module: nn.Module, subset: str) -> Callable[[str, nn.Parameter], bool]:

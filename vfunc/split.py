@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,23 @@ class Split:
         with self.handing_on(learner.module, edge):
             return learner(theta, *args, **kwargs)
 
+    def computed(self, module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """The edge h as the module computes it by itself, its hooks run too, without a graph.
+
+        Args:
+            module: the live module, whose blocks above the edge do not compute.
+            *args: its own arguments.
+            **kwargs: likewise.
+        """
+        above = list(module.get_submodule(self.stack).children())[self.below :]
+        with torch.no_grad(), self.capture(module) as edges, _answering(above, self._on(edges)):
+            module(*args, **kwargs)
+        return edges[0]
+
+    def _on(self, edges: list[Tensor]) -> Callable[[], Any]:
+        """What a block gives that hands on the last of these."""
+        return lambda: edges[-1] if self.rest is None else (edges[-1], *self.rest)
+
     @contextlib.contextmanager
     def handing_on(self, module: nn.Module, edge: Tensor) -> Iterator[None]:
         """Within the context the blocks below the edge hand it on instead of computing.
@@ -104,8 +121,7 @@ class Split:
             module: the live module.
             edge: what the last of them would give.
         """
-        handed_on = edge if self.rest is None else (edge, *self.rest)
-        with _returning(self._blocks(module), handed_on):
+        with _answering(self._blocks(module), self._on([edge])):
             yield
 
     @contextlib.contextmanager
@@ -264,12 +280,12 @@ def _hidden(output: Any) -> Tensor:
 
 
 @contextlib.contextmanager
-def _returning(below: list[nn.Module], output: Any) -> Iterator[None]:
-    """Have these modules return `output` whatever they are called with."""
-    before = [(block, block.__dict__.get("forward")) for block in below]
+def _answering(modules: list[nn.Module], answer: Callable[[], Any]) -> Iterator[None]:
+    """Have these modules return an answer whatever they are called with."""
+    before = [(block, block.__dict__.get("forward")) for block in modules]
     try:
-        for block in below:
-            block.__dict__["forward"] = lambda *args, **kwargs: output
+        for block in modules:
+            block.__dict__["forward"] = lambda *args, **kwargs: answer()
         yield
     finally:
         for block, own in before:

@@ -18,6 +18,7 @@ from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.problem.gains import Gains
 from vfunc.processes import Processes
+from vfunc.sharding import ShardedLearner
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 
@@ -172,10 +173,20 @@ class Workload(Protocol):
         """The unlabeled micro-batch at that position of the stream, on the learner's device."""
         ...
 
-    def estimated(self, functional: FunctionalLearner) -> Any:
+    def estimated(
+        self, functional: FunctionalLearner, sharded: ShardedLearner | None = None
+    ) -> Any:
         """The learner as estimates see it: a function of theta_S, cut below S if it can be.
 
         Made once an arm, since the cut is tried; every method that takes `estimated` takes this.
+
+        Args:
+            functional: the learner.
+            sharded: where its blocks below S are shards: the learner in them, of which
+                `functional` is the twin.
+
+        Raises:
+            UserError: it is in shards, and estimates would need it whole.
         """
         ...
 

@@ -12,6 +12,7 @@ from small_run import SMALL
 
 import vfunc
 from vfunc.config.layers import Layer
+from vfunc.sharding import gathered
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import assemble
 from vfunc.training.build.configuration import resolve
@@ -45,9 +46,9 @@ class Drawing(Following):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def new_arm(processes: vfunc.Processes, path: Path, *, stopping: bool) -> ArmRun:
+def new_arm(processes: vfunc.Processes, path: Path, more: dict, *, stopping: bool) -> ArmRun:
     """An arm of four steps, whose learner's steps draw on the random state of its process."""
-    options = SMALL | {"arms": ("vpretraining",), "budget": "4steps", "save_every": 0.0}
+    options = SMALL | {"arms": ("vpretraining",), "budget": "4steps", "save_every": 0.0} | more
     assembled = assemble(resolve(Layer(options)), processes)
     data = dataclasses.replace(assembled.workload.data, problems=())
     workload = dataclasses.replace(assembled.workload, data=data)
@@ -59,21 +60,24 @@ def new_arm(processes: vfunc.Processes, path: Path, *, stopping: bool) -> ArmRun
     return dataclasses.replace(run, log=log)
 
 
-def stopped_and_resumed(processes: vfunc.Processes, folder: Path) -> dict[str, object]:
+def stopped_and_resumed(
+    processes: vfunc.Processes, folder: Path, more: dict | None = None
+) -> dict[str, object]:
     """Where the signal stopped each process, and whether they ended as if there had been none."""
-    unbroken = new_arm(processes, folder / "unbroken.pt", stopping=False)
+    more = more or {}
+    unbroken = new_arm(processes, folder / "unbroken.pt", more, stopping=False)
     run_arm(unbroken)
-    broken, code = new_arm(processes, folder / "broken.pt", stopping=True), None
+    broken, code = new_arm(processes, folder / "broken.pt", more, stopping=True), None
     try:
         run_arm(broken)
     except Interrupted as stop:
         code = stop.signum
-    resumed = new_arm(processes, folder / "broken.pt", stopping=False)
+    resumed = new_arm(processes, folder / "broken.pt", more, stopping=False)
     processes.wait()
     load_newest(resumed.state, folder / "broken.pt", rank=processes.rank)
     at = resumed.state.counters.step
     run_arm(resumed)
-    ended, beside = (dict(r.state.learner.state_dict()) for r in (resumed, unbroken))
+    ended, beside = (gathered(dict(r.state.learner.state_dict())) for r in (resumed, unbroken))
     return {
         "signal": code,
         "stopped after": broken.state.counters.step,

@@ -11,6 +11,7 @@ from torch import nn
 
 import vfunc
 from vfunc.config.layers import Layer
+from vfunc.sharding import gathered
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import assemble
 from vfunc.training.build.configuration import resolve
@@ -115,7 +116,7 @@ def state_of(run: ArmRun) -> dict[str, torch.Tensor]:
     return {
         f"{part}.{name}": x.detach().clone()
         for part, module in modules.items()
-        for name, x in module.state_dict().items()
+        for name, x in gathered(module.state_dict()).items()
         if x.is_floating_point()
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import estimates_of_two
 import loops_of_two
 import pytest
+import sharded_of_two
 import torch
 from small_run import parts_of, shallow_learner, small
 from test_feedback_tasks import records, written
@@ -91,12 +92,64 @@ def test_a_signal_to_one_stops_both_after_the_same_step_and_both_go_on(both):
     assert first["drawn"] != second["drawn"]
 
 
+@pytest.mark.parametrize("options", sharded_of_two.SHARDED)
+def test_a_learner_in_shards_takes_the_steps_of_a_whole_one(both, options):
+    for found in both:
+        far = found["sharded"]["distances"][options]
+        assert max(far["learner"], far["designer"]) < 1e-11
+        assert far["numbers"] < 1e-8 if options == "unrolled" else far["numbers"] < 1e-10
+
+
+def test_of_a_learner_in_shards_the_same_is_told(both):
+    mine, theirs = (both[0]["sharded"]["told"][who] for who in ("mine", "theirs"))
+    assert mine.keys() == theirs.keys() >= {"foresight", "evaluation", "probe", "value_map"}
+    assert mine["foresight"].keys() == theirs["foresight"].keys() > {"agreement_within"}
+    for kind in ("foresight", "evaluation"):
+        for name, x in theirs[kind].items():
+            if isinstance(x, float) and name != "seconds":
+                assert mine[kind][name] == pytest.approx(x, rel=1e-9), name
+    # of the first process's texts, with the direction that all of them give
+    assert numbers_in(mine["value_map"]["values"]) == pytest.approx(
+        numbers_in(theirs["value_map"]["values"])[: len(numbers_in(mine["value_map"]["values"]))],
+        rel=1e-6,
+    )
+
+
+def numbers_in(nested) -> list[float]:
+    if isinstance(nested, list):
+        return [x for one in nested for x in numbers_in(one)]
+    return [nested] if isinstance(nested, float) else []
+
+
+def test_each_process_holds_its_part_of_what_is_below_s_and_all_the_rest(both):
+    for found in both:
+        told = found["sharded"]["told"]
+        assert told["in S"] == [] and 0 < told["below"] < told["all"]
+        assert told["held"] == told["all"] - told["below"] // 2
+
+
+def test_a_learner_in_shards_is_stopped_and_goes_on(both):
+    for found in (one["sharded"]["interrupted"] for one in both):
+        assert found["signal"] == 15 and found["stopped after"] == found["resumed at"] == 2
+        assert found["same"]
+        assert found["float32"] < 1e-5
+
+
+def test_learners_that_cannot_be_spread_are_refused(both):
+    for found in both:
+        tied, differ = found["sharded"]["refused"]
+        assert "shares a weight with what is not below S" in tied
+        assert "the processes hold different numbers in the learner" in differ
+
+
 def test_replicas_that_differ_are_refused(both):
     assert all("hold different numbers in the learner" in found["different"] for found in both)
 
 
-def test_a_run_of_two_writes_one_folder(tmp_path):
+@pytest.mark.parametrize("in_shards", [(), ("--shard-learner", "--align", "last:1")])
+def test_a_run_of_two_writes_one_folder(tmp_path, in_shards):
     given = [
+        *in_shards,
         *("--learner", shallow_learner(), "--arms", "baseline,vpretraining", "--budget", "2steps"),
         *("--batch-size", "2", "--stream-size", "64", "--feedback-size", "32", "--eval-size", "4"),
         *("--probe-batches", "0", "--runs-dir", tmp_path, "--name", "two", "--no-certify"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import estimates_of_two
 import interrupted_two
 import loops_of_two
+import sharded_of_two
 import torch
 
 import vfunc
@@ -22,6 +23,7 @@ def main(output: str, stream: str, *feedback: str) -> None:
             "summed": loops_of_two.summed_numbers(processes),
             "interrupted": interrupted_two.stopped_and_resumed(processes, Path(output).parent),
             "different": told(processes),
+            "sharded": sharded_of_two.trial(processes, Path(output).parent),
         }
         every = processes.every(found)
         if processes.first:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from vfunc.language.soft_targets.head import Head, find_head, log_probs_along
 from vfunc.language.soft_targets.soft_loss import next_token_loss
 from vfunc.language.trimmed.trim import WHOLE, Trim
 from vfunc.learner import FunctionalLearner, RandomState, as_estimated
+from vfunc.processes import Processes
+from vfunc.sharding import ShardedLearner
 from vfunc.split import UNCUT, Split, Whole, split_at_edge
 from vfunc.trees import Params, Scalar
 
@@ -36,6 +38,8 @@ class LanguageLearner:
             the same.
         head: its last layer, where that is understood; estimates go through it chunk by chunk.
         trim: what its forwards can do without.
+        live: the module that trains, where the blocks below S are shards and `functional` is of
+            its twin (see `vfunc.sharding`); None is that of `functional`.
     """
 
     functional: FunctionalLearner
@@ -44,10 +48,30 @@ class LanguageLearner:
     split: Split | Whole = UNCUT
     head: Head | None = None
     trim: Trim = WHOLE
+    live: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if self.dropout is not None and isinstance(self.split, Split):
             raise UserError("a learner whose dropout is repeated cannot be split: give one of both")
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that trains."""
+        return self.functional.module if self.live is None else self.live
+
+    def in_shards(self, sharded: ShardedLearner) -> LanguageLearner:
+        """The learner after its blocks below S have been spread; it was cut before that.
+
+        Raises:
+            UserError: it cannot be cut, so that estimates would need all of it.
+        """
+        if not isinstance(self.split, Split):
+            raise UserError(
+                "--shard-learner: estimates would need the whole learner, which cannot be cut "
+                f"below S: {self.split.why}"
+            )
+        trim = replace(self.trim, frozen=self.split)
+        return replace(self, functional=sharded.seen, live=sharded.live, trim=trim)
 
     def repeating(self, dropout: RandomState) -> LanguageLearner:
         """The learner with the dropout of its own step, which runs through every block."""
@@ -135,7 +159,7 @@ class LanguageLearner:
             batch: token sequences.
             through: a wrapper of the module to call in its place, that of several processes.
         """
-        module, device = self.functional.module, batch.tokens.device
+        module, device = self.module, batch.tokens.device
         split = self.split if isinstance(self.split, Split) else None
         before = None if split is None else RandomState.now(device)
         capture = contextlib.nullcontext([]) if split is None else split.capture(module)
@@ -154,6 +178,8 @@ class LanguageLearner:
             return replace(observed, edge=None)
         if observed.edge is not None:
             return observed
+        if self.live is not None:
+            return replace(observed, edge=self._edge_of(observed.batch.inputs))
         batch, module = observed.batch, self.functional.module
         known = batch.below
         left_out = (
@@ -162,6 +188,39 @@ class LanguageLearner:
         with torch.no_grad(), as_estimated(module, self.autocast), left_out:
             edge = self.split.prefix(self.functional, input_ids=batch.inputs, use_cache=False)
         return replace(observed, edge=edge)
+
+    def known_below(
+        self, batches: Sequence[TokenBatch], processes: Processes
+    ) -> tuple[TokenBatch, ...]:
+        """Batches with what the blocks below S make of them, where these are shards.
+
+        No loss gathers anything, then: transforms meet no collective operation.
+
+        Args:
+            batches: this process's, on its device; the others may have more of them, or fewer.
+            processes: all of which have to ask.
+        """
+        if self.live is None:
+            return tuple(batches)
+        known = []
+        for k in range(processes.any(len(batches)) or 0):
+            # every process takes part in what another gathers
+            inputs = batches[k].inputs if k < len(batches) else self._nothing()
+            edge = self._edge_of(inputs if inputs.numel() else self._nothing())
+            if k < len(batches):
+                below = edge if inputs.numel() else edge.new_zeros(*inputs.shape, edge.shape[-1])
+                known.append(replace(batches[k], below=below))
+        return tuple(known)
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(1, 1, dtype=torch.long, device=next(self.module.parameters()).device)
+
+    def _edge_of(self, inputs: Tensor) -> Tensor:
+        """The edge, by the module in shards."""
+        assert self.live is not None and isinstance(self.split, Split)
+        first = torch.zeros(1, dtype=torch.long, device=inputs.device)  # of the logits, nobody asks
+        with as_estimated(self.live, self.autocast), self.trim.applied(self.live, first):
+            return self.split.computed(self.live, input_ids=inputs, use_cache=False)
 
     def worked_loss(self, batch: TokenBatch) -> Callable[[Params], Scalar]:
         """L_down on worked solutions: theta_S -> `next_token_loss`, without dropout."""

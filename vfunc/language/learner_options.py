@@ -14,6 +14,15 @@ _ADAPTERS = Need(
 _FROZEN = Need(
     lambda options: options["train"] != "all", "nothing is frozen; give --train, such as last:6"
 )
+_UNFROZEN = Need(lambda options: options["train"] == "all", "it is for --train all")
+_ESTIMATED_PLAINLY = Need(
+    lambda options: options["estimate_mode"] != "train",
+    "--estimate-mode train needs the whole learner in every estimate; leave that out",
+)
+_WORKED = Need(
+    lambda options: options["feedback_kind"] != "reward",
+    "rewards are of samples that the learner draws, which need it whole; give worked solutions",
+)
 _KEPT = Need(
     lambda options: options["cache_edge"] != "no", "nothing is kept; give --cache-edge float32"
 )
@@ -45,6 +54,13 @@ class TrainedOptions:
         default="all",
         metavar="SUBSET",
         check=check_subset,
+    )
+    shard_learner: bool = option(
+        "Spread the blocks below S over the processes that torchrun starts, by FSDP2, each with "
+        "its gradient and optimizer state: for learners that do not fit one device. It needs "
+        "--align last:N; what is in S, embeddings and the head stay whole in each.",
+        default=False,
+        needs=(_UNFROZEN, _ESTIMATED_PLAINLY, _WORKED),
     )
     cache_edge: Literal["no", "float32", "bfloat16"] = option(
         "Keep on disk what these blocks make of each text, in this precision; arms, seeds and runs "

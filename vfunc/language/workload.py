@@ -52,6 +52,7 @@ from vfunc.learner import FunctionalLearner, RandomState, mode
 from vfunc.problem import InParts, KnownFeedback, Task, ValueProblem
 from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
+from vfunc.sharding import ShardedLearner
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.trees import Params, Scalar
 from vfunc.workload import BuiltTask, Downstream, Evaluation, Forward, Half, Halves
@@ -165,10 +166,16 @@ class LanguageWorkload:
         batch = self.data.feedback.batch(self._at(index) * size, size)
         return self._placed(batch) if isinstance(batch, TokenBatch) else batch
 
-    def estimated(self, functional: FunctionalLearner) -> LanguageLearner:
+    def estimated(
+        self, functional: FunctionalLearner, sharded: ShardedLearner | None = None
+    ) -> LanguageLearner:
         """See `Workload.estimated`: the cut is tried on one sequence."""
-        first = self.smaller(1).batch(0)
-        return LanguageLearner(functional, self.dtype, trim=self.trim).cut(first)
+        if sharded is None:
+            first = self.smaller(1).batch(0)
+            return LanguageLearner(functional, self.dtype, trim=self.trim).cut(first)
+        first = replace(self, device=torch.device("cpu")).smaller(1).batch(0)
+        whole = LanguageLearner(sharded.start, self.dtype, trim=self.trim)
+        return whole.cut(first).in_shards(sharded)
 
     def forward(
         self,
@@ -316,13 +323,17 @@ class LanguageWorkload:
         """See `Workload.downstream`; rewards are drawn here."""
         learner = estimated if dropout is None else estimated.repeating(dropout)
         if bank is not None:
-            return measure_bank(self.tasks, learner, self.bank(index, bank), self.processes)
+            parts = learner.known_below(self.bank(index, bank), self.processes)
+            return measure_bank(self.tasks, learner, parts, self.processes)
+        feedback = self.feedback(index)
+        if isinstance(feedback, TokenBatch):
+            (feedback,) = learner.known_below([feedback], self.processes)
         return measure(
             self.tasks,
             learner,
-            _generating(learner.functional.module),
+            _generating(learner.module),
             self.tokenizer,
-            self.feedback(index),
+            feedback,
             seed,
             self.processes,
         )
@@ -375,13 +386,17 @@ class LanguageWorkload:
             return estimated.worked_loss(placed)(theta)
 
         parts = by_length(own, self.batch_size)
+        if estimated.live is not None:
+            parts = estimated.known_below([self._placed(batch) for batch in parts], self.processes)
         return InParts(tuple(partial(part, batch=batch) for batch in parts))
 
     def held_out(self, estimated: LanguageLearner, index: int) -> Callable[[Params], Scalar]:
         """See `Workload.held_out`."""
         size = self.feedback_batch_size
         batch = self.data.held_out.batch(self._at(index) * size, size)
-        return estimated.worked_loss(self._placed(batch.among(self.processes)))
+        placed = self._placed(batch.among(self.processes))
+        (placed,) = estimated.known_below([placed], self.processes)
+        return estimated.worked_loss(placed)
 
     def feedback_batches(self) -> int:
         """See `Workload.feedback_batches`."""

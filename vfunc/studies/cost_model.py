@@ -50,6 +50,8 @@ class Cost:
         summed: bytes that it sums beside, for g_down and the designer's gradient.
         held: bytes of parameters, gradients and optimizer state.
         added: bytes beside them: the designer's, and g_down.
+        below: bytes of the parameters of blocks below S, which `--shard-learner` spreads.
+        period: r, micro-batches.
     """
 
     baseline: int
@@ -59,6 +61,20 @@ class Cost:
     summed: int
     held: int
     added: int
+    below: int
+    period: int
+
+    def held_in_shards(self, processes: int) -> float:
+        """Bytes that a process holds where what is below S is spread over so many."""
+        return self.held + self.added - 4 * self.below * (1 - 1 / processes)
+
+    @property
+    def steps_in_shards(self) -> float:
+        """As `steps`, in bytes of sums: a block is gathered twice, and its gradient scattered.
+
+        Each of the three sends a number once, where a sum sends it twice.
+        """
+        return self.steps + self.below * self.period / 2
 
     @property
     def lost(self) -> float:
@@ -97,6 +113,8 @@ def cost(shape: Shape, last: int | None, *, bytes_a_number: int = 4) -> Cost:
         (s + phi) * bytes_a_number,
         4 * theta * bytes_a_number,
         (4 * phi + s) * bytes_a_number,
+        (shape.layers - blocks) * block_numbers(shape) * bytes_a_number,
+        shape.period,
     )
 
 
@@ -156,6 +174,10 @@ class Prediction:
         flops_lost: the share of tokens a second that designing costs, by FLOPs.
         lost: the same with the time that sums take, none of it hidden behind arithmetic.
         steps: the share of the baseline's own time that its sums take.
+        held_in_shards: as `held`, with the blocks below S in shards; None where there is nothing
+            to spread.
+        fits_in_shards: whether that is less than a GPU's memory.
+        steps_in_shards: as `steps`, with what shards send.
     """
 
     size: str
@@ -166,6 +188,9 @@ class Prediction:
     flops_lost: float
     lost: float
     steps: float
+    held_in_shards: float | None
+    fits_in_shards: bool
+    steps_in_shards: float
 
 
 def predictions(machine: Machine | None = None) -> list[Prediction]:
@@ -197,21 +222,35 @@ def scaling_markdown(rows: Sequence[Prediction], machine: Machine | None = None)
         f"machine and {machine.far / 1e9:g} GB/s beyond; not measured.",
         "",
         "| learner | S | GPUs | held by each | tokens/s lost, FLOPs | with sums | "
-        "sums in the baseline's time |",
-        "|---|---|---|---|---|---|---|",
+        "sums in the baseline's time | held in shards | what these send in its time |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| {r.size} | {r.align} | {r.gpus} | {r.held:.0f} GB"
-            f"{'' if r.fits else ' (too much)'} | {100 * r.flops_lost:.1f} % | "
-            f"{100 * r.lost:.1f} % | {100 * r.steps:.0f} % |"
+            f"| {r.size} | {r.align} | {r.gpus} | {_held(r.held, r.fits)} | "
+            f"{100 * r.flops_lost:.1f} % | {100 * r.lost:.1f} % | {100 * r.steps:.0f} % | "
+            f"{_shards(r)} |"
             for r in rows
         ),
     ]
     return "\n".join(lines) + "\n"
 
 
+def _held(gigabytes: float, fits: bool) -> str:
+    return f"{gigabytes:.0f} GB{'' if fits else ' (too much)'}"
+
+
+def _shards(row: Prediction) -> str:
+    if row.held_in_shards is None:
+        return "– | –"
+    return f"{_held(row.held_in_shards, row.fits_in_shards)} | {100 * row.steps_in_shards:.0f} %"
+
+
 def _predicted(size: str, align: str, spent: Cost, gpus: int, machine: Machine) -> Prediction:
     steps = sum_seconds(spent.steps, gpus, machine)
-    plain = spent.baseline / machine.flops + steps
+    arithmetic = spent.baseline / machine.flops
+    plain = arithmetic + steps
+    spread = bool(spent.below) and gpus > 1
+    sent = sum_seconds(spent.steps_in_shards, gpus, machine)
+    in_shards = spent.held_in_shards(gpus)
     added = (spent.designing + spent.estimate) / machine.flops
     added += sum_seconds(spent.summed, gpus, machine)
     held = spent.held + spent.added
@@ -224,6 +263,9 @@ def _predicted(size: str, align: str, spent: Cost, gpus: int, machine: Machine) 
         spent.lost,
         added / (plain + added),
         steps / plain,
+        in_shards / 1e9 if spread else None,
+        in_shards < machine.memory,
+        sent / (arithmetic + sent),
     )
 
 

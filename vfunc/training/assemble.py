@@ -12,6 +12,7 @@ from vfunc.errors import UserError
 from vfunc.learner import select
 from vfunc.modality import Modality, Reporting, Saving
 from vfunc.processes import ALONE, Processes, local_device
+from vfunc.sharding import require_spreadable
 from vfunc.training.arm_run import StepOptions
 from vfunc.training.budget import ArmPlan, Schedule
 from vfunc.training.direct.requirements import require_trl
@@ -72,9 +73,16 @@ def assemble(config: RunConfig, processes: Processes = ALONE) -> Assembled:
 
     def check(module: nn.Module) -> None:
         select(module, config.estimator.align)
+        if config.learner_in_shards:
+            require_spreadable(module, config.estimator.align)
         if config.estimator.estimate_mode == "train" and not _has_dropout(module):
             raise UserError("--estimate-mode train does nothing here: the learner has no dropout")
 
+    if config.learner_in_shards and processes.alone:
+        raise UserError(
+            "--shard-learner spreads the learner over several processes, and there is one: start "
+            "the run by torchrun --nproc-per-node N, or leave it out"
+        )
     learner, modality = config.assembled(device, check)
     bank = config.estimator.feedback_bank
     if bank is not None and bank < processes.size:

@@ -28,7 +28,7 @@ PASSES = 100
 
 
 class Costly(Exception):
-    """An estimate takes too many passes for a check at the start of a run; the message counts."""
+    """An estimate takes too much for a check at the start of a run; the message says of what."""
 
 
 def certified_arm(assembled: Assembled) -> Arm | None:
@@ -57,6 +57,8 @@ def certify_start(arm: Arm, assembled: Assembled) -> Certification | None:
         CertificationError: the gradient is wrong; the message says how to go on without.
         Costly: the check would take longer than a start should.
     """
+    if assembled.config.learner_in_shards and assembled.device.type == "cuda":
+        raise Costly("the learner is in shards, and no device may hold it whole")
     with torch.random.fork_rng(
         devices=[assembled.device] if assembled.device.type == "cuda" else []
     ):

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vfunc.errors import UserError
+from vfunc.sharding import gathered, put_back, put_back_optimizer
 from vfunc.storage.sealed import seal_holds, write_sealed
 from vfunc.training.files.sound_state import checked_counters, require_sound
 from vfunc.training.state import (
@@ -48,7 +49,8 @@ def save_checkpoint(
     An interrupted write leaves both of the earlier ones whole.
 
     Args:
-        state: the arm's state; this process's random state is written too.
+        state: the arm's state; this process's random state is written too. Shards are gathered:
+            the other processes have to call `help_to_save`.
         path: the file; its folder is made.
         made_of: plain data to keep with it: what the run is, and how far its log was.
         others: random states of the other processes.
@@ -57,8 +59,7 @@ def save_checkpoint(
         OSError: it cannot be written (a full disk).
     """
     content = {
-        "learner": state.learner.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        **_of_learner(state),
         "designer": None if state.designer is None else state.designer.state_dict(),
         "designer_optimizer": None
         if state.designer_optimizer is None
@@ -80,6 +81,17 @@ def save_checkpoint(
             os.replace(path, previous(path))
 
     write_atomically(path, write)
+
+
+def help_to_save(state: ArmState) -> None:
+    """Take part in the gathering of shards, in a process that writes no checkpoint."""
+    _of_learner(state, kept=False)
+
+
+def _of_learner(state: ArmState, *, kept: bool = True) -> dict[str, Any]:
+    """The learner and its optimizer, whole."""
+    held = {"learner": state.learner.state_dict(), "optimizer": state.optimizer.state_dict()}
+    return held if state.sharded is None else gathered(held, kept=kept)
 
 
 def previous(path: Path) -> Path:
@@ -109,11 +121,13 @@ def load_checkpoint(
         holds = seal_holds(path)
         if holds is False or (holds is None and not unsealed):
             raise UserError("it is damaged, its digest differs")
-        content = torch.load(path, map_location=device, weights_only=True)
+        place = device if state.sharded is None else "cpu"  # whole, it may fit no device
+        content = torch.load(path, map_location=place, weights_only=True)
         counters = checked_counters(content["counters"])
         require_sound(content, state)
-        state.learner.load_state_dict(content["learner"])
-        state.optimizer.load_state_dict(content["optimizer"])
+        live = [p for group in state.optimizer.param_groups for p in group["params"]]
+        state.learner.load_state_dict(put_back(content["learner"], state.learner.state_dict()))
+        state.optimizer.load_state_dict(put_back_optimizer(content["optimizer"], live))
         if state.designer is not None:
             state.designer.load_state_dict(content["designer"])
         if state.designer_optimizer is not None:

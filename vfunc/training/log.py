@@ -13,7 +13,12 @@ from vfunc.report.events import EventLog
 from vfunc.report.progress import Progress, Status
 from vfunc.report.trackers import Trackers
 from vfunc.storage.digests import so_far
-from vfunc.training.checkpoint import naming_file, random_state, save_checkpoint
+from vfunc.training.checkpoint import (
+    help_to_save,
+    naming_file,
+    random_state,
+    save_checkpoint,
+)
 from vfunc.training.state import ArmState
 
 
@@ -56,6 +61,7 @@ class Following(Silent):
     def checkpoint(self, state: ArmState) -> None:
         """See `Log.checkpoint`; this process's random state goes into the first one's file."""
         self._processes.every(random_state(state))
+        help_to_save(state)
 
 
 class RunLog:

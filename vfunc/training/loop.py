@@ -14,6 +14,7 @@ import torch
 from vfunc import trees
 from vfunc.errors import NonFiniteError
 from vfunc.learner import mode
+from vfunc.sharding import replicated
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.foretelling.foresight import foresee
 from vfunc.training.interrupt import noting_interrupts
@@ -106,7 +107,7 @@ def _require_same(run: ArmRun) -> None:
     """Check that all processes hold the same learner and designer."""
     for name, module in (("the learner", run.state.learner), ("the designer", run.state.designer)):
         if module is not None:
-            run.workload.processes.require_same(name, module.state_dict())
+            run.workload.processes.require_same(name, replicated(module.state_dict()))
 
 
 def one_step(run: ArmRun) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from vfunc.arms import ARMS
 from vfunc.errors import NonFiniteError, NotConvergedError
@@ -22,6 +23,7 @@ from vfunc.processes import Processes, joined
 from vfunc.report.events import EventLog, read_lines
 from vfunc.report.progress import Progress, progress
 from vfunc.report.trackers import Trackers
+from vfunc.sharding import gathered, spread
 from vfunc.storage.lock import locked
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
@@ -51,7 +53,7 @@ from vfunc.training.loop import run_arm
 from vfunc.training.options.run_config import RunConfig
 from vfunc.training.run_directory import RunDirectory
 from vfunc.training.start import start_arm
-from vfunc.training.state import Counters
+from vfunc.training.state import ArmState, Counters
 from vfunc.training.summary import describe_run, finish
 from vfunc.workload import Evaluation
 
@@ -164,8 +166,7 @@ def _carry_out(run: Running) -> None:
     try:
         if run.processes.first:  # until it does so again
             directory.diverged.unlink(missing_ok=True)
-        if run.processes.first and directory.read(directory.start) is None:
-            _evaluate_start(run.assembled, directory)
+        _evaluate_start(run)
         for arm in run.processes.agreed(_unfinished(run)):
             _run_one(arm, run)
         if run.processes.first:
@@ -222,12 +223,25 @@ def _resuming(directory: RunDirectory) -> str:
     return f"--resume {shlex.quote(path.name if path.parent == Path('runs') else str(path))}"
 
 
-def _evaluate_start(assembled: Assembled, directory: RunDirectory) -> None:
-    """Evaluate the learner that every arm starts from, so that a table says where from."""
-    learner = copy.deepcopy(assembled.learner).to(assembled.device)
+def _evaluate_start(run: Running) -> None:
+    """Evaluate the learner that every arm starts from, so that a table says where from.
+
+    The first process does, unless none holds the learner whole.
+    """
+    assembled, directory, processes = run.assembled, run.directory, run.processes
+    if processes.agreed(processes.first and directory.read(directory.start) is not None):
+        return
+    if assembled.config.learner_in_shards:
+        align = assembled.config.estimator.align
+        learner = spread(assembled.learner, align, assembled.device, processes).live
+    elif processes.first:
+        learner = copy.deepcopy(assembled.learner).to(assembled.device)
+    else:
+        return
     evaluation = assembled.workload.evaluate(learner, final=True)
-    write_json(directory.start, dict(evaluation.metrics))
-    directory.record(directory.start)
+    if processes.first:
+        write_json(directory.start, dict(evaluation.metrics))
+        directory.record(directory.start)
 
 
 def _run_one(name: str, running: Running) -> None:
@@ -242,9 +256,10 @@ def _run_one(name: str, running: Running) -> None:
         began = time.perf_counter()
         evaluation = _trains(run)(replace(run, log=log))
         wall = time.perf_counter() - began
+    learner = _whole(run.state, running)
     if running.processes.first:
         # the last checkpoint stays until the results are whole
-        _write_results(run, assembled, directory, evaluation, wall)
+        _write_results(run, learner, assembled, directory, evaluation, wall)
         directory.forget_checkpoints(name)
 
 
@@ -327,15 +342,33 @@ def _trackers_of(run: ArmRun, running: Running, display: Progress) -> Trackers:
     )
 
 
+def _whole(state: ArmState, running: Running) -> nn.Module:
+    """The learner as it is saved; of one in shards the first process has it whole, on the host."""
+    if state.sharded is None:
+        return state.learner
+    first = running.processes.first
+    numbers = gathered(state.learner.state_dict(), kept=first)
+    if not first:
+        return state.learner
+    learner = copy.deepcopy(running.assembled.learner)
+    learner.load_state_dict(numbers)
+    return learner
+
+
 def _write_results(
-    run: ArmRun, assembled: Assembled, directory: RunDirectory, evaluation: Evaluation, wall: float
+    run: ArmRun,
+    whole: nn.Module,
+    assembled: Assembled,
+    directory: RunDirectory,
+    evaluation: Evaluation,
+    wall: float,
 ) -> None:
     name, state = run.arm.name, run.state
     learner = directory.learner(name)
     learner.mkdir(parents=True, exist_ok=True)
     others = {file: file.stat().st_mtime_ns for file in learner.rglob("*")}
     with naming_file(learner):
-        assembled.saving.learner(state.learner, learner)
+        assembled.saving.learner(whole, learner)
         saved = [f for f in learner.rglob("*") if others.get(f) != f.stat().st_mtime_ns]
         for file in (*saved, learner):
             to_disk(file)

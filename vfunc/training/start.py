@@ -54,6 +54,7 @@ def start_arm(
         workload.new_designer() if arm.designed else None,
         None if config.designer.freeze_designer else config.designer.designer_lr,
         assembled.device,
+        workload.processes if config.learner_in_shards and not workload.processes.alone else None,
     )
     if workload.processes.rank:  # dropout of its own, where the first goes on as one alone does
         torch.manual_seed(config.run.seed + 1_000_003 * workload.processes.rank)
@@ -65,7 +66,7 @@ def start_arm(
         arm,
         state,
         workload,
-        workload.estimated(state.functional) if arm.designed or arm.valued else None,
+        workload.estimated(state.functional, state.sharded) if arm.designed or arm.valued else None,
         estimator,
         step_options(config),
         arm_plan(config),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vfunc.learner import FunctionalLearner, functional
+from vfunc.processes import Processes
+from vfunc.sharding import ShardedLearner, spread
 from vfunc.training.options.optimizer_options import WITH_BETAS, OptimizerName, OptimizerOptions
 from vfunc.trees import Params, Scalar
 
@@ -139,6 +141,7 @@ class ArmState:
         held: the feedback that is held; None where none is.
         held_mean: the stream's mean gradient that is held; None where none is.
         direct: the training by TRL that has begun; None where none has.
+        sharded: the learner in shards, where its blocks below S are; None where it is whole.
     """
 
     learner: nn.Module
@@ -151,6 +154,7 @@ class ArmState:
     held: HeldFeedback | None = None
     held_mean: HeldMean | None = None
     direct: DirectState | None = None
+    sharded: ShardedLearner | None = None
 
     @property
     def means(self) -> tuple[Params, ...]:
@@ -192,6 +196,7 @@ def new_arm_state(
     designer: nn.Module | None,
     designer_lr: float | None,
     device: torch.device | None = None,
+    shards_of: Processes | None = None,
 ) -> ArmState:
     """An arm at the start checkpoint.
 
@@ -202,18 +207,29 @@ def new_arm_state(
         designer: the arm's own designer, or None.
         designer_lr: the designer's step size; None freezes it.
         device: device of the arm; None keeps the start learner's.
+        shards_of: processes that each hold a part of the learner's blocks below S; None is a whole
+            learner.
 
     Returns:
         The state, with counters at zero.
+
+    Raises:
+        UserError: nothing lies below S that there were to spread.
     """
-    learner = copy.deepcopy(start).to(device).train()
+    if shards_of is None:
+        learner, sharded = copy.deepcopy(start).to(device).train(), None
+        seen = functional(learner, align)
+    else:
+        sharded = spread(start, align, device or torch.device("cpu"), shards_of)
+        learner, seen = sharded.live.train(), sharded.seen
     designer_optimizer = None
     if designer is not None and designer_lr is not None:
         designer_optimizer = torch.optim.Adam(designer.parameters(), designer_lr)
     return ArmState(
         learner,
-        functional(learner, align),
+        seen,
         build_optimizer(optimizer, learner),
         designer,
         designer_optimizer,
+        sharded=sharded,
     )

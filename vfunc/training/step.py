@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from vfunc import trees
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
@@ -26,6 +25,7 @@ from vfunc.problem import (
     known_feedback,
 )
 from vfunc.problem.gains import Gains
+from vfunc.sharding import clip_gradients, norm_of, replicated
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
@@ -200,7 +200,7 @@ def optimizer_step(run: ArmRun) -> float:
     _sum_gradients(run)
     norm, outside_norm = note_gradient(run)
     if clip:
-        clip_grad_norm_([p for p in state.learner.parameters() if p.grad is not None], clip)
+        clip_gradients(state.learner.parameters(), clip, norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     count_step(run, outside_norm)
@@ -223,8 +223,8 @@ def note_gradient(run: ArmRun) -> tuple[float, float]:
     inside = set(state.functional.names)
     live = [(n, p.grad) for n, p in state.learner.named_parameters() if p.grad is not None]
     outside = [g for n, g in live if n not in inside]
-    outside_norm = float(get_total_norm(outside)) if run.options.clip and outside else 0.0
-    norm = get_total_norm([g for _, g in live])
+    outside_norm = float(norm_of(outside)) if run.options.clip and outside else 0.0
+    norm = norm_of([g for _, g in live])
     if not math.isfinite(norm):
         raise NonFiniteError(f"the learner's gradient is {float(norm)} ({run.where})")
     if state.running is not None:
@@ -243,7 +243,8 @@ def _sum_gradients(run: ArmRun) -> None:
     processes = run.workload.processes
     if processes.alone:
         return
-    own = {n: p for n, p in run.state.learner.named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in run.state.learner.named_parameters() if p.requires_grad}
+    own = replicated(trained)  # the gradients of shards are of all processes already
     held = {n: p.grad for n, p in own.items() if p.grad is not None}
     for name, summed in processes.summed(held, like=trees.detach(own)).items():
         own[name].grad = summed

@@ -60,6 +60,8 @@ def describe_run(assembled: Assembled) -> str:
     several = assembled.workload.processes.size
     if several > 1:
         lines.append(f"processes {several}, whose --batch-size each make one batch")
+        if assembled.config.learner_in_shards:
+            lines[-1] += "; the blocks below S are spread over them"
     lines += assembled.reporting.lines
     return "\n".join(lines)
 

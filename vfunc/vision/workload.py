@@ -18,6 +18,7 @@ from vfunc.learner import FunctionalLearner, RandomState
 from vfunc.problem import KnownFeedback, Task, ValueProblem
 from vfunc.problem.gains import Gains
 from vfunc.processes import ALONE, Processes
+from vfunc.sharding import ShardedLearner
 from vfunc.simulate import OptimizerState, UpdateRule
 from vfunc.storage.overflow import Overflow
 from vfunc.trees import Params, Scalar
@@ -211,8 +212,12 @@ class VisionWorkload:
             self._batches("feedback", self._at(index), self.feedback_batch_size),
         )
 
-    def estimated(self, functional: FunctionalLearner) -> VisionLearner:
+    def estimated(
+        self, functional: FunctionalLearner, sharded: ShardedLearner | None = None
+    ) -> VisionLearner:
         """See `Workload.estimated`: the cut is tried on one picture."""
+        if sharded is not None:
+            raise UserError("--shard-learner is for language; start a run on pictures without it")
         first = self.smaller(1).batch(0)
         return VisionLearner(functional, self.objective, self.dtype).cut(first)
 

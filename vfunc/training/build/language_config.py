@@ -53,6 +53,11 @@ class LanguageConfig(RunConfig):
         """See `RunConfig.penalties_in_values`."""
         return {"gate": self.targets.gate_penalty}
 
+    @property
+    def learner_in_shards(self) -> bool:
+        """See `RunConfig.learner_in_shards`."""
+        return self.trained.shard_learner
+
     def assembled(
         self, device: torch.device, check: Callable[[nn.Module], None]
     ) -> tuple[nn.Module, Modality]:

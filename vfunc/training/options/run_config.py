@@ -67,6 +67,11 @@ class RunConfig:
         """The same in units of the typical value of a task's element, of those that have such."""
         return {}
 
+    @property
+    def learner_in_shards(self) -> bool:
+        """Whether the learner's blocks below S are spread over the run's processes."""
+        return False
+
     def assembled(
         self, device: torch.device, check: Callable[[nn.Module], None]
     ) -> tuple[nn.Module, Modality]:
