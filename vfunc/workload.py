@@ -355,7 +355,7 @@ class Workload(Protocol):
 
         Returns:
             The task; which of the parts count; which are known to be mistaken. None where the
-            data know of no mistakes here.
+            data know of no mistakes here, in any process: all of them answer alike.
         """
         ...
 

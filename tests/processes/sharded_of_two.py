@@ -17,7 +17,7 @@ from vfunc.sharding import held_numbers, spread
 from vfunc.training.assemble import assemble
 from vfunc.training.build.configuration import resolve
 from vfunc.training.foretelling.foresight import foresee
-from vfunc.training.loop import follow, run_arm
+from vfunc.training.loop import evaluate_arm, follow, run_arm
 from vfunc.training.mapping import map_values
 
 SHARDED = {
@@ -56,7 +56,7 @@ def distances(processes: vfunc.Processes) -> dict[str, dict[str, float]]:
 def told(processes: vfunc.Processes) -> dict[str, object]:
     """What is told of a learner in shards and of a whole one, before it trains; and numbers held."""
     twice = {k: 2 * OPTIONS[k] for k in ("batch_size", "feedback_batch_size")}
-    more = {"probe_batches": 2}
+    more = {"probe_batches": 2, "feedback_size": 32, "eval_size": 32}
     run = started(OPTIONS | more | {"shard_learner": True}, processes)
     whole = started(OPTIONS | more | twice, vfunc.Processes())
     mine, theirs = Events(), Events()
@@ -65,7 +65,8 @@ def told(processes: vfunc.Processes) -> dict[str, object]:
         log.event("foresight", foresee(arm))
         map_values(arm, "start")
         arm.state.counters = dataclasses.replace(arm.state.counters, step=200)
-        follow(arm)  # an evaluation and the probe
+        follow(arm)  # the probe
+        evaluate_arm(arm, final=False)
     learner = run.state.learner
     names = {n for n, p in learner.named_parameters() if hasattr(p, "device_mesh")}
     return {

@@ -326,7 +326,7 @@ class LanguageWorkload:
             parts = learner.known_below(self.bank(index, bank), self.processes)
             return measure_bank(self.tasks, learner, parts, self.processes)
         feedback = self.feedback(index)
-        if isinstance(feedback, TokenBatch):
+        if learner.live is not None and isinstance(feedback, TokenBatch):
             (feedback,) = learner.known_below([feedback], self.processes)
         return measure(
             self.tasks,
@@ -438,7 +438,8 @@ class LanguageWorkload:
     def known_wrong(self, batch: ObservedBatch, task: Task) -> tuple[Task, Tensor, Tensor] | None:
         """See `Workload.known_wrong`: all mass on the true token, which is the first candidate."""
         texts = batch.batch
-        if not bool((texts.wrong & texts.predict).any()):
+        # one answer for all processes, which go on to sum what follows from it
+        if not self.processes.any(int((texts.wrong & texts.predict).any())):
             return None
         plain = torch.zeros_like(task["q"])
         plain[..., 0] = 1.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from vfunc.sharding.learner import ShardedLearner, require_spreadable, spread
 from vfunc.sharding.shards import (
-    clip_gradients,
+    clip_shards,
     gathered,
     held_numbers,
     is_shard,
-    norm_of,
+    norm_with_shards,
     put_back,
     put_back_optimizer,
     replicated,
@@ -16,11 +16,11 @@ from vfunc.sharding.shards import (
 
 __all__ = [
     "ShardedLearner",
-    "clip_gradients",
+    "clip_shards",
     "gathered",
     "held_numbers",
     "is_shard",
-    "norm_of",
+    "norm_with_shards",
     "put_back",
     "put_back_optimizer",
     "replicated",

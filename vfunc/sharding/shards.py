@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 from torch.utils._pytree import tree_map_only
 
 CLIP_FLOOR = 1e-6
@@ -20,36 +20,32 @@ def is_shard(x: object) -> bool:
     return hasattr(x, "device_mesh")
 
 
-def norm_of(gradients: Sequence[Tensor]) -> Tensor:
+def norm_with_shards(gradients: Sequence[Tensor]) -> Tensor:
     """The norm of gradients of which some are shards: of the whole, the same in every process.
 
     Args:
         gradients: whole ones, already of all processes, and shards.
     """
     shards = [g for g in gradients if is_shard(g)]
-    if not shards:
-        return get_total_norm(gradients)
     whole = [g for g in gradients if not is_shard(g)]
     of_shards: Any = get_total_norm(shards)  # each process's part of a sum, as yet
-    return torch.linalg.vector_norm(torch.stack([get_total_norm(whole), of_shards.full_tensor()]))
+    full = of_shards.full_tensor() if is_shard(of_shards) else of_shards
+    return torch.linalg.vector_norm(torch.stack([get_total_norm(whole), full]))
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor | float) -> None:
+def clip_shards(parameters: Iterable[nn.Parameter], most: float, norm: float) -> None:
     """Scale gradients down to a norm, as `torch.nn.utils.clip_grad_norm_` does, shards too.
 
     Args:
         parameters: of the learner; those without a gradient are passed by.
         most: the norm that they may have.
-        norm: that they have, all of them: see `norm_of`.
+        norm: that they have, all of them: see `norm_with_shards`.
     """
-    held = [p for p in parameters if p.grad is not None]
-    if not any(is_shard(p) for p in held):
-        clip_grad_norm_(held, most)
-        return
-    factor = min(most / (float(norm) + CLIP_FLOOR), 1.0)
-    for p in held:
+    factor = min(most / (norm + CLIP_FLOOR), 1.0)
+    for p in parameters:
         grad: Any = p.grad
-        (grad.to_local() if is_shard(grad) else grad).mul_(factor)
+        if grad is not None:
+            (grad.to_local() if is_shard(grad) else grad).mul_(factor)
 
 
 def gathered(state: Any, *, kept: bool = True) -> Any:

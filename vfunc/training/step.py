@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from vfunc import trees
 from vfunc.errors import NonFiniteError, NotConvergedError, UserError
@@ -25,7 +26,7 @@ from vfunc.problem import (
     known_feedback,
 )
 from vfunc.problem.gains import Gains
-from vfunc.sharding import clip_gradients, norm_of, replicated
+from vfunc.sharding import clip_shards, norm_with_shards, replicated
 from vfunc.simulate import Clip, from_optimizer
 from vfunc.simulate.windows import Shares
 from vfunc.training.arm_run import ArmRun
@@ -199,8 +200,10 @@ def optimizer_step(run: ArmRun) -> float:
     state, clip = run.state, run.options.clip
     _sum_gradients(run)
     norm, outside_norm = note_gradient(run)
-    if clip:
-        clip_gradients(state.learner.parameters(), clip, norm)
+    if clip and state.sharded is not None:
+        clip_shards(state.learner.parameters(), clip, norm)
+    elif clip:
+        clip_grad_norm_([p for p in state.learner.parameters() if p.grad is not None], clip)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     count_step(run, outside_norm)
@@ -223,6 +226,7 @@ def note_gradient(run: ArmRun) -> tuple[float, float]:
     inside = set(state.functional.names)
     live = [(n, p.grad) for n, p in state.learner.named_parameters() if p.grad is not None]
     outside = [g for n, g in live if n not in inside]
+    norm_of = get_total_norm if state.sharded is None else norm_with_shards
     outside_norm = float(norm_of(outside)) if run.options.clip and outside else 0.0
     norm = norm_of([g for _, g in live])
     if not math.isfinite(norm):
