@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from vfunc.studies.estimators_on_offer import (
     estimator_of,
     named_estimators,
 )
-from vfunc.studies.finished_runs import by_estimator, read_run
+from vfunc.studies.finished_runs import by_estimator, read_run, told_twice
 from vfunc.studies.repetition import plan, told_to_give_way
 from vfunc.training.build.configuration import resolve
 
@@ -218,3 +219,18 @@ def test_a_run_that_fails_is_told_and_stops_the_others(tmp_path, monkeypatch):
     (planned[0].directory.path / "other").write_text("not a run's")
     with pytest.raises(UserError, match=r"runs/c/seed0: .*"):
         side_by_side.carry_out(planned, 2, lambda line: None)
+
+
+def test_an_arm_that_two_runs_trained_with_other_figures_is_told(tmp_path):
+    found = []
+    for value, arms in (("dot", "baseline,vpretraining"), ("cosine", "vpretraining,baseline")):
+        config = resolve(Layer({"value": value, "arms": tuple(arms.split(","))}))
+        write_run(tmp_path / value, config)
+        found.append(read_run(tmp_path / value, estimator=value))
+    (told,) = told_twice(found, "vpretraining")
+    assert told.startswith("baseline of seed 0 was trained by 2 runs, with other figures in each")
+    assert str(tmp_path / "cosine") in told
+    (one,) = by_estimator(found, "vpretraining")
+    assert one.arms["baseline"] == found[1].seed_run.arms["baseline"]  # as the note says
+    same = [found[0], replace(found[0], path=tmp_path / "again")]
+    assert told_twice(same, "vpretraining") == []

@@ -16,7 +16,7 @@ from vfunc.report.seed_figures import comparison_plot, comparison_table
 from vfunc.report.seed_statistics import ArmOverSeeds, common_metrics, compare_over_seeds
 from vfunc.report.table import markdown
 from vfunc.studies.estimators_on_offer import ESTIMATED
-from vfunc.studies.finished_runs import FoundRun, by_estimator, measures_of
+from vfunc.studies.finished_runs import FoundRun, by_estimator, measures_of, told_twice
 from vfunc.studies.score.scored_estimators import with_fidelity
 from vfunc.training.checkpoint import write_atomically, write_json
 from vfunc.training.files.identity import differences, told
@@ -83,7 +83,7 @@ def write_comparison(
     if len(made_with) > 1:
         differing = [k for k in _MADE_WITH if len(_distinct([m[k] for m in made_with])) > 1]
         notes.append(f"The runs differ in what made them: {', '.join(differing)}.")
-    notes += _other_data(found)
+    notes += [*_other_data(found), *(told_twice(found, ESTIMATED) if named else ())]
     for metric in measures.metrics:
         if metric.name not in metrics and _arms_with(found, metric.name, has=True):
             where = _lacking(found, metric.name)

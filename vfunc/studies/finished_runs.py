@@ -110,8 +110,34 @@ def by_estimator(found: Sequence[FoundRun], arm: str) -> list[SeedRun]:
     for one in found:
         run = one.seed_run
         arms = made.setdefault((run.setting, run.seed), {})
-        arms |= {one.estimator if name == arm else name: f for name, f in run.arms.items()}
+        arms |= {compared_as(one, name, arm): f for name, f in run.arms.items()}
     return [SeedRun(setting, seed, arms) for (setting, seed), arms in made.items()]
+
+
+def compared_as(one: FoundRun, name: str, arm: str) -> str:
+    """The name of a run's arm in the comparison: that of the estimator for the one that differs."""
+    return one.estimator if name == arm else name
+
+
+def told_twice(found: Sequence[FoundRun], arm: str) -> list[str]:
+    """Arms of a seed that several runs trained, with figures that differ, and whose are compared.
+
+    Args:
+        found: the runs, of several named estimators.
+        arm: the arm that estimators differ in.
+    """
+    held: dict[tuple[str, int, str], list[tuple[FoundRun, Any]]] = {}
+    for one in found:
+        run = one.seed_run
+        for name, trained in one.content["arms"].items():
+            key = (run.setting, run.seed, compared_as(one, name, arm))
+            held.setdefault(key, []).append((one, trained["metrics"]))
+    return [
+        f"{name} of seed {seed} was trained by {len(runs)} runs, with other figures in each; those "
+        f"of {runs[-1][0].path} are compared."
+        for (_, seed, name), runs in held.items()
+        if any(metrics != runs[-1][1] for _, metrics in runs)
+    ]
 
 
 def read_run(path: Path, setting: str = "", estimator: str = "") -> FoundRun:
