@@ -13,7 +13,7 @@ from torch import nn
 
 import vfunc
 from vfunc.config.layers import Layer
-from vfunc.sharding import held_numbers, spread
+from vfunc.sharding import gathered, held_numbers, spread
 from vfunc.training.assemble import assemble
 from vfunc.training.build.configuration import resolve
 from vfunc.training.foretelling.foresight import foresee
@@ -107,10 +107,47 @@ def interrupted(processes: vfunc.Processes, folder: Path) -> dict[str, object]:
     return found | {"float32": max(far)}
 
 
+class OneOfTwo(nn.Module):
+    """A block that asks one of its experts; which, it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.asked = 0
+
+    def forward(self, x):
+        return x + self.experts[self.asked](x)
+
+
+def experts(processes: vfunc.Processes) -> float:
+    """How far a gradient in shards is off, where each process asks another expert."""
+    torch.manual_seed(0)
+    start = nn.Sequential(nn.Sequential(*(OneOfTwo() for _ in range(3))), nn.LayerNorm(4))
+    live = spread(start, "last:1", torch.device("cpu"), processes).live
+    texts = torch.randn(2, 3, 4)
+    for rank, x in enumerate(texts):
+        _asking(start, rank)(x).square().sum().backward()
+    _asking(live, processes.rank)(texts[processes.rank]).square().sum().backward()
+    whole = {name: p.grad for name, p in start.named_parameters()}
+    own = {n: p.grad for n, p in live.named_parameters() if hasattr(p, "device_mesh")}
+    assert len(own) == 8
+    return max(
+        float("inf") if g is None else float((g - whole[name]).abs().max())
+        for name, g in gathered(own).items()
+    )
+
+
+def _asking(learner: nn.Module, expert: int) -> nn.Module:
+    for block in learner.modules():
+        if isinstance(block, OneOfTwo):
+            block.asked = expert
+    return learner
+
+
 def refused(processes: vfunc.Processes) -> list[str]:
     """What is said of learners that cannot be spread."""
     said = []
-    for spoil in (_tied, _other_numbers):
+    for spoil in (_tied, _other_numbers, _tied_below, _of_two_dtypes):
         learner = assemble(resolve(Layer(OPTIONS))).learner
         spoil(learner, processes.rank)
         try:
@@ -125,6 +162,15 @@ def _tied(learner: nn.Module, rank: int) -> None:
     layers[0].input_layernorm.weight = layers[2].input_layernorm.weight
 
 
+def _tied_below(learner: nn.Module, rank: int) -> None:
+    layers = learner.model.layers
+    layers[0].input_layernorm.weight = layers[1].input_layernorm.weight
+
+
+def _of_two_dtypes(learner: nn.Module, rank: int) -> None:
+    learner.model.layers[1].input_layernorm.bfloat16()
+
+
 def _other_numbers(learner: nn.Module, rank: int) -> None:
     with torch.no_grad():
         learner.model.layers[0].input_layernorm.weight.add_(rank)
@@ -137,4 +183,5 @@ def trial(processes: vfunc.Processes, folder: Path) -> dict[str, object]:
         "told": told(processes),
         "interrupted": interrupted(processes, folder),
         "refused": refused(processes),
+        "experts": experts(processes),
     }

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import estimates_of_two
 import loops_of_two
 import pytest
 import sharded_of_two
 import torch
-from small_run import parts_of, shallow_learner, small
+from small_run import SMALL, parts_of, shallow_learner, small
 from test_feedback_tasks import records, written
 from torch import nn
 
 import vfunc
+import vfunc.training.run as run_module
+from vfunc.config.layers import Layer
 from vfunc.console import call
 from vfunc.errors import UserError
 from vfunc.processes import which_process
+from vfunc.sharding import norm_with_shards
+from vfunc.training.assemble import assemble
+from vfunc.training.build.configuration import resolve
 from vfunc.training.files.identity import differences, digest_of_identity
-from vfunc.training.run import run
+from vfunc.training.run import Running, run
 from vfunc.training.run_command_line import parse
 
 HERE = Path(__file__).parent
@@ -135,9 +143,64 @@ def test_a_learner_in_shards_is_stopped_and_goes_on(both):
 
 def test_learners_that_cannot_be_spread_are_refused(both):
     for found in both:
-        tied, differ = found["sharded"]["refused"]
+        tied, differ, below, precisions = found["sharded"]["refused"]
         assert "shares a weight with what is not below S" in tied
         assert "the processes hold different numbers in the learner" in differ
+        assert "two blocks below S share a weight" in below
+        assert "parameters of a block below S are bfloat16 and float32" in precisions
+
+
+def test_experts_that_one_process_alone_asks_have_their_own_gradients(both):
+    assert all(found["sharded"]["experts"] < 1e-5 for found in both)
+
+
+def test_a_learner_that_cannot_be_cut_is_refused_before_any_arm_trains():
+    given = SMALL | {"shard_learner": True, "align": "re:embed_tokens"}
+    two = vfunc.Processes(0, 2)
+    with pytest.raises(UserError, match=r"model.embed_tokens.weight is in S and used below"):
+        assemble(resolve(Layer(given | {"learner": shallow_learner()})), two)
+
+
+def test_a_norm_without_shards_stays_on_its_device():
+    (one,) = [torch.empty(3, device="meta")]  # as a GPU, where there is none
+    assert norm_with_shards([one]).device == one.device
+    assert norm_with_shards([]) == 0
+    assert norm_with_shards([torch.tensor([3.0]), torch.tensor([4.0])]) == 5
+
+
+def test_shards_are_not_for_an_optimizer_that_steps_by_sums():
+    words = ["--shard-learner", "--align", "last:1", "--optimizer"]
+    assert parse([*words, "adamw"]).learner_in_shards
+    with pytest.raises(UserError, match=r"--shard-learner.*adafactor steps by sums"):
+        parse([*words, "adafactor"])
+
+
+def test_a_learner_in_shards_is_gone_before_the_next_begins(tmp_path, monkeypatch):
+    class Hooked:  # as a module is by FSDP's hooks
+        def __init__(self):
+            self.itself = self
+
+    held = []
+
+    def hold(*_):
+        assert not [one for one in held if one() is not None]
+        held.append(weakref.ref(Hooked()))
+
+    monkeypatch.setattr(run_module, "_evaluate_start", hold)
+    monkeypatch.setattr(run_module, "_run_one", hold)
+    monkeypatch.setattr(run_module, "_unfinished", lambda run: ["one", "other"])
+    monkeypatch.setattr(run_module, "finish", lambda *_: None)
+    workload = SimpleNamespace(processes=vfunc.Processes())
+    assembled = SimpleNamespace(config=SimpleNamespace(learner_in_shards=True), workload=workload)
+    running = object.__new__(Running)  # of which nothing else is asked
+    directory = SimpleNamespace(path=tmp_path, diverged=tmp_path / "diverged.json")
+    vars(running).update(assembled=assembled, directory=directory, console=None)
+    gc.disable()
+    try:
+        run_module._carry_out(running)
+    finally:
+        gc.enable()
+    assert len(held) == 3
 
 
 def test_replicas_that_differ_are_refused(both):

@@ -23,6 +23,11 @@ _WORKED = Need(
     lambda options: options["feedback_kind"] != "reward",
     "rewards are of samples that the learner draws, which need it whole; give worked solutions",
 )
+_ENTRYWISE = Need(
+    lambda options: options["optimizer"] != "adafactor",
+    "--optimizer adafactor steps by sums over whole rows and columns, and a process holds a part; "
+    "give another",
+)
 _KEPT = Need(
     lambda options: options["cache_edge"] != "no", "nothing is kept; give --cache-edge float32"
 )
@@ -60,7 +65,7 @@ class TrainedOptions:
         "its gradient and optimizer state: for learners that do not fit one device. It needs "
         "--align last:N; what is in S, embeddings and the head stay whole in each.",
         default=False,
-        needs=(_UNFROZEN, _ESTIMATED_PLAINLY, _WORKED),
+        needs=(_UNFROZEN, _ESTIMATED_PLAINLY, _WORKED, _ENTRYWISE),
     )
     cache_edge: Literal["no", "float32", "bfloat16"] = option(
         "Keep on disk what these blocks make of each text, in this precision; arms, seeds and runs "

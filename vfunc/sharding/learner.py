@@ -73,6 +73,8 @@ def spread(
             # losses are parts of a sum, see `vfunc.processes`
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other
+            # an expert that one process alone has asked: sums are of the same names in each
+            part.set_reduce_scatter_unused_params(True)
     live.to(device)
     for path, part in live.named_modules():
         twin.get_submodule(path)._buffers = part._buffers
@@ -83,7 +85,7 @@ def require_spreadable(start: nn.Module, subset: Subset) -> int:
     """How many blocks of a learner `spread` would spread.
 
     Raises:
-        UserError: none.
+        UserError: none; or one that cannot be.
     """
     return len(_below(start, functional(start, subset)))
 
@@ -109,7 +111,20 @@ def _below(module: nn.Module, learner: FunctionalLearner) -> list[nn.Module]:
             f"last:N with N below {len(children)}"
         )
     lower = children[:first]
-    inside = {id(p) for block in lower for p in block.parameters()}
+    for block in lower:
+        kinds = {str(p.dtype).removeprefix("torch.") for p in block.parameters() if p.requires_grad}
+        if len(kinds) > 1:
+            raise UserError(
+                "--shard-learner sums the gradients of a block as one, and trained parameters of a "
+                f"block below S are {' and '.join(sorted(kinds))}: give a learner of one precision"
+            )
+    held_by = [id(p) for block in lower for p in block.parameters()]
+    inside = set(held_by)
+    if len(inside) < len(held_by):
+        raise UserError(
+            "--shard-learner: two blocks below S share a weight, of which each would spread, and "
+            "train, its own"
+        )
     own = {id(part) for block in lower for part in block.modules()}
     outside = [part for part in module.modules() if id(part) not in own]
     held = {id(p) for part in outside for p in part._parameters.values() if p is not None}

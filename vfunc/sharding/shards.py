@@ -26,11 +26,12 @@ def norm_with_shards(gradients: Sequence[Tensor]) -> Tensor:
     Args:
         gradients: whole ones, already of all processes, and shards.
     """
-    shards = [g for g in gradients if is_shard(g)]
-    whole = [g for g in gradients if not is_shard(g)]
-    of_shards: Any = get_total_norm(shards)  # each process's part of a sum, as yet
-    full = of_shards.full_tensor() if is_shard(of_shards) else of_shards
-    return torch.linalg.vector_norm(torch.stack([get_total_norm(whole), full]))
+    kinds = [[g for g in gradients if is_shard(g) == of_shards] for of_shards in (False, True)]
+    # of none there is a norm too, but on the host
+    norms: list[Any] = [get_total_norm(kind) for kind in kinds if kind]
+    # that of shards is each process's part of a sum, as yet
+    full = [norm.full_tensor() if is_shard(norm) else norm for norm in norms]
+    return torch.linalg.vector_norm(torch.stack(full)) if full else get_total_norm([])
 
 
 def clip_shards(parameters: Iterable[nn.Parameter], most: float, norm: float) -> None:

@@ -9,10 +9,10 @@ from torch import nn
 
 from vfunc.arms import ARMS
 from vfunc.errors import UserError
-from vfunc.learner import select
+from vfunc.learner import functional, select
 from vfunc.modality import Modality, Reporting, Saving
 from vfunc.processes import ALONE, Processes, local_device
-from vfunc.sharding import require_spreadable
+from vfunc.sharding import ShardedLearner, require_spreadable
 from vfunc.training.arm_run import StepOptions
 from vfunc.training.budget import ArmPlan, Schedule
 from vfunc.training.direct.requirements import require_trl
@@ -91,7 +91,16 @@ def assemble(config: RunConfig, processes: Processes = ALONE) -> Assembled:
         )
     if not processes.alone:
         modality = replace(modality, workload=modality.workload.among(processes))
+    if config.learner_in_shards:
+        _require_cut(config, learner, modality.workload)
     return Assembled(config, learner, modality, device)
+
+
+def _require_cut(config: RunConfig, learner: nn.Module, workload: Workload) -> None:
+    """Refuse a learner in shards that estimates need whole: before, not after, other arms train."""
+    if any(ARMS[name].designed or ARMS[name].valued for name in config.run.arms):
+        start = functional(learner, config.estimator.align)
+        workload.estimated(start, ShardedLearner(learner, start, start))
 
 
 def pick_device(name: str, processes: Processes = ALONE) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import shlex
 import signal
 import time
@@ -167,8 +168,10 @@ def _carry_out(run: Running) -> None:
         if run.processes.first:  # until it does so again
             directory.diverged.unlink(missing_ok=True)
         _evaluate_start(run)
+        _give_back_shards(run)
         for arm in run.processes.agreed(_unfinished(run)):
             _run_one(arm, run)
+            _give_back_shards(run)
         if run.processes.first:
             finish(run.assembled, directory, run.console)
     except KeyboardInterrupt as stop:
@@ -182,6 +185,12 @@ def _carry_out(run: Running) -> None:
             f"{error}; the last good state is in {directory.path / 'checkpoints'}, for "
             f"{_resuming(directory)}"
         ) from error
+
+
+def _give_back_shards(run: Running) -> None:
+    """Free a learner in shards: its hooks refer to it, so that it would lie there for a while."""
+    if run.assembled.config.learner_in_shards:
+        gc.collect()
 
 
 def _unfinished(run: Running) -> list[str]:
