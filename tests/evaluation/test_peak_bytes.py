@@ -32,6 +32,27 @@ def test_views_and_in_place_operations_take_no_memory():
         assert counter.peak == 0
 
 
+def test_a_storage_that_grows_in_place_counts_as_far_as_it_grew():
+    there = torch.zeros(MEGA, dtype=torch.uint8)
+    source = torch.zeros(3 * MEGA, dtype=torch.uint8)
+    with counting_peak(CPU) as counter:
+        made = torch.zeros(MEGA, dtype=torch.uint8)
+        made.resize_(2 * MEGA)
+        assert counter.live == 2 * MEGA
+        there.resize_(3 * MEGA)
+        assert counter.live == 4 * MEGA
+        empty = torch.empty(0, dtype=torch.uint8)
+        torch.neg(source, out=empty)
+        assert counter.live == 7 * MEGA
+        torch.neg(source, out=empty)  # there is room
+        assert counter.live == 7 * MEGA
+    assert counter.peak == 7 * MEGA
+    del made, empty
+    assert counter.live == 2 * MEGA
+    del there
+    assert counter.live == 0
+
+
 def test_it_sees_what_a_graph_keeps_and_a_transform_makes():
     x = torch.randn(MEGA // 4, requires_grad=True)
     with counting_peak(CPU) as counter:

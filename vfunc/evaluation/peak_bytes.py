@@ -28,37 +28,38 @@ class PeakBytes(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.peak = 0
-        self._known: set[int] = set()
+        self._known: dict[int, int] = {}  # what is counted of each storage
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation and note the storages that it made."""
+        """Run the operation and note the storages that it made, and those whose size it changed."""
         kwargs = kwargs or {}
-        existed = {_address(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        storages = {s._cdata: s for s in _storages((args, kwargs))}
+        sizes = {key: storage.nbytes() for key, storage in storages.items()}
         result = func(*args, **kwargs)
-        for x in tree_leaves(result):
-            if isinstance(x, Tensor) and _address(x) not in existed:
-                self._note(x)
+        for key, storage in storages.items():
+            if grown := storage.nbytes() - sizes[key]:  # resize_, or an out= without room
+                self._note(storage, max(0, self._known.get(key, 0) + grown))
+        for storage in _storages(result):
+            if storage._cdata not in storages:
+                self._note(storage, storage.nbytes())
         return result
 
-    def _note(self, x: Tensor) -> None:
-        storage = x.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known or not size:
-            return
-        self._known.add(key)
-        self.live += size
+    def _note(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+        if key not in self._known:
+            weakref.finalize(storage, self._forget, key)
+        self.live += size - self._known.get(key, 0)
+        self._known[key] = size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
 
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+    def _forget(self, key: int) -> None:
+        self.live -= self._known.pop(key)
 
 
-def _address(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    return (x.untyped_storage() for x in tree_leaves(values) if isinstance(x, Tensor))
 
 
 @contextlib.contextmanager
