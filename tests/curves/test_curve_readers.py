@@ -199,6 +199,14 @@ def test_a_run_that_was_not_evaluated_on_the_way_says_what_to_do(refused, saved)
     assert "run it again with --eval-every 0.1" in found
 
 
+def test_an_evaluation_that_does_not_tell_its_place_is_one_line(refused, saved):
+    altered(saved, Path("r"))
+    log = Path("r/events.jsonl")
+    log.write_text(log.read_text().replace('"tokens":', '"words":'))
+    found = refused("tokens", "--from", "r")
+    assert "r: an evaluation of baseline in events.jsonl does not tell its tokens" in found
+
+
 def test_runs_of_two_settings_or_budgets_are_no_curve(refused, saved):
     altered(saved, Path("r/a"), seed=7, lr=0.5)
     found = refused("tokens", "--from", "r", saved / "s1")
@@ -301,8 +309,21 @@ def test_what_was_sampled_is_kept_for_each_question(saved, tmp_path, monkeypatch
     assert [one.samples for one in first] == [1, 2, 3, 4]
     assert [found(line) for line in reversed(lines)] == first[::-1] and len(made) == 4
     assert found("--k 3 --samples 4") == first[0]  # as many samples, whatever K
+    # counts that cannot be are sampled anew
+    for damaged in ([0, 9], [0, -1], [0, "1"], []):
+        kept = max((tmp_path / "o").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        content = json.loads(kept.read_text())
+        kept.write_text(json.dumps(content | {"correct": damaged}))
+        before, samples = len(made), content["asked"]["options"]["samples"]
+        asked = (
+            f"--k 2 --samples {samples} --temperature {content['asked']['options']['temperature']}"
+        )
+        size = content["asked"]["options"]["solve_size"]
+        assert found(asked + (f" --solve-size {size}" if size else "")).correct == (0, 1)
+        assert len(made) == before + 1
     (run / "learners/baseline/model.safetensors").write_bytes(b"another")
-    assert found("--k 2").samples == 5
+    before = len(made)
+    assert found("--k 2").samples == before + 1
 
 
 def test_solutions_are_sampled_as_a_run_samples_them_and_kept(

@@ -108,9 +108,11 @@ def _kept(path: Path, asked: dict[str, Any]) -> Sampled | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["asked"] != asked:
             return None
-        return Sampled(content["samples"], tuple(content["correct"]))
+        samples, correct = content["samples"], tuple(content["correct"])
+        whole = bool(correct) and all(isinstance(n, int) and 0 <= n <= samples for n in correct)
     except (OSError, ValueError, KeyError, TypeError):  # cut off, or another's: sampled anew
         return None
+    return Sampled(samples, correct) if whole else None
 
 
 def _sampled(directory: RunDirectory, arm: str, options: PassOptions) -> Sampled:

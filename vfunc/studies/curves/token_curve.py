@@ -155,6 +155,11 @@ def _metric(
     loss = measures.metric(LOSS)
     for one, logged in zip(found, events, strict=True):
         for arm in arms:
+            if any(measures.unit not in event for event in logged if _evaluates(event, arm)):
+                raise UserError(
+                    f"{one.path}: an evaluation of {arm} in events.jsonl does not tell its "
+                    f"{measures.unit}; restore the log from a copy, or leave the run out"
+                )
             if len(_followed(logged, arm, loss, measures.unit).units) < 3:
                 raise UserError(
                     f"{one.path}: the arm {arm} was evaluated at its start and end alone "
@@ -183,10 +188,14 @@ def _followed(events: Sequence[Mapping[str, Any]], arm: str, metric: Metric, uni
     name = "heldout_loss" if metric.name == LOSS else metric.name
     found: dict[float, float] = {}
     for event in events:
-        if event["kind"] == "evaluation" and event["arm"] == arm and event.get(name) is not None:
+        if _evaluates(event, arm) and event.get(name) is not None:
             found[float(event[unit])] = float(event[name])
     places = sorted(found)
     return Followed(tuple(places), tuple(found[place] for place in places))
+
+
+def _evaluates(event: Mapping[str, Any], arm: str) -> bool:
+    return event.get("kind") == "evaluation" and event.get("arm") == arm
 
 
 def _point(tokens: Tokens, arm: str, k: int) -> dict[str, Any]:
