@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vfunc.studies import bench_command
@@ -59,3 +61,29 @@ def test_mistakes_are_one_line(script, capsys, argv, said):
     assert script.main(argv) == 2
     err = capsys.readouterr().err
     assert said in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--estimator implicit", "--estimator does nothing here: estimators are measured with"),
+        ("--engine forward", "--engine does nothing here: estimators are measured with"),
+        ("--resume x", "--resume does nothing here: no run is made or gone on with"),
+        ("--dry-run", "--dry-run does nothing here: no run"),
+        ("--arms baseline", "--arms does nothing here: no run"),
+        ("--part fidelity --name x", "--name does nothing here: no run"),
+        ("--part scaling --output file", "--output file is a file; give a folder"),
+    ],
+)
+def test_options_that_do_nothing_or_cannot_be_are_refused(script, capsys, argv, said):
+    Path("file").touch()
+    assert script.main(argv.split()) == 2
+    err = capsys.readouterr().err
+    assert said in err and len(err.splitlines()) == 1
+
+
+def test_a_step_that_brings_nothing_has_neither_direction_nor_value(script, capsys):
+    line = "--steps 0 --optimizer sgd --momentum 0 --weight-decay 0 --meta-seq-len 3"
+    out = rows_of(script, capsys, "--only", "first_order engine=linear", *line.split())
+    line = next(x for x in out.splitlines() if x.lstrip().startswith("first_order"))
+    assert "nan" not in line and line.split()[-2].endswith(")")  # time, and memory at the end

@@ -14,8 +14,9 @@ from vfunc.estimators import FirstOrder, Unrolled
 from vfunc.language.data.examples import TokenBatch
 from vfunc.language.data.sequences import TokenStream
 from vfunc.language.workload import LanguageWorkload
+from vfunc.problem import ValueEstimate
 from vfunc.studies import bench_command
-from vfunc.studies.fidelity import fidelity
+from vfunc.studies.fidelity import compared, fidelity
 from vfunc.training import step
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -217,6 +218,21 @@ def test_a_part_of_the_feedback_is_the_first_of_the_whole(monkeypatch):
             shared = min(tokens.shape[1], whole.shape[1])
             assert torch.equal(tokens[:, :shared], whole[: len(tokens), :shared])
     assert not torch.equal(asked[0][:, :9], asked[8][:, :9])
+
+
+def test_a_part_without_gradient_is_in_no_cosine():
+    def answer(*grad: float) -> tuple[ValueEstimate, float]:
+        nought = torch.zeros(())
+        return ValueEstimate(nought, nought, {"phi": torch.tensor(grad)}, 1.0, {}), 1.0
+
+    whole = [answer(1.0, 0.0), answer(1.0, 0.0), answer(0.0, 2.0)]
+    some = compared("some", whole, [answer(0.0, 0.0), answer(3.0, 4.0), answer(0.0, 1.0)])
+    assert some.cosine is not None and some.undirected == 1
+    assert dataclasses.astuple(some.cosine) == pytest.approx((0.8, 0.6, 1.0))
+    none = compared("none", whole, [answer(0.0, 0.0)] * 3)
+    assert none.cosine is None and none.undirected == 3
+    cells = [list(c.cells) for c in bench_command.fidelity_table([some, none]).columns]
+    assert cells[1] == ["0.80 (0.60-1.00), 1 without gradient", "no gradient"]
 
 
 def test_domains_divide_batches_already(capsys):

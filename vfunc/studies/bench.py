@@ -7,6 +7,7 @@ turns within one process, so that a machine whose speed drifts slows both.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,9 +80,10 @@ class Row:
         passes: forwards, backwards and tangents, or why there is no estimate.
         time: seconds over the learner's own forward and backward: median, least, most.
         memory: peak bytes over the learner's own.
-        cosine: cosine of its gradient in phi and that of the realised step (`unrolled`, one step).
+        cosine: cosine of its gradient in phi and that of the realised step (`unrolled`, one step);
+            None where one is zero.
         value: the predicted decrease of L_down, over the realised one-step decrease; None where
-            the prediction is of several steps.
+            the prediction is of several steps, or the step brings nothing.
     """
 
     label: str
@@ -172,7 +174,7 @@ def _row(
         plain = seconds_of(step, assembled.device)
         ratios.append(seconds_of(lambda: estimator(problem, theta, phi), assembled.device) / plain)
     notes = estimate.diagnostics
-    size = float(trees.norm(estimate.grad) * trees.norm(exact.grad))
+    cosine, realised = float(trees.cosine(estimate.grad, exact.grad)), float(exact.value)
     return Row(
         candidate.label,
         str(notes.get("engine", "")),
@@ -181,8 +183,8 @@ def _row(
         ),
         (statistics.median(ratios), min(ratios), max(ratios)),
         peak.peak / own_peak,
-        float(trees.dot(estimate.grad, exact.grad)) / size if size else None,
-        float(estimate.value) / float(exact.value) if _ahead(candidate) == 1 else None,
+        None if math.isnan(cosine) else cosine,
+        float(estimate.value) / realised if _ahead(candidate) == 1 and realised else None,
     )
 
 

@@ -12,11 +12,13 @@ import tyro
 from rich.table import Table
 
 from vfunc.config.command_line import wrapped
+from vfunc.config.known import flag
 from vfunc.config.refusals import refused_in_a_line
 from vfunc.errors import UserError
 from vfunc.printable import SafeConsole
 from vfunc.processes import require_alone
-from vfunc.training.run_command_line import parse, run_guarded
+from vfunc.training.build.configuration import COMMAND, catalogue_of_config
+from vfunc.training.run_command_line import given_on_command_line, parse, run_guarded
 
 if TYPE_CHECKING:
     from vfunc.studies.bench import Row
@@ -37,6 +39,7 @@ predicted decrease to the realised one (negative where one is a rise; empty for 
 --repeats micro-batches with a feedback batch each, and about the whole: the cosine of the two
 gradients in the designer (median, least and most), how the two objectives correlate from one
 micro-batch to the next, and the time over that of the whole. It takes the options of a run, too.
+A part of which nothing is predicted has no gradient, and is in no cosine.
 
 --part training takes blocks of optimizer steps with and without a designer in turns, one designer
 update a block, on random weights and tokens of a --shape: tokens a second, peak memory and FLOPs,
@@ -148,6 +151,7 @@ def _measure(argv: Sequence[str], program: str) -> None:
     if options.part == "fidelity":
         from vfunc.studies.fidelity import fidelity
 
+        refuse_idle_of_run(rest)
         run = warm(start_arm("vpretraining", assemble(parse(rest))), options.steps)
         assert run.estimator is not None
         console.print(fidelity_table(fidelity(run, run.estimator, options.repeats)))
@@ -156,6 +160,7 @@ def _measure(argv: Sequence[str], program: str) -> None:
     if not chosen:
         known = ", ".join(dict.fromkeys(c.name for c in CANDIDATES))
         raise UserError(f"--only {options.only!r} matches none; there are {known}")
+    refuse_idle_of_run(rest, all_estimators=True)
     assembled = assemble(parse(rest))
     rows = bench(assembled, chosen, options.steps, options.repeats)
     console.print(table(rows))
@@ -181,9 +186,43 @@ def _refuse_idle(options: BenchOptions, names: Sequence[str], why: str) -> None:
             raise UserError(f"--{name} does nothing here: {why}")
 
 
+def refuse_idle_of_run(words: Sequence[str], *, all_estimators: bool = False) -> None:
+    """Refuse options of a run that are given and do nothing where one state is measured.
+
+    Args:
+        words: options of a run.
+        all_estimators: whether those of the estimator do nothing either.
+
+    Raises:
+        UserError: there is one, or see `given_on_command_line`.
+    """
+    given = given_on_command_line(words)
+    for name in given:
+        if name in _OF_TRAINING:
+            raise UserError(f"{flag(name)} does nothing here: no run is made or gone on with")
+    if not all_estimators:
+        return
+    known = catalogue_of_config(parse(words))
+    for name in given:
+        if name == "estimator" or known[name].opened:
+            raise UserError(
+                f"{flag(name)} does nothing here: estimators are measured with options of their "
+                "own, and --only chooses among them"
+            )
+
+
+_OF_TRAINING = {*COMMAND, "arms", "eval_every", "save_every", "probe_batches"} - {
+    "preset",
+    "config",
+    "debug",
+}
+"""Options of a run that say what it trains, keeps and looks at on its way."""
+
+
 def _measure_shaped(options: BenchOptions) -> None:
     import torch
 
+    from vfunc.studies.curves.curve_files import require_writable
     from vfunc.studies.shaped_parts import PARTS, as_json
 
     name = "tiny" if options.quick else options.shape
@@ -194,7 +233,8 @@ def _measure_shaped(options: BenchOptions) -> None:
     torch.set_num_threads(1)
     folder = None if options.output is None else Path(options.output)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)  # refused before it is measured
+        require_writable(options.output)  # refused before it is measured
+        folder.mkdir(parents=True, exist_ok=True)
     costs = part.measure(name, repeats)
     text = part.markdown(name, costs)
     SafeConsole().print(text, soft_wrap=True, markup=False, highlight=False)
@@ -232,5 +272,8 @@ def fidelity_table(rows: Sequence[Fidelity]) -> Table:
         drawn.add_column(name, justify="left" if name == "an estimate on" else "right")
     for row in rows:
         said = "" if row.correlation is None else f"{row.correlation:.2f}"
-        drawn.add_row(row.part, str(row.cosine), said, str(row.time))
+        cosine = "no gradient" if row.cosine is None else str(row.cosine)
+        if row.cosine is not None and row.undirected:
+            cosine += f", {row.undirected} without gradient"
+        drawn.add_row(row.part, cosine, said, str(row.time))
     return drawn

@@ -7,6 +7,7 @@ to the next, and the time that it takes.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,14 +32,16 @@ class Fidelity:
 
     Attributes:
         part: what it is of, in words.
-        cosine: of the gradients in phi.
+        cosine: of the gradients in phi, where both are there; None where they never are.
+        undirected: micro-batches of which one of the two gradients is zero: they have no cosine.
         correlation: of the objectives over micro-batches; None where there are fewer than three,
             or where one of the two is constant.
         time: seconds over those of the whole.
     """
 
     part: str
-    cosine: Spread
+    cosine: Spread | None
+    undirected: int
     correlation: float | None
     time: Spread
 
@@ -81,7 +84,7 @@ def fidelity(run: ArmRun, estimator: Estimator, draws: int) -> list[Fidelity]:
             )
             found[name].append((answers[0], seconds))
     whole = found.pop("")
-    return [_compared(name, whole, part) for name, part in found.items()]
+    return [compared(name, whole, part) for name, part in found.items()]
 
 
 @dataclass(frozen=True)
@@ -130,18 +133,32 @@ def _problem(run: ArmRun, k: int, part: _Part | None) -> ValueProblem:
     return value_problem(replace(run, workload=some), (taken,), index)
 
 
-def _compared(
+def compared(
     name: str,
     whole: Sequence[tuple[ValueEstimate, float]],
     part: Sequence[tuple[ValueEstimate, float]],
 ) -> Fidelity:
-    cosines = [
+    """A part beside the whole.
+
+    Args:
+        name: the part, in words.
+        whole: estimates on all of each micro-batch, and their seconds.
+        part: the same on the part.
+    """
+    every = [
         float(trees.cosine(one.grad, all_.grad))
         for (one, _), (all_, _) in zip(part, whole, strict=True)
     ]
+    cosines = [cosine for cosine in every if not math.isnan(cosine)]
     times = [one / all_ for (_, one), (_, all_) in zip(part, whole, strict=True)]
     objectives = [[float(e.objective) for e, _ in side] for side in (whole, part)]
     correlation = None
     if len(part) > 2 and all(statistics.pstdev(side) > 0 for side in objectives):
         correlation = statistics.correlation(*objectives)
-    return Fidelity(name, Spread.of(cosines), correlation, Spread.of(times))
+    return Fidelity(
+        name,
+        Spread.of(cosines) if cosines else None,
+        len(every) - len(cosines),
+        correlation,
+        Spread.of(times),
+    )

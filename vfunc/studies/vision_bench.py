@@ -24,6 +24,7 @@ from vfunc.printable import SafeConsole
 from vfunc.problem import ValueProblem, construct_task, feedback_gradient
 from vfunc.pullback import pull_back
 from vfunc.split import Whole
+from vfunc.studies.bench_command import refuse_idle_of_run
 from vfunc.training.arm_run import ArmRun
 from vfunc.training.assemble import Assembled, assemble
 from vfunc.training.build.vision_config import VisionConfig
@@ -89,7 +90,9 @@ def _measure(argv: Sequence[str], program: str) -> None:
         )
     if options.repeats < 1:
         raise UserError("--repeats must be at least 1")
-    config = parse(["--modality", "vision", *rest])
+    words = ["--modality", "vision", *rest]
+    refuse_idle_of_run(words)
+    config = parse(words)
     assert isinstance(config, VisionConfig)
     parts = assemble(config)
     rows = rows_of(parts, options.repeats)
