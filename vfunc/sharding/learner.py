@@ -52,12 +52,18 @@ def spread(
         processes: those that hold a part each.
 
     Raises:
-        UserError: nothing lies below S that there were to spread, or the processes were given
-            different learners.
+        UserError: nothing lies below S that there were to spread, the processes were given
+            different learners, or torch is too old.
     """
-    processes.require_same("the learner", start.state_dict())
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise UserError(
+            f"--shard-learner needs a newer torch than {torch.__version__}, whose fully_shard adds "
+            "gradients of different parameters where processes use different ones; 2.14 does not"
+        )
+    processes.require_same("the learner", start.state_dict())
 
     names = functional(start, subset)
     live = copy.deepcopy(start)
