@@ -12,7 +12,7 @@ from torch import nn
 
 import vfunc
 from vfunc.float64 import keep_float64
-from vfunc.learner import mode
+from vfunc.learner import describe, mode
 from vfunc.split import Split, Whole, split_at_edge
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -407,3 +407,15 @@ def test_transforms_see_the_layers_above_the_edge_alone():
         moved = split.suffix(learner, learner.theta, edge + 0.1, *args, **kwargs).logits
         whole = learner(learner.theta, *args, **kwargs).logits
     assert float((moved - whole).norm()) > 1e-3
+
+
+def test_a_learner_that_is_its_own_stack_is_cut():
+    stack = nn.Sequential(*(cases.Block() for _ in range(3)))
+    assert "3 blocks (0 to .2)" in describe(stack)
+    learner = vfunc.functional(stack, "last:1")
+    assert {name.split(".")[0] for name in learner.names} == {"2"}
+    x = torch.randn(2, cases.HIDDEN)
+    split = split_at_edge(learner, x)
+    assert isinstance(split, Split) and (split.below, split.depth) == (2, 3)
+    edge = split.prefix(learner, x)
+    assert torch.equal(split.suffix(learner, learner.theta, edge, x), stack(x))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -199,7 +199,11 @@ def select(module: nn.Module, subset: Subset) -> tuple[str, ...]:
 def describe(module: nn.Module) -> str:
     """What there is to select from, in a line: blocks, LoRA, parameter groups."""
     found = blocks(module)
-    words = [f"{len(found[1])} blocks ({found[0]}.0 to .{len(found[1]) - 1})"] if found else []
+    words = []
+    if found is not None:
+        stack, layers = found
+        first = block_prefix(stack, 0).removesuffix(".")
+        words = [f"{len(layers)} blocks ({first} to .{len(layers) - 1})"]
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     lora = sum("lora_" in name for name in names)
     words.append(f"{lora} LoRA tensors" if lora else "no LoRA")
@@ -234,6 +238,24 @@ def _own_class(module: nn.Module) -> type[nn.Module]:
     return next(base for base in kind.__bases__ if base.__name__ != "FSDPModule") if made else kind
 
 
+def block_prefix(stack: str, number: int) -> str:
+    """What the names of a block's parameters begin with; a stack without a name is the learner."""
+    return f"{stack}.{number}." if stack else f"{number}."
+
+
+def first_block_of(names: Collection[str], stack: str, count: int) -> int:
+    """The number of the first block that has one of these parameters; `count` where none has.
+
+    Args:
+        names: of parameters.
+        stack: name of the stack of blocks.
+        count: how many blocks there are.
+    """
+    prefixes = (block_prefix(stack, i) for i in range(count))
+    has = (any(name.startswith(prefix) for name in names) for prefix in prefixes)
+    return next((i for i, one in enumerate(has) if one), count)
+
+
 def _named_subset(module: nn.Module, subset: str) -> Callable[[str, nn.Parameter], bool]:
     kind, _, rest = subset.partition(":")
     if subset == "all":
@@ -263,13 +285,15 @@ def _last(module: nn.Module, subset: str, count: str) -> Callable[[str, nn.Param
     depth = len(layers)
     if not count.isdigit() or not 1 <= int(count) <= depth:
         raise UserError(f"{subset!r} needs N from 1 to {depth}; the learner has {describe(module)}")
-    prefixes = [f"{stack}.{i}." for i in range(depth - int(count), depth)]
+    prefixes = [block_prefix(stack, i) for i in range(depth - int(count), depth)]
     prefixes += [f"{norm}." for norm in _final_norms(module, stack)]
     return lambda name, p: name.startswith(tuple(prefixes))
 
 
 def _final_norms(module: nn.Module, stack: str) -> list[str]:
     """Norms registered beside the stack, after it: what the last block's output goes through."""
+    if not stack:  # the learner is its own stack
+        return []
     parent_name, _, own_name = stack.rpartition(".")
     siblings = list(module.get_submodule(parent_name).named_children())
     after = [n for n, _ in siblings].index(own_name) + 1

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vfunc import trees
-from vfunc.learner import FunctionalLearner, RandomState, blocks
+from vfunc.learner import FunctionalLearner, RandomState, blocks, first_block_of
 from vfunc.trees import Params
 
 ROUNDING = 32
@@ -166,7 +166,7 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
         return Whole("the learner has no stack of blocks")
     stack, layers = found
     children = list(layers.children())
-    below = next((i for i in range(len(children)) if _has(learner, f"{stack}.{i}.")), len(children))
+    below = first_block_of(learner.names, stack, len(children))
     if below == 0:
         return Whole("S takes in the first block")
     args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
@@ -293,10 +293,6 @@ def _answering(modules: list[nn.Module], answer: Callable[[], Any]) -> Iterator[
                 block.__dict__.pop("forward", None)
             else:
                 block.__dict__["forward"] = own
-
-
-def _has(learner: FunctionalLearner, prefix: str) -> bool:
-    return any(name.startswith(prefix) for name in learner.names)
 
 
 def _floats(output: Any) -> list[Tensor]:

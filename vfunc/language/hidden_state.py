@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vfunc.errors import UserError
-from vfunc.learner import RandomState, blocks, mode
+from vfunc.learner import RandomState, blocks, first_block_of, mode
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ def edge_of(module: nn.Module, subset: Collection[str]) -> HiddenState:
         raise UserError(f"{_NEEDS}, and the learner has no stack of blocks; {_INSTEAD}")
     stack, layers = found
     count = len(list(layers.children()))
-    first = next(
-        (i for i in range(count) if any(name.startswith(f"{stack}.{i}.") for name in subset)), count
-    )
-    at = first or count // 2
+    at = first_block_of(subset, stack, count) or count // 2
     return HiddenState(at, width_at(module, at))
 
 

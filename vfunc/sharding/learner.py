@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from vfunc.errors import UserError
-from vfunc.learner import FunctionalLearner, Subset, blocks, functional
+from vfunc.learner import FunctionalLearner, Subset, blocks, first_block_of, functional
 from vfunc.processes import Processes
 from vfunc.sharding.shards import is_shard
 
@@ -103,14 +103,7 @@ def _below(module: nn.Module, learner: FunctionalLearner) -> list[nn.Module]:
         raise UserError("--shard-learner needs a stack of blocks, and the learner has none")
     stack, layers = found
     children = list(layers.children())
-    first = next(
-        (
-            i
-            for i in range(len(children))
-            if any(name.startswith(f"{stack}.{i}.") for name in learner.names)
-        ),
-        len(children),
-    )
+    first = first_block_of(learner.names, stack, len(children))
     if not first:
         raise UserError(
             "--shard-learner spreads the blocks below S, and S takes in the first: give --align "
