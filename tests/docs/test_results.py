@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
+from vfunc.evaluation.pass_at_k import seed_interval
 from vfunc.report.seed_figures import comparison_table
 from vfunc.report.seed_statistics import compare_over_seeds
 from vfunc.report.table import markdown
@@ -85,3 +87,22 @@ def test_the_table_of_feedback_sizes_is_that_of_its_figures():
                 )  # fmt: skip
                 mean, low = float(row["mean"]) * unit, float(row["low"]) * unit
                 assert figure == f"{told.format(mean)} ± {told.format(mean - low)}"
+
+
+def test_the_table_of_candidates_updates_and_subsets_is_that_of_its_figures():
+    with (ROOT / "experiments/results/settings_random_slips.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    section = text.split("\n## Candidates, updates, and where value is taken")[1].split("\n## ")[0]
+    table = [cells(line) for line in section.splitlines() if line.startswith("| `")]
+    assert len(table) == len({(row["option"], row["value"]) for row in rows}) == 11
+    by_setting = {}
+    for row in rows:
+        flag = f"--{row['option'].replace('_', '-')} {row['value']}"
+        by_setting.setdefault(flag, []).append((float(row["loss"]), 100 * float(row["pass_at_1"])))
+    for name, loss, _, _, solved in table:
+        found = by_setting[name.split("`")[1]]
+        for told, figures_of, digits in ((loss, 0, 4), (solved, 1, 1)):
+            values = [one[figures_of] for one in found]
+            mean, interval = statistics.fmean(values), seed_interval(values)
+            assert told == f"{mean:.{digits}f} ± {mean - interval[0]:.{digits}f}"
