@@ -32,6 +32,7 @@ from vfunc.language.trimmed.trim import Trim, logits_by_rows
 from vfunc.language.workload import LanguageWorkload
 from vfunc.learner import FunctionalLearner, functional
 from vfunc.processes import ALONE, Processes
+from vfunc.sharding import ShardedLearner
 from vfunc.training.arm_run import ArmRun, StepOptions
 from vfunc.training.budget import ArmPlan, Budget, Schedule
 from vfunc.training.log import Silent
@@ -52,8 +53,11 @@ class TrainerWorkload(LanguageWorkload):
     def _own(self, position: int) -> TokenBatch:
         return self.line.at(position)
 
-    def estimated(self, functional: FunctionalLearner) -> LanguageLearner:
+    def estimated(
+        self, functional: FunctionalLearner, sharded: ShardedLearner | None = None
+    ) -> LanguageLearner:
         """See `Workload.estimated`: the cut is tried on the first sequence there is."""
+        assert sharded is None  # a trainer's learner that is sharded is refused
         batch = self.line.at(self.line.position + self.line.index)
         first = first_rows(batch, 1).to(self.device)
         return LanguageLearner(functional, self.dtype, trim=self.trim).cut(first)

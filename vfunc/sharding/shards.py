@@ -117,5 +117,6 @@ def _part(whole: Tensor, like: Any) -> Tensor:
 
 def held_numbers(module: nn.Module) -> int:
     """How many of a module's parameters' numbers this process holds."""
-    shapes = (p.to_local().shape if is_shard(p) else p.shape for p in module.parameters())
+    held: list[Any] = list(module.parameters())
+    shapes = (p.to_local().shape if is_shard(p) else p.shape for p in held)
     return sum(math.prod(shape) for shape in shapes)
