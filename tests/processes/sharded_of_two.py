@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from interrupted_two import new_arm, stopped_and_resumed
-from loops_of_two import apart, started, state_of
+from loops_of_two import LANGUAGE, apart, started, state_of
 from small_run import SMALL
 from torch import nn
 
@@ -28,13 +28,7 @@ SHARDED = {
     "bank": {"feedback_bank": 7, "value": "deflated", "mean_batches": 2, "means": 0},
     "cut": {"meta_seq_len": 60, "meta_batch_size": 2, "designer_warmup": 1},
     "hidden": {"designer_features": "hidden", "engine": "reverse"},
-    "unrolled": {
-        "estimator": "unrolled",
-        "lookahead_steps": 2,
-        "accumulate": 2,
-        "clip": 0.1,
-        "optimizer": "sgd",
-    },
+    "unrolled": LANGUAGE["unrolled"],
     "implicit": {"estimator": "implicit", "solver_tolerance": 1e-3},
 }
 OPTIONS = SMALL | {"feedback_batch_size": 3, "lr": 1e-3, "align": "last:1"}
