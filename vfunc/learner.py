@@ -70,7 +70,7 @@ class FunctionalLearner:
         """
         held = _Held(self.module)
         self._require_own(theta, held.parameters)
-        frozen = {name: p.detach() for name, p in held.parameters.items()}
+        frozen = _constants(held.parameters)
         frozen |= {name: frozen[name].clone() for name in held.rescaled if name in frozen}
         # copies: batch norm in train mode writes its running statistics
         buffers = {name: b.clone() for name, b in held.buffers.items()}
@@ -98,6 +98,19 @@ class FunctionalLearner:
                 raise UserError(
                     f"theta[{name!r}] is on {theta[name].device}, the {kind} on {p.device}"
                 )
+
+
+def _constants(parameters: Mapping[str, Tensor]) -> Params:
+    """Their values, detached, not copied, in tensors that no transform under way has touched.
+
+    Within a transform `detach` makes a tensor of that transform's, of which nobody can tell that it
+    does not move: forward mode would multiply its zero tangent.
+    """
+    plain = {n: p for n, p in parameters.items() if not trees.followed(p)}
+    functorch: Any = torch._C
+    with functorch._DisableFuncTorch():
+        found = {n: p.detach() for n, p in plain.items()}
+    return {n: found[n] if n in found else p.detach() for n, p in parameters.items()}
 
 
 class _Held:

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import vfunc
 from vfunc import trees
 from vfunc.evaluation.peak_bytes import counting_peak
-from vfunc.pullback import attention
-from vfunc.pullback.attention import attention_in_blocks
+from vfunc.pullback.overridden import attention
+from vfunc.pullback.overridden.attention import attention_in_blocks
 
 MASKS = ("none", "causal", "bool", "added", "all of a query")
 

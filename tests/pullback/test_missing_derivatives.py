@@ -77,8 +77,8 @@ PICTURES = measures.normal(measures.generator(2), 3, 5, 8).float()
 WORDS = torch.randint(0, 11, (3, 5), generator=measures.generator(2))
 # the learner, what it reads, and the engines that it has no derivatives for
 LEARNERS = {
-    "encoder": (encoder, PICTURES, {"forward"}),
-    "attention": (Attention, PICTURES, {"forward"}),
+    "encoder": (encoder, PICTURES, set()),
+    "attention": (Attention, PICTURES, set()),
     "lstm": (lambda: Recurrent(nn.LSTM), PICTURES, {"forward"}),
     "gru": (lambda: Recurrent(nn.GRU), PICTURES, set()),
     "no jvp": (lambda: Applied(Cube.apply), PICTURES, {"forward"}),

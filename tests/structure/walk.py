@@ -29,7 +29,8 @@ CHECKS = {
     f"{ROOT}{name}"
     for name in ("typecheck.py", "problem/arguments.py", "problem/purity.py",
                  "problem/pieces_of_code.py", "pullback/missing.py",
-                 "simulate/overrides.py", "pullback/attention.py")
+                 "simulate/overrides.py", "pullback/overridden/attention.py",
+                 "pullback/overridden/frozen_weights.py")
 }  # fmt: skip
 """Files that stand around functions: what is called within them is on the way."""
 

@@ -19,6 +19,7 @@ from vfunc.pullback import ENGINES, attention_for
 from vfunc.pullback.custom_functions import TANGENT, same
 from vfunc.pullback.graph import coarsest_of, custom_functions
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
+from vfunc.pullback.overridden.frozen_weights import frozen_weights_once
 from vfunc.pullback.stop_gradients import IN_THETA
 from vfunc.trees import Params, tangent_along
 from vfunc.typecheck import typed
@@ -86,7 +87,8 @@ def tangents_of_parts(
     with attention_for(ENGINES["forward"]), blaming("parts", theta=theta, task=task):
         try:
             with missing_told("forward"):
-                _, tangents = tangent_along(terms, theta, w)
+                with frozen_weights_once():
+                    _, tangents = tangent_along(terms, theta, w)
                 code = (code_of(parts), code_of(problem.pretrain_loss))
                 own = coarsest_round_off(theta, problem.compute_dtype)
                 loss = partial(problem.pretrain, theta, task)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vfunc import trees
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
+from vfunc.pullback.overridden.frozen_weights import frozen_weights_once
 from vfunc.trees import Params, tangent_along
 
 
@@ -45,7 +46,8 @@ class Forward:
         def gradients(theta: Params) -> tuple[tuple[Params, ...], Tensor]:
             return torch.func.grad_and_value(loss, argnums=wrt)(made, theta, held)
 
-        _, (products, inner) = tangent_along(gradients, request.theta, request.w)
+        with frozen_weights_once():
+            _, (products, inner) = tangent_along(gradients, request.theta, request.w)
         by = dict(zip([name for name, group in groups.items() if group], products, strict=True))
         by_theta = by.get("theta")
         if by_theta is not None and "held" in by:
@@ -60,5 +62,6 @@ class Forward:
 
 def _inner_alone(request: ProductRequest) -> MixedProduct:
     """<w, g_pre> is the tangent of the loss: nothing of the task depends on phi."""
-    _, inner = tangent_along(lambda theta: request.loss(theta, {}), request.theta, request.w)
+    with frozen_weights_once():
+        _, inner = tangent_along(lambda theta: request.loss(theta, {}), request.theta, request.w)
     return MixedProduct(inner.detach(), {}, None, Passes(tangents=1))

@@ -17,6 +17,7 @@ from vfunc.pullback.engine import Passes
 from vfunc.pullback.finite_difference import require_kept, step_length
 from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.missing import MissingDerivativeError
+from vfunc.pullback.overridden.frozen_weights import frozen_weights_once
 from vfunc.pullback.stop_gradients import IN_THETA
 from vfunc.trees import Params, tangent_along
 
@@ -109,7 +110,8 @@ class GaussNewton:
 
         if self.fd_step is None:
             self._require_transposed(outputs)
-            return tangent_along(outputs, self.theta, x)[1].detach()
+            with frozen_weights_once():
+                return tangent_along(outputs, self.theta, x)[1].detach()
         length = float(trees.norm(x))
         if length == 0.0:
             return torch.zeros_like(self.outputs)

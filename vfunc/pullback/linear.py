@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfunc import trees
-from vfunc.pullback.attention import attention_in_blocks
 from vfunc.pullback.engine import MixedProduct, Passes, ProductRequest
+from vfunc.pullback.overridden.attention import attention_in_blocks
+from vfunc.pullback.overridden.frozen_weights import frozen_weights_once
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Linear:
         """See `Engine.__call__`."""
         linear = request.problem.linear
         assert linear is not None  # refusal() comes first
-        with attention_in_blocks():
+        with attention_in_blocks(), frozen_weights_once():
             tangent = request.tangent()
         target = request.task[linear.target]
         return MixedProduct(

@@ -15,6 +15,7 @@ from vfunc.problem.pieces_of_code import first_time, remember
 from vfunc.pullback.engine import ProductRequest
 from vfunc.pullback.graph import coarsest_of, custom_functions
 from vfunc.pullback.missing import MissingDerivativeError
+from vfunc.pullback.overridden.frozen_weights import frozen_weights_once
 from vfunc.trees import Params, tangent_along
 
 LOST = "the tangent of the loss by forward mode is not what its backward pass says"
@@ -75,7 +76,10 @@ def require_tangent(
         return  # along no direction nothing is seen
     if linear is None:
         try:
-            tangent = tangent_along(lambda at: request.loss(at, made), request.theta, request.w)[1]
+            with frozen_weights_once():  # as the engine runs
+                _, tangent = tangent_along(
+                    lambda at: request.loss(at, made), request.theta, request.w
+                )
         except (RuntimeError, NotImplementedError):  # what the engine has taken had a graph
             return
     else:

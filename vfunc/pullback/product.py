@@ -28,9 +28,9 @@ from vfunc.pullback.graph import custom_functions
 from vfunc.pullback.lost_tangents import require_tangent
 from vfunc.pullback.memory import MemoryShortError
 from vfunc.pullback.missing import MissingDerivativeError, missing_told
+from vfunc.pullback.overridden.weight_norm import plain_weight_norm
 from vfunc.pullback.reverse import Reverse
 from vfunc.pullback.stop_gradients import require_no_stop_gradient
-from vfunc.pullback.weight_norm import plain_weight_norm
 from vfunc.trees import Params
 from vfunc.typecheck import typed
 

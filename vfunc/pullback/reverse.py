@@ -21,7 +21,7 @@ from vfunc.pullback.graph import WEIGHT_NORM, custom_functions, nodes, undiffere
 from vfunc.pullback.lost_tangents import unreached
 from vfunc.pullback.memory import require_room
 from vfunc.pullback.missing import MissingDerivativeError
-from vfunc.pullback.weight_norm import plain_weight_norm
+from vfunc.pullback.overridden.weight_norm import plain_weight_norm
 from vfunc.trees import Params
 
 
