@@ -99,11 +99,11 @@ STATES_APART = 8
 class Stretch:
     """Steps from `first` on with (s_k, g_k) of each, in little more than a copy of theta a step.
 
-    Of `STATES_APART` states one is kept, unless the shelf has room, and the others are made again
-    from it and the gradients since: arithmetic on theta alone, the same to the last bit; what a
-    rule of the user's own draws by random numbers (Langevin dynamics) is kept. Where the step is
-    affine its pullback reads no gradient: states are kept then, and zeros that take no memory stand
-    for gradients.
+    Of `STATES_APART` states one is kept, unless the shelf has room, and the last; the others are
+    made again from it and the gradients since: arithmetic on theta alone, the same to the last bit;
+    what a rule of the user's own draws by random numbers (Langevin dynamics) is kept. Where the
+    step is affine its pullback reads no gradient: states are kept then, and zeros that take no
+    memory stand for gradients.
     """
 
     simulation: Simulation
@@ -140,9 +140,12 @@ class Stretch:
             else:
                 self.opened.append(opened)
                 share = self.simulation.taken.of_step(k)[0][1]
-                g = trees.scale(self.simulation.summed(opened, point), share)
+                g = self.simulation.summed(opened, point)
+                g = g if share == 1.0 else trees.scale(g, share)
             affine = self.simulation.rule(k).affine
-            kept = affine or drawn or self.shelf.roomy or (k - self.first) % STATES_APART == 0
+            # the last is asked for first, while the graph of its step is there
+            due = (k - self.first) % STATES_APART == 0 or k == stop - 1
+            kept = affine or drawn or self.shelf.roomy or due
             self.points.append(self._put(k, point) if kept else None)
             self.gradients.append(self.shelf(_shape_of(g) if affine else g))
             before = _random_states()
@@ -152,10 +155,14 @@ class Stretch:
 
     def backwards(self) -> Iterator[tuple[int, Point, Params]]:
         """(k, s_k, g_k) from the last step to the first, each let go of once it is passed on."""
-        while self.points:
-            kept, g = self.points.pop(), self.gradients.pop()()
-            k = self.first + len(self.points)
-            yield k, self._made_again() if kept is None else kept(), g
+        while self.points:  # no name here holds on to what has been passed on
+            k = self.first + len(self.points) - 1
+            yield k, *self._popped()
+
+    def _popped(self) -> tuple[Point, Params]:
+        """(s_k, g_k) of the last step that is left."""
+        kept, g = self.points.pop(), self.gradients.pop()()
+        return self._made_again() if kept is None else kept(), g
 
     def _put(self, k: int, point: Point) -> Callable[[], Point]:
         """s_k on the shelf; s_0 is the learner's own and there anyway."""

@@ -125,15 +125,17 @@ class Unrolled:
             steps,
             first=steps - self._reach,
             every=self.checkpoint_every,
-            engine=self.engine,
+            # where room is short, a graph that waits for the adjoint is made again instead
+            engine=None if shelf.roomy else self.engine,
             shelf=shelf,
         )
         end = last.theta
+        del last  # with its moments
         gradients = taken.batches + trajectory.made_again
         after, theta_bar = feedback_gradient(problem, end)
         value = before - after
         notes = lookahead_notes(g_down, theta_bar, trees.axpy(-1.0, theta, end), value)
-        del g_down, last, end
+        del g_down, end
         pulled = self._adjoint(trajectory, theta_bar)
         spent = (GRADIENT if self.series else Passes(forwards=1)) + GRADIENT  # of L_down
         for _ in range(gradients):
@@ -168,18 +170,22 @@ class Unrolled:
         state_bar: dict[str, Buffers] = {}
         total = Pullback.zero(phi)
         for k, point, g in trajectory.backwards():
+            at, state = point.theta, dict(point.state)
+            del point  # moments are needed no more, nor any of it where the next is brought
             bar, state_bar, g_bar = trajectory.simulation.rule(k).vjp(
-                point.theta, point.state, g, bar, state_bar
+                at, state, g, bar, state_bar, emptied=True
             )
-            at = point.theta
-            del point, g  # moments are needed no more, nor any of it where the next is brought
-            for position, share in trajectory.simulation.taken.of_step(k):
+            del g, state
+            taken = trajectory.simulation.taken.of_step(k)
+            for i, (position, share) in enumerate(taken):
                 opened = trajectory.opened()  # of the last step alone
                 if opened is None:
                     construction = construct_task(problem, phi, problem.batches[position])
                 else:
                     construction = opened.construction
                 w = trees.scale(g_bar, -share)
+                if i == len(taken) - 1:
+                    g_bar.clear()
                 pulled = pull_back(
                     problem,
                     at,

@@ -327,6 +327,8 @@ class UpdateRule:
         g: Params,
         theta_bar: Params,
         state_bar: Mapping[str, Buffers],
+        *,
+        emptied: bool = False,
     ) -> tuple[Params, dict[str, Buffers], Params]:
         """(dU)^T at (theta, state, g), g's dependence on theta not included.
 
@@ -336,27 +338,38 @@ class UpdateRule:
             g: the gradient it used; see `step`.
             theta_bar: cotangent of the next parameters.
             state_bar: cotangents of the next buffers, by name; absent means zero.
+            emptied: whether `state`, `g`, `theta_bar` and `state_bar` are dicts that may be emptied
+                on the way, so that what has been read and what has been made are never all there.
 
         Returns:
             Cotangents of theta, of the state's buffers, and of g. The last is shaped like theta,
             zero where g has no entry; there the step is the identity, and so is its pullback.
         """
-        seen = self.effective(g)
-        before, buffers_before, g_bar = dict(theta_bar), dict(state_bar), {}
-        for name, p in theta.items():
-            if name in seen:
-                before[name], buffers_before[name], g_bar[name] = guarded_vjp(
-                    self.rule(name),
-                    p,
-                    state.get(name, TensorState()),
-                    seen[name],
-                    theta_bar[name],
-                    state_bar.get(name, {}),
-                )
+        seen, own = self.effective(g), tuple(g)
+        states = dict(state) if not emptied else cast("dict[str, TensorState]", state)
+        bars = dict(theta_bar) if not emptied else theta_bar
+        buffers = dict(state_bar) if not emptied else cast("dict[str, Buffers]", state_bar)
+        # clipping reads all of the gradient once more
+        seen = dict(seen) if not emptied or self.clip is not None else seen
+        moved = tuple(name for name in theta if name in seen)
+        before: Params = {}
+        buffers_before: dict[str, Buffers] = {}
+        g_bar: Params = {}
+        for name in moved:
+            before[name], buffers_before[name], g_bar[name] = guarded_vjp(
+                self.rule(name),
+                theta[name],
+                states.pop(name, TensorState()),
+                seen.pop(name),
+                bars.pop(name),
+                buffers.pop(name, {}),
+            )
+        before = {name: before[name] if name in before else bars[name] for name in theta}
+        buffers_before |= buffers
         if self.clip is not None:
             g_bar = self.clip.vjp(self._window(g), g_bar)
         g_bar = trees.scale(g_bar, self.weight) if self.weight != 1.0 else g_bar
-        reached = {name: x for name, x in g_bar.items() if name in g}
+        reached = {name: g_bar[name] for name in own if name in g_bar}
         return before, buffers_before, trees.filled(reached, theta)
 
     @property
