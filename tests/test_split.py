@@ -91,6 +91,19 @@ class Uncalled(Bypassed):
         return x
 
 
+class Shared(Bypassed):
+    """The last block takes what the first one has left for it, as shared keys and values are."""
+
+    def forward(self, x):
+        left: dict[str, torch.Tensor] = {}
+        handle = self.blocks[0].norm.register_forward_hook(
+            lambda module, args, output: left.update(keys=output)
+        )
+        h = self.blocks[1](self.blocks[0](x))
+        handle.remove()
+        return self.blocks[2](h + left["keys"])
+
+
 class Noisy(Bypassed):
     """Dropout within the blocks' stack."""
 
@@ -250,6 +263,7 @@ def test_the_prefix_carries_a_gradient_to_its_input():
         (Noisy, "last:1", True, "draws random numbers, such as dropout's in train mode"),
         (Bypassed, "last:1", False, "something passes by the edge"),
         (Overwritten, "last:1", False, "writes into the hidden state"),
+        (Shared, "last:1", False, "asks more of what is below (KeyError: 'keys')"),
         (Uncalled, "last:1", False, "does not call the blocks of its stack"),
         (lambda: Tuples((torch.ones(1),)), "last:1", False, "more than a hidden state"),
     ],
