@@ -91,17 +91,25 @@ class Uncalled(Bypassed):
         return x
 
 
-class Shared(Bypassed):
+class Leaving(cases.Block):
+    """A block that leaves something for others."""
+
+    def forward(self, h, left):
+        left.setdefault("keys", self.norm(h))
+        return super().forward(h)
+
+
+class Shared(nn.Module):
     """The last block takes what the first one has left for it, as shared keys and values are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Leaving() for _ in range(3)])
 
     def forward(self, x):
         left: dict[str, torch.Tensor] = {}
-        handle = self.blocks[0].norm.register_forward_hook(
-            lambda module, args, output: left.update(keys=output)
-        )
-        h = self.blocks[1](self.blocks[0](x))
-        handle.remove()
-        return self.blocks[2](h + left["keys"])
+        h = self.blocks[1](self.blocks[0](x, left), left)
+        return self.blocks[2](h + left["keys"], left)
 
 
 class Noisy(Bypassed):

@@ -157,10 +157,10 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
 
     Returns:
         The split; or `Whole` and the reason: S begins with the learner's input, or is used before
-        its first block; there is no stack of blocks; blocks above take more of those below than
-        the hidden state (keys and values that they share); layers draw random numbers (dropout in train
+        its first block; there is no stack of blocks; layers draw random numbers (dropout in train
         mode), which would differ from run to run; blocks pass on more than a hidden state;
-        something passes by the edge; the copy does not fit the accelerator.
+        blocks above take more of those below (keys and values that they share); something passes
+        by the edge; the copy does not fit the accelerator.
     """
     found = blocks(learner.module)
     if found is None:
