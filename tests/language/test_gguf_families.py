@@ -23,7 +23,7 @@ from vfunc.errors import UserError
 from vfunc.language.gguf import load_gguf
 
 gguf = pytest.importorskip("gguf")
-WORDS = ["<|end|>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "1Ġ", "Ġ2", "ab"]
+WORDS = ["<|end|>", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ", "1Ġ", "Ġ2", "ab", "²", "a²"]
 HEADS, KEYS, BLOCKS = 4, 2, 2
 SIZES = {
     "vocab_size": len(WORDS),
@@ -212,7 +212,9 @@ def test_quantised_numbers_are_the_files(tmp_path):
 def test_a_tokenizer_that_cuts_texts_otherwise_is_refused(tmp_path):
     made = learner(LlamaConfig(**SIZES))
     for cut in ("qwen2", "smollm", "gpt-2"):
-        assert load_gguf(written(tmp_path / "x.gguf", made, "llama", cut=cut, merges=("a b",)))
+        assert load_gguf(
+            written(tmp_path / "x.gguf", made, "llama", cut=cut, merges=("a b", "a ²"))
+        )
     for cut in ("deepseek-llm", "smollm"):
         with pytest.raises(UserError, match=f"cuts texts as '{cut}' .* tokens would be others"):
             load_gguf(written(tmp_path / "x.gguf", made, "llama", cut=cut))
