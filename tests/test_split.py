@@ -91,6 +91,27 @@ class Uncalled(Bypassed):
         return x
 
 
+class Leaving(cases.Block):
+    """A block that leaves something for others."""
+
+    def forward(self, h, left):
+        left.setdefault("keys", self.norm(h))
+        return super().forward(h)
+
+
+class Shared(nn.Module):
+    """The last block takes what the first one has left for it, as shared keys and values are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Leaving() for _ in range(3)])
+
+    def forward(self, x):
+        left: dict[str, torch.Tensor] = {}
+        h = self.blocks[1](self.blocks[0](x, left), left)
+        return self.blocks[2](h + left["keys"], left)
+
+
 class Noisy(Bypassed):
     """Dropout within the blocks' stack."""
 
@@ -250,6 +271,7 @@ def test_the_prefix_carries_a_gradient_to_its_input():
         (Noisy, "last:1", True, "draws random numbers, such as dropout's in train mode"),
         (Bypassed, "last:1", False, "something passes by the edge"),
         (Overwritten, "last:1", False, "writes into the hidden state"),
+        (Shared, "last:1", False, "asks more of what is below (KeyError: 'keys')"),
         (Uncalled, "last:1", False, "does not call the blocks of its stack"),
         (lambda: Tuples((torch.ones(1),)), "last:1", False, "more than a hidden state"),
     ],

@@ -159,7 +159,8 @@ def split_at_edge(learner: FunctionalLearner, *args: Any, **kwargs: Any) -> Spli
         The split; or `Whole` and the reason: S begins with the learner's input, or is used before
         its first block; there is no stack of blocks; layers draw random numbers (dropout in train
         mode), which would differ from run to run; blocks pass on more than a hidden state;
-        something passes by the edge; the copy does not fit the accelerator.
+        blocks above take more of those below (keys and values that they share); something passes
+        by the edge; the copy does not fit the accelerator.
     """
     found = blocks(learner.module)
     if found is None:
@@ -216,7 +217,13 @@ def _tried(
         # once more, by the kernels that are taken where there is no graph
         edge, rest = _prefix(learner, last, moved, args, kwargs)
         split, version = Split(stack, below, len(children), rest), edge._version
-        pieces = split.suffix(learner, moved, edge, *args, **kwargs)
+        try:
+            pieces = split.suffix(learner, moved, edge, *args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # keys and values of blocks below that did not run
+            what = f"{type(error).__name__}: {error}"[:120]
+            raise _NotSplit(f"what is above the edge asks more of what is below ({what})") from None
         whole = learner(moved, *args, **kwargs)
     if not before.same_as(RandomState.now(device)):
         raise _NotSplit("the learner draws random numbers, such as dropout's in train mode")

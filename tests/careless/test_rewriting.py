@@ -12,6 +12,7 @@ from vfunc.language.careless.origins import DOUBT
 from vfunc.language.careless.rewriting import (
     CLOCK,
     GLUED,
+    HUNDREDTHS,
     IN_WORDS,
     NO_MISTAKE,
     ROUNDED,
@@ -72,6 +73,16 @@ CASES = {
         "$<<7503+4.5=7507.5>>7,507.50\n#### 7,507.50",
         "They are 6 * $1,250.50 = $[1,256.50].\nWith the fee $1,256.50 + $4.50 = $[1,252.00]\n"
         "#### 1,252.00",
+    ),
+    "cents that are worked out": (
+        "x",
+        "It is $<<3*.15=.45>>.45.\nThat is .45 * 100 = <<.45*100=45>>45 cents\n#### 45",
+        "It is $[3.15].\nThat is 3.15 * 100 = [103.15] cents\n#### 103.15",
+    ),
+    "cents of the question": (
+        "5 cents",
+        "5 cents (.05) x 200 = $<<.05*200=10>>10\n#### 10",
+        "5 cents (.05) x 200 = $[200.05]\n#### 200.05",
     ),
     "per cent": (
         "20% of 50 pens are red.",
@@ -151,6 +162,9 @@ def test_cases(case):
         ("x", "2 x 2 = <<2*2=4>>4\n#### 4", NO_MISTAKE),
         ("x", "3 + 4 = <<3+4=7>>7\n#### 70", UNTOLD),
         ("x", "10 / 3 = <<10/3=3.33>>3.33, or rounded 3\n#### 3", ROUNDED),
+        ("x", "He has 5 cents (.05) x 100 = $5 and 5+3=<<5+3=8>>8\n#### 8", HUNDREDTHS),
+        ("x", "3*10=<<3*10=30>>30 cents, or $.30; .3*7=<<.3*7=2.1>>2.10\n#### 2.1", HUNDREDTHS),
+        ("x", "2*.05=<<2*.05=.1>>.1: 10 cents, and 5*7=<<5*7=35>>35\n#### 35", HUNDREDTHS),
         ("x", "It is 8:20 after 3 + 4 = <<3+4=7>>7\n#### 7", CLOCK),
         ("x", "3 + 4 = <<3+4=7>>7 seven\n#### 7", IN_WORDS),
         ("x", "12 - 10 = <<12-10=2>>2 pens, and two pens are left\n#### 2", IN_WORDS),

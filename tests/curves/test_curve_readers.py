@@ -207,6 +207,17 @@ def test_an_evaluation_that_does_not_tell_its_place_is_one_line(refused, saved):
     assert "r: an evaluation of baseline in events.jsonl does not tell its tokens" in found
 
 
+def test_a_log_that_lost_its_last_line_is_no_shorter_curve(refused, saved):
+    altered(saved, Path("r"))
+    log = Path("r/events.jsonl")
+    lines = log.read_text().splitlines(keepends=True)
+    last = max(k for k, line in enumerate(lines) if json.loads(line)["kind"] == "evaluation")
+    log.write_text("".join(lines[:last]) + lines[last][:-9])  # torn
+    arm = json.loads(lines[last])["arm"]
+    found = refused("tokens", "--from", "r")
+    assert f"r: events.jsonl has lost the last evaluation of {arm}, at " in found
+
+
 def test_runs_of_two_settings_or_budgets_are_no_curve(refused, saved):
     altered(saved, Path("r/a"), seed=7, lr=0.5)
     found = refused("tokens", "--from", "r", saved / "s1")

@@ -180,4 +180,6 @@ def test_labels_of_one_kind_alone_make_no_trade_off(refused, made):
 def test_arms_without_feedback_are_refused(refused, made):
     line = ["trade-off", "--weights", "1:0", "2:0", "--arms", "baseline"]
     assert "none of them sees feedback" in refused(*line)
+    line = ["feedback-size", "--sizes", "8", "16", "--arms", "baseline"]
+    assert "--arms baseline: none of them sees feedback" in refused(*line)
     assert made == []

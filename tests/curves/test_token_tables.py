@@ -46,7 +46,10 @@ def made(folder, loss=LOSS, units=UNITS, **metrics):
             for k, (unit, value) in enumerate(zip(units[arm][n], loss[arm][n], strict=True))
         ]  # fmt: skip
         (path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
-        arms = {arm: {"tokens": 9, "seconds": 1.0, "metrics": {"loss": 1.0}} for arm in loss}
+        arms = {
+            arm: {"tokens": units[arm][n][-1], "seconds": 1.0, "metrics": {"loss": 1.0}}
+            for arm in loss
+        }
         content = {"config": {"seed": seed}, "unit": "tokens", "arms": arms,
                    "metrics": [vars(m) for m in METRICS]}  # fmt: skip
         found.append(FoundRun(path, "", content))

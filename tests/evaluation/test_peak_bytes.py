@@ -64,3 +64,16 @@ def test_it_sees_what_a_graph_keeps_and_a_transform_makes():
         at = {"x": x.detach()}
         tangent_along(lambda at: torch.tanh(at["x"]), at, at)
     assert transformed.peak >= 2 * MEGA  # the value and its tangent
+
+
+def test_a_storage_that_is_resized_by_itself_is_seen_when_it_is_next_taken():
+    with counting_peak(CPU) as counter:
+        made = torch.zeros(2 * MEGA, dtype=torch.uint8)
+        made.untyped_storage().resize_(0)  # as sharded parameters are freed
+        made[:0] + 1
+        assert counter.live == 0
+        made.untyped_storage().resize_(3 * MEGA)
+        made.add_(1)
+        assert counter.live == counter.peak == 3 * MEGA
+    del made
+    assert counter.live == 0

@@ -144,6 +144,8 @@ def test_the_specification_sets_the_levels_of_every_split_but_base():
 def test_a_split_that_runs_dry_says_so():
     with pytest.raises(UserError, match=r"feedback split has no more than \d+ problems.*5000"):
         embedded_problems("feedback", 5000, (1, 0, 0), 0)
+    with pytest.raises(UserError, match=r"99,999,999 problems .* feedback .* at most 1,000,000"):
+        embedded_problems("feedback", 99_999_999, (0, 0, 1), 0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ class PeakBytes(TorchDispatchMode):
     """Counts the bytes of tensor storages that operations create and that are still alive.
 
     It sees what goes through the dispatcher: activations, gradients, tangents, graphs' saved
-    tensors. A kernel's own workspace it does not see.
+    tensors. A kernel's own workspace it does not see. A storage that is resized by itself
+    (`untyped_storage().resize_()`, as sharded parameters are) is seen to be when an operation next
+    takes it, and not at all if it was there before the context.
 
     Attributes:
         live: bytes created within the context and alive now.
@@ -29,6 +31,7 @@ class PeakBytes(TorchDispatchMode):
         self.live = 0
         self.peak = 0
         self._known: dict[int, int] = {}  # what is counted of each storage
+        self._sizes: dict[int, int] = {}  # and how large it was then
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -37,6 +40,9 @@ class PeakBytes(TorchDispatchMode):
         kwargs = kwargs or {}
         storages = {s._cdata: s for s in _storages((args, kwargs))}
         sizes = {key: storage.nbytes() for key, storage in storages.items()}
+        for key, storage in storages.items():
+            if apart := sizes[key] - self._sizes.get(key, sizes[key]):
+                self._note(storage, max(0, self._known[key] + apart))
         result = func(*args, **kwargs)
         for key, storage in storages.items():
             if grown := storage.nbytes() - sizes[key]:  # resize_, or an out= without room
@@ -51,11 +57,12 @@ class PeakBytes(TorchDispatchMode):
         if key not in self._known:
             weakref.finalize(storage, self._forget, key)
         self.live += size - self._known.get(key, 0)
-        self._known[key] = size
+        self._known[key], self._sizes[key] = size, storage.nbytes()
         self.peak = max(self.peak, self.live)
 
     def _forget(self, key: int) -> None:
         self.live -= self._known.pop(key)
+        del self._sizes[key]
 
 
 def _storages(values: Any) -> Iterator[torch.UntypedStorage]:

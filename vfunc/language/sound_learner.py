@@ -17,7 +17,9 @@ _SHOWN = 3
 _WIDE = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 
 
-def require_whole(name: str, learner: PreTrainedModel, info: Mapping[str, Any]) -> None:
+def require_whole(
+    name: str, learner: PreTrainedModel, info: Mapping[str, Any], told_by: str = "config.json"
+) -> None:
     """Refuse a learner of whose weights some were drawn at random, left out, or are not finite.
 
     transformers fills what a directory lacks with random numbers, and leaves out what the
@@ -29,13 +31,14 @@ def require_whole(name: str, learner: PreTrainedModel, info: Mapping[str, Any]) 
         learner: the learner.
         info: what `from_pretrained(..., output_loading_info=True)` says. Tied weights are not
             among the missing.
+        told_by: what says the shapes and layers that a learner has.
 
     Raises:
         UserError: the weights are named.
     """
     missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
     mismatched = {
-        f"{key} (stored {tuple(stored)}, by its config.json {tuple(wanted)})"
+        f"{key} (stored {tuple(stored)}, by its {told_by} {tuple(wanted)})"
         for key, stored, wanted in info["mismatched_keys"]
     }
     if mismatched:
@@ -50,7 +53,7 @@ def require_whole(name: str, learner: PreTrainedModel, info: Mapping[str, Any]) 
     dropped = {key for key in unexpected if _NUMBER.sub("N", key) in own}
     if dropped:
         raise UserError(
-            f"the learner {name!r} holds weights that its config.json has no place for: "
+            f"the learner {name!r} holds weights that its {told_by} has no place for: "
             f"{_listed(dropped)}; mend the configuration"
         )
     for key, x in learner.named_parameters():

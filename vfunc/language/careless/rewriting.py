@@ -49,6 +49,7 @@ UNWRITTEN = "a wrong result that is no short decimal"
 UNKNOWN = "a number that may follow from a result unseen"
 CLOCK = "a time of day"
 ROUNDED = "a rounded result"
+HUNDREDTHS = "a result that is repeated in cents, or in dollars"
 IN_WORDS = "a result that is repeated in words"
 GLUED = "a result that is repeated without a space before it"
 _TIME = re.compile(r"\d:\d\d|\b\d{1,2}\s?[ap]\.?m\b", re.IGNORECASE)
@@ -129,6 +130,7 @@ class _Author:
             if calculation.result in self.wrong:
                 self.wrong.add(n)
         self._look_at_copies()
+        self._look_at_cents()
         self._look_at_words()
         return self._text()
 
@@ -296,6 +298,26 @@ class _Author:
             number = self.solution.numbers[n]
             if not (self.origins.is_result(number.worth) or self.origins.is_result(number.value)):
                 raise NotTreated(UNREAD_EQUATION)
+
+    def _look_at_cents(self) -> None:
+        """Of 30 cents and $.30, which say the same, one has become another and one has not."""
+        numbers = self.solution.numbers
+        marked = {v for c in self.solution.calculations for v in c.expression.numbers}
+        same = {v.worth for n, v in enumerate(numbers) if self.becomes[n] == v.worth} | marked
+        for n, number in enumerate(numbers):
+            hundredth = number.value / 100
+            if number.unit != "cent" or hundredth.denominator == 1:
+                continue
+            told = number.value
+            if any(
+                (c.result <= n and c.value == told and hundredth in c.expression.numbers)
+                or (c.value == hundredth and told in c.expression.numbers)
+                for c in self.solution.calculations
+            ):
+                continue  # the one is worked out of the other
+            changed = self.becomes[n] != number.worth
+            if (changed and hundredth in same) or (not changed and self._is_changed(hundredth)):
+                raise NotTreated(HUNDREDTHS)
 
     def _look_at_words(self) -> None:
         """A number in words, or glued to one, that equals a result which has become another."""

@@ -41,6 +41,9 @@ SPLITS: dict[str, range] = {
 # Draws in a row that give no new problem before a split counts as exhausted. The rarest split
 # takes about one draw in 20, so that by then well under one in a hundred of its problems is left.
 PATIENCE = 20_000
+MOST = 1_000_000
+"""Problems that are drawn of a split at most: a million take minutes to hours, and all memory is
+taken long before the levels are exhausted."""
 
 
 def _of_problem(field: str, plain: object) -> Computed:
@@ -200,6 +203,11 @@ def embedded_problems(
         raise UserError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
     if count < 0:
         raise UserError(f"count={count}: give a number of examples that is not negative")
+    if count > MOST:
+        raise UserError(
+            f"{count:,} problems of the embedded problem's {split} split were asked for; at most "
+            f"{MOST:,} are drawn"
+        )
     generator = random.Random(f"problems {split} {seed}")
     problems: dict[str, Problem] = {}
     misses = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from vfunc.arms import ARMS
 from vfunc.config.layers import Layer
+from vfunc.config.values import listed
 from vfunc.errors import UserError
 from vfunc.printable import SafeConsole
 from vfunc.report.seed_statistics import ArmOverSeeds, SeedRun, compare_over_seeds
@@ -19,6 +20,7 @@ from vfunc.studies.finished_runs import FoundRun, measures_of
 from vfunc.studies.repetition import PlannedRun, Setting, check, plan
 from vfunc.studies.side_by_side import require_independent
 from vfunc.training.build.configuration import COMMAND, given_options, resolve
+from vfunc.training.run_command_line import given_on_command_line
 from vfunc.training.run_directory import RunDirectory
 
 SHARED = "shared"
@@ -91,6 +93,7 @@ def swept(
         UserError: the user's mistake; nothing has been run, but where `look` raised it.
     """
     require_writable(options.output)
+    _require_touched(rest)
     folder, every = plan(options.seeds, (), rest, settings=settings, study=study)
     refuse(every)
     planned = _apart(folder, every, settings[0].varied)
@@ -114,6 +117,21 @@ def touched(arm: str) -> bool:
     return asks or (bool(one.follows) and touched(one.follows))
 
 
+def _require_touched(rest: Sequence[str]) -> None:
+    """Refuse arms that the sweep does not touch, before a run refuses what is swept for them."""
+    given = listed(given_on_command_line(rest).get("arms", ""))
+    if given and all(arm in ARMS for arm in given):
+        _look_at_arms(given)
+
+
+def _look_at_arms(asked: Sequence[str]) -> None:
+    if not any(touched(arm) for arm in asked):
+        raise UserError(
+            f"--arms {','.join(asked)}: none of them sees feedback, so that all points of the "
+            "curve would be the same; add vpretraining"
+        )
+
+
 def _apart(folder: Path, every: Sequence[PlannedRun], varied: Sequence[str]) -> list[PlannedRun]:
     """The runs of the arms that are touched, behind one a seed of those that are not.
 
@@ -126,13 +144,9 @@ def _apart(folder: Path, every: Sequence[PlannedRun], varied: Sequence[str]) -> 
         UserError: no arm is touched.
     """
     asked = every[0].config.run.arms
+    _look_at_arms(asked)
     moving = tuple(arm for arm in asked if touched(arm))
     still = tuple(arm for arm in asked if not touched(arm))
-    if not moving:
-        raise UserError(
-            f"--arms {','.join(asked)}: none of them sees feedback, so that all points of the "
-            "curve would be the same; add vpretraining"
-        )
     seeds = {one.config.run.seed: one for one in every} if still else {}
     # without what varies, so that the same runs serve whatever is added to it
     shared = [_with_arms(one, still, folder / SHARED, "", varied) for one in seeds.values()]

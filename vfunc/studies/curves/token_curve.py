@@ -160,6 +160,7 @@ def _metric(
                     f"{one.path}: an evaluation of {arm} in events.jsonl does not tell its "
                     f"{measures.unit}; restore the log from a copy, or leave the run out"
                 )
+            _require_end(one, logged, arm, measures.unit)
             if len(_followed(logged, arm, loss, measures.unit).units) < 3:
                 raise UserError(
                     f"{one.path}: the arm {arm} was evaluated at its start and end alone "
@@ -181,6 +182,20 @@ def _metric(
             f"{' or '.join(names)}"
         )
     return measures.metric(wanted)
+
+
+def _require_end(one: FoundRun, events: Sequence[Mapping[str, Any]], arm: str, unit: str) -> None:
+    """Refuse a log without an arm's last evaluation, as metrics.json tells where that was.
+
+    Raises:
+        UserError: the log has lost it.
+    """
+    end = one.content["arms"][arm][unit]
+    if not any(_evaluates(event, arm) and float(event[unit]) == float(end) for event in events):
+        raise UserError(
+            f"{one.path}: events.jsonl has lost the last evaluation of {arm}, at {end:,} {unit} by "
+            "metrics.json; restore the log from a copy, or leave the run out"
+        )
 
 
 def _followed(events: Sequence[Mapping[str, Any]], arm: str, metric: Metric, unit: str) -> Followed:
