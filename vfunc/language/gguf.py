@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,8 @@ def _require_tokens(name: str, header: Mapping[str, Any]) -> None:
     kind = header.get("tokenizer.ggml.model")
     if not kind or not header.get("tokenizer.ggml.tokens"):
         raise UserError(f"the learner {name!r} has no tokenizer in its file; convert it with one")
-    from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
-
     cut = header.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or cut in _AS_GPT2 or cut in mapping.GGUF_PRE_TOKENIZER_SPLITS:
+    if kind != "gpt2" or cut in _AS_GPT2 or cut in _ways_of_cutting():
         return
     merges = header.get("tokenizer.ggml.merges") or ()
     if cut not in _DIGITS_APART or any(_DIGIT.search(merge) for merge in merges):
@@ -171,6 +169,15 @@ def _require_tokens(name: str, header: Mapping[str, Any]) -> None:
             "transformers does not read from GGUF: its tokens would be others; take the learner "
             "as safetensors"
         )
+
+
+def _ways_of_cutting() -> Collection[str]:
+    """Those that transformers has; none where it keeps them elsewhere."""
+    try:
+        from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
+    except ImportError:
+        return ()
+    return mapping.GGUF_PRE_TOKENIZER_SPLITS
 
 
 def _require_as_its_header(name: str, header: Mapping[str, Any], learner: PreTrainedModel) -> None:
