@@ -13,7 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from vfunc.config.layers import Layer
 from vfunc.errors import UserError
+from vfunc.training.build.configuration import resolve
+from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.file_sources import Cache, image_folder
 from vfunc.vision.data.folder_layouts import Entry, find_pairs
@@ -466,6 +469,31 @@ def test_binary_is_decided_by_all_maps_together(tmp_path):
     used = {n for d in (data, other) for role in ROLES for n in numbers(getattr(d, role))}
     void = sum(n % 2 and n != 1 for n in used)
     assert void > 3 and data.summary["segmentation"]["label maps all void"] == void
+
+
+def array_folder(root, value):
+    """Pictures with label arrays of two classes, and one other value in each."""
+    for k in range(16):
+        save(root / "images" / f"{k}.png", picture(k))
+        made = labels(k, classes=2).astype(np.int64)
+        made[1, 1] = value
+        (root / "labels").mkdir(exist_ok=True)
+        np.save(root / "labels" / f"{k}.npy", made)
+    return root
+
+
+def test_void_may_be_negative_in_arrays_as_the_refusal_says(tmp_path):
+    given = {"modality": "vision", "feedback": (str(array_folder(tmp_path, -1)),)}
+    with pytest.raises(UserError, match="class -1 is negative; say --void-label -1"):
+        read_data(resolve(Layer(given, "test")), 8)
+    (data,) = read_data(resolve(Layer(given | {"void_label": -1}, "test")), 8)
+    assert data.classes == {"segmentation": 2}
+    assert int((data.test[0].segmentation == IGNORE).sum()) == 1
+
+
+def test_a_label_too_large_to_be_counted_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"\.npy: the label map holds 10000000000, which is no"):
+        folder_data(array_folder(tmp_path, 10**10), image_size=8)
 
 
 def test_a_class_without_a_training_picture_counts_and_is_named(tmp_path):
