@@ -575,6 +575,14 @@ def test_classes_of_pictures(tmp_path):
         assert found == {(0, "cat"), (1, "dog")}  # every role sees every class
 
 
+def test_a_class_of_too_few_pictures_is_named(tmp_path):
+    for number in range(20):
+        folder = tmp_path / ("rare" if number < 3 else "common")
+        save(folder / f"{number}.png", picture(number))
+    with pytest.raises(UserError, match=r"class rare \(.*0\.png, \.\.\.\): 3 pictures are too few"):
+        folder_data(tmp_path, image_size=8)
+
+
 def test_a_corrupt_picture_is_named_before_anything_is_trained(tmp_path):
     pairs_folder(tmp_path, 24)
     path = tmp_path / "images" / "0.png"
