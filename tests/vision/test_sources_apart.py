@@ -13,6 +13,7 @@ from vfunc.errors import UserError
 from vfunc.training.build.configuration import resolve
 from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.duplicates import sources_apart
+from vfunc.vision.data.file_sources import PictureFiles
 from vfunc.vision.data.folders import folder_data
 
 TRAINED = ("heads", "feedback", "held_out", "fit")
@@ -49,12 +50,17 @@ def contents(source, role):
     return {entry.image.read_bytes() for entry in getattr(source, role).entries}
 
 
+def streamed(source):
+    assert isinstance(source.stream, PictureFiles)
+    return set(source.stream.files)
+
+
 def test_no_source_trains_on_what_another_is_measured_on(two):
     classes, room = read(two)
     for one, other in ((classes, room), (room, classes)):
         measured = contents(other, "test")
         assert not any(contents(one, role) & measured for role in TRAINED)
-        assert not {file.read_bytes() for file in classes.stream.files} & measured
+        assert not {file.read_bytes() for file in streamed(classes)} & measured
         assert (
             one.summary["pictures"] | {r: len(getattr(one, r)) for r in TRAINED}
             == (one.summary["pictures"])
@@ -66,11 +72,11 @@ def test_no_source_trains_on_what_another_is_measured_on(two):
 
 def test_no_map_of_any_source_is_streamed(two):
     classes, room = read(two, stream=two)
-    streamed = set(classes.stream.files)
-    assert not {file for file in streamed if file.parent.name in ("depth", "labels")}
+    files = streamed(classes)
+    assert not {file for file in files if file.parent.name in ("depth", "labels")}
     measured = contents(classes, "test") | contents(room, "test")
-    assert not {file.read_bytes() for file in streamed} & measured
-    assert classes.summary["pictures"]["stream"] == len(streamed)
+    assert not {file.read_bytes() for file in files} & measured
+    assert classes.summary["pictures"]["stream"] == len(files)
 
 
 def test_a_source_that_nothing_is_left_of(two):

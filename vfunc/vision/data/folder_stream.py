@@ -10,8 +10,8 @@ from typing import Any
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
-from vfunc.vision.data.duplicates import content_keys
 from vfunc.vision.data.decoding import File
+from vfunc.vision.data.duplicates import content_keys
 from vfunc.vision.data.file_sources import Cache, PictureFiles, image_folder
 from vfunc.vision.data.folder_layouts import Entry, Pairs, find_pairs
 from vfunc.vision.data.soundness import UNREADABLE, BadFiles, sound_pictures
