@@ -16,6 +16,7 @@ from PIL import Image
 from vfunc.config.layers import Layer
 from vfunc.errors import UserError
 from vfunc.training.build.configuration import resolve
+from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.file_sources import Cache, image_folder
@@ -482,11 +483,17 @@ def array_folder(root, value):
     return root
 
 
+def read_as_configured(given):
+    config = resolve(Layer({"modality": "vision"} | given, "test"))
+    assert isinstance(config, VisionConfig)
+    return read_data(config, 8)
+
+
 def test_void_may_be_negative_in_arrays_as_the_refusal_says(tmp_path):
-    given = {"modality": "vision", "feedback": (str(array_folder(tmp_path, -1)),)}
+    given = {"feedback": (str(array_folder(tmp_path, -1)),)}
     with pytest.raises(UserError, match="class -1 is negative; say --void-label -1"):
-        read_data(resolve(Layer(given, "test")), 8)
-    (data,) = read_data(resolve(Layer(given | {"void_label": -1}, "test")), 8)
+        read_as_configured(given)
+    (data,) = read_as_configured(given | {"void_label": -1})
     assert data.classes == {"segmentation": 2}
     assert int((data.test[0].segmentation == IGNORE).sum()) == 1
 

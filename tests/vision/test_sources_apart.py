@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from vfunc.config.layers import Layer
 from vfunc.errors import UserError
 from vfunc.training.build.configuration import resolve
+from vfunc.training.build.vision_config import VisionConfig
 from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.duplicates import sources_apart
 from vfunc.vision.data.file_sources import PictureFiles
@@ -43,7 +45,9 @@ def read(two, stream=None):
     given = {"modality": "vision", "feedback": (str(two / "classes"), str(two / "room"))}
     if stream is not None:
         given["stream"] = (str(stream),)
-    return read_data(resolve(Layer(given, "test")), 8)
+    config = resolve(Layer(given, "test"))
+    assert isinstance(config, VisionConfig)
+    return read_data(config, 8)
 
 
 def contents(source, role):
@@ -52,7 +56,7 @@ def contents(source, role):
 
 def streamed(source):
     assert isinstance(source.stream, PictureFiles)
-    return set(source.stream.files)
+    return {file for file in source.stream.files if isinstance(file, Path)}
 
 
 def test_no_source_trains_on_what_another_is_measured_on(two):
