@@ -331,7 +331,6 @@ SEGMENTED = {"labels": ("segmentation",)}
         ({"keep": 1.1}, "--keep must be above 0 and at most 1"),
         ({"blur": 0}, "--blur must be above 0"),
         ({"depth_scale": 0} | OWN, "--depth-scale must be above 0"),
-        ({"void_label": -1} | OWN, "--void-label must be at least 0"),
         ({"head_lr": 0}, "--head-lr must be above 0"),
         *(
             ({name: 0}, f"--{name.replace('_', '-')} must be at least 1")

@@ -13,7 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vfunc.config.layers import Layer
 from vfunc.errors import UserError
+from vfunc.training.build.configuration import resolve
+from vfunc.training.build.vision_config import VisionConfig
+from vfunc.training.build.vision_sources import read_data
 from vfunc.vision.data.batches import IGNORE
 from vfunc.vision.data.file_sources import Cache, image_folder
 from vfunc.vision.data.folder_layouts import Entry, find_pairs
@@ -468,6 +472,37 @@ def test_binary_is_decided_by_all_maps_together(tmp_path):
     assert void > 3 and data.summary["segmentation"]["label maps all void"] == void
 
 
+def array_folder(root, value):
+    """Pictures with label arrays of two classes, and one other value in each."""
+    for k in range(16):
+        save(root / "images" / f"{k}.png", picture(k))
+        made = labels(k, classes=2).astype(np.int64)
+        made[1, 1] = value
+        (root / "labels").mkdir(exist_ok=True)
+        np.save(root / "labels" / f"{k}.npy", made)
+    return root
+
+
+def read_as_configured(given):
+    config = resolve(Layer({"modality": "vision"} | given, "test"))
+    assert isinstance(config, VisionConfig)
+    return read_data(config, 8)
+
+
+def test_void_may_be_negative_in_arrays_as_the_refusal_says(tmp_path):
+    given = {"feedback": (str(array_folder(tmp_path, -1)),)}
+    with pytest.raises(UserError, match="class -1 is negative; say --void-label -1"):
+        read_as_configured(given)
+    (data,) = read_as_configured(given | {"void_label": -1})
+    assert data.classes == {"segmentation": 2}
+    assert int((data.test[0].segmentation == IGNORE).sum()) == 1
+
+
+def test_a_label_too_large_to_be_counted_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"\.npy: the label map holds 10000000000, which is no"):
+        folder_data(array_folder(tmp_path, 10**10), image_size=8)
+
+
 def test_a_class_without_a_training_picture_counts_and_is_named(tmp_path):
     annotated_folder(tmp_path, train=30, val=5, test=5)
     save(tmp_path / "testannot" / "f_36.png", np.full((6, 8), 4, np.uint8))
@@ -545,6 +580,14 @@ def test_classes_of_pictures(tmp_path):
     for role in ROLES:
         found = {(e.label, Path(e.name).parent.name) for e in getattr(data, role)}
         assert found == {(0, "cat"), (1, "dog")}  # every role sees every class
+
+
+def test_a_class_of_too_few_pictures_is_named(tmp_path):
+    for number in range(20):
+        folder = tmp_path / ("rare" if number < 3 else "common")
+        save(folder / f"{number}.png", picture(number))
+    with pytest.raises(UserError, match=r"class rare \(.*0\.png, \.\.\.\): 3 pictures are too few"):
+        folder_data(tmp_path, image_size=8)
 
 
 def test_a_corrupt_picture_is_named_before_anything_is_trained(tmp_path):

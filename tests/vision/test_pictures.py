@@ -79,7 +79,7 @@ def test_cmyk_is_converted(tmp_path):
     assert read_image(tmp_path / "a.jpg").min() > 250
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_exif_orientation_is_applied(tmp_path, suffix):
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:, :16] = 255  # left half white; orientation 6 turns it clockwise: the top half

@@ -346,7 +346,6 @@ class DenseOptions:
         "Class in a folder's label maps that stands for no class.",
         default=None,
         shown="none",
-        least=0,
         needs=(_FOLDERS, asked("segmentation")),
     )
     depth_scale: float = option(

@@ -9,6 +9,7 @@ from pathlib import Path
 from vfunc.errors import UserError
 from vfunc.storage.overflow import GIB
 from vfunc.training.build.vision_config import VisionConfig
+from vfunc.vision.data.duplicates import sources_apart
 from vfunc.vision.data.file_sources import PictureFiles, image_folder
 from vfunc.vision.data.folder_layouts import find_pairs
 from vfunc.vision.data.folders import FIELDS, folder_data
@@ -61,7 +62,7 @@ def read_data(config: VisionConfig, patch: int) -> list[VisionData]:
     stream = _stream(data.stream, round(data.in_memory * GIB))
     asked = _asked_of_folders(config)
     sources = [_source(config, name, stream, counts, patch, asked) for name in data.feedback]
-    return [_at_side(source, data.stream_side) for source in sources]
+    return [_at_side(source, data.stream_side) for source in sources_apart(sources)]
 
 
 def _at_side(source: VisionData, side: int | None) -> VisionData:

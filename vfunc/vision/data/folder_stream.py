@@ -10,6 +10,7 @@ from typing import Any
 
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
+from vfunc.vision.data.decoding import File
 from vfunc.vision.data.duplicates import content_keys
 from vfunc.vision.data.file_sources import Cache, PictureFiles, image_folder
 from vfunc.vision.data.folder_layouts import Entry, Pairs, find_pairs
@@ -51,20 +52,11 @@ def unlabeled_pictures(
     folder = image_folder(stream)
     with suppress(UserError):  # of no layout: a plain folder of pictures
         found = [*found, *find_pairs(stream)]
-    labels = {
-        path.resolve()
-        for pairs in found
-        for path in (
-            *pairs.unmatched,
-            *pairs.aside,
-            *(f for e in pairs.entries for f in (e.segmentation, e.depth) if f is not None),
-        )
-        if isinstance(path, Path)
-    }
+    labels = map_files(found, splits)
     files = [
         file for file in folder.files if not (isinstance(file, Path) and file.resolve() in labels)
     ]
-    measured = [entry.image for split in ("validation", "test") for entry in splits.get(split, ())]
+    measured = measured_files(splits)
     keys = content_keys([*files, *measured])
     seen = {keys[file] for file in measured}
     kept = [file for file in files if keys[file] not in seen]
@@ -83,3 +75,21 @@ def unlabeled_pictures(
         },
     }
     return PictureFiles(kept, cache), about
+
+
+@typed
+def measured_files(splits: Mapping[str, Sequence[Entry]]) -> list[File]:
+    """The pictures that are measured on, or would be on the other split."""
+    return [entry.image for split in ("validation", "test") for entry in splits.get(split, ())]
+
+
+@typed
+def map_files(found: Sequence[Pairs], splits: Mapping[str, Sequence[Entry]]) -> frozenset[Path]:
+    """The files of label and depth maps, used or not, as they are resolved."""
+    entries = [
+        *(entry for pairs in found for entry in pairs.entries),
+        *(entry for chosen in splits.values() for entry in chosen),
+    ]
+    maps = [file for entry in entries for file in (entry.segmentation, entry.depth)]
+    maps += [file for pairs in found for file in (*pairs.unmatched, *pairs.aside)]
+    return frozenset(file.resolve() for file in maps if isinstance(file, Path))

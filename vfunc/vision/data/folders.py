@@ -18,7 +18,7 @@ from vfunc.vision.data.file_sources import (
     require_size,
 )
 from vfunc.vision.data.folder_layouts import SPLIT_FOLDERS, VOC, VOC_VOID, Entry, Pairs, find_pairs
-from vfunc.vision.data.folder_stream import unlabeled_pictures
+from vfunc.vision.data.folder_stream import map_files, measured_files, unlabeled_pictures
 from vfunc.vision.data.label_values import segmentation_rule
 from vfunc.vision.data.orientation import turned_size, with_turns
 from vfunc.vision.data.pictures import picture_size, read_depth
@@ -123,17 +123,16 @@ def folder_data(
         counts or {},
         seed,
     )
-    unlabeled, about = unlabeled_pictures(
-        stream, [*found_pairs, *measured], splits, cache, bad_files
-    )
+    everything = [*found_pairs, *measured]
+    unlabeled, about = unlabeled_pictures(stream, everything, splits, cache, bad_files)
     names = {"classification": tuple(rules["categories"])} if "categories" in rules else {}
     summary = {
         "source": str(feedback),
-        "layout": sorted({pairs.layout for pairs in (*found_pairs, *measured)}),
+        "layout": sorted({pairs.layout for pairs in everything}),
         "split": split,
         "pictures": {"stream": len(unlabeled)} | {r: len(s) for r, s in sources.items()},
         "stream": about,
-        "left out": _left_out([*found_pairs, *measured], wanted)
+        "left out": _left_out(everything, wanted)
         | left_out
         | _unused(feedback, found_pairs)
         | {f"{name}, in another role too": {"count": n} for name, n in twice.items()},
@@ -148,6 +147,8 @@ def folder_data(
         image_size=size,
         summary=summary,
         names=names,
+        measured=tuple(measured_files(splits)),
+        maps=map_files(everything, splits),
     )
 
 

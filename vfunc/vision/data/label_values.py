@@ -18,6 +18,8 @@ from vfunc.vision.data.folder_layouts import Entry
 from vfunc.vision.data.orientation import turned_size
 from vfunc.vision.data.pictures import picture_size, read_labels
 
+_LARGEST = 2**16 - 1  # of 16-bit pictures; what is counted takes as much memory as the largest
+
 
 @dataclass(frozen=True)
 class SegmentationRule:
@@ -63,6 +65,11 @@ def segmentation_rule(
         labels = read_labels(file, void, binary=False)
         size = turned_size(labels.shape, entry.segmentation_turn)
         require_size(entry.image, picture_size(entry.image), file, size)
+        if int(labels.max()) > _LARGEST:
+            raise UserError(
+                f"{file}: the label map holds {int(labels.max())}, which is no index of a class; "
+                "renumber its classes from 0 on, or give --void-label if it stands for none"
+            )
         # a count is ten times as fast as a sort
         here = set((labels.flatten() - IGNORE).bincount().nonzero().flatten().tolist()) - {0}
         void_maps += not here

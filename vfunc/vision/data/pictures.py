@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -137,6 +138,8 @@ def _size(picture: Image.Image) -> tuple[int, int]:
     bare = picture.format == "PNG" and "exif" not in picture.info
     turned = not bare and picture.getexif().get(ORIENTATION, 1) >= 5  # these swap the sides
     width, height = picture.size
+    if isinstance(picture, TiffImageFile):  # its size may be that of the turned picture already
+        width, height = picture.tag_v2[IMAGEWIDTH], picture.tag_v2[IMAGELENGTH]
     return (width, height) if turned else (height, width)
 
 

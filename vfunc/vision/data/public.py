@@ -11,7 +11,7 @@ from vfunc.typecheck import typed
 from vfunc.vision.data.duplicates import without_duplicates
 from vfunc.vision.data.file_sources import CACHE_BYTES, Cache, LabelledFiles, PictureFiles
 from vfunc.vision.data.folder_layouts import Entry
-from vfunc.vision.data.folder_stream import unlabeled_pictures
+from vfunc.vision.data.folder_stream import map_files, measured_files, unlabeled_pictures
 from vfunc.vision.data.folders import FIELDS, Split
 from vfunc.vision.data.hub_pictures import hub_entries
 from vfunc.vision.data.orientation import with_turns
@@ -179,6 +179,8 @@ def public_data(
         image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
         summary=summary,
         names={spec.task: tuple(train.categories)} if train.categories else {},
+        measured=tuple(measured_files(splits)),
+        maps=map_files([], streamed),
     )
 
 

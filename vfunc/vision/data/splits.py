@@ -71,11 +71,7 @@ def split_pool(
     for run in runs:
         gaps = 0 if shuffle else gap * min(5, max(1, len(run) // 60))
         sizes = _sizes(len(run) - gaps * (len(shares) - 1), list(shares.values()))
-        blocks: Sequence[Sequence[int]] = (
-            split_shuffled(len(run), sizes, seed)
-            if shuffle
-            else split_contiguous(len(run), sizes, gap=gaps)
-        )
+        blocks = _blocks(run, sizes, gaps, shuffle=shuffle, seed=seed)
         for name, block in zip(shares, blocks, strict=True):
             splits[name] += [run[index] for index in block]
     return splits | {name: list(entries) for name, entries in given.items() if entries is not None}
@@ -170,6 +166,20 @@ def _require_enough(count: int, sizes: Sequence[int], gaps: int) -> None:
             f"{count} pictures are too few: splits of {', '.join(map(str, sizes))}{between} need "
             f"{sum(sizes) + gaps}; give more pictures, or ask for smaller splits"
         )
+
+
+def _blocks(
+    run: Sequence[Entry], sizes: Sequence[int], gap: int, *, shuffle: bool, seed: int
+) -> Sequence[Sequence[int]]:
+    """The blocks of a video, or of a class, which is named where it has too few pictures."""
+    try:
+        if shuffle:
+            return split_shuffled(len(run), sizes, seed)
+        return split_contiguous(len(run), sizes, gap=gap)
+    except UserError as error:
+        if not run or run[0].category is None:
+            raise
+        raise UserError(f"class {run[0].category} ({run[0].image}, ...): {error}") from error
 
 
 def _sizes(count: int, shares: Sequence[float]) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from vfunc.errors import UserError
 from vfunc.typecheck import typed
 from vfunc.vision.data.batches import LabelledBatch, LabelledSet
+from vfunc.vision.data.decoding import File
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ class VisionData:
         image_size: height and width that labelled pictures are resized to.
         summary: counts by split, counts and reasons of dropped pictures, and their source.
         names: the names of the classes, by task.
+        measured: files of all pictures for validation and test, those too that are not used.
+        maps: files of label and depth maps, which are no pictures.
         held: the labelled pictures at that size, by role, once they were asked for
             (`vfunc.vision.loading.sized_pictures.sized_roles`).
     """
@@ -90,6 +94,8 @@ class VisionData:
     image_size: tuple[int, int]
     summary: Mapping[str, Any]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    measured: tuple[File, ...] = ()
+    maps: frozenset[Path] = frozenset()
     held: dict[str, LabelledSet] = field(default_factory=dict, init=False, repr=False)
 
 
