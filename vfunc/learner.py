@@ -106,8 +106,9 @@ def _constants(parameters: Mapping[str, Tensor]) -> Params:
     Within a transform `detach` makes a tensor of that transform's, of which nobody can tell that it
     does not move: forward mode would multiply its zero tangent.
     """
-    plain = {n: p for n, p in parameters.items() if not trees.followed(p)}
     functorch: Any = torch._C
+    followed = functorch._functorch.is_functorch_wrapped_tensor
+    plain = {n: p for n, p in parameters.items() if not followed(p)}
     with functorch._DisableFuncTorch():
         found = {n: p.detach() for n, p in plain.items()}
     return {n: found[n] if n in found else p.detach() for n, p in parameters.items()}

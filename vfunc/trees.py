@@ -182,11 +182,6 @@ def tangent_along(function: Callable[[Params], Any], theta: Params, w: Params) -
         return cast("tuple[Any, Any]", torch.func.jvp(function, (theta,), (along,)))
 
 
-_C: Any = torch._C
-followed: Callable[[Tensor], bool] = _C._functorch.is_functorch_wrapped_tensor
-"""Whether a transform of torch.func that is under way has made or wrapped a tensor."""
-
-
 def dense(g: Tensor) -> Tensor:
     """A gradient with all of its entries: those of `nn.Embedding(sparse=True)` come without."""
     return g if g.layout is torch.strided else g.to_dense()

@@ -76,6 +76,13 @@ def test_weights_that_are_not_whole_are_refused_and_named(copy, edit, said, capf
     assert "LOAD REPORT" not in capfd.readouterr().err
 
 
+def test_a_vision_transformer_of_timm_is_named_as_one(tmp_path):
+    config = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="is a vision transformer; this takes language models"):
+        load_learner(str(tmp_path))
+
+
 def test_layers_that_the_configuration_drops_are_refused(copy, tmp_path):
     name = copy(lambda t: None)
     configured(tmp_path / "copy", num_hidden_layers=2, layer_types=["full_attention"] * 2)

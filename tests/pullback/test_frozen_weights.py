@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vfunc
 from vfunc import trees
 from vfunc.learner import _constants
-from vfunc.pullback.overridden.frozen_weights import frozen_weights_once
+from vfunc.pullback.overridden.frozen_weights import followed, frozen_weights_once
 
 IN, HIDDEN, OUT = 3, 5, 7
 WAYS = {
@@ -187,7 +187,7 @@ def test_a_functional_learners_frozen_weights_stay_plain_within_transforms():
 
     trees.tangent_along(gradient, f.theta, f.theta)
     (weight,) = seen
-    assert not trees.followed(weight) and not weight.requires_grad
+    assert not followed(weight) and not weight.requires_grad
     assert weight.data_ptr() == net[2].weight.data_ptr()
     with torch.no_grad():
         net[2].weight.add_(1)
@@ -200,7 +200,7 @@ def test_parameters_that_a_transform_follows_stay_its_own():
 
     def loss(w):
         (held,) = _constants({"w": w}).values()
-        assert trees.followed(held)
+        assert followed(held)
         return (held * w).sum()
 
     assert torch.equal(torch.func.grad(loss)(weight), weight)

@@ -58,8 +58,9 @@ class Unrolled:
     With `checkpoint_every` = c, gradients between the stored states are made again on the way back,
     once: memory is that of K / c states and c gradients; the result is the same to the last bit.
 
-    With `states` = disk, states and gradients are files until the adjoint asks for them: K changes
-    the memory no more, and the result is the same to the last bit.
+    With `states` = disk, states and gradients are files until the adjoint asks for them, and the
+    last step's gradient is computed once more for its graph: K changes the memory no more, and the
+    result is the same to the last bit.
 
     Attributes:
         lookahead_steps: learner steps to look ahead.

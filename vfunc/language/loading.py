@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ def load_learner(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         require_tokenizer(name, tokenizer)
         return named(learner, str(Path(name).expanduser().resolve())), tokenizer
     _require_present(name)
+    _require_language(name)
     saved = saved_adapters(name)
     if saved is not None:
         base, tokenizer = _base_and_tokenizer(name, saved.base)
@@ -211,6 +213,18 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(told)
         if shown:
             logging.enable_progress_bar()
+
+
+def _require_language(name: str) -> None:
+    """Refuse what timm has saved: a learner of pictures."""
+    config: object = None
+    with contextlib.suppress(OSError, ValueError):  # what cannot be read is told later
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+    if isinstance(config, dict) and {"architecture", "pretrained_cfg"} <= config.keys():
+        raise UserError(
+            f"the learner {name!r} is a vision transformer; this takes language models, and "
+            "`run --modality vision` trains and measures it"
+        )
 
 
 def _require_present(name: str) -> None:

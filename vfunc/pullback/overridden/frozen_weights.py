@@ -13,6 +13,7 @@ under any other, since a tangent and a backward pass are such products themselve
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-
-from vfunc.trees import followed
 
 
 @contextlib.contextmanager
@@ -44,9 +43,10 @@ class _OfFrozen(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in TAKEN or torch.compiler.is_compiling():  # a compiled graph is torch's own
+        if torch.compiler.is_compiling():  # a compiled graph is torch's own
             return func(*args, **kwargs)
-        found = TAKEN[func](*args, **kwargs)
+        take = _taken_over().get(func)
+        found = None if take is None else take(*args, **kwargs)
         return func(*args, **kwargs) if found is None else found
 
 
@@ -63,14 +63,19 @@ def _matmul(input: Tensor, other: Tensor, **to: Any) -> Tensor | None:
     return None if to else _product(input, other, turned=True)
 
 
-TAKEN: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
-    F.linear: _linear,
-    torch.addmm: _addmm,
-    torch.matmul: _matmul,
-    Tensor.matmul: _matmul,
-    Tensor.__matmul__: _matmul,
-}
-"""What is taken over: these return what torch's own do, or None where it is torch's."""
+@functools.cache
+def _taken_over() -> dict[Callable[..., Any], Callable[..., Tensor | None]]:
+    """By function: what returns the same as torch's own does, or None where it is torch's.
+
+    Not at import, where `--help` has a stand-in for torch.
+    """
+    return {
+        F.linear: _linear,
+        torch.addmm: _addmm,
+        torch.matmul: _matmul,
+        Tensor.matmul: _matmul,
+        Tensor.__matmul__: _matmul,
+    }
 
 
 def _product(
@@ -98,6 +103,12 @@ def _product(
     with torch.autocast(device, enabled=False):
         y = _Linear.apply(x, weight.mT if turned else weight)
         return y if bias is None else y + bias
+
+
+def followed(x: Tensor) -> bool:
+    """Whether a transform of torch.func that is under way has made or wrapped this tensor."""
+    functorch: Any = torch._C
+    return functorch._functorch.is_functorch_wrapped_tensor(x)
 
 
 class _Linear(torch.autograd.Function):

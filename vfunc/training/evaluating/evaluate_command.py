@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vfunc.conditions import EMBEDDED
 from vfunc.config.build import arguments
 from vfunc.config.command_line import parse_words, wrapped
 from vfunc.config.declared import option, same
@@ -43,7 +44,13 @@ Examples:
 class EvaluateOptions:
     """What is evaluated, and where."""
 
-    learner: str = same(LearnerOptions, "learner")
+    learner: str = option(
+        "The language model: 'embedded', 'smollm2', a directory (of a run's learners/), a GGUF "
+        "file, or a model of transformers by its name. Pictures are measured by a run alone.",
+        default=EMBEDDED,
+        metavar="DIR|ID",
+        reads=True,
+    )
     precision: Literal["float32", "bfloat16"] = same(LearnerOptions, "precision")
     device: str = same(LearnerOptions, "device")
     threads: int = same(RunOptions, "threads")
