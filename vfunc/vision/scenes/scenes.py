@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -170,7 +171,7 @@ def embedded_scenes(
     """
     if split not in ("validation", "test"):
         raise UserError(f"split {split!r}; the splits are validation and test")
-    data = {
+    data: dict[str, Any] = {  # a role each, of fields that have other types beside them
         "heads": Scenes("heads", seed, heads, looks["heads"]),
         "feedback": Scenes("feedback", seed, feedback, looks["feedback"]),
         "held_out": Scenes("held_out", 0, held_out, looks["held_out"]),
