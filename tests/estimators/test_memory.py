@@ -165,6 +165,26 @@ def test_states_on_disk_take_no_memory_a_step(rule):
     assert sixteen <= four + 0.5
 
 
+@pytest.mark.parametrize(("states", "most"), [("memory", 17), ("disk", 8)])
+def test_an_adjoint_lets_go_of_what_it_has_read(states, most):
+    """Copies of theta at K = 8 under AdamW, where activations are few: one more would show."""
+    layers = [layer for _ in range(8) for layer in (nn.Linear(32, 32, bias=False), nn.Tanh())]
+    learner = vfunc.functional(cases.seeded(lambda: nn.Sequential(*layers), 0))
+    draw = measures.generator(0)
+    x, y = measures.normal(draw, 2, 32), measures.normal(draw, 2, 32)
+    problem = vfunc.ValueProblem(
+        lambda phi, x: {"y": x * phi["a"]},
+        lambda theta, task: (learner(theta, x) - task["y"]).square().mean(),
+        lambda theta: (learner(theta, x) - y).square().mean(),
+        (x,) * 8,
+        UpdateRule(AdamW(0.01)),
+    )
+    phi = {"a": torch.ones(32)}
+    ask = vfunc.Unrolled(8, states=states, engine="reverse")
+    ask(problem, learner.theta, phi)  # the first call of a function is watched with copies
+    assert peak(lambda: ask(problem, learner.theta, phi)) / size(learner.theta) < most
+
+
 @pytest.mark.parametrize("case", ["network", "qwen2"])
 def test_the_autograd_loop_holds_the_activations_of_every_step(case):
     """The counter notices what the adjoint avoids."""
