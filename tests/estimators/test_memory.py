@@ -165,9 +165,9 @@ def test_states_on_disk_take_no_memory_a_step(rule):
     assert sixteen <= four + 0.5
 
 
-@pytest.mark.parametrize(("states", "most"), [("memory", 17), ("disk", 8)])
+@pytest.mark.parametrize(("states", "most"), [("memory", 16.6), ("disk", 7.6)])
 def test_an_adjoint_lets_go_of_what_it_has_read(states, most):
-    """Copies of theta at K = 8 under AdamW, where activations are few: one more would show."""
+    """Copies of theta at K = 8 under AdamW, where activations are few: half of one more would show."""
     layers = [layer for _ in range(8) for layer in (nn.Linear(32, 32, bias=False), nn.Tanh())]
     learner = vfunc.functional(cases.seeded(lambda: nn.Sequential(*layers), 0))
     draw = measures.generator(0)
