@@ -71,7 +71,7 @@ def test_each_kind_s_help_fits_the_terminal(curve, capsys, monkeypatch, kind):
         ("feedback-size --sizes 4 8 --seeds 0 0", "--seeds wants at least one value"),
         ("feedback-size --sizes 4 8 --seed 1", "--seed: every run has its own; give --seeds"),
         ("feedback-size --sizes 4 8 --feedback-size 4", "--feedback-size is given and varied"),
-        ("feedback-size --sizes 4 8 --arms baseline", "--feedback-size does nothing here"),
+        ("feedback-size --sizes 4 8 --arms baseline", "none of them sees feedback"),
         ("feedback-size --sizes 4 8 --budgt 3steps", "did you mean --budget?"),
         ("feedback-size --sizes 4 8 --jobs 2 --budget 3s", "--jobs 2: with a budget of time"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import vfunc
-from vfunc.problem import pieces_of_code
+from vfunc.problem import known_feedback, pieces_of_code
 
 WORDS = torch.randint(0, 11, (4, 5), generator=torch.Generator().manual_seed(0))
 
@@ -221,3 +222,19 @@ def test_a_batch_may_hold_what_has_no_comparison(deep, kind, monkeypatch):
     )
     monkeypatch.setattr(pieces_of_code, "_watched", OrderedDict())  # a first call is looked at
     assert vfunc.FirstOrder()(asked, call.theta, {"q": torch.zeros(3)}).grad["q"].any()
+
+
+def test_what_is_known_is_not_emptied_where_no_step_moves_anything():
+    """Then theta_K is the very theta that g_down is known at, and its gradient the caller's."""
+    theta, phi = {"a": torch.ones(3)}, {"p": torch.ones(3)}
+    asked = vfunc.ValueProblem(
+        lambda phi, x: {"q": x * phi["p"]},
+        lambda theta, task: task["q"].square().sum(),  # reaches no parameter
+        lambda theta: theta["a"].square().sum(),
+        (torch.ones(3),),
+        vfunc.UpdateRule(vfunc.SGD(0.1)),
+    )
+    asked = replace(asked, known=known_feedback(asked.feedback_loss, theta))
+    for _ in range(2):
+        vfunc.Unrolled(1)(asked, theta, phi)
+        assert torch.equal(asked.known.gradient["a"], 2 * theta["a"])

@@ -123,6 +123,35 @@ def test_a_weight_that_moves_is_torchs():
         assert torch.equal(ours, theirs)
 
 
+ODD = {
+    "addmm with factors by place": lambda h, w, b: torch.addmm(1, b, 1, h.flatten(0, -2), w.mT),
+    "a row of biases each": lambda h, w, b: torch.addmm(b.expand(8, OUT), h.flatten(0, -2), w.mT),
+    "one bias for all": lambda h, w, b: torch.addmm(b[:1], h.flatten(0, -2), w.mT),
+    "matmul by name": lambda h, w, b: torch.matmul(h, other=w.mT) + b,
+}
+
+
+@pytest.mark.filterwarnings("ignore:This overload of addmm")
+@pytest.mark.parametrize("odd", ODD)
+def test_other_forms_of_the_calls_are_torchs(odd):
+    case = Case("linear", (2, 4))
+    turned = case.weight.mT.contiguous()
+    case.way = lambda h, w, b: ODD[odd](h, turned.mT, b).view(2, 4, OUT)
+    want = case.products(True)
+    with frozen_weights_once():
+        got = case.products(True)
+    for ours, theirs in zip(tree_leaves(got), tree_leaves(want), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_a_bias_that_torch_refuses_is_refused():
+    case = Case("linear", (2, 4))
+    for bias in (torch.randn(2, 4, OUT + 1), case.bias.float(), torch.randn(2, 4, OUT).double()):
+        case.bias = bias
+        with frozen_weights_once(), pytest.raises(RuntimeError):
+            case.products(False)
+
+
 def test_within_vmap_and_vmapped_weights():
     case = Case("linear", (3,))
     several = torch.stack([case.weight, 2 * case.weight, -case.weight])

@@ -134,6 +134,7 @@ class Unrolled:
         del last  # with its moments
         gradients = taken.batches + trajectory.made_again
         after, theta_bar = feedback_gradient(problem, end)
+        theta_bar = dict(theta_bar)  # where no step moves anything it is what is known
         value = before - after
         notes = lookahead_notes(g_down, theta_bar, trees.axpy(-1.0, theta, end), value)
         del g_down, end

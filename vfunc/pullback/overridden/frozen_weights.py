@@ -54,13 +54,15 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return _product(input, weight, bias)
 
 
-def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, **scaled: Any) -> Tensor | None:
-    """transformers' `Conv1D`, of GPT-2."""
-    return None if scaled else _product(mat1, mat2, input, turned=True)
+def _addmm(*given: Any, **named: Any) -> Tensor | None:
+    """transformers' `Conv1D`, of GPT-2; without factors, and old forms of the call."""
+    if named or len(given) != 3 or given[1].ndim != 2:
+        return None
+    return _product(given[1], given[2], given[0], turned=True)
 
 
-def _matmul(input: Tensor, other: Tensor, **to: Any) -> Tensor | None:
-    return None if to else _product(input, other, turned=True)
+def _matmul(*given: Any, **named: Any) -> Tensor | None:
+    return None if named or len(given) != 2 else _product(*given, turned=True)
 
 
 @functools.cache
@@ -94,11 +96,15 @@ def _product(
     if weight.ndim != 2 or weight.layout is not torch.strided or not weight.is_floating_point():
         return None
     device, weight = x.device.type, weight.detach()
-    if torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
-        to = torch.get_autocast_dtype(device)
-        x, weight = x.to(to), weight.to(to)
-        bias = None if bias is None else bias.to(to)
-    if x.dtype != weight.dtype or weight.device != x.device:  # torch says what is wrong
+    given = [x, weight] if bias is None else [x, weight, bias]
+    if torch.is_autocast_enabled(device) and all(y.dtype != torch.float64 for y in given):
+        x, weight, *rest = (y.to(torch.get_autocast_dtype(device)) for y in given)
+        bias = rest[0] if rest else None
+        given = [x, weight, *rest]
+    # in other cases torch computes otherwise, or says what is wrong
+    if any(y.dtype != x.dtype or y.device != x.device for y in given):
+        return None
+    if bias is not None and bias.shape != weight.shape[1 if turned else 0 :][:1]:
         return None
     with torch.autocast(device, enabled=False):
         y = _Linear.apply(x, weight.mT if turned else weight)
