@@ -96,6 +96,7 @@ def _product(
     if weight.ndim != 2 or weight.layout is not torch.strided or not weight.is_floating_point():
         return None
     device, weight = x.device.type, weight.detach()
+    weight = weight.mT if turned else weight
     given = [x, weight] if bias is None else [x, weight, bias]
     if torch.is_autocast_enabled(device) and all(y.dtype != torch.float64 for y in given):
         x, weight, *rest = (y.to(torch.get_autocast_dtype(device)) for y in given)
@@ -104,10 +105,10 @@ def _product(
     # in other cases torch computes otherwise, or says what is wrong
     if any(y.dtype != x.dtype or y.device != x.device for y in given):
         return None
-    if bias is not None and bias.shape != weight.shape[1 if turned else 0 :][:1]:
+    if bias is not None and bias.shape != weight.shape[:1]:
         return None
     with torch.autocast(device, enabled=False):
-        y = _Linear.apply(x, weight.mT if turned else weight)
+        y = _Linear.apply(x, weight)
         return y if bias is None else y + bias
 
 
